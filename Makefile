@@ -1,0 +1,97 @@
+# The whole build in one make. configure writes config.mk and config.h into the build folder,
+# which may be this folder or any other (there it leaves a Makefile that includes this one).
+#
+#   make                 the program
+#   make tests           and what the tests need
+#   make check           all tests; FILTER=REGEX for some, JOBS=N in parallel
+#   make V=1             show the commands
+
+# The configure line is run again by make itself when configure changed.
+include config.mk
+
+config.mk: $(if $(srcdir),$(srcdir)/configure)
+	$(if $(CONFIGURE),$(CONFIGURE),@echo 'Run ./configure first.' >&2; exit 1)
+
+# S prefixes a source file; it is empty in the source folder, so that names stay short there.
+S := $(if $(filter .,$(srcdir)),,$(srcdir)/)
+find = $(patsubst $(S)%,%,$(sort $(wildcard $(addprefix $(S),$(1)))))
+
+core_sources := $(call find,blockcore/*.c drivers/*.c drivers/*/*.c)
+cmd_sources := $(call find,cmd/*.c cmd/*/*.c)
+unit_sources := $(call find,tests/unit/test_*.c)
+preload_sources := $(call find,tests/tools/*-preload.c)
+tool_sources := $(filter-out $(preload_sources),$(call find,tests/tools/*.c))
+man_pages := $(call find,man/*.1)
+
+core_objects := $(core_sources:.c=.o)
+cmd_objects := $(cmd_sources:.c=.o)
+test_objects := $(unit_sources:.c=.o) $(tool_sources:.c=.o)
+objects := $(core_objects) $(cmd_objects) $(test_objects)
+unit_programs := $(unit_sources:.c=)
+tool_programs := $(tool_sources:.c=)
+preloads := $(preload_sources:.c=.so)
+built := blkimg libblkcore.a $(unit_programs) $(tool_programs) $(preloads)
+
+# The build folder comes first: the source folder may hold the config.h of another build.
+includes := -I. $(if $(S),-I$(srcdir))
+compile_flags = $(BASE_CFLAGS) $(includes) $(LIB_CFLAGS) $(CPPFLAGS) $(WARNINGS) $(HARDENING) $(CFLAGS) -pthread
+link_flags = $(SANITIZE_FLAGS) $(PIE_LDFLAGS) -pthread $(CFLAGS) $(LDFLAGS)
+
+Q := $(if $(V),,@)
+say = $(if $(V),,@printf '  %-5s %s\n' $(1) $@)
+
+.PHONY: all tests check install uninstall clean distclean dist
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := all
+
+all: blkimg
+
+tests: blkimg $(unit_programs) $(tool_programs) $(preloads)
+
+$(objects): %.o: $(S)%.c config.mk
+	$(call say,CC)
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(compile_flags) $(SANITIZE_FLAGS) $(PIE_CFLAGS) -MMD -MP -c -o $@ $<
+
+# Made anew each time: ar would keep the members of deleted sources.
+libblkcore.a: $(core_objects)
+	$(call say,AR)
+	$(Q)rm -f $@ && $(AR) rcs $@ $^
+
+blkimg: $(cmd_objects) libblkcore.a
+	$(call say,LINK)
+	$(Q)$(CC) $(link_flags) -o $@ $^ $(LIBS)
+
+$(unit_programs) $(tool_programs): %: %.o libblkcore.a
+	$(call say,LINK)
+	$(Q)$(CC) $(link_flags) -o $@ $^ $(LIBS)
+
+# Never sanitized: the runtime belongs to the program that the object is loaded into.
+$(preloads): %.so: $(S)%.c config.mk
+	$(call say,SO)
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(compile_flags) -fPIC -shared -MMD -MP -MF $*.d -MT $@ $(LDFLAGS) -o $@ $< -ldl
+
+check: tests
+	@BUILDDIR='$(CURDIR)' $(S)tests/run $(if $(FILTER),'$(FILTER)')
+
+install: all
+	install -d '$(DESTDIR)$(bindir)' '$(DESTDIR)$(mandir)/man1'
+	install -m 755 blkimg '$(DESTDIR)$(bindir)/blkimg'
+	$(if $(man_pages),install -m 644 $(addprefix $(S),$(man_pages)) '$(DESTDIR)$(mandir)/man1')
+
+uninstall:
+	rm -f '$(DESTDIR)$(bindir)/blkimg' $(foreach page,$(notdir $(man_pages)),'$(DESTDIR)$(mandir)/man1/$(page)')
+
+clean:
+	rm -f $(built) $(objects) $(objects:.o=.d) $(preloads:.so=.d)
+
+distclean: clean
+	rm -f config.mk config.h config.log $(if $(S),Makefile)
+	$(if $(S),@rmdir -p blockcore cmd/* cmd drivers/* drivers tests/* tests 2>/dev/null || :)
+
+# What is committed, and nothing else.
+dist:
+	git -C $(srcdir) archive --format=tar.gz --prefix=blkimg-$(VERSION)/ HEAD >blkimg-$(VERSION).tar.gz
+
+-include $(objects:.o=.d) $(preloads:.so=.d)
