@@ -1,0 +1,65 @@
+/*
+ * Closing a graph, which can fail, and the report of how it went (DESIGN 6).
+ */
+#ifndef BLOCKCORE_CLOSE_H
+#define BLOCKCORE_CLOSE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "blockcore/error.h"
+#include "blockcore/node.h"
+
+enum blk_close_step {
+    BLK_STEP_FLUSH,   /* everything written reaches the medium */
+    BLK_STEP_STORE,   /* changed bitmaps are stored */
+    BLK_STEP_MARK,    /* the image is marked as cleanly closed */
+    BLK_STEP_PUBLISH, /* a file made by this run gets its name */
+    BLK_STEP_RELEASE, /* memory, locks, descriptors */
+    BLK_STEP_COUNT,
+};
+
+enum blk_outcome { BLK_OUTCOME_OK, BLK_OUTCOME_FAILED, BLK_OUTCOME_SKIPPED };
+
+struct blk_close_entry {
+    char *node;           /* name of the node */
+    const char *driver;
+    const char *step;     /* "flush", "store", ... */
+    char *detail;         /* what within the step (a bitmap's name), or NULL */
+    enum blk_outcome outcome;
+    int code;             /* errno when failed */
+    char *message;        /* why, when failed or skipped; else NULL */
+};
+
+struct blk_close_report {
+    struct blk_close_entry *entries;
+    size_t count;
+    bool failed; /* any entry failed */
+};
+
+#define BLK_CLOSE_REPORT_INIT { .entries = NULL }
+
+/*
+ * Drops the caller's reference to `root`. Nodes that lose their last one are closed, parents before children;
+ * every one is reached whatever fails. After a failed step, steps that would call an image clean or publish it are skipped.
+ * Returns 0, or the first failure as -errno with `err` filled. `report` (may be NULL) gets an entry a node and step.
+ */
+int blk_close(struct blk_node *root, struct blk_close_report *report, struct blk_error *err);
+
+/*
+ * For early error paths: releases the graph without calling anything clean and without publishing
+ * anything. What was written but not flushed may be lost; a file made by this run disappears. A NULL root does nothing.
+ */
+void blk_drop(struct blk_node *root);
+
+/* Marks a graph as failed: a later blk_close() still flushes and closes all, but publishes and cleans nothing. */
+void blk_abandon(struct blk_node *root);
+
+void blk_close_report_add(struct blk_close_report *report, const struct blk_node *node,
+                          enum blk_close_step step, const char *detail, enum blk_outcome outcome,
+                          const struct blk_error *err);
+void blk_close_report_free(struct blk_close_report *report);
+const char *blk_close_step_name(enum blk_close_step step);
+const char *blk_outcome_name(enum blk_outcome outcome);
+
+#endif

@@ -1,0 +1,55 @@
+/*
+ * The one engine that moves guest data (DESIGN 9): convert, backup, commit, rebase, mirror, dd and compare.
+ *
+ * An extent iterator walks the source's block status; worker threads take chunks from a bounded window and
+ * move each the cheapest true way: skip, zero, copy inside the kernel, compressed write, or read and
+ * write. Memory is bounded by workers times chunk, whatever the image's size.
+ */
+#ifndef BLOCKCORE_COPY_H
+#define BLOCKCORE_COPY_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "blockcore/error.h"
+#include "blockcore/node.h"
+
+struct blk_copy;
+
+/* Called from one thread at a time, now and then: `done` of `total` bytes of work. */
+typedef void blk_progress_fn(void *opaque, uint64_t done, uint64_t total);
+
+struct blk_copy_params {
+    struct blk_node *source;
+    uint64_t source_offset;
+    struct blk_node *target;
+    uint64_t target_offset;
+    uint64_t bytes; /* length of the copy */
+
+    /*
+     * Copy only what the layers above `base` (not included) decide; the rest is left untouched in the target,
+     * where its backing file shows it. NULL: everything.
+     */
+    const struct blk_node *base;
+    bool whole_content;        /* with base NULL: unallocated ranges count as zeroes. Always true but for -B */
+
+    bool target_reads_zero;    /* whatever is not written reads as zeroes: zero extents are skipped */
+    uint64_t sparse_bytes;     /* runs of zeroes of at least this length inside data become holes; 0: no search */
+    bool compressed;           /* write with blk_write_compressed(), one cluster at a time */
+    bool allow_copy_range;     /* try blk_copy_range() first */
+    bool salvage;              /* an unreadable range is written as zeroes and counted, not an error */
+    unsigned workers;          /* at least 1 */
+    uint64_t bytes_per_second; /* 0: no limit */
+
+    blk_progress_fn *progress;
+    void *opaque;
+    void (*salvaged)(void *opaque, uint64_t offset, const struct blk_error *why);
+};
+
+/*
+ * Runs the copy to its end. Returns 0, -ECANCELED after a signal (blk_cancelled() says which), or the first
+ * failure. Nothing is flushed: that is the close's or the caller's business.
+ */
+int blk_copy_run(const struct blk_copy_params *params, struct blk_error *err);
+
+#endif

@@ -1,0 +1,89 @@
+/*
+ * Opening and creating graphs.
+ */
+#ifndef BLOCKCORE_OPEN_H
+#define BLOCKCORE_OPEN_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "blockcore/error.h"
+#include "blockcore/node.h"
+#include "blockcore/options.h"
+
+/* What to open. Exactly one of `filename` and `options` is given. */
+struct blk_open {
+    const char *filename;             /* plain name, "PROTOCOL:...", or "json:{...}" */
+    const struct blk_options *options; /* as from --image-opts; not changed */
+    const char *format;               /* NULL: the options' driver, else probe */
+    unsigned flags;                   /* enum blk_open_flags */
+    struct blk_cache_mode cache;
+    const struct blk_options *defaults; /* added to file children where they lack them, e.g. locking; or NULL */
+};
+
+/* Opens the graph; *root gets its one reference. Errors: -errno with the file named; *root is NULL then. */
+int blk_open(const struct blk_open *how, struct blk_node **root, struct blk_error *err);
+
+/*
+ * For drivers: opens the child that "<group>.*" in `options` describes. `format`: as in struct blk_open.
+ * `protocol` says that without a driver the child is a protocol node and not probed.
+ */
+int blk_open_child(struct blk_node *parent, enum blk_role role, struct blk_options *options,
+                   const char *group, unsigned flags, bool protocol, struct blk_error *err);
+
+/*
+ * Opens the format `driver` over `file`, an open node whose reference passes to the new node (on failure it stays
+ * with the caller). `options` (may be NULL) are the format's.
+ */
+int blk_open_over(const struct blk_driver *driver, struct blk_node *file,
+                  struct blk_options *options, unsigned flags, struct blk_cache_mode cache,
+                  struct blk_node **node, struct blk_error *err);
+
+/* Opens and attaches the backing file that node->backing_name names, or "backing.*" in `options`. */
+int blk_open_backing(struct blk_node *node, struct blk_options *options, struct blk_error *err);
+
+/*
+ * Finds the format of what `file` holds; never fails for lack of a match (raw matches all).
+ */
+int blk_probe(struct blk_node *file, const struct blk_driver **driver, struct blk_error *err);
+const struct blk_driver *blk_probe_bytes(const uint8_t *head, size_t bytes);
+#define BLK_PROBE_BYTES 512
+
+/* How an image is created. */
+struct blk_create {
+    const char *filename;            /* or NULL with target_options */
+    const struct blk_options *target_options; /* --target-image-opts style; may be NULL */
+    const struct blk_driver *driver; /* the format */
+    struct blk_options *options;     /* create options, "size" among them; used ones get marked */
+    unsigned flags;                  /* for the node that results; BLK_WRITABLE is implied */
+    struct blk_cache_mode cache;
+    struct blk_node *file;           /* set by blk_create() for formats and filters: where to write the image */
+    bool keep_existing_size_ok;      /* protocol: a device is used as it is */
+};
+
+/*
+ * Creates an image and returns it open for writing; close publishes it (C6): until then no file of that name
+ * exists, or the one that did is untouched. On failure nothing is left.
+ */
+int blk_create(struct blk_create *create, struct blk_node **root, struct blk_error *err);
+
+/*
+ * The name of a backing file as seen from the image: "json:" and "PROTOCOL:" names and absolute paths as they
+ * are, others relative to the folder of `image`. malloc()ed.
+ */
+char *blk_resolve_backing_name(const char *image, const char *backing);
+
+/* Splits "prefix:rest". Returns the driver of the protocol, the file driver for plain names, or NULL with `err`. */
+const struct blk_driver *blk_protocol_of(const char *filename, struct blk_error *err);
+
+/* Whether `filename` begins with a protocol prefix ("name:" with no slash before the colon). */
+bool blk_has_protocol(const char *filename);
+
+/* Turns a filename of any kind into options. */
+int blk_filename_to_options(const char *filename, struct blk_options *options,
+                            struct blk_error *err);
+
+/* Parses "none", "writeback", "unsafe", "writethrough", "directsync", "off". -EINVAL otherwise. */
+int blk_cache_mode_parse(const char *text, struct blk_cache_mode *mode);
+
+#endif

@@ -1,0 +1,78 @@
+#include "blockcore/range_lock.h"
+
+#include <assert.h>
+#include <stddef.h>
+
+#include "blockcore/bytes.h"
+
+void blk_range_lock_init(struct blk_range_lock *lock)
+{
+    lock->list = NULL;
+    pthread_mutex_init(&lock->mutex, NULL);
+    pthread_cond_init(&lock->released, NULL);
+}
+
+void blk_range_lock_destroy(struct blk_range_lock *lock)
+{
+    assert(!lock->list);
+    pthread_cond_destroy(&lock->released);
+    pthread_mutex_destroy(&lock->mutex);
+}
+
+/* Whether a range that arrived before `range` keeps it waiting. The mutex is held. */
+static bool must_wait(const struct blk_range_lock *lock, const struct blk_range *range)
+{
+    for (const struct blk_range *other = lock->list; other != range; other = other->next) {
+        if (other->shared && range->shared)
+            continue;
+        if (ranges_overlap(other->offset, other->bytes, range->offset, range->bytes))
+            return true;
+    }
+    return false;
+}
+
+static void take(struct blk_range_lock *lock, struct blk_range *range, uint64_t offset,
+                 uint64_t bytes, uint64_t alignment, bool shared)
+{
+    uint64_t start = round_down(offset, alignment);
+    *range = (struct blk_range){
+        .offset = start,
+        .bytes = round_up(offset + bytes, alignment) - start,
+        .shared = shared,
+    };
+
+    pthread_mutex_lock(&lock->mutex);
+    struct blk_range **tail = &lock->list;
+    while (*tail)
+        tail = &(*tail)->next;
+    *tail = range;
+    while (must_wait(lock, range))
+        pthread_cond_wait(&lock->released, &lock->mutex);
+    range->held = true;
+    pthread_mutex_unlock(&lock->mutex);
+}
+
+void blk_range_take(struct blk_range_lock *lock, struct blk_range *range, uint64_t offset,
+                    uint64_t bytes, uint64_t alignment)
+{
+    take(lock, range, offset, bytes, alignment, false);
+}
+
+void blk_range_take_shared(struct blk_range_lock *lock, struct blk_range *range, uint64_t offset,
+                           uint64_t bytes, uint64_t alignment)
+{
+    take(lock, range, offset, bytes, alignment, true);
+}
+
+void blk_range_release(struct blk_range_lock *lock, struct blk_range *range)
+{
+    pthread_mutex_lock(&lock->mutex);
+    assert(range->held);
+    struct blk_range **at = &lock->list;
+    while (*at != range)
+        at = &(*at)->next;
+    *at = range->next;
+    range->held = false;
+    pthread_cond_broadcast(&lock->released);
+    pthread_mutex_unlock(&lock->mutex);
+}

@@ -1,0 +1,45 @@
+/*
+ * Locks on byte ranges of one node. Used by everything that must not overlap: read-modify-write of unaligned
+ * requests, allocation with copy-on-write, compressed writes, discard, copy-before-write.
+ *
+ * A thread holds at most one range of a node at a time, and takes ranges of a parent before those
+ * of its children, so ranges cannot deadlock.
+ */
+#ifndef BLOCKCORE_RANGE_LOCK_H
+#define BLOCKCORE_RANGE_LOCK_H
+
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+/* One held (or awaited) range; lives on the holder's stack. */
+struct blk_range {
+    uint64_t offset, bytes;
+    bool shared; /* shared holders do not exclude each other */
+    bool held;
+    struct blk_range *next;
+};
+
+struct blk_range_lock {
+    pthread_mutex_t mutex; /* guards the list */
+    pthread_cond_t released;
+    struct blk_range *list; /* in order of arrival, so that nobody starves */
+};
+
+void blk_range_lock_init(struct blk_range_lock *lock);
+void blk_range_lock_destroy(struct blk_range_lock *lock);
+
+/*
+ * Waits until no earlier exclusive range overlaps [offset, offset + bytes), then holds it. The range is rounded
+ * outwards to `alignment` (a power of two or any unit above 0).
+ */
+void blk_range_take(struct blk_range_lock *lock, struct blk_range *range, uint64_t offset,
+                    uint64_t bytes, uint64_t alignment);
+
+/* The same, excluding only exclusive holders. */
+void blk_range_take_shared(struct blk_range_lock *lock, struct blk_range *range, uint64_t offset,
+                           uint64_t bytes, uint64_t alignment);
+
+void blk_range_release(struct blk_range_lock *lock, struct blk_range *range);
+
+#endif

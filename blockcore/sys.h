@@ -1,0 +1,38 @@
+/*
+ * Every system call that touches an image goes through this table, so that a test can replace any of them. The
+ * calls have the contracts of their manual pages (-1 and errno).
+ */
+#ifndef BLOCKCORE_SYS_H
+#define BLOCKCORE_SYS_H
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <sys/types.h>
+
+struct blk_sys {
+    int (*openat)(int folder, const char *path, int flags, mode_t mode);
+    int (*close)(int fd);
+    ssize_t (*pread)(int fd, void *buf, size_t bytes, off_t offset);
+    ssize_t (*pwrite)(int fd, const void *buf, size_t bytes, off_t offset);
+    int (*ftruncate)(int fd, off_t size);
+    int (*fallocate)(int fd, int mode, off_t offset, off_t bytes);
+    off_t (*lseek)(int fd, off_t offset, int whence);
+    int (*fsync)(int fd);
+    int (*fdatasync)(int fd);
+    ssize_t (*copy_file_range)(int from, off_t *from_offset, int to, off_t *to_offset, size_t bytes,
+                               unsigned flags);
+    int (*ioctl)(int fd, unsigned long request, void *argument);
+    int (*fcntl_lock)(int fd, int command, struct flock *lock);
+    int (*fcntl_int)(int fd, int command, int argument);
+    int (*fstat)(int fd, struct stat *st);
+    int (*linkat)(int old_folder, const char *old_path, int new_folder, const char *new_path,
+                  int flags);
+    int (*renameat)(int old_folder, const char *old_path, int new_folder, const char *new_path);
+    int (*unlinkat)(int folder, const char *path, int flags);
+};
+
+/* The table in use: the real calls, until a test points it elsewhere before any node is opened. */
+extern const struct blk_sys *blk_sys;
+extern const struct blk_sys blk_sys_real;
+
+#endif

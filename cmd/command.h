@@ -1,0 +1,23 @@
+/*
+ * What a subcommand is. cmd/main.c has the only list of them; cmd/NAME.c implements one each: it parses its options
+ * into locals, calls blockcore, and reports.
+ */
+#ifndef CMD_COMMAND_H
+#define CMD_COMMAND_H
+
+struct command {
+    const char *name;
+    const char *summary; /* half a line for `blkimg help` */
+    /* argv[0] is the command's name. Returns the exit status. */
+    int (*run)(int argc, char **argv);
+};
+
+/* Exit statuses (DESIGN 11). `check` and `compare` have more of their own. */
+enum exit_status {
+    EXIT_OK = 0,
+    EXIT_FAILED = 1,
+    EXIT_CLOSE_FAILED = 5,
+    EXIT_SIGNAL_BASE = 128,
+};
+
+#endif
