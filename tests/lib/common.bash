@@ -1,0 +1,218 @@
+# What every bats file loads: "load lib/common".
+#
+# Each test starts in a private folder $T. When it ends, however it ends, the processes it started,
+# what it mounted and the loop devices it made below $T are gone, and so is $T.
+#
+# Set by tests/run: BLKIMG (the program), SRCDIR, BUILDDIR, TEST_TOOLS (the programs of
+# tests/tools), SANITIZERS (what the program was built with, or empty).
+# A bats file with its own setup or teardown calls common_setup or common_teardown in it.
+# shellcheck shell=bash
+
+bats_load_library bats-support
+bats_load_library bats-assert
+bats_load_library bats-file
+
+setup() { common_setup; }
+teardown() { common_teardown; }
+
+common_setup() {
+    SRCDIR=${SRCDIR:-$(cd "$BATS_TEST_DIRNAME/.." && pwd -P)}
+    BUILDDIR=${BUILDDIR:-$SRCDIR}
+    BLKIMG=${BLKIMG:-$BUILDDIR/blkimg}
+    TEST_TOOLS=${TEST_TOOLS:-$BUILDDIR/tests/tools}
+    SANITIZERS=${SANITIZERS-}
+    # Exported: every process started from here on is known by it (see kill_leftovers).
+    T=$(mktemp -d "${TMPDIR:-/tmp}/blkimg-test.XXXXXX")
+    export SRCDIR BUILDDIR BLKIMG TEST_TOOLS SANITIZERS T
+    # Messages are compared with qemu-img's.
+    export LC_ALL=C
+    cd "$T" || return 1
+    start_watchdog
+}
+
+common_teardown() {
+    cd / || return 1
+    kill_leftovers
+    # The watchdog was started without T, so it outlived the line above.
+    [[ -z ${watchdog_pid-} ]] || kill "$watchdog_pid" 2>/dev/null || true
+    unmount_leftovers
+    rm -rf --one-file-system "$T"
+    [[ ! -e $BATS_TEST_TMPDIR/timeout ]] || fail "time limit of $BATS_TEST_TIMEOUT s"
+}
+
+# --- cleaning up -----------------------------------------------------------------------------
+
+# The processes of this test: those with T=$T in their environment. bash itself and its subshells
+# show the environment they were started with, so they are not among them.
+leftovers() {
+    local env
+    env -u T grep -lzxF "T=$T" /proc/[0-9]*/environ 2>/dev/null | while read -r env; do
+        env=${env%/environ}
+        echo "${env#/proc/}"
+    done
+}
+
+# Kills what the test left running, and waits until it is gone.
+kill_leftovers() {
+    local pids tries
+    for ((tries = 0; tries < 100; tries++)); do
+        pids=$(leftovers)
+        [[ -n $pids ]] || return 0
+        # shellcheck disable=SC2086 # a list
+        kill -KILL $pids 2>/dev/null || true
+        sleep 0.02
+    done
+    echo "processes that cannot be killed: $pids" >&2
+    return 1
+}
+
+# bats' own time limit ends only its direct children; a command substitution would wait on for a
+# grandchild, and "run" would hide the signal. This one ends all that belongs to the test, shortly
+# before, and the teardown turns that into a failure.
+start_watchdog() {
+    local limit=$((${BATS_TEST_TIMEOUT:-120} - 2))
+    ((limit > 0)) || limit=1
+    # Descriptors are closed: bats waits until nobody holds them any more.
+    (
+        exec </dev/null >/dev/null 2>&1 3>&- 4>&-
+        env -u T sleep "$limit" &
+        trap 'kill $!; exit' TERM
+        wait
+        touch "$BATS_TEST_TMPDIR/timeout"
+        kill_leftovers
+    ) &
+    watchdog_pid=$!
+}
+
+# Unmounts what is mounted below $T, the newest first, and frees loop devices of files there.
+unmount_leftovers() {
+    local where device back
+    while read -r where; do
+        umount "$where" 2>/dev/null || umount -l "$where" || true
+    done < <(awk -v top="$T/" 'index($5, top) == 1 { print $5 }' /proc/self/mountinfo | tac)
+    [[ -e /sys/block/loop0 ]] || return 0
+    for back in /sys/block/loop*/loop/backing_file; do
+        [[ -r $back && $(<"$back") == "$T"/* ]] || continue
+        device=${back#/sys/block/}
+        losetup -d "/dev/${device%%/*}" 2>/dev/null || true
+    done
+}
+
+# --- what a test needs -----------------------------------------------------------------------
+
+# need PROGRAM...: skips the test unless all are installed.
+need() {
+    local program
+    for program; do
+        command -v "$program" >/dev/null || skip "$program is not installed"
+    done
+}
+
+# Skips the test unless it runs as root.
+need_root() {
+    ((EUID == 0)) || skip "only root can do this"
+}
+
+# need_unsanitized [WHY]: skips the test for a program built with sanitizers, whose memory use,
+# speed and system calls are not the real ones.
+need_unsanitized() {
+    [[ -z $SANITIZERS ]] || skip "${1:-not meaningful} with -fsanitize=$SANITIZERS"
+}
+
+# small_tmpfs SIZE DIR: a file system that is soon full, as "small_tmpfs 1m full".
+small_tmpfs() {
+    need_root
+    mkdir -p "$2"
+    mount -t tmpfs -o "size=$1" blkimg-test "$2" 2>/dev/null || skip "cannot mount a tmpfs here"
+}
+
+# loop_device FILE [OPTION...]: a block device over the file; its name is in $LOOP.
+loop_device() {
+    local file=$1
+    shift
+    need_root
+    need losetup
+    # shellcheck disable=SC2034 # for the test
+    LOOP=$(losetup --show "$@" -f "$(realpath "$file")" 2>/dev/null) || skip "no loop device here"
+}
+
+# loop_xfs SIZE DIR: an XFS (with reflinks) in a file of at least 300M, mounted on DIR.
+loop_xfs() {
+    need_root
+    need mkfs.xfs
+    local image
+    image=$(mktemp "$T/xfs.XXXXXX")
+    mkdir -p "$2"
+    truncate -s "$1" "$image"
+    mkfs.xfs -q -m reflink=1 "$image" || return 1
+    mount -o loop "$image" "$2" 2>/dev/null || skip "cannot mount an XFS here"
+}
+
+# --- running and comparing -------------------------------------------------------------------
+
+# The program under test, for "run blkimg …".
+blkimg() {
+    "$BLKIMG" "$@"
+}
+
+# Times and rates of qemu-io's result lines, which differ from run to run, become X.
+mask_io_times() {
+    sed -E 's/[0-9.]+ sec \([^)]*\)/X sec (X)/'
+}
+
+# Both programs with the same arguments, one after the other in this folder: same stdout, same
+# status. stderr must be empty in both or in neither; its wording may differ.
+# Afterwards $output is the common stdout and $status the common status.
+same_as() {
+    local peer=$1 mine=$2 filter=$3
+    local peer_status=0 mine_status=0
+    shift 3
+    # shellcheck disable=SC2086 # a command and its subcommand
+    $peer "$@" >"$T/.peer.out" 2>"$T/.peer.err" </dev/null || peer_status=$?
+    # shellcheck disable=SC2086
+    $mine "$@" >"$T/.mine.out" 2>"$T/.mine.err" </dev/null || mine_status=$?
+    "$filter" <"$T/.peer.out" >"$T/.peer" && "$filter" <"$T/.mine.out" >"$T/.mine"
+    if ! diff -u --label "$peer" --label blkimg "$T/.peer" "$T/.mine" ||
+        ((peer_status != mine_status)) ||
+        [[ -s $T/.peer.err && ! -s $T/.mine.err || ! -s $T/.peer.err && -s $T/.mine.err ]]; then
+        printf 'arguments: %s\n' "$*"
+        printf '%s: status %d, stderr: %s\n' "$peer" "$peer_status" "$(<"$T/.peer.err")"
+        printf 'blkimg: status %d, stderr: %s\n' "$mine_status" "$(<"$T/.mine.err")"
+        return 1
+    fi
+    # shellcheck disable=SC2034 # for the test
+    output=$(<"$T/.mine") status=$mine_status
+    rm -f "$T"/.peer* "$T"/.mine*
+}
+
+# same_output CMD ARG...: as same_as, with qemu-img.
+same_output() {
+    need qemu-img
+    same_as qemu-img "$BLKIMG" cat "$@"
+}
+
+# same_io_output ARG...: as same_as, qemu-io against "blkimg io"; times are not compared.
+same_io_output() {
+    need qemu-io
+    same_as qemu-io "$BLKIMG io" mask_io_times "$@"
+}
+
+# wait_for SECONDS COMMAND...: polls until the command succeeds; fails when time is up.
+wait_for() {
+    local seconds=$1 end
+    shift
+    end=$((${EPOCHREALTIME/./} + seconds * 1000000))
+    until "$@"; do
+        if ((${EPOCHREALTIME/./} > end)); then
+            echo "not within $seconds s: $*"
+            return 1
+        fi
+        sleep 0.05
+    done
+}
+
+# fill FILE OFFSET LENGTH [BYTE]: writes a pattern, without help from either program under test.
+fill() {
+    head -c "$3" /dev/zero | tr '\0' "\\$(printf %o "${4:-0x5a}")" |
+        dd of="$1" bs=64k oflag=seek_bytes seek="$2" conv=notrunc iflag=fullblock status=none
+}
