@@ -155,6 +155,21 @@ blkimg() {
     "$BLKIMG" "$@"
 }
 
+# spawn COMMAND...: starts it in the background; its pid is in $pid, its output in the files
+# spawn.out and spawn.err. Unlike after a plain "&" it gets SIGINT, and bats does not wait for it.
+spawn() {
+    env --default-signal "$@" </dev/null >spawn.out 2>spawn.err 3>&- &
+    pid=$!
+}
+
+# Waits for what spawn started: $status is its status, $output what it wrote to stdout and stderr.
+finish() {
+    status=0
+    wait "$pid" || status=$?
+    # shellcheck disable=SC2034 # for the test
+    output=$(cat spawn.out spawn.err)
+}
+
 # Times and rates of qemu-io's result lines, which differ from run to run, become X.
 mask_io_times() {
     sed -E 's/[0-9.]+ sec \([^)]*\)/X sec (X)/'
