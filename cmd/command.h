@@ -1,13 +1,14 @@
 /*
  * What a subcommand is. cmd/main.c has the only list of them; cmd/NAME.c implements one each: it parses its options
- * into locals, calls blockcore, and reports.
+ * into locals, calls blockcore, and reports. What commands share is in cmd/common/ (see common.h there).
  */
 #ifndef CMD_COMMAND_H
 #define CMD_COMMAND_H
 
 struct command {
     const char *name;
-    const char *summary; /* half a line for `blkimg help` */
+    const char *summary;  /* half a line for `blkimg help` */
+    const char *synopsis; /* options and operands, as after the name in a usage line */
     /* argv[0] is the command's name. Returns the exit status. */
     int (*run)(int argc, char **argv);
 };

@@ -1,0 +1,313 @@
+/*
+ * Command lines through libpopt. popt does the parsing; arrange() first brings the line into a
+ * form in which popt and getopt, which qemu-img's users have in their scripts, mean the same:
+ *
+ * - abbreviated long options are spelt out;
+ * - the value in "-o=x" stands apart, or popt would take the "=" away;
+ * - operands, "-" among them, are taken out.
+ */
+#include "cmd/common/cmdline.h"
+
+#include <errno.h>
+#include <popt.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "blockcore/units.h"
+#include "cmd/common/report.h"
+
+#define HELP_VALUE 1 /* popt's values: help, then the rows of the table */
+
+static bool takes_value(const struct cmd_option *option)
+{
+    return option->kind != CMD_FLAG && option->kind != CMD_MARK;
+}
+
+static bool is_end(const struct cmd_option *option)
+{
+    return !option->letter && !option->name;
+}
+
+/* ---- memory ---- */
+
+/* Values of options live until the program ends; this list keeps hold of them. */
+struct kept {
+    struct kept *next;
+    void *memory;
+};
+
+static struct kept *kept;
+
+static void *keep(void *memory)
+{
+    struct kept *entry = malloc(sizeof(*entry));
+    if (!memory || !entry)
+        abort();
+    *entry = (struct kept){ .next = kept, .memory = memory };
+    kept = entry;
+    return memory;
+}
+
+static void *keep_new(size_t count, size_t bytes)
+{
+    return keep(calloc(count, bytes));
+}
+
+void cmd_list_add(struct cmd_list *list, const char *text)
+{
+    const char **items = keep_new(list->count + 1, sizeof(*items));
+    for (size_t i = 0; i < list->count; i++)
+        items[i] = list->items[i];
+    items[list->count++] = text;
+    list->items = items;
+}
+
+/* ---- help ---- */
+
+static void print_option(const struct cmd_option *option)
+{
+    char left[80];
+    int len = snprintf(left, sizeof(left), "  %c%c%s%s%s", option->letter ? '-' : ' ',
+                       option->letter ? option->letter : ' ',
+                       !option->name ? "" : option->letter ? ", --" : "  --",
+                       option->name ? option->name : "",
+                       !option->argument ? "" : option->name ? "=" : " ");
+    if (option->argument)
+        snprintf(left + len, sizeof(left) - (size_t)len, "%s", option->argument);
+    printf("%-34s %s\n", left, option->help);
+}
+
+static void print_help(const struct command *command, const struct cmd_option *options)
+{
+    static const struct cmd_option help = { 'h', "help", CMD_FLAG, NULL, NULL, "show this" };
+
+    printf("usage: blkimg %s %s\n\n%s.\n\n", command->name, command->synopsis, command->summary);
+    for (; !is_end(options); options++)
+        print_option(options);
+    print_option(&help);
+    printf("\nMore is in blkimg-%s(1).\n", command->name);
+}
+
+/* ---- arranging ---- */
+
+/* The row for the first `length` characters of `name`, which may be abbreviated; NULL if none or several fit. */
+static const struct cmd_option *find_long(const struct cmd_option *options, const char *name,
+                                          size_t length)
+{
+    const struct cmd_option *found = NULL;
+    unsigned fits = 0;
+
+    for (; !is_end(options); options++) {
+        if (!options->name || strncmp(options->name, name, length) != 0)
+            continue;
+        if (strlen(options->name) == length)
+            return options;
+        found = options;
+        fits++;
+    }
+    return fits == 1 ? found : NULL;
+}
+
+static const struct cmd_option *find_letter(const struct cmd_option *options, char letter)
+{
+    for (; !is_end(options); options++) {
+        if (options->letter == letter)
+            return options;
+    }
+    return NULL;
+}
+
+struct arrangement {
+    const char **argv; /* for popt */
+    int argc;
+    struct cmd_operands operands;
+};
+
+/* "--name" or "--name=value". Unknown and ambiguous names are left for popt to refuse. */
+static int arrange_long(struct arrangement *to, const struct cmd_option *options, char **arg)
+{
+    const char *name = *arg + 2;
+    size_t length = strcspn(name, "=");
+    const struct cmd_option *option = find_long(options, name, length);
+    if (!option) {
+        static const char help[] = "help";
+        bool is_help = length >= 2 && length < sizeof(help) && !strncmp(help, name, length);
+        to->argv[to->argc++] = is_help && !name[length] ? "--help" : *arg;
+        return 1;
+    }
+
+    char *full;
+    if (asprintf(&full, "--%s%s", option->name, name + length) < 0)
+        full = NULL;
+    to->argv[to->argc++] = keep(full);
+    if (!takes_value(option) || name[length] || !arg[1])
+        return 1;
+    to->argv[to->argc++] = arg[1];
+    return 2;
+}
+
+/* "-abc" or "-ovalue": a value that follows its letter directly is put into a word of its own. */
+static int arrange_letters(struct arrangement *to, const struct cmd_option *options, char **arg)
+{
+    for (const char *letter = *arg + 1; *letter; letter++) {
+        const struct cmd_option *option = find_letter(options, *letter);
+        if (!option || !takes_value(option))
+            continue;
+        to->argv[to->argc++] = keep(strndup(*arg, (size_t)(letter + 1 - *arg)));
+        if (letter[1]) {
+            to->argv[to->argc++] = letter + 1;
+            return 1;
+        }
+        if (arg[1])
+            to->argv[to->argc++] = arg[1];
+        return 2;
+    }
+    to->argv[to->argc++] = *arg;
+    return 1;
+}
+
+static void arrange(struct arrangement *to, const struct cmd_option *options, int argc, char **argv)
+{
+    /* Every word becomes at most two. */
+    to->argv = keep_new(2 * (size_t)argc + 2, sizeof(*to->argv));
+    to->operands.items = keep_new((size_t)argc + 1, sizeof(*to->operands.items));
+    to->argv[to->argc++] = argv[0];
+
+    int i = 1;
+    while (i < argc) {
+        if (strcmp(argv[i], "--") == 0) {
+            i++;
+            break;
+        }
+        if (argv[i][0] != '-' || !argv[i][1])
+            to->operands.items[to->operands.count++] = argv[i++];
+        else if (argv[i][1] == '-')
+            i += arrange_long(to, options, &argv[i]);
+        else
+            i += arrange_letters(to, options, &argv[i]);
+    }
+    while (i < argc)
+        to->operands.items[to->operands.count++] = argv[i++];
+    to->argv[to->argc] = NULL;
+}
+
+/* ---- values ---- */
+
+int cmd_size_parse(const char *what, const char *text, uint64_t *bytes)
+{
+    int ret = blk_parse_size(text, bytes);
+    if (ret == -ERANGE || (ret == 0 && *bytes > BLK_MAX_BYTES))
+        return report_failure("%s: '%s' is too large (the limit is 8 EiB)", what, text);
+    if (ret < 0)
+        return report_failure("%s: '%s' is not a size (a number with k, M, G, T, P, E or nothing "
+                              "after it)", what, text);
+    return 0;
+}
+
+int cmd_uint_parse(const char *what, const char *text, uint64_t *value)
+{
+    int ret = blk_parse_uint(text, value);
+    if (ret == -ERANGE)
+        return report_failure("%s: '%s' is too large", what, text);
+    if (ret < 0)
+        return report_failure("%s: '%s' is not a number", what, text);
+    return 0;
+}
+
+/* Stores what one option was given. Returns 0 or an exit status. */
+static int store(const struct cmd_option *option, const char *text)
+{
+    char name[64];
+    if (option->name)
+        snprintf(name, sizeof(name), "--%s", option->name);
+    else
+        snprintf(name, sizeof(name), "-%c", option->letter);
+
+    switch (option->kind) {
+    case CMD_FLAG:
+        *(bool *)option->value = true;
+        return 0;
+    case CMD_STRING:
+        *(const char **)option->value = text;
+        return 0;
+    case CMD_LIST:
+        cmd_list_add(option->value, text);
+        return 0;
+    case CMD_SIZE:
+        ((struct cmd_size *)option->value)->given = true;
+        return cmd_size_parse(name, text, &((struct cmd_size *)option->value)->value);
+    case CMD_UINT:
+        ((struct cmd_size *)option->value)->given = true;
+        return cmd_uint_parse(name, text, &((struct cmd_size *)option->value)->value);
+    case CMD_CALL:
+    case CMD_MARK:
+        break;
+    }
+    const struct cmd_call *call = option->value;
+    return call->call(call->opaque, option, text);
+}
+
+static struct poptOption *popt_table(const struct cmd_option *options)
+{
+    size_t count = 0;
+    while (!is_end(&options[count]))
+        count++;
+
+    struct poptOption *table = keep_new(count + 2, sizeof(*table));
+    for (size_t i = 0; i < count; i++) {
+        table[i] = (struct poptOption){
+            .longName = options[i].name,
+            .shortName = options[i].letter,
+            .argInfo = takes_value(&options[i]) ? POPT_ARG_STRING : POPT_ARG_NONE,
+            .val = HELP_VALUE + 1 + (int)i,
+        };
+    }
+    table[count] = (struct poptOption){ .longName = "help", .shortName = 'h', .val = HELP_VALUE };
+    return table;
+}
+
+static int report_bad_option(const struct command *command, poptContext context, int error)
+{
+    const char *text = poptBadOption(context, 0);
+    if (error == POPT_ERROR_BADOPT)
+        return report_usage(command, "unknown option '%s'", text);
+    if (error == POPT_ERROR_NOARG)
+        return report_usage(command, "option '%s' needs a value", text);
+    if (error == POPT_ERROR_UNWANTEDARG)
+        return report_usage(command, "option '%s' takes no value", text);
+    return report_usage(command, "option '%s': %s", text, poptStrerror(error));
+}
+
+static int parse_arranged(const struct command *command, const struct cmd_option *options,
+                          poptContext context)
+{
+    int value;
+    while ((value = poptGetNextOpt(context)) > 0) {
+        if (value == HELP_VALUE) {
+            print_help(command, options);
+            return EXIT_OK;
+        }
+        const struct cmd_option *option = &options[value - HELP_VALUE - 1];
+        int status = store(option, takes_value(option) ? keep(poptGetOptArg(context)) : NULL);
+        if (status)
+            return status;
+    }
+    return value == -1 ? CMD_RUN : report_bad_option(command, context, value);
+}
+
+int cmd_parse(const struct command *command, const struct cmd_option *options, int argc,
+              char **argv, struct cmd_operands *operands)
+{
+    struct arrangement arranged = { 0 };
+    arrange(&arranged, options, argc, argv);
+
+    struct poptOption *table = popt_table(options);
+    poptContext context = poptGetContext(NULL, arranged.argc, arranged.argv, table, 0);
+    if (!context)
+        abort();
+    int status = parse_arranged(command, options, context);
+    poptFreeContext(context);
+    *operands = arranged.operands;
+    return status;
+}

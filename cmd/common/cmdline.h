@@ -1,0 +1,82 @@
+/*
+ * Options of a command, declared as a table of where their values go.
+ */
+#ifndef CMD_COMMON_CMDLINE_H
+#define CMD_COMMON_CMDLINE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "cmd/command.h"
+
+/* What an option takes, and what `value` points to. */
+enum cmd_option_kind {
+    CMD_FLAG,   /* nothing; bool, set to true */
+    CMD_STRING, /* text; const char *; the last one counts */
+    CMD_LIST,   /* text; struct cmd_list; all of them, in order */
+    CMD_SIZE,   /* a size such as 64k; struct cmd_size */
+    CMD_UINT,   /* a plain number; struct cmd_size */
+    CMD_CALL,   /* text; struct cmd_call: the order among several options matters */
+    CMD_MARK,   /* nothing; struct cmd_call, called with a NULL text */
+};
+
+/* The texts and the array live as long as the program, as do all values of options. */
+struct cmd_list {
+    const char **items;
+    size_t count;
+};
+
+struct cmd_size {
+    uint64_t value;
+    bool given;
+};
+
+struct cmd_option;
+
+/* Returns 0, or an exit status after having reported why. */
+struct cmd_call {
+    int (*call)(void *opaque, const struct cmd_option *option, const char *text);
+    void *opaque;
+};
+
+/* One option: `letter` may be 0 or `name` NULL, not both. -h and --help are always there. */
+struct cmd_option {
+    char letter;
+    const char *name;
+    enum cmd_option_kind kind;
+    void *value;
+    const char *argument; /* how help calls what it takes: "FMT"; NULL if it takes nothing */
+    const char *help;
+};
+
+/* A row without name ends the table. */
+#define CMD_OPTIONS_END { 0, NULL, CMD_FLAG, NULL, NULL, NULL }
+
+struct cmd_operands {
+    const char **items;
+    size_t count;
+};
+
+/* Returned by cmd_parse() when the command should go on; else the value is its exit status. */
+#define CMD_RUN (-1)
+
+/*
+ * Parses argv[1..]. Options and operands may be mixed; "--" ends the options; long options may be abbreviated as
+ * far as they stay unique; a value keeps a leading "=" ("-o=x" is the value "=x", as with getopt) and may begin with "-".
+ * Prints help, or reports the first error.
+ */
+int cmd_parse(const struct command *command, const struct cmd_option *options, int argc,
+              char **argv, struct cmd_operands *operands);
+
+/* Adds a text, which is not copied. */
+void cmd_list_add(struct cmd_list *list, const char *text);
+
+/*
+ * Parses a size given as an operand or within an option's value. Reports an error that calls it `what` and shows the
+ * text: "blkimg: bs: '1.5.2G' is not a size". Sizes above BLK_MAX_BYTES are errors too. Returns 0 or an exit status.
+ */
+int cmd_size_parse(const char *what, const char *text, uint64_t *bytes);
+int cmd_uint_parse(const char *what, const char *text, uint64_t *value);
+
+#endif

@@ -1,0 +1,56 @@
+/*
+ * What the subcommands share. A command looks like this (cmd/resize.c is a short real one):
+ *
+ *     static int run(int argc, char **argv)
+ *     {
+ *         struct image_args image = IMAGE_ARGS_INIT;
+ *         bool quiet = false;
+ *         const struct cmd_option options[] = {
+ *             IMAGE_OPTIONS(&image),
+ *             { 'q', "quiet", CMD_FLAG, &quiet, NULL, "print nothing but errors" },
+ *             CMD_OPTIONS_END,
+ *         };
+ *         struct cmd_operands operands;
+ *         int status = cmd_parse(&cmd_flatten, options, argc, argv, &operands);
+ *         if (status != CMD_RUN)
+ *             return status;
+ *         if (operands.count != 1)
+ *             return report_usage(&cmd_flatten, "expects one image");
+ *
+ *         struct blk_error err = BLK_ERROR_INIT;
+ *         struct blk_node *root;
+ *         if (image_open(&image, operands.items[0], BLK_WRITABLE, NULL, &root, &err) < 0)
+ *             return report_error(&err);
+ *         status = flatten(root, &err) < 0 ? report_error(&err) : EXIT_OK;
+ *         return finish(status, &root, 1);
+ *     }
+ *
+ *     const struct command cmd_flatten = { "flatten", "…", "[-q] filename", run };
+ *
+ * and one line in the table of cmd/main.c. What must hold:
+ * - Every failure passes through report_error(), report_failure() or report_usage(), once: one line on stderr. Nothing
+ *   else is written there.
+ * - Every root that was opened ends in finish() (or in blk_drop() where an error was already reported and
+ *   nothing was written). finish() turns a failed close into exit status 5; a command never returns EXIT_OK
+ *   after a root of its was merely dropped.
+ * - Nobody flushes or closes stdout but main(), which checks it.
+ * - After a signal blockcore's calls return -ECANCELED; report that like any error. main() makes 128 + signal of it.
+ */
+#ifndef CMD_COMMON_COMMON_H
+#define CMD_COMMON_COMMON_H
+
+#include "blockcore/close.h"
+#include "blockcore/driver.h"
+#include "blockcore/error.h"
+#include "blockcore/io.h"
+#include "blockcore/node.h"
+#include "blockcore/open.h"
+#include "blockcore/units.h"
+#include "cmd/command.h"
+#include "cmd/common/cmdline.h"
+#include "cmd/common/image.h"
+#include "cmd/common/json_print.h"
+#include "cmd/common/progress.h"
+#include "cmd/common/report.h"
+
+#endif

@@ -1,0 +1,104 @@
+#include "cmd/common/image.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <string.h>
+
+#include "blockcore/driver.h"
+#include "blockcore/open.h"
+
+int image_cache(const char *text, struct blk_cache_mode *mode, struct blk_error *err)
+{
+    *mode = (struct blk_cache_mode){ 0 };
+    if (!text || blk_cache_mode_parse(text, mode) == 0)
+        return 0;
+    return blk_fail_why(err, EINVAL,
+                        "it is none of none, writeback, unsafe, writethrough, directsync",
+                        "Invalid cache mode '%s'", text);
+}
+
+const struct blk_driver *image_driver(const char *format, struct blk_error *err)
+{
+    const struct blk_driver *driver = blk_driver_find(format);
+    if (!driver)
+        blk_fail_why(err, EINVAL, "see 'blkimg --help' for those there are",
+                     "Unknown driver '%s'", format);
+    return driver;
+}
+
+int image_check_objects(const struct cmd_list *objects, struct blk_error *err)
+{
+    for (size_t i = 0; i < objects->count; i++) {
+        const char *text = objects->items[i];
+        size_t length = strcspn(text, ",");
+        /* A secret that nothing refers to is harmless; a node that refers to one says that it cannot. */
+        if (length != strlen("secret") || strncmp(text, "secret", length) != 0)
+            return blk_fail_why(err, EINVAL, "only 'secret' objects are known", "--object %s",
+                                text);
+        if (!strstr(text + length, ",id="))
+            return blk_fail_why(err, EINVAL, "it has no id", "--object %s", text);
+    }
+    return 0;
+}
+
+struct blk_options *image_defaults(const struct image_args *args)
+{
+    if (!args->lock_wait.given)
+        return NULL;
+    struct blk_options *defaults = blk_options_new();
+    blk_options_setf(defaults, "lock-wait", "%" PRIu64, args->lock_wait.value);
+    return defaults;
+}
+
+/* What cannot be meant, before anything is opened. */
+static int check_args(const struct image_args *args, const char *name, unsigned flags,
+                      struct blk_error *err)
+{
+    if (args->image_opts && args->format)
+        return blk_fail_why(err, EINVAL, "--image-opts and -f exclude each other", "%s", name);
+    if (args->force_share && (flags & BLK_WRITABLE))
+        return blk_fail_why(err, EINVAL, "-U is for reading only", "%s", name);
+    if (args->format && !image_driver(args->format, err))
+        return -EINVAL;
+    return image_check_objects(&args->objects, err);
+}
+
+int image_open(const struct image_args *args, const char *name, unsigned flags, const char *cache,
+               struct blk_node **root, struct blk_error *err)
+{
+    struct blk_open how = {
+        .filename = args->image_opts ? NULL : name,
+        .format = args->format,
+        .flags = flags | (args->force_share ? BLK_FORCE_SHARE : 0),
+    };
+    *root = NULL;
+
+    int ret = check_args(args, name, flags, err);
+    if (ret < 0)
+        return ret;
+    ret = image_cache(cache, &how.cache, err);
+    if (ret < 0)
+        return ret;
+
+    struct blk_options *options = NULL;
+    if (args->image_opts) {
+        options = blk_options_new();
+        ret = blk_options_parse_keyval(options, name, NULL, err);
+        if (ret < 0) {
+            blk_options_free(options);
+            return blk_fail_if_unset(err, -ret, "reading the options '%s'", name);
+        }
+        how.options = options;
+    }
+    struct blk_options *defaults = image_defaults(args);
+    how.defaults = defaults;
+
+    ret = blk_open(&how, root, err);
+    if (defaults)
+        blk_options_free(defaults);
+    if (options)
+        blk_options_free(options);
+    if (ret < 0)
+        return blk_fail_if_unset(err, -ret, "Could not open '%s'", name);
+    return 0;
+}

@@ -1,0 +1,60 @@
+/*
+ * Opening the images that a command line names.
+ */
+#ifndef CMD_COMMON_IMAGE_H
+#define CMD_COMMON_IMAGE_H
+
+#include <stdbool.h>
+
+#include "blockcore/error.h"
+#include "blockcore/node.h"
+#include "blockcore/options.h"
+#include "cmd/common/cmdline.h"
+
+/* How the user wants an image to be opened. */
+struct image_args {
+    const char *format;        /* -f; NULL: probe */
+    bool image_opts;           /* the name is a list of options */
+    bool force_share;          /* -U */
+    struct cmd_size lock_wait; /* seconds to wait for a lock */
+    struct cmd_list objects;   /* --object */
+};
+
+#define IMAGE_ARGS_INIT { .format = NULL }
+
+/* The rows that nearly every command has. A command that gives -f another meaning takes the second list. */
+#define IMAGE_OPTIONS(image)                                                                      \
+    { 'f', "format", CMD_STRING, &(image)->format, "FMT", "format of the image; guessed if not given" }, \
+        IMAGE_OPTIONS_NO_FORMAT(image)
+
+#define IMAGE_OPTIONS_NO_FORMAT(image)                                                            \
+    { 0, "image-opts", CMD_FLAG, &(image)->image_opts, NULL,                                      \
+      "the image is given as driver=...,option=value" },                                         \
+    { 'U', "force-share", CMD_FLAG, &(image)->force_share, NULL,                                  \
+      "read even if another process is writing the image" },                                     \
+    { 0, "lock-wait", CMD_UINT, &(image)->lock_wait, "SECONDS",                                   \
+      "wait so long for an image that is in use" },                                               \
+    { 0, "object", CMD_LIST, &(image)->objects, "TYPE,id=ID,...",                                 \
+      "declare an object such as a secret" }
+
+/*
+ * Opens the graph of `name`. `flags`: enum blk_open_flags; `cache`: the text of -t or -T, NULL for writeback. On failure
+ * nothing is open, *root is NULL, and `err` names the image.
+ */
+int image_open(const struct image_args *args, const char *name, unsigned flags, const char *cache,
+               struct blk_node **root, struct blk_error *err);
+
+/* Options that file nodes get by default (locking), for struct blk_open and blk_create; the caller frees. NULL: none. */
+struct blk_options *image_defaults(const struct image_args *args);
+
+/* Checks what --object declares. -EINVAL for what this program has no use for. */
+int image_check_objects(const struct cmd_list *objects, struct blk_error *err);
+
+/* Parses the text of -t or -T; NULL is writeback. */
+int image_cache(const char *text, struct blk_cache_mode *mode, struct blk_error *err);
+
+/* The driver called `format`, or NULL with `err` ("Unknown driver 'x'"). */
+struct blk_driver;
+const struct blk_driver *image_driver(const char *format, struct blk_error *err);
+
+#endif

@@ -1,0 +1,229 @@
+/*
+ * JSON in qemu-img's form. QEMU keeps objects in a hash table and prints them in the order of its buckets: to its
+ * readers an arbitrary but fixed order of the keys, which is written down here as a table.
+ */
+#include "cmd/common/json_print.h"
+
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cmd/common/report.h"
+
+/* Every key that qemu-img 7.2 prints (and the few that only blkimg has), first to last. */
+static const char *const key_order[] = {
+    "ivgen-alg", "detail", "compat", "icount", "flags", "vm-clock-nsec", "image-end-offset",
+    "name", "active", "compressed-clusters", "hash-alg", "iters", "compression-type", "compressed",
+    "step", "lazy-refcounts", "date-sec", "bitmaps", "cipher-alg", "refcount-bits", "uuid",
+    "in-use", "total-clusters", "extent-size-hint", "corruptions", "data-file", "ivgen-hash-alg",
+    "status", "corruptions-fixed", "check-errors", "backing-filename-format", "left", "clean",
+    "date-nsec", "driver", "granularity", "required", "leaks", "snapshots", "key-offset",
+    "leaks-fixed", "allocated-clusters", "virtual-size", "filename", "cluster-size",
+    "fully-allocated", "format", "encrypt", "actual-size", "outcome", "entries", "format-specific",
+    "data-file-raw", "node", "full-backing-filename", "cipher-mode", "stripes", "slots", "message",
+    "nodes", "vm-clock-sec", "payload-offset", "encrypted", "type", "master-key-iters",
+    "backing-filename", "corrupt", "fragmented-clusters", "id", "error", "errno", "vm-state-size",
+    "info", "dirty-flag", "extended-l2", "data",
+};
+
+#define KEY_COUNT (sizeof(key_order) / sizeof(key_order[0]))
+
+int output_format_parse(const char *text, enum output_format *format)
+{
+    *format = text && strcmp(text, "json") == 0 ? OUTPUT_JSON : OUTPUT_HUMAN;
+    if (!text || *format == OUTPUT_JSON || strcmp(text, "human") == 0)
+        return 0;
+    return report_failure("--output: '%s' is neither human nor json", text);
+}
+
+static size_t key_rank(const char *key)
+{
+    size_t rank = 0;
+    while (rank < KEY_COUNT && strcmp(key_order[rank], key) != 0)
+        rank++;
+    return rank;
+}
+
+const char **json_keys_in_order(const json_t *object, size_t *count)
+{
+    const char **keys = calloc(json_object_size(object) + 1, sizeof(*keys));
+    if (!keys)
+        abort();
+
+    /* Insertion keeps the order of keys of equal rank; objects are small. */
+    *count = 0;
+    void *iter = json_object_iter((json_t *)(uintptr_t)object);
+    for (; iter; iter = json_object_iter_next((json_t *)(uintptr_t)object, iter)) {
+        const char *key = json_object_iter_key(iter);
+        size_t at = (*count)++;
+        for (; at > 0 && key_rank(keys[at - 1]) > key_rank(key); at--)
+            keys[at] = keys[at - 1];
+        keys[at] = key;
+    }
+    return keys;
+}
+
+/* ---- strings ---- */
+
+/*
+ * Decodes one character of UTF-8 and moves *text behind it. Anything else (a stray or missing continuation, an overlong
+ * form, a surrogate) is U+FFFD and moves on by what belongs together.
+ */
+static uint32_t next_character(const unsigned char **text)
+{
+    const unsigned char *p = *text;
+    uint32_t first = *p++;
+    if (first < 0x80) {
+        *text = p;
+        return first;
+    }
+
+    unsigned follow = first >= 0xf0 && first < 0xf8 ? 3 : first >= 0xe0 ? 2 : first >= 0xc0 ? 1 : 0;
+    if (first >= 0xf8)
+        follow = 0;
+    static const uint32_t smallest[] = { 0, 0x80, 0x800, 0x10000 };
+    uint32_t code = follow ? first & (0x3fu >> follow) : 0;
+    unsigned seen = 0;
+    for (; seen < follow && (*p & 0xc0) == 0x80; seen++)
+        code = code << 6 | (*p++ & 0x3f);
+    *text = p;
+    if (!follow || seen < follow || code < smallest[follow] || code > 0x10ffff ||
+        (code >= 0xd800 && code < 0xe000))
+        return 0xfffd;
+    return code;
+}
+
+static size_t put_utf8(char *to, uint32_t code)
+{
+    static const unsigned char lead[] = { 0, 0, 0xc0, 0xe0, 0xf0 };
+    if (code < 0x80) {
+        *to = (char)code;
+        return 1;
+    }
+    size_t bytes = code < 0x800 ? 2 : code < 0x10000 ? 3 : 4;
+    for (size_t i = bytes - 1; i > 0; i--, code >>= 6)
+        to[i] = (char)(0x80 | (code & 0x3f));
+    to[0] = (char)(lead[bytes] | code);
+    return bytes;
+}
+
+json_t *json_text(const char *text)
+{
+    /* The replacement has three bytes and may stand for one. */
+    char *clean = malloc(3 * strlen(text) + 1);
+    if (!clean)
+        abort();
+    size_t length = 0;
+    for (const unsigned char *p = (const unsigned char *)text; *p;)
+        length += put_utf8(clean + length, next_character(&p));
+    json_t *string = json_stringn(clean, length);
+    free(clean);
+    if (!string)
+        abort();
+    return string;
+}
+
+static void print_character(FILE *to, uint32_t code)
+{
+    static const char escaped[] = "\"\"\\\\\bb\ff\nn\rr\tt";
+
+    for (const char *e = escaped; *e; e += 2) {
+        if (code == (unsigned char)*e) {
+            fprintf(to, "\\%c", e[1]);
+            return;
+        }
+    }
+    if (code >= 0x10000) {
+        code -= 0x10000;
+        fprintf(to, "\\u%04X\\u%04X", 0xd800 + (code >> 10), 0xdc00 + (code & 0x3ff));
+    } else if (code < 0x20 || code >= 0x7f) {
+        fprintf(to, "\\u%04X", code);
+    } else {
+        putc((int)code, to);
+    }
+}
+
+void json_print_string(FILE *to, const char *text)
+{
+    putc('"', to);
+    for (const unsigned char *p = (const unsigned char *)text; *p;)
+        print_character(to, next_character(&p));
+    putc('"', to);
+}
+
+/* ---- values ---- */
+
+static void print_value(FILE *to, const json_t *value, unsigned level);
+
+static void indent(FILE *to, unsigned level)
+{
+    fprintf(to, "\n%*s", (int)(4 * level), "");
+}
+
+static void print_object(FILE *to, const json_t *object, unsigned level)
+{
+    size_t count;
+    const char **keys = json_keys_in_order(object, &count);
+
+    putc('{', to);
+    for (size_t i = 0; i < count; i++) {
+        if (i)
+            putc(',', to);
+        indent(to, level + 1);
+        json_print_string(to, keys[i]);
+        fputs(": ", to);
+        print_value(to, json_object_get(object, keys[i]), level + 1);
+    }
+    indent(to, level);
+    putc('}', to);
+    free(keys);
+}
+
+static void print_array(FILE *to, const json_t *array, unsigned level)
+{
+    putc('[', to);
+    for (size_t i = 0; i < json_array_size(array); i++) {
+        if (i)
+            putc(',', to);
+        indent(to, level + 1);
+        print_value(to, json_array_get(array, i), level + 1);
+    }
+    indent(to, level);
+    putc(']', to);
+}
+
+static void print_value(FILE *to, const json_t *value, unsigned level)
+{
+    switch (json_typeof(value)) {
+    case JSON_OBJECT:
+        print_object(to, value, level);
+        break;
+    case JSON_ARRAY:
+        print_array(to, value, level);
+        break;
+    case JSON_STRING:
+        json_print_string(to, json_string_value(value));
+        break;
+    case JSON_INTEGER:
+        fprintf(to, "%" JSON_INTEGER_FORMAT, json_integer_value(value));
+        break;
+    case JSON_REAL:
+        fprintf(to, "%.17g", json_real_value(value));
+        break;
+    case JSON_TRUE:
+        fputs("true", to);
+        break;
+    case JSON_FALSE:
+        fputs("false", to);
+        break;
+    case JSON_NULL:
+        fputs("null", to);
+        break;
+    }
+}
+
+void json_print(FILE *to, const json_t *value)
+{
+    print_value(to, value, 0);
+    putc('\n', to);
+}

@@ -1,0 +1,31 @@
+/*
+ * Text that scripts parse, exactly as qemu-img 7.2 prints it.
+ */
+#ifndef CMD_COMMON_JSON_PRINT_H
+#define CMD_COMMON_JSON_PRINT_H
+
+#include <jansson.h>
+#include <stdbool.h>
+#include <stdio.h>
+
+enum output_format { OUTPUT_HUMAN, OUTPUT_JSON };
+
+/* Parses the text of --output (NULL: human). Reports and returns an exit status if it is neither human nor json. */
+int output_format_parse(const char *text, enum output_format *format);
+
+/*
+ * Prints `value` with a newline at the end: four spaces a level, and the members of objects in
+ * qemu-img's order (those it does not know come last, in the order they were added).
+ */
+void json_print(FILE *to, const json_t *value);
+
+/* The members of an object in qemu-img's order; free() the result. */
+const char **json_keys_in_order(const json_t *object, size_t *count);
+
+/* A JSON string of any bytes: what is not UTF-8 (a file name may be anything) becomes U+FFFD. */
+json_t *json_text(const char *text);
+
+/* Prints `text` as a JSON string, quotes included; only ASCII is written as it is. */
+void json_print_string(FILE *to, const char *text);
+
+#endif

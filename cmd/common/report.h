@@ -1,0 +1,48 @@
+/*
+ * Saying what went wrong, one line each on stderr, and turning it into an exit status.
+ */
+#ifndef CMD_COMMON_REPORT_H
+#define CMD_COMMON_REPORT_H
+
+#include <jansson.h>
+#include <stdio.h>
+
+#include "blockcore/close.h"
+#include "blockcore/error.h"
+#include "blockcore/node.h"
+#include "cmd/command.h"
+
+/* Prints "blkimg: what: why (left)" and returns EXIT_FAILED. Control characters are shown as escapes. */
+int report_error(const struct blk_error *err);
+
+/* Prints "blkimg: <text>" and returns EXIT_FAILED. */
+int report_failure(const char *format, ...) __attribute__((format(printf, 1, 2)));
+
+/* Prints "blkimg: COMMAND: <text> (see 'blkimg COMMAND --help')" and returns EXIT_FAILED. */
+int report_usage(const struct command *command, const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
+
+/*
+ * Ends a command: closes all roots (NULL ones are left out) strictly, in this order, so sources go before targets. If
+ * `status` is not EXIT_OK, or an earlier close failed, the graphs are abandoned first: closed, but nothing is
+ * published or called clean. Prints every step that failed. Returns `status` unless that was
+ * EXIT_OK and a close failed: then EXIT_CLOSE_FAILED. The entries of `roots` are NULL afterwards.
+ */
+int finish(int status, struct blk_node **roots, size_t count);
+
+/*
+ * The same for a graph whose work came to a true end with a status other than EXIT_OK (images that differ,
+ * findings of a check): it is closed as after success.
+ */
+int finish_done(int status, struct blk_node **roots, size_t count);
+
+/* Prints the failed steps of a close; `err` is what blk_close() returned. */
+void report_close(const struct blk_close_report *report, const struct blk_error *err);
+
+/* The exit status of the process: 128 + signal where an error was reported because of one, else `status`. */
+int report_exit_status(int status);
+
+/* Prints `text` with control characters as escapes, for one-line messages. */
+void print_escaped(FILE *to, const char *text);
+
+#endif

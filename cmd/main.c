@@ -1,0 +1,180 @@
+/*
+ * The program: finds the command, runs it, and makes sure that its output got out before it says so.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "blockcore/cancel.h"
+#include "blockcore/driver.h"
+#include "cmd/command.h"
+#include "cmd/common/report.h"
+#include "cmd/version.h"
+
+/* All commands, by name. */
+#define COMMANDS(X)
+
+#define X(name) extern const struct command cmd_##name;
+COMMANDS(X)
+#undef X
+
+static const struct command *const commands[] = {
+#define X(name) &cmd_##name,
+    COMMANDS(X)
+#undef X
+        NULL,
+};
+
+static const struct command *find(const char *name)
+{
+    for (const struct command *const *command = commands; *command; command++) {
+        if (strcmp((*command)->name, name) == 0)
+            return *command;
+    }
+    return NULL;
+}
+
+/* ---- the nearest name ---- */
+
+#define NAME_MAX_LENGTH 32
+
+static unsigned smaller(unsigned a, unsigned b)
+{
+    return a < b ? a : b;
+}
+
+/* How many characters must be added, removed, changed or swapped with their neighbour to get from a to b. */
+static unsigned edit_distance(const char *a, const char *b)
+{
+    size_t rows = strlen(a), columns = strlen(b);
+    unsigned d[NAME_MAX_LENGTH + 1][NAME_MAX_LENGTH + 1];
+
+    if (rows > NAME_MAX_LENGTH || columns > NAME_MAX_LENGTH)
+        return NAME_MAX_LENGTH;
+    for (size_t i = 0; i <= rows; i++)
+        d[i][0] = (unsigned)i;
+    for (size_t j = 0; j <= columns; j++)
+        d[0][j] = (unsigned)j;
+    for (size_t i = 1; i <= rows; i++) {
+        for (size_t j = 1; j <= columns; j++) {
+            unsigned best = d[i - 1][j - 1] + (a[i - 1] != b[j - 1]);
+            best = smaller(best, smaller(d[i - 1][j], d[i][j - 1]) + 1);
+            if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1])
+                best = smaller(best, d[i - 2][j - 2] + 1);
+            d[i][j] = best;
+        }
+    }
+    return d[rows][columns];
+}
+
+static int unknown_command(const char *name)
+{
+    const struct command *nearest = NULL;
+    /* More than half of the letters wrong is another word. */
+    unsigned least = (unsigned)strlen(name) / 2 + 1;
+
+    for (const struct command *const *command = commands; *command; command++) {
+        unsigned distance = edit_distance(name, (*command)->name);
+        if (distance < least) {
+            least = distance;
+            nearest = *command;
+        }
+    }
+    if (nearest)
+        return report_failure("unknown command '%s'; did you mean '%s'?", name, nearest->name);
+    return report_failure("unknown command '%s' (see 'blkimg --help')", name);
+}
+
+/* ---- help ---- */
+
+static void print_help(void)
+{
+    printf("usage: blkimg COMMAND [OPTION]... [OPERAND]...\n"
+           "       blkimg help [COMMAND] | --help | --version\n\nCommands:\n");
+    for (const struct command *const *command = commands; *command; command++)
+        printf("  %-12s %s\n", (*command)->name, (*command)->summary);
+    printf("\nCommand syntax:\n");
+    for (const struct command *const *command = commands; *command; command++)
+        printf("  %s %s\n", (*command)->name, (*command)->synopsis);
+    printf("\nSupported formats:");
+    for (const struct blk_driver *const *driver = blk_drivers; *driver; driver++)
+        printf(" %s", (*driver)->name);
+    printf("\n\nMore is in blkimg(1) and 'blkimg COMMAND --help'.\n");
+}
+
+static int run_command(const char *name, int argc, char **argv)
+{
+    const struct command *command = find(name);
+    return command ? command->run(argc, argv) : unknown_command(name);
+}
+
+static int run_help(int argc, char **argv)
+{
+    if (argc < 2) {
+        print_help();
+        return EXIT_OK;
+    }
+    char help[] = "--help";
+    char *help_argv[] = { argv[1], help, NULL };
+    return run_command(argv[1], 2, help_argv);
+}
+
+static bool is_one_of(const char *word, const char *first, const char *second)
+{
+    return strcmp(word, first) == 0 || strcmp(word, second) == 0;
+}
+
+static int run(int argc, char **argv)
+{
+    if (argc < 2)
+        return report_failure("no command given (see 'blkimg --help')");
+    if (is_one_of(argv[1], "-h", "--help") || strcmp(argv[1], "help") == 0)
+        return run_help(argc - 1, argv + 1);
+    if (is_one_of(argv[1], "-V", "--version")) {
+        print_version();
+        return EXIT_OK;
+    }
+    if (argv[1][0] == '-')
+        return report_failure("unknown option '%s' before the command (see 'blkimg --help')",
+                              argv[1]);
+    return run_command(argv[1], argc - 1, argv + 1);
+}
+
+/* ---- the standard streams ---- */
+
+/* A descriptor below 3 that is closed would be given to an image, and messages would be written into it. */
+static bool fill_standard_descriptors(void)
+{
+    for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++) {
+        if (fcntl(fd, F_GETFD) == -1 && errno == EBADF && open("/dev/null", O_RDWR) != fd)
+            return false;
+    }
+    return true;
+}
+
+/* Output that did not get out is a failure, whatever the command thought. */
+static int close_stdout(int status)
+{
+    bool lost = ferror(stdout);
+    errno = 0;
+    if (fclose(stdout) != 0)
+        lost = true;
+    if (!lost)
+        return status;
+    report_failure("writing to standard output: %s",
+                   errno ? strerror(errno) : "not all of it could be written");
+    return status == EXIT_OK ? EXIT_FAILED : status;
+}
+
+int main(int argc, char **argv)
+{
+    if (!fill_standard_descriptors())
+        return EXIT_FAILED;
+    blk_cancel_init();
+    int status = report_exit_status(run(argc, argv));
+    return close_stdout(status);
+}

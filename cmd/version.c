@@ -1,0 +1,39 @@
+#include "cmd/version.h"
+
+#include <jansson.h>
+#include <stdio.h>
+#include <zlib.h>
+
+#include "config.h"
+
+#ifdef HAVE_ZSTD
+#include <zstd.h>
+#endif
+#ifdef HAVE_ISAL
+#include <isa-l.h>
+#endif
+#ifdef HAVE_LIBDEFLATE
+#include <libdeflate.h>
+#endif
+#ifdef HAVE_LIBCRYPTO
+#include <openssl/opensslv.h>
+#endif
+
+void print_version(void)
+{
+    printf("blkimg version %s\n", VERSION);
+    printf("built with: popt, jansson %s, zlib %s", JANSSON_VERSION, zlibVersion());
+#ifdef HAVE_ZSTD
+    printf(", zstd %s", ZSTD_versionString());
+#endif
+#ifdef HAVE_ISAL
+    printf(", ISA-L %d.%d.%d", ISAL_MAJOR_VERSION, ISAL_MINOR_VERSION, ISAL_PATCH_VERSION);
+#endif
+#ifdef HAVE_LIBDEFLATE
+    printf(", libdeflate %s", LIBDEFLATE_VERSION_STRING);
+#endif
+#ifdef HAVE_LIBCRYPTO
+    printf(", libcrypto %s", OPENSSL_VERSION_STR);
+#endif
+    putchar('\n');
+}
