@@ -12,6 +12,9 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+/* An end that no request reaches: for ranges that mean "and all behind it". */
+#define BLK_RANGE_TO_END (UINT64_C(1) << 63)
+
 /* One held (or awaited) range; lives on the holder's stack. */
 struct blk_range {
     uint64_t offset, bytes;

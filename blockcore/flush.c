@@ -1,0 +1,67 @@
+/*
+ * The two levels of a flush (DESIGN 5), and why a failed one stays failed.
+ *
+ * flush_to_os runs down the graph in every cache mode; flush_to_disk makes the medium keep what it was given,
+ * unless the cache mode is unsafe. The kernel reports a write-back error once: a repeated fsync succeeds although
+ * pages were lost. So the first failure is kept in the node, and every later flush returns it.
+ */
+#include <errno.h>
+
+#include "blockcore/driver.h"
+#include "blockcore/io.h"
+
+static int poisoned(struct blk_node *node, int code, struct blk_error *err)
+{
+    return blk_fail_why(err, code, "an earlier flush failed, and what it lost stays lost",
+                        "flushing '%s'", node->name);
+}
+
+static int flush_driver(struct blk_node *node, int (*flush)(struct blk_node *, struct blk_error *),
+                        enum blk_event event, struct blk_error *err)
+{
+    if (!flush)
+        return 0;
+    blk_event(blk_child(node, BLK_ROLE_FILE), event);
+    return flush(node, err);
+}
+
+static int flush_levels(struct blk_node *node, struct blk_error *err)
+{
+    int ret = flush_driver(node, node->driver->flush_to_os, BLK_EVENT_FLUSH_TO_OS, err);
+
+    for (int role = 0; role < BLK_ROLE_COUNT && ret == 0; role++) {
+        struct blk_node *child = node->children[role];
+        if (child && blk_is_writable(child))
+            ret = blk_child_flush(child, err);
+    }
+    if (ret == 0 && !node->cache.no_flush)
+        ret = flush_driver(node, node->driver->flush_to_disk, BLK_EVENT_FLUSH_TO_DISK, err);
+    return ret;
+}
+
+int blk_child_flush(struct blk_node *node, struct blk_error *err)
+{
+    int earlier = atomic_load(&node->flush_error);
+    if (earlier)
+        return poisoned(node, earlier, err);
+    if (!blk_is_writable(node))
+        return 0;
+
+    int ret = flush_levels(node, err);
+    if (ret == 0) {
+        /* Another thread's flush may have failed meanwhile and have eaten our error. */
+        earlier = atomic_load(&node->flush_error);
+        return earlier ? poisoned(node, earlier, err) : 0;
+    }
+    int none = 0;
+    atomic_compare_exchange_strong(&node->flush_error, &none, -ret);
+    return blk_fail_if_unset(err, -ret, "flushing '%s'", node->name);
+}
+
+int blk_flush(struct blk_node *node, struct blk_error *err)
+{
+    blk_gate_enter(&node->gate);
+    int ret = blk_child_flush(node, err);
+    blk_gate_leave(&node->gate);
+    return ret;
+}

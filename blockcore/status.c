@@ -1,0 +1,146 @@
+/*
+ * The state of ranges: what a node holds itself, what shows through from its backing chain, and what
+ * the medium below knows about zeroes.
+ */
+#include <errno.h>
+
+#include "blockcore/bytes.h"
+#include "blockcore/driver.h"
+#include "blockcore/io.h"
+
+/* Asks the driver, with the request widened to its alignment and the answer cut to the request. */
+static int ask_driver(struct blk_node *node, uint64_t offset, uint64_t bytes, unsigned want,
+                      struct blk_extent *extent, struct blk_error *err)
+{
+    uint64_t align = node->limits.request_alignment;
+    uint64_t start = round_down(offset, align);
+    uint64_t length = round_up(offset + bytes, align) - start;
+    uint64_t skip = offset - start;
+
+    *extent = (struct blk_extent){ .bytes = 0 };
+    int ret = node->driver->block_status(node, start, length, want, extent, err);
+    if (ret < 0)
+        return blk_fail_if_unset(err, -ret, "reading the allocation map of '%s' at offset %llu",
+                                 node->name, (unsigned long long)offset);
+    extent->bytes = u64_min(extent->bytes - skip, bytes);
+    extent->host_offset += skip;
+    return 0;
+}
+
+/* The driver passes the range through to `host`: its state is the answer. */
+static int pass_through(struct blk_extent *extent, unsigned want, struct blk_error *err)
+{
+    return blk_child_block_status(extent->host, extent->host_offset, extent->bytes, want, extent,
+                                  err);
+}
+
+/* Data that lies as it is in a file: what the file knows to be a hole reads as zeroes. */
+static int look_for_holes(struct blk_extent *extent, struct blk_error *err)
+{
+    struct blk_extent below;
+    int ret = blk_child_block_status(extent->host, extent->host_offset, extent->bytes,
+                                     BLK_WANT_ZERO, &below, err);
+    if (ret < 0)
+        return ret;
+    /* A mapped range past the end of the file reads as zeroes as a whole. */
+    if (below.flags & BLK_EXT_ZERO)
+        extent->flags |= BLK_EXT_ZERO;
+    extent->bytes = u64_min(extent->bytes, below.bytes);
+    return 0;
+}
+
+/* Where this node has nothing and nothing can show through, it reads as zeroes. */
+static bool nothing_behind(const struct blk_node *node, uint64_t offset)
+{
+    const struct blk_node *backing = blk_child(node, BLK_ROLE_BACKING);
+    return backing ? offset >= blk_size(backing)
+                   : node->driver->supports_backing && !node->backing_name;
+}
+
+int blk_child_block_status(struct blk_node *node, uint64_t offset, uint64_t bytes, unsigned want,
+                           struct blk_extent *extent, struct blk_error *err)
+{
+    uint64_t size = blk_size(node);
+    if (offset >= size) {
+        *extent = (struct blk_extent){ .bytes = bytes, .flags = BLK_EXT_ZERO | BLK_EXT_EOF };
+        return 0;
+    }
+    bytes = u64_min(bytes, size - offset);
+
+    int ret = 0;
+    if (!node->driver->block_status) {
+        *extent = (struct blk_extent){ .bytes = bytes, .flags = BLK_EXT_DATA | BLK_EXT_ALLOCATED };
+    } else {
+        ret = ask_driver(node, offset, bytes, want, extent, err);
+        if (ret == 0 && extent->flags & BLK_EXT_PASS)
+            ret = pass_through(extent, want, err);
+        else if (ret == 0 && want & BLK_WANT_ZERO && extent->host && extent->host != node &&
+                 (extent->flags & (BLK_EXT_DATA | BLK_EXT_ZERO | BLK_EXT_OFFSET_VALID)) ==
+                     (BLK_EXT_DATA | BLK_EXT_OFFSET_VALID))
+            ret = look_for_holes(extent, err);
+    }
+    if (ret < 0)
+        return ret;
+
+    if (!(extent->flags & BLK_EXT_ALLOCATED) && nothing_behind(node, offset))
+        extent->flags |= BLK_EXT_ZERO;
+    extent->flags &= ~(unsigned)BLK_EXT_EOF;
+    if (offset + extent->bytes == size)
+        extent->flags |= BLK_EXT_EOF;
+    return 0;
+}
+
+int blk_block_status(struct blk_node *node, uint64_t offset, uint64_t bytes, unsigned want,
+                     struct blk_extent *extent, struct blk_error *err)
+{
+    blk_gate_enter(&node->gate);
+    int ret = blk_child_block_status(node, offset, bytes, want, extent, err);
+    blk_gate_leave(&node->gate);
+    return ret;
+}
+
+/* Walks down the chain from `node`, which has been asked and has nothing at `offset`. */
+static int status_below(struct blk_node *node, const struct blk_node *base, uint64_t offset,
+                        unsigned want, struct blk_extent *extent, struct blk_error *err)
+{
+    uint64_t eof = extent->flags & BLK_EXT_EOF ? offset + extent->bytes : 0;
+    unsigned depth = 0;
+
+    for (;;) {
+        struct blk_node *next = blk_child(blk_skip_filters(node), BLK_ROLE_BACKING);
+        if (!next || next == base)
+            break;
+        node = next;
+        depth++;
+        if (offset >= blk_size(node)) {
+            /* The zeroes past the end of a short layer belong to that layer. */
+            extent->flags = BLK_EXT_ZERO | BLK_EXT_ALLOCATED;
+            extent->host = NULL;
+            break;
+        }
+        int ret = blk_child_block_status(node, offset, extent->bytes, want, extent, err);
+        if (ret < 0)
+            return ret;
+        if (extent->flags & BLK_EXT_ALLOCATED)
+            break;
+    }
+    extent->depth = depth;
+    extent->flags &= ~(unsigned)BLK_EXT_EOF;
+    if (offset + extent->bytes == eof)
+        extent->flags |= BLK_EXT_EOF;
+    return 0;
+}
+
+int blk_block_status_above(struct blk_node *node, const struct blk_node *base, uint64_t offset,
+                           uint64_t bytes, unsigned want, struct blk_extent *extent,
+                           struct blk_error *err)
+{
+    blk_gate_enter(&node->gate);
+    int ret = blk_child_block_status(node, offset, bytes, want, extent, err);
+    if (ret == 0)
+        extent->depth = 0;
+    if (ret == 0 && !(extent->flags & BLK_EXT_ALLOCATED))
+        ret = status_below(node, base, offset, want, extent, err);
+    blk_gate_leave(&node->gate);
+    return ret;
+}
