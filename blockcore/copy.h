@@ -14,8 +14,6 @@
 #include "blockcore/error.h"
 #include "blockcore/node.h"
 
-struct blk_copy;
-
 /* Called from one thread at a time, now and then: `done` of `total` bytes of work. */
 typedef void blk_progress_fn(void *opaque, uint64_t done, uint64_t total);
 
@@ -27,14 +25,14 @@ struct blk_copy_params {
     uint64_t bytes; /* length of the copy */
 
     /*
-     * Copy only what the layers above `base` (not included) decide; the rest is left untouched in the target,
-     * where its backing file shows it. NULL: everything.
+     * Copy only what the layers above `base` (not included; NULL: the whole chain) decide. The rest stays untouched
+     * in the target, where its backing file shows it. Otherwise everything is copied.
      */
+    bool only_allocated;
     const struct blk_node *base;
-    bool whole_content;        /* with base NULL: unallocated ranges count as zeroes. Always true but for -B */
 
     bool target_reads_zero;    /* whatever is not written reads as zeroes: zero extents are skipped */
-    uint64_t sparse_bytes;     /* runs of zeroes of at least this length inside data become holes; 0: no search */
+    uint64_t sparse_bytes;     /* zeroes of at least this length become holes; 0: everything is written as data */
     bool compressed;           /* write with blk_write_compressed(), one cluster at a time */
     bool allow_copy_range;     /* try blk_copy_range() first */
     bool salvage;              /* an unreadable range is written as zeroes and counted, not an error */

@@ -55,6 +55,8 @@ struct blk_driver {
 
     /* "PREFIX:rest" file names belong to this protocol; turns `filename` (with the prefix) into options. */
     const char *prefix;
+    /* How options name the file child: NULL means "file"; "image" for blkdebug. */
+    const char *file_group;
     int (*parse_filename)(const char *filename, struct blk_options *options, struct blk_error *err);
 
     /* Score 0 (no) to 100 (certain) that an image that begins with `head` is of this format. */

@@ -18,7 +18,7 @@ struct blk_open {
     const char *format;               /* NULL: the options' driver, else probe */
     unsigned flags;                   /* enum blk_open_flags */
     struct blk_cache_mode cache;
-    const struct blk_options *defaults; /* added to file children where they lack them, e.g. locking; or NULL */
+    const struct blk_options *defaults; /* for protocol nodes that know them (locking, lock-wait), or NULL */
 };
 
 /* Opens the graph; *root gets its one reference. Errors: -errno with the file named; *root is NULL then. */
@@ -51,14 +51,17 @@ const struct blk_driver *blk_probe_bytes(const uint8_t *head, size_t bytes);
 
 /* How an image is created. */
 struct blk_create {
-    const char *filename;            /* or NULL with target_options */
-    const struct blk_options *target_options; /* --target-image-opts style; may be NULL */
+    const char *filename;                     /* or NULL with target_options */
+    const struct blk_options *target_options; /* as from --target-image-opts, or NULL */
     const struct blk_driver *driver; /* the format */
     struct blk_options *options;     /* create options, "size" among them; used ones get marked */
     unsigned flags;                  /* for the node that results; BLK_WRITABLE is implied */
     struct blk_cache_mode cache;
-    struct blk_node *file;           /* set by blk_create() for formats and filters: where to write the image */
-    bool keep_existing_size_ok;      /* protocol: a device is used as it is */
+    const struct blk_options *defaults; /* as in struct blk_open */
+
+    /* Set by blk_create() for the drivers. */
+    struct blk_options *protocol_options; /* for a protocol: "filename" and what else describes the node */
+    struct blk_node *file;                /* for a format: the open node to write the image into */
 };
 
 /*

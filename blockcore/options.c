@@ -97,6 +97,17 @@ void blk_options_merge_missing(struct blk_options *to, const struct blk_options 
             blk_options_set(to, from->list[i].key, from->list[i].value);
 }
 
+void blk_options_merge_optional(struct blk_options *to, const struct blk_options *from)
+{
+    for (size_t i = 0; from && i < from->count; i++) {
+        const char *key = from->list[i].key;
+        if (find(to, key))
+            continue;
+        blk_options_set(to, key, from->list[i].value);
+        find(to, key)->used = true;
+    }
+}
+
 struct blk_options *blk_options_copy(const struct blk_options *options)
 {
     struct blk_options *copy = blk_options_new();

@@ -32,6 +32,12 @@ void blk_options_remove(struct blk_options *options, const char *key);
 void blk_options_merge_missing(struct blk_options *to, const struct blk_options *from);
 
 /*
+ * The same for options that only some drivers know: counted as used, so that nobody is blamed for
+ * them.
+ */
+void blk_options_merge_optional(struct blk_options *to, const struct blk_options *from);
+
+/*
  * Adds "key=value,key=value"; ",," inside a value stands for one comma. A first word without "="
  * sets `implied_key`, when that is not NULL; a later word without "=" is "on" (and "noKEY"
  * "off"), as in QEMU. Errors: -EINVAL.

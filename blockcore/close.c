@@ -1,0 +1,208 @@
+#include "blockcore/close.h"
+
+#include <stdlib.h>
+
+#include "blockcore/driver.h"
+#include "blockcore/io.h"
+#include "blockcore/memory.h"
+
+static const char *const step_names[BLK_STEP_COUNT] = {
+    [BLK_STEP_FLUSH] = "flush",     [BLK_STEP_STORE] = "store",     [BLK_STEP_MARK] = "mark",
+    [BLK_STEP_PUBLISH] = "publish", [BLK_STEP_RELEASE] = "release",
+};
+
+const char *blk_close_step_name(enum blk_close_step step)
+{
+    return step_names[step];
+}
+
+const char *blk_outcome_name(enum blk_outcome outcome)
+{
+    static const char *const names[] = {
+        [BLK_OUTCOME_OK] = "ok",
+        [BLK_OUTCOME_FAILED] = "failed",
+        [BLK_OUTCOME_SKIPPED] = "skipped",
+    };
+    return names[outcome];
+}
+
+void blk_close_report_add(struct blk_close_report *report, const struct blk_node *node,
+                          enum blk_close_step step, const char *detail, enum blk_outcome outcome,
+                          const struct blk_error *err)
+{
+    report->entries =
+        blk_xrealloc(report->entries, report->count + 1, sizeof(*report->entries));
+    struct blk_close_entry *entry = &report->entries[report->count++];
+    *entry = (struct blk_close_entry){
+        .node = blk_xstrdup(node->name),
+        .driver = node->driver->name,
+        .step = step_names[step],
+        .detail = blk_xstrdup(detail),
+        .outcome = outcome,
+    };
+    if (outcome == BLK_OUTCOME_FAILED) {
+        report->failed = true;
+        entry->code = err->code;
+        entry->message = blk_xasprintf("%s: %s", err->what, err->why);
+    }
+}
+
+void blk_close_report_free(struct blk_close_report *report)
+{
+    for (size_t i = 0; i < report->count; i++) {
+        free(report->entries[i].node);
+        free(report->entries[i].detail);
+        free(report->entries[i].message);
+    }
+    free(report->entries);
+    *report = (struct blk_close_report)BLK_CLOSE_REPORT_INIT;
+}
+
+/* One close: where its results go. */
+struct closing {
+    struct blk_close_report *report;
+    struct blk_error *first; /* the caller's error: the first failure stays in it */
+    int ret;
+};
+
+static void add_result(struct closing *closing, struct blk_node *node, enum blk_close_step step,
+                       int ret, struct blk_error *err)
+{
+    if (ret < 0) {
+        blk_fail_if_unset(err, -ret, "closing '%s' (%s)", node->name, step_names[step]);
+        if (closing->ret == 0) {
+            closing->ret = ret;
+            if (closing->first)
+                *closing->first = *err;
+        }
+    }
+    blk_close_report_add(closing->report, node, step, NULL,
+                         ret < 0 ? BLK_OUTCOME_FAILED : BLK_OUTCOME_OK, err);
+}
+
+static void skip(struct closing *closing, struct blk_node *node, enum blk_close_step step)
+{
+    blk_close_report_add(closing->report, node, step, NULL, BLK_OUTCOME_SKIPPED, NULL);
+    closing->report->entries[closing->report->count - 1].message =
+        blk_xstrdup(node->abandoned ? "the work was not completed" : "an earlier step failed");
+}
+
+static void flush_step(struct closing *closing, struct blk_node *node)
+{
+    struct blk_error err = BLK_ERROR_INIT;
+    int ret = blk_child_flush(node, &err);
+    add_result(closing, node, BLK_STEP_FLUSH, ret, &err);
+}
+
+/* The three steps that call an image clean or finished, and so must not follow a failure. */
+static void store_step(struct closing *closing, struct blk_node *node)
+{
+    if (!node->driver->store)
+        return;
+    if (closing->report->failed) {
+        skip(closing, node, BLK_STEP_STORE);
+        return;
+    }
+    struct blk_error err = BLK_ERROR_INIT;
+    int ret = node->driver->store(node, closing->report, &err);
+    add_result(closing, node, BLK_STEP_STORE, ret, &err);
+}
+
+static void mark_step(struct closing *closing, struct blk_node *node)
+{
+    if (!node->driver->mark_clean)
+        return;
+    if (closing->report->failed) {
+        skip(closing, node, BLK_STEP_MARK);
+        return;
+    }
+    struct blk_error err = BLK_ERROR_INIT;
+    int ret = node->driver->mark_clean(node, &err);
+    add_result(closing, node, BLK_STEP_MARK, ret, &err);
+}
+
+static void publish_step(struct closing *closing, struct blk_node *node)
+{
+    if (!node->driver->publish || !node->unnamed)
+        return;
+    if (closing->report->failed || node->abandoned) {
+        skip(closing, node, BLK_STEP_PUBLISH);
+        return;
+    }
+    struct blk_error err = BLK_ERROR_INIT;
+    int ret = node->driver->publish(node, &err);
+    add_result(closing, node, BLK_STEP_PUBLISH, ret, &err);
+}
+
+static void release_step(struct closing *closing, struct blk_node *node)
+{
+    struct blk_error err = BLK_ERROR_INIT;
+    int ret = node->driver->release ? node->driver->release(node, &err) : 0;
+    add_result(closing, node, BLK_STEP_RELEASE, ret, &err);
+}
+
+static void close_node(struct closing *closing, struct blk_node *node)
+{
+    if (--node->refs > 0)
+        return;
+
+    blk_gate_drain_begin(&node->gate);
+    if (blk_is_writable(node)) {
+        flush_step(closing, node);
+        store_step(closing, node);
+        mark_step(closing, node);
+        publish_step(closing, node);
+    }
+    release_step(closing, node);
+    blk_gate_drain_end(&node->gate);
+
+    for (int role = 0; role < BLK_ROLE_COUNT; role++) {
+        struct blk_node *child = node->children[role];
+        node->children[role] = NULL;
+        if (child)
+            close_node(closing, child);
+    }
+    blk_node_free(node);
+}
+
+int blk_close(struct blk_node *root, struct blk_close_report *report, struct blk_error *err)
+{
+    struct blk_close_report own = BLK_CLOSE_REPORT_INIT;
+    struct closing closing = { .report = report ? report : &own, .first = err };
+
+    if (root)
+        close_node(&closing, root);
+    blk_close_report_free(&own);
+    return closing.ret;
+}
+
+void blk_abandon(struct blk_node *root)
+{
+    root->abandoned = true;
+    for (int role = 0; role < BLK_ROLE_COUNT; role++)
+        if (root->children[role])
+            blk_abandon(root->children[role]);
+}
+
+/* Releases without a word: the run has failed already and says so. */
+static void drop_node(struct blk_node *node)
+{
+    if (--node->refs > 0)
+        return;
+    node->abandoned = true;
+    if (node->driver->release)
+        node->driver->release(node, NULL);
+    for (int role = 0; role < BLK_ROLE_COUNT; role++) {
+        struct blk_node *child = node->children[role];
+        node->children[role] = NULL;
+        if (child)
+            drop_node(child);
+    }
+    blk_node_free(node);
+}
+
+void blk_drop(struct blk_node *root)
+{
+    if (root)
+        drop_node(root);
+}

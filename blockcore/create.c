@@ -1,0 +1,143 @@
+/*
+ * Creating an image makes nodes, not files: the protocol makes an open node (for a regular file, one that has
+ * no name yet), filters are put over it, the format writes an empty image into it, and the same
+ * nodes are then used. Only a close without errors gives the file its name (C6).
+ */
+#include <errno.h>
+
+#include "blockcore/close.h"
+#include "blockcore/driver.h"
+#include "blockcore/io.h"
+#include "blockcore/open.h"
+
+static int create_bottom(struct blk_create *create, struct blk_options *options,
+                         struct blk_node **node, struct blk_error *err);
+
+/* A filter named in the target (blkdebug): its child is created, and the filter opened over it. */
+static int create_filter(const struct blk_driver *driver, struct blk_create *create,
+                         struct blk_options *options, struct blk_node **node,
+                         struct blk_error *err)
+{
+    const char *group = "file";
+    if (driver->file_group && blk_options_has_group(options, driver->file_group))
+        group = driver->file_group;
+
+    struct blk_options *sub = blk_options_take_group(options, group);
+    struct blk_node *child;
+    int ret = create_bottom(create, sub, &child, err);
+    blk_options_free(sub);
+    if (ret < 0)
+        return ret;
+
+    ret = blk_open_over(driver, child, options, create->flags | BLK_WRITABLE, create->cache, node,
+                        err);
+    if (ret < 0) {
+        blk_drop(child);
+        return ret;
+    }
+    (*node)->reads_zero = child->reads_zero;
+    if (driver->create) {
+        ret = driver->create(create, node, err);
+        if (ret < 0)
+            blk_drop(*node);
+    }
+    return ret;
+}
+
+/* Makes the node that holds the bytes, with the filters that the options put over it. */
+static int create_bottom(struct blk_create *create, struct blk_options *options,
+                         struct blk_node **node, struct blk_error *err)
+{
+    const char *name = blk_options_get(options, "driver");
+    const char *filename = blk_options_peek(options, "filename");
+    const struct blk_driver *driver;
+
+    if (name)
+        driver = blk_driver_find(name);
+    else if (filename)
+        driver = blk_protocol_of(filename, err);
+    else
+        return blk_fail_why(err, EINVAL, "no file is named (option 'file.filename')",
+                            "creating an image");
+    if (!driver)
+        return blk_fail_if_unset(err, EINVAL, "creating an image with driver '%s'", name);
+
+    if (driver->kind == BLK_FILTER)
+        return create_filter(driver, create, options, node, err);
+    if (driver->kind != BLK_PROTOCOL || !driver->create)
+        return blk_fail_why(err, ENOTSUP, "this driver cannot create files", "driver '%s'",
+                            driver->name);
+
+    struct blk_create own = *create;
+    blk_options_merge_optional(options, create->defaults);
+    own.protocol_options = options;
+    own.filename = filename;
+    own.flags |= BLK_WRITABLE;
+    return driver->create(&own, node, err);
+}
+
+/* The options of the target, taken apart into the format's and, under "file", the protocol's. */
+static int target_options(const struct blk_create *create, struct blk_options **options,
+                          struct blk_error *err)
+{
+    *options = create->target_options ? blk_options_copy(create->target_options)
+                                      : blk_options_new();
+    int ret = create->filename ? blk_filename_to_options(create->filename, *options, err) : 0;
+    if (ret < 0)
+        blk_options_free(*options);
+    return ret;
+}
+
+static int create_over(struct blk_create *create, struct blk_node *file,
+                       struct blk_options *options, struct blk_node **root, struct blk_error *err)
+{
+    const struct blk_driver *driver = create->driver;
+    if (!driver->create)
+        return blk_fail_why(err, ENOTSUP, "this format cannot be created", "format '%s'",
+                            driver->name);
+    create->file = file;
+    int ret = driver->create(create, NULL, err);
+    create->file = NULL;
+    if (ret < 0)
+        return blk_fail_if_unset(err, -ret, "creating '%s'", file->name);
+
+    const char *unused = blk_options_first_unused(create->options);
+    if (unused)
+        return blk_fail_why(err, EINVAL, "the format has no such option",
+                            "creating '%s' (%s): option '%s'", file->name, driver->name, unused);
+
+    blk_options_remove(options, "driver");
+    return blk_open_over(driver, file, options, create->flags | BLK_WRITABLE, create->cache, root,
+                         err);
+}
+
+int blk_create(struct blk_create *create, struct blk_node **root, struct blk_error *err)
+{
+    struct blk_options *options;
+    struct blk_node *file = NULL;
+
+    *root = NULL;
+    int ret = target_options(create, &options, err);
+    if (ret < 0)
+        return ret;
+
+    struct blk_options *bottom = blk_options_take_group(options, "file");
+    ret = create_bottom(create, bottom, &file, err);
+    if (ret == 0) {
+        const char *unused = blk_options_first_unused(bottom);
+        if (unused)
+            ret = blk_fail_why(err, EINVAL, "there is no such option",
+                               "creating '%s': option 'file.%s'", file->name, unused);
+    }
+    if (ret == 0)
+        ret = create_over(create, file, options, root, err);
+    if (ret < 0)
+        blk_drop(file);
+    else
+        (*root)->reads_zero =
+            create->driver->supports_backing ? !blk_child(*root, BLK_ROLE_BACKING) : file->reads_zero;
+
+    blk_options_free(bottom);
+    blk_options_free(options);
+    return ret;
+}

@@ -1,0 +1,446 @@
+/*
+ * Opening a graph from options. Children come first: a format's file child is open before the format
+ * looks at it, and its backing child is opened after, by the name that its header gives.
+ */
+#include "blockcore/open.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "blockcore/close.h"
+#include "blockcore/driver.h"
+#include "blockcore/io.h"
+#include "blockcore/memory.h"
+
+/* An overlay that is being opened, so that a backing chain which leads back to it is noticed. */
+struct overlay {
+    const char *path; /* canonical */
+    const struct overlay *above;
+    unsigned depth;
+};
+
+/* Nobody stacks so many; each level costs a descriptor and stack. */
+#define MAX_CHAIN 1000
+
+/* What a node inherits from the one that opens it. */
+struct open_context {
+    unsigned flags;
+    struct blk_cache_mode cache;
+    const struct blk_options *defaults;
+    const struct overlay *overlays;
+    bool protocol; /* without a driver the node is a protocol: nothing is probed */
+};
+
+static int open_node(struct blk_options *options, const struct open_context *context,
+                     struct blk_node **node, struct blk_error *err);
+
+/* The options that every node has, whatever its driver. */
+static int read_general_options(struct blk_options *options, struct open_context *context,
+                                struct blk_error *err)
+{
+    bool read_only = !(context->flags & BLK_WRITABLE);
+    bool auto_read_only = false;
+    bool share = context->flags & BLK_FORCE_SHARE;
+    int ret;
+
+    if ((ret = blk_options_get_bool(options, "read-only", &read_only, err)) < 0 ||
+        (ret = blk_options_get_bool(options, "auto-read-only", &auto_read_only, err)) < 0 ||
+        (ret = blk_options_get_bool(options, "force-share", &share, err)) < 0 ||
+        (ret = blk_options_get_bool(options, "cache.direct", &context->cache.direct, err)) < 0 ||
+        (ret = blk_options_get_bool(options, "cache.no-flush", &context->cache.no_flush, err)) < 0)
+        return ret;
+
+    const char *discard = blk_options_get(options, "discard");
+    if (discard && (strcmp(discard, "unmap") == 0 || strcmp(discard, "on") == 0))
+        context->flags |= BLK_UNMAP;
+    else if (discard && (strcmp(discard, "ignore") == 0 || strcmp(discard, "off") == 0))
+        context->flags &= ~(unsigned)BLK_UNMAP;
+    else if (discard)
+        return blk_fail_why(err, EINVAL, "must be 'unmap' or 'ignore'",
+                            "option 'discard' has the value '%s'", discard);
+
+    const char *detect = blk_options_get(options, "detect-zeroes");
+    if (detect && strcmp(detect, "off") != 0)
+        return blk_fail_why(err, ENOTSUP, "only 'off' is supported",
+                            "option 'detect-zeroes' has the value '%s'", detect);
+
+    if (read_only && context->flags & BLK_WRITABLE) {
+        if (!auto_read_only)
+            return blk_fail_why(err, EACCES, "its options say read-only",
+                                "opening an image for writing");
+        context->flags &= ~(unsigned)BLK_WRITABLE;
+    }
+    if (share)
+        context->flags |= BLK_FORCE_SHARE;
+    if (context->flags & BLK_FORCE_SHARE && context->flags & BLK_WRITABLE)
+        return blk_fail_why(err, EINVAL, "force-share goes with read-only access only",
+                            "opening an image for writing");
+    return 0;
+}
+
+static int check_all_used(const struct blk_node *node, const struct blk_options *options,
+                          struct blk_error *err)
+{
+    const char *unused = blk_options_first_unused(options);
+    if (!unused)
+        return 0;
+    return blk_fail_why(err, EINVAL, "there is no such option", "opening '%s' (%s): option '%s'",
+                        node->name, node->driver->name, unused);
+}
+
+const struct blk_driver *blk_probe_bytes(const uint8_t *head, size_t bytes)
+{
+    const struct blk_driver *best = NULL;
+    int best_score = 0;
+
+    for (size_t i = 0; blk_drivers[i]; i++) {
+        const struct blk_driver *driver = blk_drivers[i];
+        int score = driver->probe ? driver->probe(head, bytes) : 0;
+        if (score > best_score) {
+            best = driver;
+            best_score = score;
+        }
+    }
+    return best;
+}
+
+int blk_probe(struct blk_node *file, const struct blk_driver **driver, struct blk_error *err)
+{
+    uint8_t head[BLK_PROBE_BYTES] = { 0 };
+    uint64_t size = blk_size(file);
+    size_t bytes = size < sizeof(head) ? (size_t)size : sizeof(head);
+
+    int ret = blk_child_pread(file, 0, bytes, head, err);
+    if (ret < 0)
+        return ret;
+    *driver = blk_probe_bytes(head, bytes);
+    return 0;
+}
+
+static int unknown_driver(const char *name, struct blk_error *err)
+{
+    return blk_fail_why(err, EINVAL, "no such format or protocol", "Unknown driver '%s'", name);
+}
+
+/* Releases a node that could not be opened, with the children that it has already got. */
+static void discard_node(struct blk_node *node)
+{
+    for (int role = 0; role < BLK_ROLE_COUNT; role++) {
+        blk_drop(node->children[role]);
+        node->children[role] = NULL;
+    }
+    blk_node_free(node);
+}
+
+/* Runs the driver's open on a node whose file child, if any, is attached; then opens its backing file. */
+static int finish_open(struct blk_node *node, struct blk_options *options,
+                       const struct open_context *context, struct blk_error *err);
+
+static int open_protocol(const struct blk_driver *driver, struct blk_options *options,
+                         const struct open_context *context, struct blk_node **result,
+                         struct blk_error *err)
+{
+    const char *filename = blk_options_peek(options, "filename");
+
+    blk_options_merge_optional(options, context->defaults);
+    struct blk_node *node =
+        blk_node_new(driver, filename ? filename : driver->name, context->flags, context->cache);
+    int ret = finish_open(node, options, context, err);
+    if (ret < 0)
+        discard_node(node);
+    else
+        *result = node;
+    return ret;
+}
+
+/* Opens the options' file child. A format's file is a protocol; a filter's is whatever the filter would be. */
+static int open_file_child(const struct blk_driver *driver, struct blk_options *options,
+                           const struct open_context *context, struct blk_node **file,
+                           struct blk_error *err)
+{
+    const char *group = "file";
+    if (driver && driver->file_group && blk_options_has_group(options, driver->file_group))
+        group = driver->file_group;
+
+    const char *reference = blk_options_peek(options, group);
+    struct blk_options *sub = blk_options_take_group(options, group);
+    int ret;
+    if (reference) {
+        ret = blk_fail_why(err, EINVAL, "there are no other nodes to refer to",
+                           "option '%s' has the value '%s'", group, reference);
+    } else if (blk_options_count(sub) == 0) {
+        ret = blk_fail_why(err, EINVAL, "no file is named (option 'file.filename')",
+                           "opening an image%s%s", driver ? " with driver " : "",
+                           driver ? driver->name : "");
+    } else {
+        struct open_context below = *context;
+        if (!driver || driver->kind == BLK_FORMAT)
+            below.protocol = true;
+        ret = open_node(sub, &below, file, err);
+    }
+    blk_options_free(sub);
+    return ret;
+}
+
+static int open_over(const struct blk_driver *driver, struct blk_node *file, bool probed,
+                     struct blk_options *options, const struct open_context *context,
+                     struct blk_node **result, struct blk_error *err)
+{
+    struct open_context own = *context;
+    if (!blk_is_writable(file))
+        own.flags &= ~(unsigned)BLK_WRITABLE;
+
+    struct blk_node *node = blk_node_new(driver, file->name, own.flags, own.cache);
+    node->probed = probed;
+    node->unnamed = file->unnamed;
+    blk_node_attach(node, BLK_ROLE_FILE, file);
+    int ret = finish_open(node, options, &own, err);
+    if (ret < 0) {
+        node->children[BLK_ROLE_FILE] = NULL; /* the caller keeps it */
+        discard_node(node);
+    } else {
+        *result = node;
+    }
+    return ret;
+}
+
+/* Formats and filters, and the case that the format has to be found out. */
+static int open_format(const struct blk_driver *driver, struct blk_options *options,
+                       const struct open_context *context, struct blk_node **result,
+                       struct blk_error *err)
+{
+    struct blk_node *file = NULL;
+    bool probed = !driver;
+
+    int ret = open_file_child(driver, options, context, &file, err);
+    if (ret < 0)
+        return ret;
+    if (probed)
+        ret = blk_probe(file, &driver, err);
+    if (ret == 0)
+        ret = open_over(driver, file, probed, options, context, result, err);
+    if (ret < 0)
+        blk_drop(file);
+    return ret;
+}
+
+/* Without a driver, a protocol node is named by its file name's prefix. */
+static const struct blk_driver *protocol_by_filename(struct blk_options *options,
+                                                     struct blk_error *err)
+{
+    BLK_AUTOFREE char *filename = blk_xstrdup(blk_options_peek(options, "filename"));
+    if (!filename) {
+        blk_fail_why(err, EINVAL, "neither driver nor filename is given", "opening a file");
+        return NULL;
+    }
+    const struct blk_driver *driver = blk_protocol_of(filename, err);
+    if (driver && blk_has_protocol(filename) && driver->parse_filename &&
+        driver->parse_filename(filename, options, err) < 0)
+        return NULL;
+    return driver;
+}
+
+static int open_node(struct blk_options *options, const struct open_context *context,
+                     struct blk_node **node, struct blk_error *err)
+{
+    struct open_context own = *context;
+    int ret = read_general_options(options, &own, err);
+    if (ret < 0)
+        return ret;
+
+    const char *name = blk_options_get(options, "driver");
+    const struct blk_driver *driver = name ? blk_driver_find(name) : NULL;
+    if (name && !driver)
+        return unknown_driver(name, err);
+    if (!driver && own.protocol) {
+        driver = protocol_by_filename(options, err);
+        if (!driver)
+            return err && err->code ? -err->code : -EINVAL;
+    }
+    if (driver && driver->kind == BLK_PROTOCOL)
+        return open_protocol(driver, options, &own, node, err);
+    return open_format(driver, options, &own, node, err);
+}
+
+/* ---- backing files ---- */
+
+/* Whether `path` is already open above; fills the link for what is opened below. */
+static bool leads_back(const char *path, const struct overlay *above)
+{
+    for (; above; above = above->above)
+        if (strcmp(above->path, path) == 0)
+            return true;
+    return false;
+}
+
+/* The name by which loops are noticed: symlinks resolved where it is a file. malloc()ed. */
+static char *canonical_name(const char *name)
+{
+    char *real = realpath(name, NULL);
+    return real ? real : blk_xstrdup(name);
+}
+
+static int open_backing_in(struct blk_node *node, struct blk_options *options,
+                           const struct open_context *context, struct blk_error *err)
+{
+    const char *given = blk_options_get(options, "backing");
+    struct blk_options *sub = blk_options_take_group(options, "backing");
+    BLK_AUTOFREE char *name = NULL;
+    int ret = 0;
+
+    if ((given && !*given) || context->flags & BLK_NO_BACKING ||
+        (!node->backing_name && blk_options_count(sub) == 0))
+        goto out;
+
+    BLK_AUTOFREE char *own_path = canonical_name(blk_bottom(node)->name);
+    struct overlay link = {
+        .path = own_path,
+        .above = context->overlays,
+        .depth = context->overlays ? context->overlays->depth + 1 : 0,
+    };
+    if (link.depth >= MAX_CHAIN) {
+        ret = blk_fail_why(err, ELOOP, "the backing chain is too long", "opening '%s'", node->name);
+        goto out;
+    }
+
+    bool names_file = blk_options_has_group(sub, "file") || blk_options_peek(sub, "filename");
+    if (!names_file && node->backing_name) {
+        name = blk_resolve_backing_name(blk_bottom(node)->name, node->backing_name);
+        BLK_AUTOFREE char *path = canonical_name(name);
+        if (leads_back(path, &link)) {
+            ret = blk_fail_why(err, ELOOP, "the backing chain leads back to itself",
+                               "backing file '%s' of '%s'", name, node->name);
+            goto out;
+        }
+        struct blk_options *by_name = blk_options_new();
+        ret = blk_filename_to_options(name, by_name, err);
+        blk_options_merge_missing(sub, by_name);
+        blk_options_free(by_name);
+        if (ret == 0 && node->backing_format && !blk_options_peek(sub, "driver"))
+            blk_options_set(sub, "driver", node->backing_format);
+    }
+
+    struct open_context below = *context;
+    below.flags &= ~(unsigned)(BLK_WRITABLE | BLK_IN_CHECK);
+    below.overlays = &link;
+    below.protocol = false;
+    struct blk_node *backing;
+    if (ret == 0)
+        ret = open_node(sub, &below, &backing, err);
+    if (ret == 0) {
+        blk_node_attach(node, BLK_ROLE_BACKING, backing);
+        ret = check_all_used(backing, sub, err);
+    }
+    if (ret < 0)
+        blk_context(err, "backing file of '%s'", node->name);
+out:
+    blk_options_free(sub);
+    return ret;
+}
+
+int blk_open_backing(struct blk_node *node, struct blk_options *options, struct blk_error *err)
+{
+    struct open_context context = { .flags = node->flags, .cache = node->cache };
+    struct blk_options *none = options ? NULL : blk_options_new();
+
+    int ret = open_backing_in(node, options ? options : none, &context, err);
+    blk_options_free(none);
+    return ret;
+}
+
+static int finish_open(struct blk_node *node, struct blk_options *options,
+                       const struct open_context *context, struct blk_error *err)
+{
+    const char *node_name = blk_options_get(options, "node-name");
+    node->node_name = blk_xstrdup(node_name);
+
+    int ret = node->driver->open(node, options, err);
+    if (ret < 0)
+        return blk_fail_if_unset(err, -ret, "opening '%s'", node->name);
+    if (node->driver->supports_backing)
+        ret = open_backing_in(node, options, context, err);
+    if (ret == 0)
+        ret = check_all_used(node, options, err);
+    if (ret < 0 && node->driver->release)
+        node->driver->release(node, NULL);
+    return ret;
+}
+
+/* ---- the entries ---- */
+
+/* A protocol that was asked for by name with a plain file name: its options lie in the file group. */
+static void lift_protocol_options(struct blk_options *options)
+{
+    const char *name = blk_options_peek(options, "driver");
+    const struct blk_driver *driver = name ? blk_driver_find(name) : NULL;
+    if (!driver || driver->kind != BLK_PROTOCOL)
+        return;
+    struct blk_options *file = blk_options_take_group(options, "file");
+    blk_options_merge_missing(options, file);
+    blk_options_free(file);
+}
+
+static int set_format(struct blk_options *options, const char *format, struct blk_error *err)
+{
+    const char *given = blk_options_peek(options, "driver");
+    if (!format)
+        return 0;
+    if (!blk_driver_find(format))
+        return unknown_driver(format, err);
+    if (given && strcmp(given, format) != 0)
+        return blk_fail_why(err, EINVAL, "the image's own options name another driver",
+                            "format '%s' and driver '%s'", format, given);
+    blk_options_set(options, "driver", format);
+    return 0;
+}
+
+int blk_open(const struct blk_open *how, struct blk_node **root, struct blk_error *err)
+{
+    struct blk_options *options = how->options ? blk_options_copy(how->options) : blk_options_new();
+    struct open_context context = {
+        .flags = how->flags,
+        .cache = how->cache,
+        .defaults = how->defaults,
+    };
+    int ret = 0;
+
+    *root = NULL;
+    if (how->filename)
+        ret = blk_filename_to_options(how->filename, options, err);
+    if (ret == 0)
+        ret = set_format(options, how->format, err);
+    if (ret == 0) {
+        lift_protocol_options(options);
+        ret = open_node(options, &context, root, err);
+    }
+    blk_options_free(options);
+    return ret;
+}
+
+int blk_open_child(struct blk_node *parent, enum blk_role role, struct blk_options *options,
+                   const char *group, unsigned flags, bool protocol, struct blk_error *err)
+{
+    struct open_context context = { .flags = flags, .cache = parent->cache, .protocol = protocol };
+    struct blk_options *sub = blk_options_take_group(options, group);
+    struct blk_node *child;
+
+    int ret = open_node(sub, &context, &child, err);
+    if (ret == 0)
+        blk_node_attach(parent, role, child);
+    blk_options_free(sub);
+    return ret;
+}
+
+int blk_open_over(const struct blk_driver *driver, struct blk_node *file,
+                  struct blk_options *options, unsigned flags, struct blk_cache_mode cache,
+                  struct blk_node **node, struct blk_error *err)
+{
+    struct open_context context = { .flags = flags, .cache = cache };
+    struct blk_options *none = options ? NULL : blk_options_new();
+
+    *node = NULL;
+    int ret = open_over(driver, file, false, options ? options : none, &context, node, err);
+    blk_options_free(none);
+    return ret;
+}
