@@ -21,9 +21,11 @@ def split_list(text):
 
 def find_preload(name, scratch):
     """The built object: of the test build, beside the source, or compiled now."""
+    sources = [name + ".c", "preload.h", "preload-calls.h"]
+    newest = max(os.path.getmtime(os.path.join(HERE, source)) for source in sources)
     for folder in filter(None, (os.environ.get("TEST_TOOLS"), HERE)):
         path = os.path.join(folder, name + ".so")
-        if os.path.exists(path) and os.path.getmtime(path) >= os.path.getmtime(os.path.join(HERE, name + ".c")):
+        if os.path.exists(path) and os.path.getmtime(path) >= newest:
             return os.path.abspath(path)
     target = os.path.join(scratch, name + ".so")
     command = [os.environ.get("CC", "cc"), "-std=gnu17", "-D_GNU_SOURCE", "-O2", "-shared", "-fPIC",
