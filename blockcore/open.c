@@ -281,60 +281,68 @@ static char *canonical_name(const char *name)
     return real ? real : blk_xstrdup(name);
 }
 
-static int open_backing_in(struct blk_node *node, struct blk_options *options,
-                           const struct open_context *context, struct blk_error *err)
+/* Adds what the image's header says about its backing file, where the user's options do not say it. */
+static int options_from_header(const struct blk_node *node, const struct overlay *overlays,
+                               struct blk_options *options, struct blk_error *err)
 {
-    const char *given = blk_options_get(options, "backing");
-    struct blk_options *sub = blk_options_take_group(options, "backing");
-    BLK_AUTOFREE char *name = NULL;
-    int ret = 0;
+    BLK_AUTOFREE char *name = blk_resolve_backing_name(blk_bottom((struct blk_node *)node)->name,
+                                                       node->backing_name);
+    BLK_AUTOFREE char *path = canonical_name(name);
+    if (leads_back(path, overlays))
+        return blk_fail_why(err, ELOOP, "the backing chain leads back to itself", "'%s'", name);
 
-    if ((given && !*given) || context->flags & BLK_NO_BACKING ||
-        (!node->backing_name && blk_options_count(sub) == 0))
-        goto out;
+    struct blk_options *by_name = blk_options_new();
+    int ret = blk_filename_to_options(name, by_name, err);
+    blk_options_merge_missing(options, by_name);
+    blk_options_free(by_name);
+    if (node->backing_format && !blk_options_peek(options, "driver"))
+        blk_options_set(options, "driver", node->backing_format);
+    return ret;
+}
 
+/* Opens what `options` (the user's "backing.*") and the header describe, and attaches it. */
+static int open_and_attach_backing(struct blk_node *node, struct blk_options *options,
+                                   const struct open_context *context, struct blk_error *err)
+{
     BLK_AUTOFREE char *own_path = canonical_name(blk_bottom(node)->name);
     struct overlay link = {
         .path = own_path,
         .above = context->overlays,
         .depth = context->overlays ? context->overlays->depth + 1 : 0,
     };
-    if (link.depth >= MAX_CHAIN) {
-        ret = blk_fail_why(err, ELOOP, "the backing chain is too long", "opening '%s'", node->name);
-        goto out;
-    }
+    if (link.depth >= MAX_CHAIN)
+        return blk_fail_why(err, ELOOP, "the backing chain is too long", "'%s'", node->name);
 
-    bool names_file = blk_options_has_group(sub, "file") || blk_options_peek(sub, "filename");
-    if (!names_file && node->backing_name) {
-        name = blk_resolve_backing_name(blk_bottom(node)->name, node->backing_name);
-        BLK_AUTOFREE char *path = canonical_name(name);
-        if (leads_back(path, &link)) {
-            ret = blk_fail_why(err, ELOOP, "the backing chain leads back to itself",
-                               "backing file '%s' of '%s'", name, node->name);
-            goto out;
-        }
-        struct blk_options *by_name = blk_options_new();
-        ret = blk_filename_to_options(name, by_name, err);
-        blk_options_merge_missing(sub, by_name);
-        blk_options_free(by_name);
-        if (ret == 0 && node->backing_format && !blk_options_peek(sub, "driver"))
-            blk_options_set(sub, "driver", node->backing_format);
-    }
+    bool names_file = blk_options_has_group(options, "file") ||
+                      blk_options_peek(options, "filename");
+    int ret = 0;
+    if (!names_file && node->backing_name)
+        ret = options_from_header(node, &link, options, err);
+    if (ret < 0)
+        return ret;
 
     struct open_context below = *context;
     below.flags &= ~(unsigned)(BLK_WRITABLE | BLK_IN_CHECK);
     below.overlays = &link;
     below.protocol = false;
     struct blk_node *backing;
+    ret = open_node(options, &below, &backing, err);
     if (ret == 0)
-        ret = open_node(sub, &below, &backing, err);
-    if (ret == 0) {
         blk_node_attach(node, BLK_ROLE_BACKING, backing);
-        ret = check_all_used(backing, sub, err);
-    }
+    return ret;
+}
+
+static int open_backing_in(struct blk_node *node, struct blk_options *options,
+                           const struct open_context *context, struct blk_error *err)
+{
+    const char *given = blk_options_get(options, "backing");
+    struct blk_options *sub = blk_options_take_group(options, "backing");
+    bool none = (given && !*given) || context->flags & BLK_NO_BACKING ||
+                (!node->backing_name && blk_options_count(sub) == 0);
+
+    int ret = none ? 0 : open_and_attach_backing(node, sub, context, err);
     if (ret < 0)
         blk_context(err, "backing file of '%s'", node->name);
-out:
     blk_options_free(sub);
     return ret;
 }
