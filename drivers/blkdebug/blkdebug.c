@@ -1,0 +1,412 @@
+/*
+ * The blkdebug filter: lets chosen requests to its file fail, and stops requests at breakpoints.
+ *
+ * "blkdebug:RULES:FILE", where RULES is a file of rules or empty; or as options, with the file as "image":
+ *
+ *     driver=blkdebug,image.driver=file,image.filename=x,inject-error.0.iotype=flush,inject-error.0.nth=2
+ *
+ * What the rules mean is in rules.h. A request that is to fail fails here, before the file sees it; except
+ * a flush, which fails after the file's own, and a close, after which everything is closed all the same. No
+ * message is given: blockcore's own is what a real failure would show.
+ *
+ * `stats` names a file that gets two lines when the node is closed, "requests matched: N" and "errors injected:
+ * N". So a test can let the first, second, ... request fail until there is no such request any more.
+ *
+ * Durable writes (FUA) are left to blockcore, which makes them a write and a flush: each can fail.
+ */
+#include <errno.h>
+#include <limits.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "blockcore/bytes.h"
+#include "blockcore/driver.h"
+#include "blockcore/io.h"
+#include "blockcore/memory.h"
+#include "blockcore/open.h"
+#include "blockcore/options.h"
+#include "drivers/blkdebug/break.h"
+#include "drivers/blkdebug/rules.h"
+#include "drivers/drivers.h"
+
+struct blkdebug {
+    pthread_mutex_t mutex;       /* guards rules and breaks; not held while the file works */
+    struct blkdebug_rules rules;
+    struct blkdebug_breaks breaks;
+    char *stats_path;            /* or NULL */
+
+    /* Zeroing and discarding: what is not a multiple of the unit is refused, longer than max is split. */
+    uint64_t zero_unit, max_zero_bytes;
+    uint64_t discard_unit, max_discard_bytes;
+};
+
+static struct blk_node *file_of(const struct blk_node *node)
+{
+    return blk_child(node, BLK_ROLE_FILE);
+}
+
+/* Returns 0, or the -errno that the request is to fail with. */
+static int check_request(struct blk_node *node, enum blkdebug_iotype iotype, uint64_t offset,
+                         uint64_t bytes)
+{
+    struct blkdebug *debug = node->state;
+
+    pthread_mutex_lock(&debug->mutex);
+    int ret = blkdebug_rules_check(&debug->rules, iotype, offset, bytes);
+    pthread_mutex_unlock(&debug->mutex);
+    return ret;
+}
+
+/* ---- opening ---- */
+
+/* Sets the options of `image` as "image.KEY". */
+static void set_image_options(struct blk_options *options, const struct blk_options *image)
+{
+    for (size_t i = 0; i < blk_options_count(image); i++) {
+        BLK_AUTOFREE char *key = blk_xasprintf("image.%s", blk_options_key(image, i));
+        blk_options_set(options, key, blk_options_value(image, i));
+    }
+}
+
+static int blkdebug_parse_filename(const char *filename, struct blk_options *options,
+                                   struct blk_error *err)
+{
+    const char *rules = strchr(filename, ':') + 1;
+    const char *colon = strchr(rules, ':');
+
+    if (!colon)
+        return blk_fail_why(err, EINVAL, "it must be blkdebug:RULES:FILE (RULES may be empty)",
+                            "the file name '%s'", filename);
+    if (colon > rules) {
+        BLK_AUTOFREE char *path = blk_xstrndup(rules, (size_t)(colon - rules));
+        blk_options_set(options, "config", path);
+    }
+
+    const char *name = colon + 1;
+    struct blk_options *image = blk_options_new();
+    int ret = blk_filename_to_options(name, image, err);
+    if (ret == 0 && strncmp(name, "json:", 5) != 0) {
+        /* A plain name gives the options of a format over the file; here the file itself is meant. */
+        struct blk_options *file = blk_options_take_group(image, "file");
+        set_image_options(options, file);
+        blk_options_free(file);
+    } else if (ret == 0) {
+        set_image_options(options, image);
+    }
+    blk_options_free(image);
+    return ret;
+}
+
+/* Reads a size that must be a multiple of `unit`, below 2 GiB; as in QEMU 0 stands for "not given". */
+static int get_limit(struct blk_options *options, const char *key, uint64_t unit, uint64_t *bytes,
+                     struct blk_error *err)
+{
+    int ret = blk_options_get_size(options, key, bytes, err);
+    if (ret < 0)
+        return ret;
+    if (*bytes % unit || *bytes >= INT_MAX)
+        return blk_fail_why(err, EINVAL, "it must fit the alignment and be below 2 GiB",
+                            "option '%s' of blkdebug is %llu", key, (unsigned long long)*bytes);
+    return 0;
+}
+
+static int read_limits(struct blk_node *node, struct blk_options *options, struct blk_error *err)
+{
+    struct blkdebug *debug = node->state;
+    const struct blk_limits *file = &file_of(node)->limits;
+    uint64_t align = 0, max_transfer = 0, opt_zero = 0, opt_discard = 0;
+    int ret = get_limit(options, "align", 1, &align, err);
+
+    if (ret < 0)
+        return ret;
+    if (align && !is_power_of_two(align))
+        return blk_fail_why(err, EINVAL, "it must be a power of two",
+                            "option 'align' of blkdebug is %llu", (unsigned long long)align);
+    align = u64_max(align, file->request_alignment);
+    if ((ret = get_limit(options, "max-transfer", align, &max_transfer, err)) < 0 ||
+        (ret = get_limit(options, "opt-write-zero", align, &opt_zero, err)) < 0 ||
+        (ret = get_limit(options, "opt-discard", align, &opt_discard, err)) < 0)
+        return ret;
+
+    node->limits = (struct blk_limits){
+        .request_alignment = (uint32_t)align,
+        .memory_alignment = file->memory_alignment,
+        .zero_alignment = opt_zero ? (uint32_t)opt_zero : file->zero_alignment,
+        .discard_alignment = opt_discard ? (uint32_t)opt_discard : file->discard_alignment,
+        .max_transfer = max_transfer ? max_transfer : file->max_transfer,
+    };
+    debug->zero_unit = u64_max(align, opt_zero);
+    debug->discard_unit = u64_max(align, opt_discard);
+    ret = get_limit(options, "max-write-zero", debug->zero_unit, &debug->max_zero_bytes, err);
+    if (ret < 0)
+        return ret;
+    return get_limit(options, "max-discard", debug->discard_unit, &debug->max_discard_bytes, err);
+}
+
+/* QEMU's permissions for the child are a matter between its own users of one graph: known, but without effect. */
+static void skip_permissions(struct blk_options *options)
+{
+    blk_options_free(blk_options_take_group(options, "take-child-perms"));
+    blk_options_free(blk_options_take_group(options, "unshare-child-perms"));
+}
+
+static int read_rules(struct blkdebug *debug, struct blk_options *options, struct blk_error *err)
+{
+    const char *path = blk_options_get(options, "config");
+    int ret = path && *path ? blkdebug_rules_read_file(&debug->rules, path, err) : 0;
+
+    if (ret == 0)
+        ret = blkdebug_rules_take_options(&debug->rules, options, err);
+    debug->rules.state = 1;
+    return ret;
+}
+
+static int blkdebug_open(struct blk_node *node, struct blk_options *options,
+                         struct blk_error *err)
+{
+    struct blkdebug *debug = node->state;
+    int ret = read_rules(debug, options, err);
+
+    if (ret == 0)
+        ret = read_limits(node, options, err);
+    if (ret < 0) {
+        blkdebug_rules_free(&debug->rules);
+        return ret;
+    }
+    skip_permissions(options);
+    debug->stats_path = blk_xstrdup(blk_options_get(options, "stats"));
+    pthread_mutex_init(&debug->mutex, NULL);
+    blkdebug_breaks_init(&debug->breaks);
+    blk_node_set_size(node, blk_size(file_of(node)));
+    return 0;
+}
+
+/* The file has been made, and this node opened over it: what fails now must leave nothing of it. */
+static int blkdebug_create(struct blk_create *create, struct blk_node **node,
+                           struct blk_error *err)
+{
+    (void)create;
+    int ret = check_request(*node, BLKDEBUG_CREATE, 0, 0);
+    return ret < 0 ? blk_fail(err, -ret, "creating '%s'", (*node)->name) : 0;
+}
+
+/* ---- closing ---- */
+
+static int blkdebug_publish(struct blk_node *node, struct blk_error *err)
+{
+    (void)err;
+    return check_request(node, BLKDEBUG_PUBLISH, 0, 0);
+}
+
+static int write_stats(const struct blkdebug *debug, struct blk_error *err)
+{
+    FILE *file = fopen(debug->stats_path, "we");
+    bool failed = !file;
+
+    if (file) {
+        failed = fprintf(file, "requests matched: %llu\nerrors injected: %llu\n",
+                         (unsigned long long)debug->rules.matched,
+                         (unsigned long long)debug->rules.injected) < 0;
+        failed |= fclose(file) != 0;
+    }
+    return failed ? blk_fail(err, errno, "writing the statistics '%s'", debug->stats_path) : 0;
+}
+
+static int blkdebug_release(struct blk_node *node, struct blk_error *err)
+{
+    struct blkdebug *debug = node->state;
+    int ret = check_request(node, BLKDEBUG_CLOSE, 0, 0);
+
+    if (debug->stats_path) {
+        int stats_ret = write_stats(debug, err);
+        ret = ret < 0 ? ret : stats_ret;
+    }
+    free(debug->stats_path);
+    blkdebug_rules_free(&debug->rules);
+    blkdebug_breaks_destroy(&debug->breaks);
+    pthread_mutex_destroy(&debug->mutex);
+    return ret;
+}
+
+/* ---- requests ---- */
+
+static int blkdebug_pread(struct blk_node *node, uint64_t offset, uint64_t bytes, void *buf,
+                          struct blk_error *err)
+{
+    int ret = check_request(node, BLKDEBUG_READ, offset, bytes);
+    return ret < 0 ? ret : blk_child_pread(file_of(node), offset, bytes, buf, err);
+}
+
+static int blkdebug_pwrite(struct blk_node *node, uint64_t offset, uint64_t bytes,
+                           const void *buf, unsigned flags, struct blk_error *err)
+{
+    int ret = check_request(node, BLKDEBUG_WRITE, offset, bytes);
+    if (ret == 0)
+        ret = blk_child_pwrite(file_of(node), offset, bytes, buf, flags, err);
+    if (ret == 0)
+        blk_node_grow_size(node, offset + bytes);
+    return ret;
+}
+
+/* The longest piece of a range that is taken at once; `max` of 0: all of it. */
+static uint64_t piece_of(uint64_t bytes, uint64_t max)
+{
+    return max ? u64_min(bytes, max) : bytes;
+}
+
+static int blkdebug_write_zeroes(struct blk_node *node, uint64_t offset, uint64_t bytes,
+                                 unsigned flags, struct blk_error *err)
+{
+    const struct blkdebug *debug = node->state;
+    uint64_t end = offset + bytes;
+
+    if ((offset | bytes) % debug->zero_unit)
+        return -ENOTSUP;
+    for (uint64_t piece; offset < end; offset += piece) {
+        piece = piece_of(end - offset, debug->max_zero_bytes);
+        int ret = check_request(node, BLKDEBUG_WRITE_ZEROES, offset, piece);
+        if (ret == 0)
+            ret = blk_child_write_zeroes(file_of(node), offset, piece, flags, err);
+        if (ret < 0)
+            return ret;
+        blk_node_grow_size(node, offset + piece);
+    }
+    return 0;
+}
+
+static int blkdebug_discard(struct blk_node *node, uint64_t offset, uint64_t bytes,
+                            struct blk_error *err)
+{
+    const struct blkdebug *debug = node->state;
+    uint64_t end = round_down(offset + bytes, debug->discard_unit);
+
+    offset = round_up(offset, debug->discard_unit);
+    for (uint64_t piece; offset < end; offset += piece) {
+        piece = piece_of(end - offset, debug->max_discard_bytes);
+        int ret = check_request(node, BLKDEBUG_DISCARD, offset, piece);
+        if (ret == 0)
+            ret = blk_child_discard(file_of(node), offset, piece, err);
+        if (ret < 0)
+            return ret;
+    }
+    return 0;
+}
+
+static int blkdebug_block_status(struct blk_node *node, uint64_t offset, uint64_t bytes,
+                                 unsigned want, struct blk_extent *extent, struct blk_error *err)
+{
+    (void)want;
+    (void)err;
+    int ret = check_request(node, BLKDEBUG_BLOCK_STATUS, offset, bytes);
+    if (ret < 0)
+        return ret;
+    *extent = (struct blk_extent){
+        .bytes = bytes,
+        .flags = BLK_EXT_PASS,
+        .host = file_of(node),
+        .host_offset = offset,
+    };
+    return 0;
+}
+
+/* Comes after the file's own flush. */
+static int blkdebug_flush_to_disk(struct blk_node *node, struct blk_error *err)
+{
+    (void)err;
+    return check_request(node, BLKDEBUG_FLUSH, 0, 0);
+}
+
+static int blkdebug_truncate(struct blk_node *node, uint64_t size, enum blk_prealloc prealloc,
+                             bool exact, struct blk_error *err)
+{
+    int ret = check_request(node, BLKDEBUG_TRUNCATE, 0, 0);
+    if (ret == 0)
+        ret = blk_child_truncate(file_of(node), size, prealloc, exact, err);
+    if (ret == 0)
+        blk_node_set_size(node, blk_size(file_of(node)));
+    return ret;
+}
+
+/* ---- events and breakpoints ---- */
+
+static void blkdebug_event(struct blk_node *node, enum blk_event event)
+{
+    struct blkdebug *debug = node->state;
+
+    pthread_mutex_lock(&debug->mutex);
+    blkdebug_rules_event(&debug->rules, event);
+    blkdebug_breaks_meet(&debug->breaks, event, &debug->mutex);
+    pthread_mutex_unlock(&debug->mutex);
+}
+
+static int blkdebug_break(struct blk_node *node, const char *event, const char *tag,
+                          struct blk_error *err)
+{
+    struct blkdebug *debug = node->state;
+    int number = blk_event_parse(event);
+
+    if (number < 0)
+        return blk_fail_why(err, ENOENT, "there is no such event", "breakpoint at '%s'", event);
+    pthread_mutex_lock(&debug->mutex);
+    blkdebug_breaks_set(&debug->breaks, (enum blk_event)number, tag);
+    pthread_mutex_unlock(&debug->mutex);
+    return 0;
+}
+
+static int blkdebug_remove_break(struct blk_node *node, const char *tag, struct blk_error *err)
+{
+    struct blkdebug *debug = node->state;
+
+    pthread_mutex_lock(&debug->mutex);
+    bool found = blkdebug_breaks_remove(&debug->breaks, tag);
+    pthread_mutex_unlock(&debug->mutex);
+    return found ? 0 : blk_fail(err, ENOENT, "removing the breakpoint '%s'", tag);
+}
+
+static int blkdebug_resume(struct blk_node *node, const char *tag, struct blk_error *err)
+{
+    struct blkdebug *debug = node->state;
+
+    pthread_mutex_lock(&debug->mutex);
+    bool found = blkdebug_breaks_resume(&debug->breaks, tag);
+    pthread_mutex_unlock(&debug->mutex);
+    return found ? 0 : blk_fail(err, ENOENT, "resuming the request at '%s'", tag);
+}
+
+static bool blkdebug_is_suspended(struct blk_node *node, const char *tag)
+{
+    struct blkdebug *debug = node->state;
+
+    pthread_mutex_lock(&debug->mutex);
+    bool suspended = blkdebug_breaks_is_suspended(&debug->breaks, tag);
+    pthread_mutex_unlock(&debug->mutex);
+    return suspended;
+}
+
+const struct blk_driver blk_driver_blkdebug = {
+    .name = "blkdebug",
+    .kind = BLK_FILTER,
+    .state_bytes = sizeof(struct blkdebug),
+    .growable = true,
+    .prefix = "blkdebug",
+    .parse_filename = blkdebug_parse_filename,
+    .file_group = "image",
+    .open = blkdebug_open,
+    .create = blkdebug_create,
+    .publish = blkdebug_publish,
+    .release = blkdebug_release,
+    .pread = blkdebug_pread,
+    .pwrite = blkdebug_pwrite,
+    .write_zeroes = blkdebug_write_zeroes,
+    .discard = blkdebug_discard,
+    .block_status = blkdebug_block_status,
+    .flush_to_disk = blkdebug_flush_to_disk,
+    .truncate = blkdebug_truncate,
+    .event = blkdebug_event,
+    .debug_break = blkdebug_break,
+    .debug_remove_break = blkdebug_remove_break,
+    .debug_resume = blkdebug_resume,
+    .debug_is_suspended = blkdebug_is_suspended,
+};
