@@ -16,26 +16,24 @@ static int poisoned(struct blk_node *node, int code, struct blk_error *err)
                         "flushing '%s'", node->name);
 }
 
-static int flush_driver(struct blk_node *node, int (*flush)(struct blk_node *, struct blk_error *),
-                        enum blk_event event, struct blk_error *err)
-{
-    if (!flush)
-        return 0;
-    blk_event(blk_child(node, BLK_ROLE_FILE), event);
-    return flush(node, err);
-}
-
+/* The file child hears of both levels before they begin, whether or not this driver has anything to do there. */
 static int flush_levels(struct blk_node *node, struct blk_error *err)
 {
-    int ret = flush_driver(node, node->driver->flush_to_os, BLK_EVENT_FLUSH_TO_OS, err);
+    struct blk_node *file = blk_child(node, BLK_ROLE_FILE);
+    bool to_disk = !node->cache.no_flush;
+
+    blk_event(file, BLK_EVENT_FLUSH_TO_OS);
+    int ret = node->driver->flush_to_os ? node->driver->flush_to_os(node, err) : 0;
+    if (ret == 0 && to_disk)
+        blk_event(file, BLK_EVENT_FLUSH_TO_DISK);
 
     for (int role = 0; role < BLK_ROLE_COUNT && ret == 0; role++) {
         struct blk_node *child = node->children[role];
         if (child && blk_is_writable(child))
             ret = blk_child_flush(child, err);
     }
-    if (ret == 0 && !node->cache.no_flush)
-        ret = flush_driver(node, node->driver->flush_to_disk, BLK_EVENT_FLUSH_TO_DISK, err);
+    if (ret == 0 && to_disk && node->driver->flush_to_disk)
+        ret = node->driver->flush_to_disk(node, err);
     return ret;
 }
 
