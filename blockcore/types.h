@@ -57,6 +57,7 @@ enum blk_want {
 /* What `info` shows of one node. Zeroed by the caller; `specific` is owned by the caller. */
 struct blk_info {
     uint64_t cluster_bytes; /* 0: no clusters */
+    uint64_t vm_state_offset; /* where a machine's state would begin in the guest's address space, or 0 */
     bool dirty;
     bool encrypted;
     bool corrupt;

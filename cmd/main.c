@@ -16,7 +16,9 @@
 #include "cmd/version.h"
 
 /* All commands, by name. */
-#define COMMANDS(X)
+#define COMMANDS(X) \
+    X(info)         \
+    X(map)
 
 #define X(name) extern const struct command cmd_##name;
 COMMANDS(X)

@@ -21,21 +21,23 @@
 #include "blockcore/error.h"
 #include "blockcore/node.h"
 #include "blockcore/options.h"
+#include "cmd/common/image.h"
 
 struct io_pool;
 
 struct io_session {
     struct blk_node *node; /* the open image, or NULL */
-    struct io_pool *pool;  /* runs aio requests; waited for before `node` changes or goes away */
-    char **tags;           /* breakpoints that were set and may hold requests */
+    struct io_pool *pool;  /* runs aio requests; idle whenever `node` changes or goes away */
+    char **tags;           /* of the breakpoints that were set on `node` */
     size_t tag_count;
+    uint64_t compressed_bytes; /* length of one compressed write to `node`; 0: its format has none */
     bool misalign;         /* buffers are misaligned on purpose (-m) */
     bool quit;
     bool close_failed;
     atomic_bool failed;    /* some command or request failed; set by any thread */
 };
 
-/* ---- the language (language.c, commands.c) ---- */
+/* ---- the language: language.c, commands.c ---- */
 
 enum io_needs {
     IO_NEEDS_IMAGE = 1 << 0,
@@ -44,42 +46,39 @@ enum io_needs {
 
 struct io_command {
     const char *name;
-    const char *alias;     /* a second name, or NULL */
-    /* argv[0] is the name as it was typed. Returns 0, or -errno after having said what failed. */
+    const char *alias;        /* a second name, or NULL */
+    /* argv[0] is the name as typed. Returns 0, or -errno after having said what failed. */
     int (*run)(struct io_session *session, int argc, char **argv);
-    int words_min, words_max; /* words after the name, options included; words_max -1: any number */
+    int words_min, words_max; /* after the name, options included; words_max -1: any number */
     unsigned needs;           /* enum io_needs */
-    const char *arguments;    /* for help; "" when there are none */
+    const char *arguments;    /* for help, or NULL */
     const char *summary;
-    const char *details;      /* lines for "help NAME", or NULL */
+    const char *details;      /* more lines for "help NAME", or NULL */
 };
 
 /* All commands in alphabetical order; an entry without name ends the table. */
 extern const struct io_command io_commands[];
 
+/* The command of that name or alias, or NULL. */
 const struct io_command *io_command_find(const char *name);
 
 /*
- * Splits `line` at spaces, in place. Returns the words (count in *count, NULL after the last); the
- * caller frees the array. There is no quoting.
+ * Splits `line` at spaces, in place; there is no quoting. Returns the words, with a NULL after the
+ * last; the caller frees the array.
  */
 char **io_split(char *line, int *count);
 
-/* Runs one command line; an empty one does nothing. Returns 0 or -errno; a failure is recorded too. */
-int io_run_line(struct io_session *session, const char *line);
+/* Runs one command line; an empty one does nothing. A failure is said and recorded. */
+void io_run_line(struct io_session *session, const char *line);
 
-/* ---- messages (language.c) ---- */
-
-/* "blkimg: COMMAND: text" on standard error. Returns -EINVAL. */
+/* "blkimg: io: COMMAND: text" on standard error. Returns -EINVAL. */
 int io_misuse(const char *command, const char *text, ...) __attribute__((format(printf, 2, 3)));
 
-/* Reports the option that getopt() did not accept. Returns -EINVAL. */
+/* Says which option getopt() has just not accepted. Returns -EINVAL. */
 int io_bad_option(const char *command);
 
-/* Prints `err` on standard error. Returns -err->code. */
+/* Prints `err` on standard error. Returns its -errno. */
 int io_report_error(const struct blk_error *err);
-
-void io_session_fail(struct io_session *session);
 
 /*
  * Parses an offset, length or other size up to 2^63 - 1; says so on standard output when `text` is
@@ -87,7 +86,7 @@ void io_session_fail(struct io_session *session);
  */
 int io_parse_bytes(const char *text, uint64_t *bytes);
 
-/* ---- results (report.c) ---- */
+/* ---- results: report.c ---- */
 
 /* A moment, in nanoseconds. */
 uint64_t io_now(void);
@@ -99,34 +98,30 @@ void io_format_bytes(double bytes, char out[64]);
 void io_print_report(const char *verb, uint64_t nanoseconds, uint64_t offset, uint64_t bytes,
                      bool compact);
 
-/* A hex dump with `offset` as the address of the first byte. */
+/* A hex dump; `offset` is the address of the first byte. */
 void io_print_dump(const uint8_t *data, uint64_t bytes, uint64_t offset);
 
-/* ---- threads (pool.c) ---- */
+/* ---- threads: pool.c ---- */
 
 struct io_pool *io_pool_new(void);
 
-/* Runs `run(opaque)` on a thread of the pool. Returns 0, or -errno when no thread could be started. */
+/* Runs `run(opaque)` on a thread of the pool. Returns 0, or -errno when it has no thread. */
 int io_pool_submit(struct io_pool *pool, void (*run)(void *opaque), void *opaque);
 
-/*
- * Waits until all that was submitted is done. Returns false when a signal asked to stop before
- * that; what was submitted is then still under way.
- */
-bool io_pool_wait(struct io_pool *pool);
+/* Waits until all that was submitted is done. */
+void io_pool_wait(struct io_pool *pool);
 
-/* Ends the threads; everything submitted must be done. */
+/* Waits, and ends the threads. */
 void io_pool_free(struct io_pool *pool);
 
-/* ---- the image (image.c) ---- */
+/* ---- the image: image.c ---- */
 
 struct io_open_how {
-    const char *filename;            /* may be NULL with `options` */
-    const char *format;              /* or NULL */
+    struct image_args image;
+    const char *name;                  /* NULL: `options` alone describe the image */
     const struct blk_options *options; /* or NULL */
-    const char *cache, *discard, *aio; /* option values as typed; NULL: the default */
+    const char *cache, *discard, *aio; /* as typed; NULL: the default */
     bool read_only;
-    bool force_share;
 };
 
 /* Opens an image into the session, which has none. Errors: -errno with `err`. */
@@ -134,24 +129,23 @@ int io_session_open(struct io_session *session, const struct io_open_how *how,
                     struct blk_error *err);
 
 /*
- * Waits for all requests, letting go of those that a breakpoint holds, and closes the image; prints
- * what failed and records it. Does nothing without an image. Returns 0 or -errno.
+ * Lets go of what breakpoints hold, waits for all requests and closes the image, if there is one. What
+ * fails is said and recorded. Returns 0 or -EIO.
  */
 int io_session_close(struct io_session *session);
 
-/* ---- breakpoints (debug.c) ---- */
+/* ---- breakpoints: debug.c ---- */
 
-/* Waits for all requests; when a signal ends the wait, breakpoints are lifted first. */
-void io_wait_requests(struct io_session *session);
-
-/* Removes all breakpoints that were set, and resumes what they hold. */
+/* Removes the breakpoints of the session's image; what they hold goes on. */
 void io_release_breaks(struct io_session *session);
 
 /* ---- the commands, by file ---- */
 
-/* request.c has what they share; rw.c */
+/* rw.c */
 int io_read(struct io_session *session, int argc, char **argv);
+int io_readv(struct io_session *session, int argc, char **argv);
 int io_write(struct io_session *session, int argc, char **argv);
+int io_writev(struct io_session *session, int argc, char **argv);
 int io_discard(struct io_session *session, int argc, char **argv);
 /* aio.c */
 int io_aio_read(struct io_session *session, int argc, char **argv);

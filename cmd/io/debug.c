@@ -1,0 +1,101 @@
+/*
+ * Breakpoints: the commands, and what a session must do about them before it can close its image. They act on
+ * the first node below the image that knows breakpoints (blkdebug).
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "blockcore/cancel.h"
+#include "blockcore/driver.h"
+#include "blockcore/memory.h"
+#include "cmd/io/io.h"
+
+/* How often wait_break looks. */
+#define POLL_NS (1000 * 1000)
+
+/* The node with breakpoints, or NULL. */
+static struct blk_node *debug_node(struct io_session *session)
+{
+    struct blk_node *node = session->node;
+    while (node && !node->driver->debug_break)
+        node = blk_child(node, BLK_ROLE_FILE);
+    return node;
+}
+
+static void remember_tag(struct io_session *session, const char *tag)
+{
+    session->tags = blk_xrealloc(session->tags, session->tag_count + 1, sizeof(*session->tags));
+    session->tags[session->tag_count++] = blk_xstrdup(tag);
+}
+
+void io_release_breaks(struct io_session *session)
+{
+    struct blk_node *node = debug_node(session);
+    for (size_t i = 0; i < session->tag_count; i++) {
+        /* One that was used up or removed is not there any more: nothing to report. */
+        if (node)
+            node->driver->debug_remove_break(node, session->tags[i], NULL);
+        free(session->tags[i]);
+    }
+    free(session->tags);
+    session->tags = NULL;
+    session->tag_count = 0;
+}
+
+int io_break(struct io_session *session, int argc, char **argv)
+{
+    (void)argc;
+    struct blk_node *node = debug_node(session);
+    int ret = node ? node->driver->debug_break(node, argv[1], argv[2], NULL) : -ENOTSUP;
+    if (ret < 0) {
+        printf("Could not set breakpoint: %s\n", strerror(-ret));
+        return ret;
+    }
+    remember_tag(session, argv[2]);
+    return 0;
+}
+
+int io_remove_break(struct io_session *session, int argc, char **argv)
+{
+    (void)argc;
+    struct blk_node *node = debug_node(session);
+    int ret = node ? node->driver->debug_remove_break(node, argv[1], NULL) : -ENOTSUP;
+    if (ret < 0)
+        printf("Could not remove breakpoint %s: %s\n", argv[1], strerror(-ret));
+    return ret;
+}
+
+int io_resume(struct io_session *session, int argc, char **argv)
+{
+    (void)argc;
+    struct blk_node *node = debug_node(session);
+    flockfile(stdout); /* the request's own lines come after this one */
+    int ret = node ? node->driver->debug_resume(node, argv[1], NULL) : -ENOTSUP;
+    if (ret < 0)
+        printf("Could not resume request: %s\n", strerror(-ret));
+    else
+        printf("blkdebug: Resuming request '%s'\n", argv[1]);
+    funlockfile(stdout);
+    return ret;
+}
+
+int io_wait_break(struct io_session *session, int argc, char **argv)
+{
+    (void)argc;
+    static const struct timespec poll = { .tv_nsec = POLL_NS };
+    struct blk_node *node = debug_node(session);
+    if (!node)
+        return io_misuse(argv[0], "'%s' has no breakpoints (no blkdebug node)",
+                         session->node->name);
+
+    while (!node->driver->debug_is_suspended(node, argv[1])) {
+        if (blk_cancelled())
+            return -ECANCELED; /* the session says that a signal ended it */
+        nanosleep(&poll, NULL);
+    }
+    printf("blkdebug: Suspended request '%s'\n", argv[1]);
+    return 0;
+}

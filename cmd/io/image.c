@@ -1,0 +1,287 @@
+/*
+ * open, close and reopen: the image of the session.
+ */
+#include <errno.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "blockcore/close.h"
+#include "blockcore/driver.h"
+#include "blockcore/open.h"
+#include "blockcore/reopen.h"
+#include "cmd/common/report.h"
+#include "cmd/io/io.h"
+
+/* ---- opening ---- */
+
+static int parse_discard(const char *text, unsigned *flags, struct blk_error *err)
+{
+    if (strcmp(text, "unmap") == 0 || strcmp(text, "on") == 0)
+        *flags |= BLK_UNMAP;
+    else if (strcmp(text, "ignore") == 0 || strcmp(text, "off") == 0)
+        *flags &= ~(unsigned)BLK_UNMAP;
+    else
+        return blk_fail_why(err, EINVAL, "it is none of unmap, on, ignore, off",
+                            "Invalid discard mode '%s'", text);
+    return 0;
+}
+
+/* All modes mean threads here; a misspelt one is still an error. */
+static int check_aio(const char *text, struct blk_error *err)
+{
+    if (strcmp(text, "threads") == 0 || strcmp(text, "native") == 0 ||
+        strcmp(text, "io_uring") == 0)
+        return 0;
+    return blk_fail_why(err, EINVAL, "it is none of threads, native, io_uring",
+                        "Invalid aio mode '%s'", text);
+}
+
+/* An image that options describe, together with a name or alone. */
+static int open_described(const struct io_open_how *how, unsigned flags, struct blk_node **node,
+                          struct blk_error *err)
+{
+    struct blk_open open = {
+        .filename = how->name,
+        .options = how->options,
+        .flags = flags | (how->image.force_share ? BLK_FORCE_SHARE : 0),
+    };
+    int ret = image_cache(how->cache, &open.cache, err);
+    if (ret == 0 && how->image.force_share && !how->read_only)
+        ret = blk_fail_why(err, EINVAL, "-U is for reading only", "opening an image");
+    if (ret == 0)
+        ret = blk_open(&open, node, err);
+    return ret;
+}
+
+/* Asked now, because a driver may be asked for its info only while no request is in flight. */
+static int find_compressed_bytes(struct io_session *session, struct blk_error *err)
+{
+    struct blk_node *image = blk_skip_filters(session->node);
+    struct blk_info info = { .cluster_bytes = 0 };
+
+    session->compressed_bytes = 0;
+    if (!image->driver->write_compressed || !image->driver->get_info)
+        return 0;
+    int ret = image->driver->get_info(image, &info, err);
+    if (ret < 0)
+        return blk_fail_if_unset(err, -ret, "reading what '%s' is", image->name);
+    json_decref(info.specific);
+    session->compressed_bytes = info.cluster_bytes;
+    return 0;
+}
+
+int io_session_open(struct io_session *session, const struct io_open_how *how,
+                    struct blk_error *err)
+{
+    unsigned flags = BLK_UNMAP | (how->read_only ? 0 : BLK_WRITABLE);
+    struct blk_node *node = NULL;
+    int ret = 0;
+
+    if (how->discard)
+        ret = parse_discard(how->discard, &flags, err);
+    if (ret == 0 && how->aio)
+        ret = check_aio(how->aio, err);
+    if (ret == 0)
+        ret = how->options ? open_described(how, flags, &node, err)
+                           : image_open(&how->image, how->name, flags, how->cache, &node, err);
+    if (ret < 0)
+        return ret;
+
+    session->node = node;
+    ret = find_compressed_bytes(session, err);
+    if (ret < 0) {
+        blk_drop(node);
+        session->node = NULL;
+    }
+    return ret;
+}
+
+static int take_open_option(struct io_open_how *how, struct blk_options *options,
+                            const char *command, int letter)
+{
+    struct blk_error err = BLK_ERROR_INIT;
+
+    switch (letter) {
+    case 'r':
+        how->read_only = true;
+        return 0;
+    case 'U':
+        how->image.force_share = true;
+        return 0;
+    case 'n':
+        how->cache = "none";
+        return 0;
+    case 't':
+        how->cache = optarg;
+        return 0;
+    case 'd':
+        how->discard = optarg;
+        return 0;
+    case 'i':
+        how->aio = optarg;
+        return 0;
+    case 'k':
+        return 0;
+    case 'o':
+        how->options = options;
+        return blk_options_parse_keyval(options, optarg, NULL, &err) < 0 ? io_report_error(&err)
+                                                                          : 0;
+    case 's':
+        return io_misuse(command, "temporary overlays (-s) are not supported");
+    case 'C':
+        return io_misuse(command, "copy-on-read (-C) is not supported");
+    default:
+        return io_bad_option(command);
+    }
+}
+
+static int open_from_words(struct io_session *session, struct blk_options *options, int argc,
+                           char **argv)
+{
+    struct io_open_how how = { .image = IMAGE_ARGS_INIT };
+    struct blk_error err = BLK_ERROR_INIT;
+    int letter;
+
+    optind = 0; /* glibc: start over */
+    opterr = 0;
+    while ((letter = getopt(argc, argv, "snCro:ki:t:d:U")) != -1) {
+        int ret = take_open_option(&how, options, argv[0], letter);
+        if (ret < 0)
+            return ret;
+    }
+    if (optind < argc - 1 || (optind == argc && !how.options))
+        return io_misuse(argv[0], "one image is needed, by name or by options (-o)");
+    how.name = argv[optind];
+    return io_session_open(session, &how, &err) < 0 ? io_report_error(&err) : 0;
+}
+
+int io_open(struct io_session *session, int argc, char **argv)
+{
+    if (session->node)
+        return io_misuse(argv[0], "'%s' is open (see 'help close')", session->node->name);
+    struct blk_options *options = blk_options_new();
+    int ret = open_from_words(session, options, argc, argv);
+    blk_options_free(options);
+    return ret;
+}
+
+/* ---- closing ---- */
+
+int io_session_close(struct io_session *session)
+{
+    if (!session->node)
+        return 0;
+    io_release_breaks(session);
+    io_pool_wait(session->pool);
+    if (finish_done(EXIT_OK, &session->node, 1) == EXIT_OK)
+        return 0;
+    session->close_failed = true;
+    return -EIO;
+}
+
+int io_close(struct io_session *session, int argc, char **argv)
+{
+    (void)argc, (void)argv;
+    return io_session_close(session);
+}
+
+/* ---- reopening ---- */
+
+/* What a reopen changes; starts with what the image has. */
+struct change {
+    bool read_only, writable; /* -r, -w */
+    bool has_cache;
+    struct blk_cache_mode cache;
+};
+
+static int take_reopen_option(struct change *change, struct blk_options *options,
+                              const char *command, int letter)
+{
+    struct blk_error err = BLK_ERROR_INIT;
+    int ret = 0;
+
+    switch (letter) {
+    case 'r':
+        change->read_only = true;
+        break;
+    case 'w':
+        change->writable = true;
+        break;
+    case 'c':
+        change->has_cache = true;
+        ret = image_cache(optarg, &change->cache, &err);
+        break;
+    case 'o':
+        ret = blk_options_parse_keyval(options, optarg, NULL, &err);
+        break;
+    default:
+        return io_bad_option(command);
+    }
+    return ret < 0 ? io_report_error(&err) : 0;
+}
+
+/* Applies -o. Only what every node has can change while it is open. */
+static int take_node_options(struct change *change, struct blk_options *options)
+{
+    struct blk_error err = BLK_ERROR_INIT;
+    bool clash = change->has_cache && blk_options_has_group(options, "cache");
+    bool read_only = change->read_only;
+    int ret = 0;
+
+    if (clash)
+        ret = blk_fail_why(&err, EINVAL, "-c excludes it", "option 'cache'");
+    else if (blk_options_peek(options, "read-only") && (change->read_only || change->writable))
+        ret = blk_fail_why(&err, EINVAL, "-r and -w exclude it", "option 'read-only'");
+    if (ret < 0 ||
+        (ret = blk_options_get_bool(options, "cache.direct", &change->cache.direct, &err)) < 0 ||
+        (ret = blk_options_get_bool(options, "cache.no-flush", &change->cache.no_flush, &err)) < 0 ||
+        (ret = blk_options_get_bool(options, "read-only", &read_only, &err)) < 0)
+        return io_report_error(&err);
+
+    const char *unknown = blk_options_first_unused(options);
+    if (unknown) {
+        blk_fail_why(&err, EINVAL, "it cannot change while the image is open", "option '%s'",
+                     unknown);
+        return io_report_error(&err);
+    }
+    if (blk_options_peek(options, "read-only")) {
+        change->read_only = read_only;
+        change->writable = !read_only;
+    }
+    return 0;
+}
+
+static int reopen_from_words(struct io_session *session, struct blk_options *options, int argc,
+                             char **argv)
+{
+    struct change change = { .cache = session->node->cache };
+    struct blk_error err = BLK_ERROR_INIT;
+    int letter;
+
+    optind = 0; /* glibc: start over */
+    opterr = 0;
+    while ((letter = getopt(argc, argv, "o:c:rw")) != -1) {
+        int ret = take_reopen_option(&change, options, argv[0], letter);
+        if (ret < 0)
+            return ret;
+    }
+    if (optind < argc)
+        return io_misuse(argv[0], "takes options only");
+    if (change.read_only && change.writable)
+        return io_misuse(argv[0], "-r and -w exclude each other");
+    int ret = take_node_options(&change, options);
+    if (ret < 0)
+        return ret;
+
+    bool writable = change.writable || (!change.read_only && blk_is_writable(session->node));
+    ret = blk_reopen(session->node, writable, change.cache, &err);
+    return ret < 0 ? io_report_error(&err) : 0;
+}
+
+int io_reopen(struct io_session *session, int argc, char **argv)
+{
+    struct blk_options *options = blk_options_new();
+    int ret = reopen_from_words(session, options, argc, argv);
+    blk_options_free(options);
+    return ret;
+}

@@ -1,0 +1,125 @@
+/*
+ * From a line to a command that runs: words, lookup, what must hold before, and messages.
+ */
+#include <ctype.h>
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "blockcore/memory.h"
+#include "blockcore/units.h"
+#include "cmd/common/report.h"
+#include "cmd/io/io.h"
+
+int io_misuse(const char *command, const char *text, ...)
+{
+    va_list args;
+    va_start(args, text);
+    BLK_AUTOFREE char *message = blk_xvasprintf(text, args);
+    va_end(args);
+    report_failure("io: %s: %s", command, message);
+    return -EINVAL;
+}
+
+int io_bad_option(const char *command)
+{
+    return io_misuse(command, "option -%c is unknown or lacks its value (see 'help %s')", optopt,
+                     command);
+}
+
+int io_report_error(const struct blk_error *err)
+{
+    report_error(err);
+    return -err->code;
+}
+
+int io_parse_bytes(const char *text, uint64_t *bytes)
+{
+    int ret = blk_parse_size(text, bytes);
+    if (ret == 0 && *bytes > INT64_MAX)
+        ret = -ERANGE;
+    if (ret == 0)
+        return 0;
+    printf("Parsing error: %s -- %s\n",
+           ret == -ERANGE ? "argument too large"
+                          : "non-numeric argument, or extraneous/unrecognized suffix",
+           text);
+    return -EINVAL;
+}
+
+char **io_split(char *line, int *count)
+{
+    char **words = NULL;
+    char *rest = line;
+
+    *count = 0;
+    for (;;) {
+        char *word = strsep(&rest, " ");
+        if (word && !*word)
+            continue;
+        words = blk_xrealloc(words, (size_t)*count + 1, sizeof(*words));
+        words[*count] = word;
+        if (!word)
+            return words;
+        ++*count;
+    }
+}
+
+const struct io_command *io_command_find(const char *name)
+{
+    for (const struct io_command *command = io_commands; command->name; command++) {
+        if (strcmp(command->name, name) == 0 ||
+            (command->alias && strcmp(command->alias, name) == 0))
+            return command;
+    }
+    return NULL;
+}
+
+static int check_word_count(const struct io_command *command, const char *name, int count)
+{
+    int least = command->words_min, most = command->words_max;
+    if (count >= least && (most < 0 || count <= most))
+        return 0;
+    if (most < 0)
+        return io_misuse(name, "takes at least %d arguments, not %d", least, count);
+    if (least == most)
+        return io_misuse(name, "takes %d arguments, not %d", least, count);
+    return io_misuse(name, "takes %d to %d arguments, not %d", least, most, count);
+}
+
+static int check_needs(const struct io_session *session, const struct io_command *command,
+                       const char *name)
+{
+    if (command->needs && !session->node)
+        return io_misuse(name, "no image is open (see 'help open')");
+    if (command->needs & IO_NEEDS_WRITABLE && !blk_is_writable(session->node))
+        return io_misuse(name, "'%s' is open read-only", session->node->name);
+    return 0;
+}
+
+static int run_words(struct io_session *session, int argc, char **argv)
+{
+    const struct io_command *command = io_command_find(argv[0]);
+    if (!command)
+        return io_misuse(argv[0], "there is no such command (see 'help')");
+    int ret = check_needs(session, command, argv[0]);
+    if (ret == 0)
+        ret = check_word_count(command, argv[0], argc - 1);
+    return ret == 0 ? command->run(session, argc, argv) : ret;
+}
+
+void io_run_line(struct io_session *session, const char *line)
+{
+    BLK_AUTOFREE char *copy = blk_xstrdup(line);
+    int count;
+    BLK_AUTOFREE char **words = io_split(copy, &count);
+
+    if (count && run_words(session, count, words) < 0)
+        atomic_store(&session->failed, true);
+    /* Results are out before the next command runs, which may take long or end the process; main()
+     * checks whether they could be written. */
+    fflush(stdout);
+}

@@ -1,0 +1,178 @@
+/*
+ * map, alloc, length and info: what is known of the open image.
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "blockcore/bytes.h"
+#include "blockcore/driver.h"
+#include "blockcore/io.h"
+#include "cmd/common/json_print.h"
+#include "cmd/io/io.h"
+
+/* ---- allocation ---- */
+
+/*
+ * Finds how far from `offset` (at most `bytes`) the image is allocated, or is not. In a format without backing
+ * files all is: nothing can show through.
+ */
+static int next_run(struct blk_node *image, uint64_t offset, uint64_t bytes, bool *allocated,
+                    uint64_t *run, struct blk_error *err)
+{
+    for (*run = 0; *run < bytes;) {
+        struct blk_extent extent;
+        int ret = blk_block_status(image, offset + *run, bytes - *run, 0, &extent, err);
+        if (ret < 0)
+            return ret;
+        bool is_allocated = extent.flags & BLK_EXT_ALLOCATED || !image->driver->supports_backing;
+        if (*run && is_allocated != *allocated)
+            return 0;
+        *allocated = is_allocated;
+        *run += extent.bytes;
+    }
+    return 0;
+}
+
+static void print_run(bool allocated, uint64_t offset, uint64_t bytes)
+{
+    char length[64], where[64];
+    io_format_bytes((double)bytes, length);
+    io_format_bytes((double)offset, where);
+    printf("%s (0x%" PRIx64 ") bytes %s allocated at offset %s (0x%" PRIx64 ")\n", length, bytes,
+           allocated ? "   " : "not", where, offset);
+}
+
+int io_map(struct io_session *session, int argc, char **argv)
+{
+    (void)argc, (void)argv;
+    struct blk_node *image = blk_skip_filters(session->node);
+    struct blk_error err = BLK_ERROR_INIT;
+    uint64_t size = blk_size(image), run;
+    bool allocated;
+
+    for (uint64_t offset = 0; offset < size; offset += run) {
+        if (next_run(image, offset, size - offset, &allocated, &run, &err) < 0)
+            return io_report_error(&err);
+        print_run(allocated, offset, run);
+    }
+    return 0;
+}
+
+int io_alloc(struct io_session *session, int argc, char **argv)
+{
+    struct blk_node *image = blk_skip_filters(session->node);
+    struct blk_error err = BLK_ERROR_INIT;
+    uint64_t offset, bytes = BLK_SECTOR_BYTES, run, counted = 0;
+    bool allocated;
+
+    if (io_parse_bytes(argv[1], &offset) < 0 || (argc == 3 && io_parse_bytes(argv[2], &bytes) < 0))
+        return -EINVAL;
+    uint64_t size = blk_size(image);
+    bytes = offset < size ? u64_min(bytes, size - offset) : 0;
+
+    for (uint64_t done = 0; done < bytes; done += run) {
+        if (next_run(image, offset + done, bytes - done, &allocated, &run, &err) < 0)
+            return io_report_error(&err);
+        counted += allocated ? run : 0;
+    }
+    char where[64];
+    io_format_bytes((double)offset, where);
+    printf("%" PRIu64 "/%" PRIu64 " bytes allocated at offset %s\n", counted, bytes, where);
+    return 0;
+}
+
+int io_length(struct io_session *session, int argc, char **argv)
+{
+    (void)argc, (void)argv;
+    char text[64];
+    io_format_bytes((double)blk_size(session->node), text);
+    puts(text);
+    return 0;
+}
+
+/* ---- info ---- */
+
+static void print_value(const json_t *value, int level);
+
+/* A member that holds others goes on in the next lines, a level deeper. */
+static void print_member(const json_t *value, int level)
+{
+    bool nested = json_is_object(value) || json_is_array(value);
+    putchar(nested ? '\n' : ' ');
+    print_value(value, level + 1);
+    if (!nested)
+        putchar('\n');
+}
+
+static void print_object(const json_t *object, int level)
+{
+    size_t count;
+    const char **keys = json_keys_in_order(object, &count);
+    for (size_t i = 0; i < count; i++) {
+        printf("%*s", 4 * level, "");
+        for (const char *c = keys[i]; *c; c++)
+            putchar(*c == '-' ? ' ' : *c);
+        putchar(':');
+        print_member(json_object_get(object, keys[i]), level);
+    }
+    free(keys);
+}
+
+static void print_value(const json_t *value, int level)
+{
+    switch (json_typeof(value)) {
+    case JSON_OBJECT:
+        print_object(value, level);
+        break;
+    case JSON_ARRAY:
+        for (size_t i = 0; i < json_array_size(value); i++) {
+            printf("%*s[%zu]:", 4 * level, "", i);
+            print_member(json_array_get(value, i), level);
+        }
+        break;
+    case JSON_STRING:
+        fputs(json_string_value(value), stdout);
+        break;
+    case JSON_INTEGER:
+        printf("%" JSON_INTEGER_FORMAT, json_integer_value(value));
+        break;
+    case JSON_REAL:
+        printf("%.17g", json_real_value(value));
+        break;
+    case JSON_TRUE:
+    case JSON_FALSE:
+        fputs(json_is_true(value) ? "true" : "false", stdout);
+        break;
+    case JSON_NULL:
+        fputs("null", stdout);
+        break;
+    }
+}
+
+int io_info(struct io_session *session, int argc, char **argv)
+{
+    (void)argc, (void)argv;
+    struct blk_node *node = session->node;
+    struct blk_error err = BLK_ERROR_INIT;
+    struct blk_info info = { .cluster_bytes = 0 };
+    char cluster[64], vm_state[64];
+
+    io_pool_wait(session->pool); /* get_info runs alone */
+    int ret = node->driver->get_info ? node->driver->get_info(node, &info, &err) : 0;
+    if (ret < 0) {
+        blk_fail_if_unset(&err, -ret, "reading what '%s' is", node->name);
+        return io_report_error(&err);
+    }
+    io_format_bytes((double)info.cluster_bytes, cluster);
+    io_format_bytes((double)info.vm_state_offset, vm_state);
+    printf("format name: %s\ncluster size: %s\nvm state offset: %s\n", node->driver->name, cluster,
+           vm_state);
+    if (info.specific) {
+        printf("Format specific information:\n");
+        print_value(info.specific, 1);
+        json_decref(info.specific);
+    }
+    return 0;
+}

@@ -1,0 +1,134 @@
+/*
+ * read, readv, write, writev and discard: one request, run on the session's own thread.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "blockcore/bytes.h"
+#include "blockcore/io.h"
+#include "cmd/io/request.h"
+
+/* The result line of a request that failed. Returns `ret`. */
+static int request_failed(const char *what, int ret)
+{
+    printf("%s failed: %s\n", what, strerror(-ret));
+    return ret;
+}
+
+static int read_request(struct io_session *session, const struct io_request_form *form, int argc,
+                        char **argv)
+{
+    struct io_request request;
+    int ret = io_request_parse(&request, form, argc, argv);
+    if (ret < 0)
+        return ret;
+    /* No driver keeps a machine's state apart from its snapshots. */
+    if (request.vmstate)
+        return request_failed("read", -ENOTSUP);
+    /* Not zeroes: bytes that a driver failed to fill in must be seen. */
+    ret = io_request_alloc(&request, session, 0xab);
+    if (ret < 0)
+        return ret;
+
+    uint64_t start = io_now();
+    ret = blk_pread(session->node, request.offset, request.bytes, request.data, NULL);
+    uint64_t elapsed = io_now() - start;
+    if (ret < 0)
+        request_failed(form->vectored ? "readv" : "read", ret);
+    else
+        ret = io_request_report_read(&request, elapsed);
+    io_request_free(&request);
+    return ret;
+}
+
+int io_read(struct io_session *session, int argc, char **argv)
+{
+    static const struct io_request_form form = { .options = "bCl:pP:qs:v" };
+    return read_request(session, &form, argc, argv);
+}
+
+int io_readv(struct io_session *session, int argc, char **argv)
+{
+    static const struct io_request_form form = { .options = "CP:qv", .vectored = true };
+    return read_request(session, &form, argc, argv);
+}
+
+/* A compressed write is one cluster at a time: that is what a driver can do at once. */
+static int write_compressed(struct io_session *session, const struct io_request *request)
+{
+    uint64_t part = session->compressed_bytes;
+    int ret = part ? 0 : -ENOTSUP;
+
+    for (uint64_t done = 0; done < request->bytes && ret == 0; done += part) {
+        uint64_t bytes = u64_min(part, request->bytes - done);
+        ret = blk_write_compressed(session->node, request->offset + done, bytes,
+                                   request->data + done, NULL);
+    }
+    return ret;
+}
+
+static int run_write(struct io_session *session, const struct io_request *request)
+{
+    struct blk_node *node = session->node;
+    unsigned flags = io_request_flags(request);
+
+    if (request->vmstate)
+        return -ENOTSUP;
+    if (request->zero)
+        return blk_write_zeroes(node, request->offset, request->bytes, flags, NULL);
+    if (request->compressed)
+        return write_compressed(session, request);
+    return blk_pwrite(node, request->offset, request->bytes, request->data, flags, NULL);
+}
+
+static int write_request(struct io_session *session, const struct io_request_form *form, int argc,
+                         char **argv)
+{
+    struct io_request request;
+    int ret = io_request_parse(&request, form, argc, argv);
+    if (ret == 0 && !request.zero)
+        ret = io_request_alloc_write(&request, session);
+    if (ret == 0) {
+        uint64_t start = io_now();
+        ret = run_write(session, &request);
+        uint64_t elapsed = io_now() - start;
+        if (ret < 0)
+            request_failed(form->vectored ? "writev" : "write", ret);
+        else
+            io_request_report(&request, "wrote", elapsed);
+    }
+    io_request_free(&request);
+    return ret;
+}
+
+int io_write(struct io_session *session, int argc, char **argv)
+{
+    static const struct io_request_form form = { .options = "bcCfnpP:qs:uz", .write = true };
+    return write_request(session, &form, argc, argv);
+}
+
+int io_writev(struct io_session *session, int argc, char **argv)
+{
+    static const struct io_request_form form = {
+        .options = "CfqP:", .write = true, .vectored = true,
+    };
+    return write_request(session, &form, argc, argv);
+}
+
+int io_discard(struct io_session *session, int argc, char **argv)
+{
+    static const struct io_request_form form = { .options = "Cq" };
+    struct io_request request;
+    int ret = io_request_parse(&request, &form, argc, argv);
+    if (ret < 0)
+        return ret;
+
+    uint64_t start = io_now();
+    ret = blk_discard(session->node, request.offset, request.bytes, NULL);
+    uint64_t elapsed = io_now() - start;
+    if (ret < 0)
+        return request_failed("discard", ret);
+    io_request_report(&request, "discard", elapsed);
+    return 0;
+}
