@@ -18,6 +18,7 @@
 /* All commands, by name. */
 #define COMMANDS(X) \
     X(info)         \
+    X(io)           \
     X(map)
 
 #define X(name) extern const struct command cmd_##name;
