@@ -51,18 +51,19 @@ void blk_context(struct blk_error *err, const char *text, ...)
     if (!err || !err->code)
         return;
 
-    char prefix[sizeof(err->what)];
+    /* The buffer is built anew with the outer action first: what does not fit is the inner end. */
+    char joined[2 * sizeof(err->what)];
     va_list args;
     va_start(args, text);
-    vsnprintf(prefix, sizeof(prefix), text, args);
+    int length = vsnprintf(joined, sizeof(err->what), text, args);
     va_end(args);
-
-    char old[sizeof(err->what)];
-    memcpy(old, err->what, sizeof(old));
-    /* A message too long for the buffer loses its tail: the outer action is the better half. */
-    int len = snprintf(err->what, sizeof(err->what), "%s: ", prefix);
-    if (len > 0 && (size_t)len < sizeof(err->what))
-        snprintf(err->what + len, sizeof(err->what) - len, "%s", old);
+    if (length < 0)
+        return;
+    if ((size_t)length >= sizeof(err->what))
+        length = sizeof(err->what) - 1;
+    snprintf(joined + length, sizeof(joined) - (size_t)length, ": %s", err->what);
+    memcpy(err->what, joined, sizeof(err->what) - 1);
+    err->what[sizeof(err->what) - 1] = '\0';
 }
 
 void blk_left_behind(struct blk_error *err, const char *text, ...)
