@@ -9,16 +9,14 @@
  * a flush, which fails after the file's own, and a close, after which everything is closed all the same. No
  * message is given: blockcore's own is what a real failure would show.
  *
- * `stats` names a file that gets two lines when the node is closed, "requests matched: N" and "errors injected:
- * N". So a test can let the first, second, ... request fail until there is no such request any more.
+ * When the node is closed, rules with a `stats` file write there what became of them. So a test can let the
+ * first, second, ... request fail until there is no such request any more.
  *
  * Durable writes (FUA) are left to blockcore, which makes them a write and a flush: each can fail.
  */
 #include <errno.h>
 #include <limits.h>
 #include <pthread.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "blockcore/bytes.h"
@@ -32,10 +30,9 @@
 #include "drivers/drivers.h"
 
 struct blkdebug {
-    pthread_mutex_t mutex;       /* guards rules and breaks; not held while the file works */
+    pthread_mutex_t mutex; /* guards rules and breaks; not held while the file works */
     struct blkdebug_rules rules;
     struct blkdebug_breaks breaks;
-    char *stats_path;            /* or NULL */
 
     /* Zeroing and discarding: what is not a multiple of the unit is refused, longer than max is split. */
     uint64_t zero_unit, max_zero_bytes;
@@ -176,7 +173,6 @@ static int blkdebug_open(struct blk_node *node, struct blk_options *options,
         return ret;
     }
     skip_permissions(options);
-    debug->stats_path = blk_xstrdup(blk_options_get(options, "stats"));
     pthread_mutex_init(&debug->mutex, NULL);
     blkdebug_breaks_init(&debug->breaks);
     blk_node_set_size(node, blk_size(file_of(node)));
@@ -200,34 +196,15 @@ static int blkdebug_publish(struct blk_node *node, struct blk_error *err)
     return check_request(node, BLKDEBUG_PUBLISH, 0, 0);
 }
 
-static int write_stats(const struct blkdebug *debug, struct blk_error *err)
-{
-    FILE *file = fopen(debug->stats_path, "we");
-    bool failed = !file;
-
-    if (file) {
-        failed = fprintf(file, "requests matched: %llu\nerrors injected: %llu\n",
-                         (unsigned long long)debug->rules.matched,
-                         (unsigned long long)debug->rules.injected) < 0;
-        failed |= fclose(file) != 0;
-    }
-    return failed ? blk_fail(err, errno, "writing the statistics '%s'", debug->stats_path) : 0;
-}
-
 static int blkdebug_release(struct blk_node *node, struct blk_error *err)
 {
     struct blkdebug *debug = node->state;
     int ret = check_request(node, BLKDEBUG_CLOSE, 0, 0);
-
-    if (debug->stats_path) {
-        int stats_ret = write_stats(debug, err);
-        ret = ret < 0 ? ret : stats_ret;
-    }
-    free(debug->stats_path);
+    int stats_ret = blkdebug_rules_write_stats(&debug->rules, err);
     blkdebug_rules_free(&debug->rules);
     blkdebug_breaks_destroy(&debug->breaks);
     pthread_mutex_destroy(&debug->mutex);
-    return ret;
+    return ret < 0 ? ret : stats_ret;
 }
 
 /* ---- requests ---- */

@@ -1,6 +1,10 @@
 /*
- * Rules at work: which of them an event activates, and whether a request fails.
+ * Rules at work: which of them an event activates, whether a request fails, and what became of them.
  */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+
 #include "drivers/blkdebug/rules.h"
 
 static bool in_state(const struct blkdebug_rules *rules, const struct blkdebug_rule *rule)
@@ -51,21 +55,40 @@ static bool applies(const struct blkdebug_rules *rules, const struct blkdebug_ru
 int blkdebug_rules_check(struct blkdebug_rules *rules, enum blkdebug_iotype iotype,
                          uint64_t offset, uint64_t bytes)
 {
-    bool counted = false;
-
     for (size_t i = 0; i < rules->count; i++) {
         struct blkdebug_rule *rule = &rules->list[i];
         if (!applies(rules, rule, iotype, offset, bytes))
             continue;
-        rules->matched += !counted;
-        counted = true;
         if (++rule->matched < rule->nth)
             continue;
         if (rule->code == 0)
             return 0;
         rule->spent = rule->once;
-        rules->injected++;
+        rule->injected++;
         return -rule->code;
     }
     return 0;
+}
+
+static int write_stats(const struct blkdebug_rule *rule, struct blk_error *err)
+{
+    FILE *file = fopen(rule->stats_path, "we");
+    bool failed = !file;
+
+    if (file) {
+        failed = fprintf(file, "requests matched: %" PRIu64 "\nerrors injected: %" PRIu64 "\n",
+                         rule->matched, rule->injected) < 0;
+        failed |= fclose(file) != 0;
+    }
+    return failed ? blk_fail(err, errno, "writing the statistics '%s'", rule->stats_path) : 0;
+}
+
+int blkdebug_rules_write_stats(const struct blkdebug_rules *rules, struct blk_error *err)
+{
+    int first = 0;
+    for (size_t i = 0; i < rules->count; i++) {
+        int ret = rules->list[i].stats_path ? write_stats(&rules->list[i], first ? NULL : err) : 0;
+        first = first ? first : ret;
+    }
+    return first;
 }

@@ -126,7 +126,10 @@ static int parse_inject_error(struct blkdebug_rule *rule, struct blk_options *op
     if (rule->nth == 0 && blk_options_peek(options, "nth"))
         return blk_fail_why(err, EINVAL, "requests are counted from 1", "nth '0'");
     rule->once = rule->nth > 0;
-    return blk_options_get_bool(options, "once", &rule->once, err);
+    ret = blk_options_get_bool(options, "once", &rule->once, err);
+    if (ret == 0)
+        rule->stats_path = blk_xstrdup(blk_options_get(options, "stats"));
+    return ret;
 }
 
 static int parse_set_state(struct blkdebug_rule *rule, struct blk_options *options,
@@ -151,9 +154,11 @@ static int add_rule(struct blkdebug_rules *rules, enum blkdebug_action action,
         (ret = parse[action](&rule, options, err)) < 0)
         return ret;
     const char *unknown = blk_options_first_unused(options);
-    if (unknown)
+    if (unknown) {
+        free(rule.stats_path);
         return blk_fail_why(err, EINVAL, "there is no such option", "option '%s.%s'",
                             section_names[action], unknown);
+    }
 
     rules->list = blk_xrealloc(rules->list, rules->count + 1, sizeof(rules->list[0]));
     rules->list[rules->count++] = rule;
@@ -162,6 +167,8 @@ static int add_rule(struct blkdebug_rules *rules, enum blkdebug_action action,
 
 void blkdebug_rules_free(struct blkdebug_rules *rules)
 {
+    for (size_t i = 0; i < rules->count; i++)
+        free(rules->list[i].stats_path);
     free(rules->list);
     *rules = (struct blkdebug_rules){ .list = NULL };
 }

@@ -6,7 +6,8 @@
  * state; the event replaces what earlier events have activated. A rule without an event needs none:
  * it is active whenever the machine is in its state. The words and their meaning are those of QEMU's blkdebug
  * (BlkdebugInjectErrorOptions, BlkdebugSetStateOptions), with these additions: an event may be left
- * out, `nth` counts, and there are request types for what else can fail here.
+ * out, `nth` counts, there are request types for what else can fail here, and `stats` names a file for
+ * what became of the rule.
  *
  * Nothing here locks: whoever owns the rules keeps threads apart.
  */
@@ -53,19 +54,19 @@ struct blkdebug_rule {
     uint64_t offset;
     uint64_t nth;     /* the first matching request to fail, from 1 */
     bool once;        /* fails one request only */
+    char *stats_path; /* gets "requests matched: N" and "errors injected: N", a line each; or NULL */
 
     /* changes at run time */
-    bool active;      /* its event was seen last */
-    bool spent;       /* `once`, and done */
-    uint64_t matched; /* requests that it applied to */
+    bool active;       /* its event was seen last */
+    bool spent;        /* `once`, and done */
+    uint64_t matched;  /* requests that it applied to */
+    uint64_t injected; /* requests that failed by it */
 };
 
 struct blkdebug_rules {
     struct blkdebug_rule *list;
     size_t count;
-    uint64_t state;    /* of the machine; begins at 1 */
-    uint64_t matched;  /* requests to which some rule applied */
-    uint64_t injected; /* requests that failed */
+    uint64_t state; /* of the machine; begins at 1 */
 };
 
 /* Adds the rules of a file in QEMU's configuration syntax. Errors: -errno, -EINVAL with file and line named. */
@@ -78,6 +79,9 @@ int blkdebug_rules_read_file(struct blkdebug_rules *rules, const char *path,
  */
 int blkdebug_rules_take_options(struct blkdebug_rules *rules, struct blk_options *options,
                                 struct blk_error *err);
+
+/* Writes the files that `stats` options name. The first error is returned; every file is tried. */
+int blkdebug_rules_write_stats(const struct blkdebug_rules *rules, struct blk_error *err);
 
 void blkdebug_rules_free(struct blkdebug_rules *rules);
 

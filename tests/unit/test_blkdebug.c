@@ -47,8 +47,8 @@ TEST(rule_without_event_matches_qemus_types_only)
     CHECK_INT(blkdebug_rules_check(&rules, BLKDEBUG_CREATE, 0, 0), 0);
     CHECK_INT(blkdebug_rules_check(&rules, BLKDEBUG_PUBLISH, 0, 0), 0);
     CHECK_INT(blkdebug_rules_check(&rules, BLKDEBUG_CLOSE, 0, 0), 0);
-    CHECK_INT(rules.matched, 3);
-    CHECK_INT(rules.injected, 3);
+    CHECK_INT(rules.list[0].matched, 3);
+    CHECK_INT(rules.list[0].injected, 3);
     blkdebug_rules_free(&rules);
 }
 
@@ -76,7 +76,7 @@ TEST(nth_fails_that_request_only)
     REQUIRE(parse(&rules, "inject-error.0.nth=3,inject-error.0.iotype=write", NULL) == 0);
     CHECK_STR(outcomes(&rules, BLKDEBUG_READ, 0, 512, 3), "000");
     CHECK_STR(outcomes(&rules, BLKDEBUG_WRITE, 0, 512, 6), "001000");
-    CHECK_INT(rules.injected, 1);
+    CHECK_INT(rules.list[0].injected, 1);
     blkdebug_rules_free(&rules);
 }
 
@@ -88,13 +88,13 @@ TEST(nth_without_once_fails_all_from_there_on)
     blkdebug_rules_free(&rules);
 }
 
-TEST(statistics_go_on_counting_up_to_the_fault)
+TEST(requests_before_the_nth_are_counted)
 {
     struct blkdebug_rules rules;
     REQUIRE(parse(&rules, "inject-error.0.nth=9,inject-error.0.iotype=write", NULL) == 0);
     CHECK_STR(outcomes(&rules, BLKDEBUG_WRITE, 0, 512, 5), "00000");
-    CHECK_INT(rules.matched, 5);
-    CHECK_INT(rules.injected, 0);
+    CHECK_INT(rules.list[0].matched, 5);
+    CHECK_INT(rules.list[0].injected, 0);
     blkdebug_rules_free(&rules);
 }
 
@@ -187,6 +187,7 @@ TEST(bad_rules_are_refused_by_name)
         { "inject-error.0.once=maybe", "once" },
         { "inject-error.0=x", "inject-error.0" },
         { "inject-error.0.event=none,inject-error.0=x", "inject-error.0" },
+        { "inject-error.0.stats=x,inject-error.0.nope=1", "nope" },
         { "set-state.0.new_state=2", "set-state" },
         { "set-state.0.event=l2_load,set-state.0.errno=2", "errno" },
     };
