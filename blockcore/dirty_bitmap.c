@@ -1,0 +1,281 @@
+#include "blockcore/dirty_bitmap.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "blockcore/bytes.h"
+#include "blockcore/memory.h"
+
+#define WORD_BITS 64
+#define ALL_ONES UINT64_MAX
+
+/* 512 MiB of bits is what QEMU takes. */
+#define MAX_BITS (UINT64_C(512) * MIB * 8)
+
+static uint64_t bits_for(uint64_t size, unsigned granularity_bits)
+{
+    return div_round_up(size, UINT64_C(1) << granularity_bits);
+}
+
+/* Words of zeroes, as the system's zero page until they are touched; one more than needed. */
+static atomic_uint_fast64_t *allocate_words(uint64_t bits)
+{
+    return calloc(bits / WORD_BITS + 1, sizeof(atomic_uint_fast64_t));
+}
+
+static int check_shape(const char *name, uint64_t size, unsigned granularity_bits,
+                       struct blk_error *err)
+{
+    size_t length = strlen(name);
+
+    if (length == 0 || length > BLK_BITMAP_MAX_NAME_BYTES)
+        return blk_fail_why(err, EINVAL, "a name has 1 to 1023 bytes", "bitmap '%.64s'", name);
+    if (granularity_bits < BLK_BITMAP_MIN_GRANULARITY_BITS ||
+        granularity_bits > BLK_BITMAP_MAX_GRANULARITY_BITS)
+        return blk_fail_why(err, EINVAL, "the granularity must be 512 bytes to 2 GiB",
+                            "bitmap '%s'", name);
+    if (bits_for(size, granularity_bits) > MAX_BITS)
+        return blk_fail_why(err, EFBIG, "the granularity is too fine for a disk of this size",
+                            "bitmap '%s'", name);
+    return 0;
+}
+
+int blk_dirty_bitmap_new(const char *name, uint64_t size, unsigned granularity_bits,
+                         struct blk_dirty_bitmap **bitmap, struct blk_error *err)
+{
+    int ret = check_shape(name, size, granularity_bits, err);
+    if (ret < 0)
+        return ret;
+
+    uint64_t bits = bits_for(size, granularity_bits);
+    atomic_uint_fast64_t *words = allocate_words(bits);
+    if (!words)
+        return blk_fail(err, ENOMEM, "bitmap '%s'", name);
+
+    struct blk_dirty_bitmap *new_bitmap = blk_xcalloc(1, sizeof(*new_bitmap));
+    new_bitmap->name = blk_xstrdup(name);
+    new_bitmap->size = size;
+    new_bitmap->granularity_bits = granularity_bits;
+    new_bitmap->bit_count = bits;
+    new_bitmap->enabled = true;
+    new_bitmap->words = words;
+    *bitmap = new_bitmap;
+    return 0;
+}
+
+void blk_dirty_bitmap_free(struct blk_dirty_bitmap *bitmap)
+{
+    if (!bitmap)
+        return;
+    free(bitmap->words);
+    free(bitmap->name);
+    free(bitmap);
+}
+
+/* ---- bits ---- */
+
+static uint64_t word_at(const struct blk_dirty_bitmap *bitmap, uint64_t index)
+{
+    return atomic_load_explicit(&bitmap->words[index], memory_order_acquire);
+}
+
+/* The bits [first, last] that lie in the word with this index, as a mask. */
+static uint64_t mask_in_word(uint64_t index, uint64_t first, uint64_t last)
+{
+    uint64_t word_first = index * WORD_BITS;
+    uint64_t low = first > word_first ? first - word_first : 0;
+    uint64_t high = last - word_first < WORD_BITS ? last - word_first : WORD_BITS - 1;
+    return (ALL_ONES << low) & (ALL_ONES >> (WORD_BITS - 1 - high));
+}
+
+/* Sets or clears the bits [first, last]. Words that already have the value are not written. */
+static void change_bits(struct blk_dirty_bitmap *bitmap, uint64_t first, uint64_t last, bool set)
+{
+    for (uint64_t index = first / WORD_BITS; index <= last / WORD_BITS; index++) {
+        uint64_t mask = mask_in_word(index, first, last);
+        uint64_t word = word_at(bitmap, index);
+        if (set && (word & mask) != mask)
+            atomic_fetch_or(&bitmap->words[index], mask);
+        else if (!set && (word & mask))
+            atomic_fetch_and(&bitmap->words[index], ~mask);
+        else
+            continue;
+        atomic_store_explicit(&bitmap->changed, true, memory_order_relaxed);
+    }
+}
+
+void blk_dirty_bitmap_set(struct blk_dirty_bitmap *bitmap, uint64_t offset, uint64_t bytes)
+{
+    if (offset >= bitmap->size || !bytes)
+        return;
+    uint64_t end = offset + u64_min(bytes, bitmap->size - offset);
+    change_bits(bitmap, offset >> bitmap->granularity_bits,
+                (end - 1) >> bitmap->granularity_bits, true);
+}
+
+void blk_dirty_bitmap_clear(struct blk_dirty_bitmap *bitmap, uint64_t offset, uint64_t bytes)
+{
+    if (offset >= bitmap->size || !bytes)
+        return;
+    uint64_t end = offset + u64_min(bytes, bitmap->size - offset);
+    uint64_t granule = UINT64_C(1) << bitmap->granularity_bits;
+    uint64_t first = div_round_up(offset, granule);
+    uint64_t behind = end == bitmap->size ? bitmap->bit_count : end / granule;
+    if (first < behind)
+        change_bits(bitmap, first, behind - 1, false);
+}
+
+void blk_dirty_bitmap_clear_all(struct blk_dirty_bitmap *bitmap)
+{
+    if (bitmap->bit_count)
+        change_bits(bitmap, 0, bitmap->bit_count - 1, false);
+}
+
+bool blk_dirty_bitmap_get(const struct blk_dirty_bitmap *bitmap, uint64_t offset)
+{
+    uint64_t bit = offset >> bitmap->granularity_bits;
+    if (offset >= bitmap->size)
+        return false;
+    return word_at(bitmap, bit / WORD_BITS) >> (bit % WORD_BITS) & 1;
+}
+
+/* The first bit at or after `from` that is set (or, with `set` false, clear); bit_count when there is none. */
+static uint64_t find_bit(const struct blk_dirty_bitmap *bitmap, uint64_t from, bool set)
+{
+    if (from >= bitmap->bit_count)
+        return bitmap->bit_count;
+
+    uint64_t flip = set ? 0 : ALL_ONES;
+    uint64_t index = from / WORD_BITS;
+    uint64_t word = (word_at(bitmap, index) ^ flip) & (ALL_ONES << (from % WORD_BITS));
+    uint64_t last = (bitmap->bit_count - 1) / WORD_BITS;
+    while (!word) {
+        if (++index > last)
+            return bitmap->bit_count;
+        word = word_at(bitmap, index) ^ flip;
+    }
+    return u64_min(index * WORD_BITS + (uint64_t)__builtin_ctzll(word), bitmap->bit_count);
+}
+
+bool blk_dirty_bitmap_next(const struct blk_dirty_bitmap *bitmap, uint64_t offset, uint64_t end,
+                           uint64_t *start, uint64_t *bytes)
+{
+    unsigned shift = bitmap->granularity_bits;
+
+    end = u64_min(end, bitmap->size);
+    if (offset >= end)
+        return false;
+    uint64_t first = find_bit(bitmap, offset >> shift, true);
+    if (first == bitmap->bit_count || first << shift >= end)
+        return false;
+    uint64_t behind = find_bit(bitmap, first, false);
+    *start = u64_max(first << shift, offset);
+    *bytes = u64_min(behind << shift, end) - *start;
+    return true;
+}
+
+uint64_t blk_dirty_bitmap_count(const struct blk_dirty_bitmap *bitmap)
+{
+    if (!bitmap->bit_count)
+        return 0;
+
+    uint64_t dirty = 0;
+    for (uint64_t i = 0; i <= (bitmap->bit_count - 1) / WORD_BITS; i++)
+        dirty += (uint64_t)__builtin_popcountll(word_at(bitmap, i));
+
+    uint64_t total = dirty << bitmap->granularity_bits;
+    if (blk_dirty_bitmap_get(bitmap, bitmap->size - 1))
+        total -= (bitmap->bit_count << bitmap->granularity_bits) - bitmap->size;
+    return total;
+}
+
+void blk_dirty_bitmap_merge(struct blk_dirty_bitmap *to, const struct blk_dirty_bitmap *from)
+{
+    uint64_t offset = 0, start, bytes;
+
+    while (blk_dirty_bitmap_next(from, offset, to->size, &start, &bytes)) {
+        blk_dirty_bitmap_set(to, start, bytes);
+        offset = start + bytes;
+    }
+}
+
+int blk_dirty_bitmap_copy(const struct blk_dirty_bitmap *bitmap, struct blk_dirty_bitmap **copy,
+                          struct blk_error *err)
+{
+    int ret = blk_dirty_bitmap_new(bitmap->name, bitmap->size, bitmap->granularity_bits, copy, err);
+    if (ret < 0)
+        return ret;
+    (*copy)->enabled = false;
+    blk_dirty_bitmap_merge(*copy, bitmap);
+    return 0;
+}
+
+int blk_dirty_bitmap_resize(struct blk_dirty_bitmap *bitmap, uint64_t size, struct blk_error *err)
+{
+    struct blk_dirty_bitmap *resized;
+    int ret = blk_dirty_bitmap_new(bitmap->name, size, bitmap->granularity_bits, &resized, err);
+    if (ret < 0)
+        return ret;
+    blk_dirty_bitmap_merge(resized, bitmap);
+
+    atomic_uint_fast64_t *old = bitmap->words;
+    bitmap->words = resized->words;
+    resized->words = old;
+    bitmap->size = size;
+    bitmap->bit_count = resized->bit_count;
+    atomic_store(&bitmap->changed, true);
+    blk_dirty_bitmap_free(resized);
+    return 0;
+}
+
+/* ---- the stored form ---- */
+
+uint64_t blk_dirty_bitmap_stored_bytes(const struct blk_dirty_bitmap *bitmap)
+{
+    return div_round_up(bitmap->bit_count, 8);
+}
+
+/* The word at a stored offset (a multiple of 8); zero past the end. */
+static uint64_t stored_word(const struct blk_dirty_bitmap *bitmap, uint64_t stored_offset)
+{
+    uint64_t index = stored_offset / sizeof(uint64_t);
+    return index * WORD_BITS < bitmap->bit_count ? word_at(bitmap, index) : 0;
+}
+
+void blk_dirty_bitmap_export(const struct blk_dirty_bitmap *bitmap, uint64_t stored_offset,
+                             uint64_t bytes, uint8_t *buf)
+{
+    for (uint64_t at = 0; at < bytes; at += sizeof(uint64_t)) {
+        uint64_t word = stored_word(bitmap, stored_offset + at);
+        for (uint64_t i = 0; i < sizeof(uint64_t) && at + i < bytes; i++)
+            buf[at + i] = (uint8_t)(word >> (8 * i));
+    }
+}
+
+bool blk_dirty_bitmap_piece_is(const struct blk_dirty_bitmap *bitmap, uint64_t stored_offset,
+                               uint64_t bytes, bool ones)
+{
+    uint64_t from = stored_offset * 8;
+    uint64_t end = u64_min(from + bytes * 8, bitmap->bit_count);
+    return find_bit(bitmap, from, !ones) >= end;
+}
+
+int blk_dirty_bitmap_import(struct blk_dirty_bitmap *bitmap, uint64_t stored_offset,
+                            uint64_t bytes, const uint8_t *buf, struct blk_error *err)
+{
+    for (uint64_t at = 0; at < bytes; at += sizeof(uint64_t)) {
+        uint64_t word = 0;
+        for (uint64_t i = 0; i < sizeof(uint64_t) && at + i < bytes; i++)
+            word |= (uint64_t)buf[at + i] << (8 * i);
+        if (!word)
+            continue;
+        uint64_t first = (stored_offset + at) * 8;
+        uint64_t highest = first + WORD_BITS - 1 - (uint64_t)__builtin_clzll(word);
+        if (highest >= bitmap->bit_count)
+            return blk_fail_why(err, EINVAL, "a bit past the end of the disk is set",
+                                "bitmap '%s'", bitmap->name);
+        atomic_fetch_or(&bitmap->words[first / WORD_BITS], word);
+    }
+    return 0;
+}
