@@ -8,12 +8,14 @@
  */
 #include "cmd/common/cmdline.h"
 
+#include <ctype.h>
 #include <errno.h>
 #include <popt.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "blockcore/memory.h"
 #include "blockcore/units.h"
 #include "cmd/common/report.h"
 
@@ -41,9 +43,7 @@ static struct kept *kept;
 
 static void *keep(void *memory)
 {
-    struct kept *entry = malloc(sizeof(*entry));
-    if (!memory || !entry)
-        abort();
+    struct kept *entry = blk_xcalloc(1, sizeof(*entry));
     *entry = (struct kept){ .next = kept, .memory = memory };
     kept = entry;
     return memory;
@@ -51,7 +51,7 @@ static void *keep(void *memory)
 
 static void *keep_new(size_t count, size_t bytes)
 {
-    return keep(calloc(count, bytes));
+    return keep(blk_xcalloc(count, bytes));
 }
 
 void cmd_list_add(struct cmd_list *list, const char *text)
@@ -137,10 +137,7 @@ static int arrange_long(struct arrangement *to, const struct cmd_option *options
         return 1;
     }
 
-    char *full;
-    if (asprintf(&full, "--%s%s", option->name, name + length) < 0)
-        full = NULL;
-    to->argv[to->argc++] = keep(full);
+    to->argv[to->argc++] = keep(blk_xasprintf("--%s%s", option->name, name + length));
     if (!takes_value(option) || name[length] || !arg[1])
         return 1;
     to->argv[to->argc++] = arg[1];
@@ -154,7 +151,7 @@ static int arrange_letters(struct arrangement *to, const struct cmd_option *opti
         const struct cmd_option *option = find_letter(options, *letter);
         if (!option || !takes_value(option))
             continue;
-        to->argv[to->argc++] = keep(strndup(*arg, (size_t)(letter + 1 - *arg)));
+        to->argv[to->argc++] = keep(blk_xstrndup(*arg, (size_t)(letter + 1 - *arg)));
         if (letter[1]) {
             to->argv[to->argc++] = letter + 1;
             return 1;
@@ -165,6 +162,14 @@ static int arrange_letters(struct arrangement *to, const struct cmd_option *opti
     }
     to->argv[to->argc++] = *arg;
     return 1;
+}
+
+/* "-" is one, and so is a number such as "-1G": no command has digits for options. */
+static bool is_operand(const struct cmd_option *options, const char *word)
+{
+    if (word[0] != '-' || !word[1])
+        return true;
+    return isdigit((unsigned char)word[1]) && !find_letter(options, word[1]);
 }
 
 static void arrange(struct arrangement *to, const struct cmd_option *options, int argc, char **argv)
@@ -180,7 +185,7 @@ static void arrange(struct arrangement *to, const struct cmd_option *options, in
             i++;
             break;
         }
-        if (argv[i][0] != '-' || !argv[i][1])
+        if (is_operand(options, argv[i]))
             to->operands.items[to->operands.count++] = argv[i++];
         else if (argv[i][1] == '-')
             i += arrange_long(to, options, &argv[i]);

@@ -1,6 +1,10 @@
 /*
  * What the subcommands share. A command looks like this (cmd/resize.c is a short real one):
  *
+ *     static int run(int argc, char **argv);
+ *
+ *     const struct command cmd_flatten = { "flatten", "Do this and that", "[-q] filename", run };
+ *
  *     static int run(int argc, char **argv)
  *     {
  *         struct image_args image = IMAGE_ARGS_INIT;
@@ -25,9 +29,7 @@
  *         return finish(status, &root, 1);
  *     }
  *
- *     const struct command cmd_flatten = { "flatten", "…", "[-q] filename", run };
- *
- * and one line in the table of cmd/main.c. What must hold:
+ * and there is one line for it in the table of cmd/main.c. What must hold:
  * - Every failure passes through report_error(), report_failure() or report_usage(), once: one line on stderr. Nothing
  *   else is written there.
  * - Every root that was opened ends in finish() (or in blk_drop() where an error was already reported and

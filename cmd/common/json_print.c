@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "blockcore/memory.h"
 #include "cmd/common/report.h"
 
 /* Every key that qemu-img 7.2 prints (and the few that only blkimg has), first to last. */
@@ -46,9 +47,7 @@ static size_t key_rank(const char *key)
 
 const char **json_keys_in_order(const json_t *object, size_t *count)
 {
-    const char **keys = calloc(json_object_size(object) + 1, sizeof(*keys));
-    if (!keys)
-        abort();
+    const char **keys = blk_xcalloc(json_object_size(object) + 1, sizeof(*keys));
 
     /* Insertion keeps the order of keys of equal rank; objects are small. */
     *count = 0;

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "blockcore/cancel.h"
+#include "blockcore/memory.h"
 
 /* Whether an error was reported because a signal asked to stop. */
 static bool stopped_by_signal;
@@ -53,22 +54,13 @@ int report_error(const struct blk_error *err)
     return EXIT_FAILED;
 }
 
-__attribute__((format(printf, 1, 0))) static char *format_text(const char *format, va_list args)
-{
-    char *text;
-    if (vasprintf(&text, format, args) < 0)
-        abort();
-    return text;
-}
-
 int report_failure(const char *format, ...)
 {
     va_list args;
     va_start(args, format);
-    char *text = format_text(format, args);
+    BLK_AUTOFREE char *text = blk_xvasprintf(format, args);
     va_end(args);
     print_line(text);
-    free(text);
     return EXIT_FAILED;
 }
 
@@ -76,10 +68,9 @@ int report_usage(const struct command *command, const char *format, ...)
 {
     va_list args;
     va_start(args, format);
-    char *text = format_text(format, args);
+    BLK_AUTOFREE char *text = blk_xvasprintf(format, args);
     va_end(args);
     report_failure("%s: %s (see 'blkimg %s --help')", command->name, text, command->name);
-    free(text);
     return EXIT_FAILED;
 }
 

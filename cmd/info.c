@@ -1,0 +1,449 @@
+/*
+ * blkimg info: what an image is. Each layer becomes a JSON object, which is printed as it is or as text.
+ *
+ * Nothing is read but headers and small tables, so that it is quick and works within narrow memory
+ * limits. An image that is in use is no obstacle: it is opened again without asking for locks.
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+
+#include "blockcore/bytes.h"
+#include "blockcore/memory.h"
+#include "cmd/common/common.h"
+
+/* ---- gathering ---- */
+
+/* An object's member; running out of memory here ends the program, as with all small allocations. */
+static void set(json_t *object, const char *key, json_t *value)
+{
+    if (json_object_set_new(object, key, value) < 0)
+        abort();
+}
+
+static void set_number(json_t *object, const char *key, uint64_t value)
+{
+    set(object, key, json_integer((json_int_t)value));
+}
+
+/* What a layer occupies: its own answer, or what its files do. -ENOTSUP when nobody knows. */
+static int allocated_bytes(struct blk_node *node, uint64_t *bytes, struct blk_error *err)
+{
+    if (node->driver->allocated_bytes)
+        return node->driver->allocated_bytes(node, bytes, err);
+
+    struct blk_node *file = blk_child(node, BLK_ROLE_FILE);
+    if (!file)
+        return -ENOTSUP;
+    int ret = allocated_bytes(file, bytes, err);
+    struct blk_node *data = blk_child(node, BLK_ROLE_DATA);
+    if (ret < 0 || !data)
+        return ret;
+    uint64_t more;
+    ret = allocated_bytes(data, &more, err);
+    if (ret == 0)
+        *bytes += more;
+    return ret;
+}
+
+/* Drivers that only pass their file through have no information of their own. */
+static int get_info(struct blk_node *node, struct blk_info *info, struct blk_error *err)
+{
+    while (node && !node->driver->get_info)
+        node = blk_child(node, BLK_ROLE_FILE);
+    return node ? node->driver->get_info(node, info, err) : -ENOTSUP;
+}
+
+static json_t *snapshot_object(const struct blk_snapshot *snapshot)
+{
+    json_t *object = json_object();
+
+    set(object, "id", json_text(snapshot->id));
+    set(object, "name", json_text(snapshot->name));
+    set_number(object, "vm-state-size", snapshot->vm_state_bytes);
+    set_number(object, "date-sec", snapshot->date_seconds);
+    set_number(object, "date-nsec", snapshot->date_nanoseconds);
+    set_number(object, "vm-clock-sec", snapshot->vm_clock_ns / 1000000000);
+    set_number(object, "vm-clock-nsec", snapshot->vm_clock_ns % 1000000000);
+    if (snapshot->icount != UINT64_MAX)
+        set_number(object, "icount", snapshot->icount);
+    return object;
+}
+
+static int add_snapshots(json_t *object, struct blk_node *node, struct blk_error *err)
+{
+    struct blk_snapshot *list = NULL;
+    size_t count = 0;
+
+    if (!node->driver->snapshot_list)
+        return 0;
+    int ret = node->driver->snapshot_list(node, &list, &count, err);
+    if (ret < 0)
+        return ret;
+    if (count) {
+        json_t *array = json_array();
+        for (size_t i = 0; i < count; i++)
+            json_array_append_new(array, snapshot_object(&list[i]));
+        set(object, "snapshots", array);
+    }
+    blk_snapshots_free(list, count);
+    return 0;
+}
+
+static int add_format_info(json_t *object, struct blk_node *node, struct blk_error *err)
+{
+    struct blk_info info = { 0 };
+
+    int ret = get_info(node, &info, err);
+    if (ret == -ENOTSUP)
+        return 0;
+    if (ret < 0)
+        return ret;
+    if (info.cluster_bytes)
+        set_number(object, "cluster-size", info.cluster_bytes);
+    if (info.encrypted)
+        set(object, "encrypted", json_true());
+    set(object, "dirty-flag", json_boolean(info.dirty));
+    if (info.specific) {
+        json_t *specific = json_object();
+        set(specific, "type", json_text(info.specific_type));
+        set(specific, "data", info.specific);
+        set(object, "format-specific", specific);
+    }
+    return 0;
+}
+
+static int add_backing(json_t *object, struct blk_node *node)
+{
+    if (!node->backing_name)
+        return 0;
+    BLK_AUTOFREE char *full = blk_resolve_backing_name(blk_bottom(node)->name, node->backing_name);
+    set(object, "backing-filename", json_text(node->backing_name));
+    set(object, "full-backing-filename", json_text(full));
+    if (node->backing_format)
+        set(object, "backing-filename-format", json_text(node->backing_format));
+    return 0;
+}
+
+/* Describes one open layer. *object is the caller's. */
+static int describe(struct blk_node *node, bool in_use, json_t **object, struct blk_error *err)
+{
+    uint64_t allocated;
+    json_t *result = json_object();
+    if (!result)
+        abort();
+
+    set(result, "filename", json_text(node->name));
+    set(result, "format", json_text(node->driver->name));
+    set_number(result, "virtual-size", round_up(blk_size(node), BLK_SECTOR_BYTES));
+    if (in_use)
+        set(result, "in-use", json_true());
+
+    int ret = allocated_bytes(node, &allocated, err);
+    if (ret == 0)
+        set_number(result, "actual-size", allocated);
+    if (ret == 0 || ret == -ENOTSUP)
+        ret = add_format_info(result, node, err);
+    if (ret == 0)
+        ret = add_backing(result, node);
+    if (ret == 0)
+        ret = add_snapshots(result, node, err);
+    if (ret < 0) {
+        json_decref(result);
+        return blk_fail_if_unset(err, -ret, "examining '%s'", node->name);
+    }
+    *object = result;
+    return 0;
+}
+
+/* ---- the chain ---- */
+
+struct chain {
+    json_t *layers;
+    struct file_id {
+        dev_t device;
+        ino_t inode;
+    } *seen; /* one a layer */
+};
+
+/* Opens one layer without its backing file, if need be past somebody else's lock. */
+static int open_layer(const struct image_args *args, const char *name, bool *in_use,
+                      struct blk_node **node, struct blk_error *err)
+{
+    const unsigned flags = BLK_NO_BACKING | BLK_NO_IO;
+    struct image_args sharing = *args;
+
+    *in_use = false;
+    int ret = image_open(args, name, flags, NULL, node, err);
+    if (ret != -EAGAIN || args->force_share)
+        return ret;
+    blk_error_clear(err);
+    sharing.force_share = true;
+    *in_use = true;
+    return image_open(&sharing, name, flags, NULL, node, err);
+}
+
+/* Notes the file of a layer; -ELOOP if an earlier layer is the same file. */
+static int note_layer(struct chain *chain, struct blk_node *node, struct blk_error *err)
+{
+    size_t count = json_array_size(chain->layers);
+    struct stat st = { 0 };
+
+    chain->seen = blk_xrealloc(chain->seen, count + 1, sizeof(*chain->seen));
+    if (stat(blk_bottom(node)->name, &st) < 0)
+        st.st_ino = 0;
+    for (size_t i = 0; st.st_ino && i < count; i++) {
+        if (chain->seen[i].device == st.st_dev && chain->seen[i].inode == st.st_ino)
+            return blk_fail_why(err, ELOOP, "the backing chain leads back to itself", "'%s'",
+                                node->name);
+    }
+    chain->seen[count] = (struct file_id){ st.st_dev, st.st_ino };
+    return 0;
+}
+
+/*
+ * Adds the layer `name` to the chain and closes it. *next and *next_format are its backing file (malloc()ed) or NULL.
+ * Returns an exit status.
+ */
+static int add_layer(struct chain *chain, const struct image_args *args, const char *name,
+                     char **next, char **next_format)
+{
+    struct blk_error err = BLK_ERROR_INIT;
+    struct blk_node *node;
+    bool in_use;
+    json_t *object;
+
+    if (open_layer(args, name, &in_use, &node, &err) < 0)
+        return report_error(&err);
+    if (note_layer(chain, node, &err) < 0 || describe(node, in_use, &object, &err) < 0)
+        return finish(report_error(&err), &node, 1);
+
+    json_array_append_new(chain->layers, object);
+    if (node->backing_name) {
+        *next = blk_resolve_backing_name(blk_bottom(node)->name, node->backing_name);
+        *next_format = blk_xstrdup(node->backing_format);
+    }
+    return finish(EXIT_OK, &node, 1);
+}
+
+/* Describes `name` and, if wanted, all layers below it. Returns an exit status. */
+static int gather(struct chain *chain, const struct image_args *args, const char *name, bool whole)
+{
+    struct image_args layer_args = *args;
+    char *current = NULL, *format = NULL;
+    int status;
+
+    for (;;) {
+        char *next = NULL, *next_format = NULL;
+        status = add_layer(chain, &layer_args, current ? current : name, &next, &next_format);
+        free(current);
+        free(format);
+        current = next;
+        format = next_format;
+        if (status || !whole || !current)
+            break;
+        layer_args.image_opts = false;
+        layer_args.format = format;
+    }
+    free(current);
+    free(format);
+    return status;
+}
+
+/* ---- text ---- */
+
+static const char *text_of(const json_t *object, const char *key)
+{
+    return json_string_value(json_object_get(object, key));
+}
+
+static uint64_t number_of(const json_t *object, const char *key)
+{
+    return (uint64_t)json_integer_value(json_object_get(object, key));
+}
+
+static void print_snapshot(const json_t *snapshot)
+{
+    char size[32], date[64], clock[64], icount[32] = "";
+    time_t seconds = (time_t)number_of(snapshot, "date-sec");
+    uint64_t up = number_of(snapshot, "vm-clock-sec");
+    struct tm local;
+
+    blk_format_size(number_of(snapshot, "vm-state-size"), size);
+    if (!localtime_r(&seconds, &local) ||
+        !strftime(date, sizeof(date), "%Y-%m-%d %H:%M:%S", &local))
+        snprintf(date, sizeof(date), "%" PRIu64, number_of(snapshot, "date-sec"));
+    snprintf(clock, sizeof(clock), "%02" PRIu64 ":%02u:%02u.%03u", up / 3600,
+             (unsigned)(up / 60 % 60), (unsigned)(up % 60),
+             (unsigned)(number_of(snapshot, "vm-clock-nsec") / 1000000));
+    if (json_object_get(snapshot, "icount"))
+        snprintf(icount, sizeof(icount), "%" PRIu64, number_of(snapshot, "icount"));
+    printf("%-9s %-16s %8s%20s%13s%11s\n", text_of(snapshot, "id"), text_of(snapshot, "name"), size,
+           date, clock, icount);
+}
+
+static void print_snapshots(const json_t *snapshots)
+{
+    size_t index;
+    json_t *snapshot;
+
+    printf("%-10s%-17s%8s%20s%13s%11s\n", "ID", "TAG", "VM SIZE", "DATE", "VM CLOCK", "ICOUNT");
+    json_array_foreach(snapshots, index, snapshot)
+        print_snapshot(snapshot);
+}
+
+static void print_members(const json_t *value, unsigned level);
+
+/* What follows "name:": a plain value on the same line, members on lines of their own. */
+static void print_member_value(const json_t *value, unsigned level)
+{
+    if (json_is_object(value) || json_is_array(value)) {
+        putchar('\n');
+        print_members(value, level + 1);
+    } else if (json_is_string(value)) {
+        printf(" %s\n", json_string_value(value));
+    } else if (json_is_integer(value)) {
+        printf(" %" JSON_INTEGER_FORMAT "\n", json_integer_value(value));
+    } else {
+        printf(" %s\n", json_is_true(value) ? "true" : "false");
+    }
+}
+
+/* Keys are printed with spaces for dashes. */
+static void print_members(const json_t *value, unsigned level)
+{
+    size_t index, count;
+    json_t *item;
+
+    if (json_is_array(value)) {
+        json_array_foreach(value, index, item) {
+            printf("%*s[%zu]:", (int)level * 4, "", index);
+            print_member_value(item, level);
+        }
+        return;
+    }
+    BLK_AUTOFREE const char **keys = json_keys_in_order(value, &count);
+    for (size_t i = 0; i < count; i++) {
+        printf("%*s", (int)level * 4, "");
+        for (const char *p = keys[i]; *p; p++)
+            putchar(*p == '-' ? ' ' : *p);
+        putchar(':');
+        print_member_value(json_object_get(value, keys[i]), level);
+    }
+}
+
+static void print_size_lines(const json_t *layer)
+{
+    char size[32];
+
+    blk_format_size(number_of(layer, "virtual-size"), size);
+    printf("virtual size: %s (%" PRIu64 " bytes)\n", size, number_of(layer, "virtual-size"));
+    if (json_object_get(layer, "actual-size"))
+        blk_format_size(number_of(layer, "actual-size"), size);
+    printf("disk size: %s\n", json_object_get(layer, "actual-size") ? size : "unavailable");
+}
+
+static void print_backing(const json_t *layer)
+{
+    const char *name = text_of(layer, "backing-filename");
+    const char *full = text_of(layer, "full-backing-filename");
+
+    if (!name)
+        return;
+    printf("backing file: %s", name);
+    if (strcmp(name, full) != 0)
+        printf(" (actual path: %s)", full);
+    putchar('\n');
+    if (text_of(layer, "backing-filename-format"))
+        printf("backing file format: %s\n", text_of(layer, "backing-filename-format"));
+}
+
+static void print_layer(const json_t *layer)
+{
+    printf("image: %s\nfile format: %s\n", text_of(layer, "filename"), text_of(layer, "format"));
+    print_size_lines(layer);
+    if (json_object_get(layer, "in-use"))
+        printf("in use: yes (another process has it open for writing)\n");
+    if (json_object_get(layer, "encrypted"))
+        printf("encrypted: yes\n");
+    if (json_object_get(layer, "cluster-size"))
+        printf("cluster_size: %" PRIu64 "\n", number_of(layer, "cluster-size"));
+    if (json_is_true(json_object_get(layer, "dirty-flag")))
+        printf("cleanly shut down: no\n");
+    print_backing(layer);
+
+    const json_t *snapshots = json_object_get(layer, "snapshots");
+    if (snapshots) {
+        printf("Snapshot list:\n");
+        print_snapshots(snapshots);
+    }
+    const json_t *specific = json_object_get(layer, "format-specific");
+    if (specific) {
+        printf("Format specific information:\n");
+        print_members(json_object_get(specific, "data"), 1);
+    }
+}
+
+static void print_chain(const json_t *layers, enum output_format format, bool whole)
+{
+    size_t index;
+    json_t *layer;
+
+    if (format == OUTPUT_JSON) {
+        json_print(stdout, whole ? layers : json_array_get(layers, 0));
+        return;
+    }
+    json_array_foreach(layers, index, layer) {
+        if (index)
+            putchar('\n');
+        print_layer(layer);
+    }
+}
+
+/* ---- the command ---- */
+
+static int run(int argc, char **argv);
+
+const struct command cmd_info = {
+    "info",
+    "Describe an image and, if asked, its backing files",
+    "[--object objectdef] [--image-opts] [-f fmt] [--output=ofmt] [--backing-chain] [-U] "
+    "[--lock-wait=seconds] filename",
+    run,
+};
+
+static int run(int argc, char **argv)
+{
+    struct image_args image = IMAGE_ARGS_INIT;
+    bool whole = false;
+    const char *output = NULL;
+    const struct cmd_option options[] = {
+        IMAGE_OPTIONS(&image),
+        { 0, "backing-chain", CMD_FLAG, &whole, NULL, "describe all layers, top to base" },
+        { 0, "output", CMD_STRING, &output, "human|json", "the form of the output" },
+        CMD_OPTIONS_END,
+    };
+    struct cmd_operands operands;
+    enum output_format format;
+
+    int status = cmd_parse(&cmd_info, options, argc, argv, &operands);
+    if (status != CMD_RUN)
+        return status;
+    status = output_format_parse(output, &format);
+    if (status)
+        return status;
+    if (operands.count != 1)
+        return report_usage(&cmd_info, "expects one image");
+
+    struct chain chain = { .layers = json_array() };
+    status = gather(&chain, &image, operands.items[0], whole);
+    if (status == EXIT_OK)
+        print_chain(chain.layers, format, whole);
+    json_decref(chain.layers);
+    free(chain.seen);
+    return status;
+}

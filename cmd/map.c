@@ -1,0 +1,194 @@
+/*
+ * blkimg map: which layer of the chain decides each range, and where its bytes are.
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "blockcore/bytes.h"
+#include "blockcore/cancel.h"
+#include "cmd/common/common.h"
+
+struct entry {
+    uint64_t start, length;
+    unsigned depth;
+    unsigned flags; /* enum blk_extent_flags */
+    uint64_t offset;
+    const char *file; /* where the bytes are; with OFFSET_VALID */
+};
+
+#define SHOWN_FLAGS (BLK_EXT_DATA | BLK_EXT_ZERO | BLK_EXT_ALLOCATED | BLK_EXT_OFFSET_VALID)
+
+/*
+ * The state at `offset`: of the first layer that has data there or knows that it reads as zeroes. The size of an
+ * image is shown in whole sectors; what the last one lacks reads as zeroes.
+ */
+static int find_entry(struct blk_node *root, uint64_t offset, uint64_t bytes, struct entry *entry,
+                      struct blk_error *err)
+{
+    struct blk_extent extent = { .bytes = bytes };
+    unsigned depth = 0;
+
+    if (offset >= blk_size(root)) {
+        *entry = (struct entry){
+            .start = offset,
+            .length = bytes,
+            .flags = BLK_EXT_ZERO | BLK_EXT_ALLOCATED | BLK_EXT_OFFSET_VALID,
+            .offset = offset,
+            .file = blk_bottom(root)->name,
+        };
+        return 0;
+    }
+    for (struct blk_node *node = blk_skip_filters(root);;) {
+        int ret = blk_block_status(node, offset, extent.bytes, BLK_WANT_ZERO, &extent, err);
+        if (ret < 0)
+            return ret;
+        if (extent.flags & (BLK_EXT_ZERO | BLK_EXT_DATA))
+            break;
+        node = blk_child(node, BLK_ROLE_BACKING);
+        if (!node)
+            break;
+        node = blk_skip_filters(node);
+        depth++;
+    }
+
+    *entry = (struct entry){
+        .start = offset,
+        .length = extent.bytes,
+        .depth = depth,
+        .flags = extent.flags & SHOWN_FLAGS,
+    };
+    if (entry->flags & BLK_EXT_OFFSET_VALID) {
+        entry->offset = extent.host_offset;
+        entry->file = extent.host ? extent.host->name : "";
+    }
+    return 0;
+}
+
+static bool continues(const struct entry *entry, const struct entry *next)
+{
+    if (entry->flags != next->flags || entry->depth != next->depth)
+        return false;
+    if (!(entry->flags & BLK_EXT_OFFSET_VALID))
+        return true;
+    return entry->offset + entry->length == next->offset && strcmp(entry->file, next->file) == 0;
+}
+
+static const char *truth(bool value)
+{
+    return value ? "true" : "false";
+}
+
+static int print_human(const struct blk_node *root, const struct entry *entry)
+{
+    unsigned kind = entry->flags & (BLK_EXT_DATA | BLK_EXT_ZERO);
+
+    if (kind & BLK_EXT_DATA && !(entry->flags & BLK_EXT_OFFSET_VALID))
+        return report_failure("mapping '%s': at offset %" PRIu64 " it has compressed, encrypted or "
+                              "external data, which only --output=json can show",
+                              root->name, entry->start);
+    if (kind == BLK_EXT_DATA)
+        printf("%#-16" PRIx64 "%#-16" PRIx64 "%#-16" PRIx64 "%s\n", entry->start, entry->length,
+               entry->offset, entry->file);
+    return EXIT_OK;
+}
+
+static void print_json(const struct entry *entry, bool last)
+{
+    printf("{ \"start\": %" PRIu64 ", \"length\": %" PRIu64 ", \"depth\": %u, \"present\": %s, "
+           "\"zero\": %s, \"data\": %s",
+           entry->start, entry->length, entry->depth, truth(entry->flags & BLK_EXT_ALLOCATED),
+           truth(entry->flags & BLK_EXT_ZERO), truth(entry->flags & BLK_EXT_DATA));
+    if (entry->flags & BLK_EXT_OFFSET_VALID)
+        printf(", \"offset\": %" PRIu64, entry->offset);
+    puts(last ? "}]" : "},");
+}
+
+static int print_entry(const struct blk_node *root, enum output_format format,
+                       const struct entry *entry, bool last)
+{
+    if (format == OUTPUT_HUMAN)
+        return print_human(root, entry);
+    print_json(entry, last);
+    return EXIT_OK;
+}
+
+static int map(struct blk_node *root, uint64_t start, uint64_t end, enum output_format format)
+{
+    struct entry current = { .start = start };
+    struct blk_error err = BLK_ERROR_INIT;
+
+    if (format == OUTPUT_JSON)
+        putchar('[');
+    else
+        printf("%-16s%-16s%-16s%s\n", "Offset", "Length", "Mapped to", "File");
+
+    for (uint64_t offset = start; offset < end;) {
+        struct entry next;
+        if (blk_cancelled()) {
+            blk_fail(&err, ECANCELED, "mapping '%s'", root->name);
+            return report_error(&err);
+        }
+        if (find_entry(root, offset, end - offset, &next, &err) < 0)
+            return report_error(&err);
+        offset += next.length;
+        if (current.length && continues(&current, &next)) {
+            current.length += next.length;
+            continue;
+        }
+        if (current.length) {
+            int status = print_entry(root, format, &current, false);
+            if (status)
+                return status;
+        }
+        current = next;
+    }
+    return print_entry(root, format, &current, true);
+}
+
+static int run(int argc, char **argv);
+
+const struct command cmd_map = {
+    "map",
+    "Show where the contents of an image are",
+    "[--object objectdef] [--image-opts] [-f fmt] [--start-offset=offset] [--max-length=len] "
+    "[--output=ofmt] [-U] [--lock-wait=seconds] filename",
+    run,
+};
+
+static int run(int argc, char **argv)
+{
+    struct image_args image = IMAGE_ARGS_INIT;
+    struct cmd_size start = { 0 }, max_length = { 0 };
+    const char *output = NULL;
+    const struct cmd_option options[] = {
+        IMAGE_OPTIONS(&image),
+        { 's', "start-offset", CMD_SIZE, &start, "OFFSET", "begin there" },
+        { 'l', "max-length", CMD_SIZE, &max_length, "LENGTH", "look at so many bytes at most" },
+        { 0, "output", CMD_STRING, &output, "human|json", "the form of the output" },
+        CMD_OPTIONS_END,
+    };
+    struct cmd_operands operands;
+    enum output_format format;
+
+    int status = cmd_parse(&cmd_map, options, argc, argv, &operands);
+    if (status != CMD_RUN)
+        return status;
+    status = output_format_parse(output, &format);
+    if (status)
+        return status;
+    if (operands.count != 1)
+        return report_usage(&cmd_map, "expects one image");
+
+    struct blk_error err = BLK_ERROR_INIT;
+    struct blk_node *root;
+    if (image_open(&image, operands.items[0], 0, NULL, &root, &err) < 0)
+        return report_error(&err);
+
+    uint64_t end = round_up(blk_size(root), BLK_SECTOR_BYTES);
+    if (max_length.given)
+        end = u64_min(end, start.value + max_length.value);
+    status = map(root, start.value, end, format);
+    return finish(status, &root, 1);
+}
