@@ -1,8 +1,9 @@
 #include "blockcore/sys.h"
 
 #include <errno.h>
-#include <sys/ioctl.h>
 #include <stdio.h>
+#include <sys/ioctl.h>
+#include <sys/xattr.h>
 #include <unistd.h>
 
 static int real_openat(int folder, const char *path, int flags, mode_t mode)
@@ -36,6 +37,11 @@ static int real_fstat(int fd, struct stat *st)
     return fstat(fd, st);
 }
 
+static int real_fstatat(int folder, const char *path, struct stat *st, int flags)
+{
+    return fstatat(folder, path, st, flags);
+}
+
 const struct blk_sys blk_sys_real = {
     .openat = real_openat,
     .close = close,
@@ -54,6 +60,16 @@ const struct blk_sys blk_sys_real = {
     .linkat = linkat,
     .renameat = renameat,
     .unlinkat = unlinkat,
+    .fstatat = real_fstatat,
+    .statx = statx,
+    .readlinkat = readlinkat,
+    .renameat2 = renameat2,
+    .fchmod = fchmod,
+    .fchown = fchown,
+    .flistxattr = flistxattr,
+    .fgetxattr = fgetxattr,
+    .fsetxattr = fsetxattr,
+    .syncfs = syncfs,
 };
 
 const struct blk_sys *blk_sys = &blk_sys_real;

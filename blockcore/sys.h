@@ -29,6 +29,18 @@ struct blk_sys {
                   int flags);
     int (*renameat)(int old_folder, const char *old_path, int new_folder, const char *new_path);
     int (*unlinkat)(int folder, const char *path, int flags);
+    /* For making and replacing files: who is there, and what a successor inherits. */
+    int (*fstatat)(int folder, const char *path, struct stat *st, int flags);
+    int (*statx)(int folder, const char *path, int flags, unsigned mask, struct statx *stx);
+    ssize_t (*readlinkat)(int folder, const char *path, char *buf, size_t bytes);
+    int (*renameat2)(int old_folder, const char *old_path, int new_folder, const char *new_path,
+                     unsigned flags);
+    int (*fchmod)(int fd, mode_t mode);
+    int (*fchown)(int fd, uid_t owner, gid_t group);
+    ssize_t (*flistxattr)(int fd, char *names, size_t bytes);
+    ssize_t (*fgetxattr)(int fd, const char *name, void *value, size_t bytes);
+    int (*fsetxattr)(int fd, const char *name, const void *value, size_t bytes, int flags);
+    int (*syncfs)(int fd);
 };
 
 /* The table in use: the real calls, until a test points it elsewhere before any node is opened. */

@@ -1,0 +1,16 @@
+/*
+ * The tables of all drivers, for registry.c alone: drivers do not know each other.
+ */
+#ifndef DRIVERS_DRIVERS_H
+#define DRIVERS_DRIVERS_H
+
+#include "blockcore/driver.h"
+
+extern const struct blk_driver blk_driver_file;
+extern const struct blk_driver blk_driver_host_device;
+extern const struct blk_driver blk_driver_blkdebug;
+extern const struct blk_driver blk_driver_null_co;
+extern const struct blk_driver blk_driver_null_aio;
+extern const struct blk_driver blk_driver_raw;
+
+#endif

@@ -1,0 +1,431 @@
+/*
+ * The life of a file node, and its data requests.
+ *
+ * Every image call goes through blk_sys, is repeated when a signal interrupts it, and continued when it does less
+ * than asked. A read past the end gives zeroes; a write past the end grows the node.
+ */
+#include <errno.h>
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "blockcore/bytes.h"
+#include "blockcore/io.h"
+#include "blockcore/options.h"
+#include "blockcore/sys.h"
+#include "drivers/drivers.h"
+#include "drivers/file/file.h"
+
+/* How often an open is repeated because the name led elsewhere as soon as its file was locked. */
+#define MAX_OPEN_TRIES 20
+
+/* ---- options ---- */
+
+static int parse_filename(const char *filename, struct blk_options *options, struct blk_error *err)
+{
+    (void)err;
+    blk_options_set(options, "filename", strchr(filename, ':') + 1);
+    return 0;
+}
+
+static int read_locking(const char *text, enum file_locking *mode, struct blk_error *err)
+{
+    static const char *const names[] = {
+        [FILE_LOCKING_AUTO] = "auto",
+        [FILE_LOCKING_ON] = "on",
+        [FILE_LOCKING_OFF] = "off",
+    };
+    for (size_t i = 0; text && i < sizeof(names) / sizeof(names[0]); i++) {
+        if (strcmp(text, names[i]) == 0) {
+            *mode = (enum file_locking)i;
+            return 0;
+        }
+    }
+    return text ? blk_fail_why(err, EINVAL, "it can be auto, on or off", "option locking=%s", text)
+                : 0;
+}
+
+/* QEMU's ways of doing asynchronous I/O: scripts name one, here all are the same. */
+static int check_aio(const char *text, struct blk_error *err)
+{
+    if (!text || strcmp(text, "threads") == 0 || strcmp(text, "native") == 0 ||
+        strcmp(text, "io_uring") == 0)
+        return 0;
+    return blk_fail_why(err, EINVAL, "it can be threads, native or io_uring", "option aio=%s",
+                        text);
+}
+
+int file_read_settings(struct blk_options *options, struct file_settings *settings,
+                       struct blk_error *err)
+{
+    *settings = (struct file_settings){ .filename = blk_options_get(options, "filename") };
+    if (!settings->filename)
+        return blk_fail_why(err, EINVAL, "the option 'filename' is missing", "opening a file");
+
+    int ret = read_locking(blk_options_get(options, "locking"), &settings->lock_policy.mode, err);
+    if (ret == 0)
+        ret = blk_options_get_uint(options, "lock-wait", &settings->lock_policy.wait_seconds, err);
+    if (ret == 0)
+        ret = check_aio(blk_options_get(options, "aio"), err);
+    bool drop_cache; /* only matters for live migration */
+    if (ret == 0)
+        ret = blk_options_get_bool(options, "drop-cache", &drop_cache, err);
+    return ret;
+}
+
+/* ---- opening ---- */
+
+int file_open_mode(unsigned flags, struct blk_cache_mode cache)
+{
+    return (flags & BLK_WRITABLE ? O_RDWR : O_RDONLY) | O_CLOEXEC | O_NOCTTY |
+           (cache.direct ? O_DIRECT : 0);
+}
+
+/* Refuses what is neither a regular file nor a block device. */
+static int check_type(const char *path, mode_t mode, struct blk_error *err)
+{
+    if (S_ISREG(mode) || S_ISBLK(mode))
+        return 0;
+    if (S_ISDIR(mode))
+        return blk_fail_why(err, EISDIR, "it is a folder, not a file or block device",
+                            "opening '%s'", path);
+    return blk_fail_why(err, EINVAL,
+                        S_ISFIFO(mode)   ? "it is a pipe, not a file or block device"
+                        : S_ISSOCK(mode) ? "it is a socket, not a file or block device"
+                                         : "it is a character device, not a file or block device",
+                        "opening '%s'", path);
+}
+
+static int open_failed(const char *path, unsigned flags, struct blk_cache_mode cache, int code,
+                       struct blk_error *err)
+{
+    if (code == EINVAL && cache.direct)
+        return blk_fail_why(err, code, "its file system cannot bypass the page cache (O_DIRECT)",
+                            "opening '%s'", path);
+    return blk_fail(err, code, "opening '%s'%s", path,
+                    flags & BLK_WRITABLE && (code == EACCES || code == EROFS || code == EPERM)
+                        ? " for writing" : "");
+}
+
+/* Looks before it opens: opening a pipe may block, opening a character device may do anything. */
+static int open_path(const char *path, unsigned flags, struct blk_cache_mode cache,
+                     struct stat *st, struct blk_error *err)
+{
+    if (blk_sys->fstatat(AT_FDCWD, path, st, 0) < 0)
+        return blk_fail(err, errno, "opening '%s'", path);
+    int ret = check_type(path, st->st_mode, err);
+    if (ret < 0)
+        return ret;
+
+    int fd;
+    do
+        fd = blk_sys->openat(AT_FDCWD, path, file_open_mode(flags, cache) | O_NONBLOCK, 0);
+    while (fd < 0 && errno == EINTR);
+    if (fd < 0)
+        return open_failed(path, flags, cache, errno, err);
+
+    /* What was opened may be another file than the one looked at. */
+    ret = blk_sys->fstat(fd, st) < 0 ? blk_fail(err, errno, "opening '%s'", path)
+                                     : check_type(path, st->st_mode, err);
+    if (ret == 0) {
+        int status = blk_sys->fcntl_int(fd, F_GETFL, 0);
+        if (status < 0 || blk_sys->fcntl_int(fd, F_SETFL, status & ~O_NONBLOCK) < 0)
+            ret = blk_fail(err, errno, "opening '%s'", path);
+    }
+    if (ret < 0)
+        blk_sys->close(fd);
+    return ret < 0 ? ret : fd;
+}
+
+/* Whether `path` leads to the file that `st` describes. */
+static bool leads_to(const char *path, const struct stat *st)
+{
+    struct stat now;
+    return blk_sys->fstatat(AT_FDCWD, path, &now, 0) == 0 && now.st_dev == st->st_dev &&
+           now.st_ino == st->st_ino;
+}
+
+int file_open_locked(const char *path, unsigned flags, struct blk_cache_mode cache,
+                     const struct file_lock_policy *policy, struct file_locks *locks,
+                     struct stat *st, struct blk_error *err)
+{
+    for (int tries = 0; tries < MAX_OPEN_TRIES; tries++) {
+        *locks = (struct file_locks)FILE_LOCKS_NONE;
+        int fd = open_path(path, flags, cache, st, err);
+        if (fd < 0)
+            return fd;
+        int ret = file_locks_take(locks, fd, file_lock_bits(flags), policy, path, err);
+        /* While we waited the holder may have put another file under the name. */
+        if (ret == 0 && leads_to(path, st))
+            return fd;
+        blk_sys->close(fd);
+        if (ret < 0)
+            return ret;
+    }
+    return blk_fail_why(err, EAGAIN, "the file of that name keeps changing", "opening '%s'", path);
+}
+
+int file_init(struct blk_node *node, int fd, const struct stat *st, const struct file_locks *locks,
+              const struct file_lock_policy *policy, struct blk_error *err)
+{
+    struct file_state *s = node->state;
+    uint64_t size;
+    int ret = file_medium_size(fd, st, &size);
+    if (ret < 0)
+        return blk_fail(err, -ret, "finding out the size of '%s'", node->name);
+    ret = file_find_limits(fd, st, node->cache.direct, &node->limits);
+    if (ret < 0)
+        return blk_fail(err, -ret, "finding out the alignment of '%s'", node->name);
+
+    s->fd = s->first_fd = fd;
+    s->locks = *locks;
+    s->lock_policy = *policy;
+    s->device = S_ISBLK(st->st_mode);
+    s->sector_bytes = s->device ? file_device_sector(fd) : 0;
+    pthread_rwlock_init(&s->growth, NULL);
+    blk_node_set_size(node, size);
+    return 0;
+}
+
+static int file_open(struct blk_node *node, struct blk_options *options, struct blk_error *err)
+{
+    struct file_settings settings;
+    int ret = file_read_settings(options, &settings, err);
+    if (ret < 0)
+        return ret;
+
+    struct file_locks locks;
+    struct stat st;
+    int fd = file_open_locked(settings.filename, node->flags, node->cache, &settings.lock_policy,
+                              &locks, &st, err);
+    if (fd < 0)
+        return fd;
+    ret = file_init(node, fd, &st, &locks, &settings.lock_policy, err);
+    if (ret < 0)
+        blk_sys->close(fd);
+    return ret;
+}
+
+/* QEMU's name for the driver of block devices: it takes nothing else. */
+static int device_open(struct blk_node *node, struct blk_options *options, struct blk_error *err)
+{
+    const char *filename = blk_options_peek(options, "filename");
+    struct stat st;
+    if (filename && blk_sys->fstatat(AT_FDCWD, filename, &st, 0) == 0 && S_ISREG(st.st_mode))
+        return blk_fail_why(err, EINVAL, "it is a regular file, not a block device",
+                            "opening '%s' as host_device", filename);
+    return file_open(node, options, err);
+}
+
+/* ---- closing ---- */
+
+int file_close(int *fd)
+{
+    if (*fd < 0)
+        return 0;
+    int ret = blk_sys->close(*fd) < 0 ? -errno : 0;
+    *fd = -1;
+    return ret;
+}
+
+int file_close_copy(int fd)
+{
+    int copy = blk_sys->fcntl_int(fd, F_DUPFD_CLOEXEC, 0);
+    return copy < 0 ? -errno : file_close(&copy);
+}
+
+static int file_release(struct blk_node *node, struct blk_error *err)
+{
+    struct file_state *s = node->state;
+    int ret = file_target_free(node, err);
+
+    /* The locks go with the descriptor that holds them. */
+    int first = s->first_fd == s->fd ? 0 : file_close(&s->first_fd);
+    int last = file_close(&s->fd);
+    if (ret == 0 && s->close_error)
+        ret = blk_fail(err, s->close_error, "closing '%s'", node->name);
+    else if (ret == 0 && (first < 0 || last < 0))
+        ret = blk_fail(err, last < 0 ? -last : -first, "closing '%s'", node->name);
+    pthread_rwlock_destroy(&s->growth);
+    return ret;
+}
+
+/* ---- data ---- */
+
+int file_read_fd(int fd, uint64_t offset, uint64_t bytes, void *buf, uint32_t alignment)
+{
+    uint8_t *to = buf;
+    while (bytes) {
+        ssize_t done = blk_sys->pread(fd, to, u64_min(bytes, SSIZE_MAX), (off_t)offset);
+        if (done < 0 && errno == EINTR)
+            continue;
+        if (done < 0)
+            return -errno;
+        to += done;
+        offset += (uint64_t)done;
+        bytes -= (uint64_t)done;
+        /* The end of the file; with O_DIRECT the rest could not even be asked for. */
+        if (done == 0 || (bytes && offset % alignment)) {
+            memset(to, 0, bytes);
+            return 0;
+        }
+    }
+    return 0;
+}
+
+int file_write_fd(int fd, uint64_t offset, uint64_t bytes, const void *buf)
+{
+    const uint8_t *from = buf;
+    while (bytes) {
+        ssize_t done = blk_sys->pwrite(fd, from, u64_min(bytes, SSIZE_MAX), (off_t)offset);
+        if (done < 0 && errno == EINTR)
+            continue;
+        if (done <= 0)
+            return done < 0 ? -errno : -EIO;
+        from += done;
+        offset += (uint64_t)done;
+        bytes -= (uint64_t)done;
+    }
+    return 0;
+}
+
+static int file_pread(struct blk_node *node, uint64_t offset, uint64_t bytes, void *buf,
+                      struct blk_error *err)
+{
+    struct file_state *s = node->state;
+    uint64_t held = file_held_read(s, offset, bytes, buf);
+    (void)err;
+    if (!held)
+        return file_read_fd(s->fd, offset, bytes, buf, node->limits.request_alignment);
+
+    /* Behind what is kept back the buffer may have lost its alignment. */
+    uint8_t *rest = (uint8_t *)buf + held;
+    offset += held;
+    bytes -= held;
+    if ((uintptr_t)rest % node->limits.memory_alignment == 0)
+        return file_read_fd(s->fd, offset, bytes, rest, node->limits.request_alignment);
+    void *bounce = blk_buffer_alloc(bytes);
+    if (!bounce)
+        return -ENOMEM;
+    int ret = file_read_fd(s->fd, offset, bytes, bounce, node->limits.request_alignment);
+    if (ret == 0)
+        memcpy(rest, bounce, bytes);
+    free(bounce);
+    return ret;
+}
+
+/* Writes to the medium, and keeps node->size behind what is there. */
+static int write_medium(struct blk_node *node, uint64_t offset, uint64_t bytes, const void *buf)
+{
+    struct file_state *s = node->state;
+    bool grows = !s->device && offset + bytes > blk_size(node);
+
+    if (grows)
+        pthread_rwlock_rdlock(&s->growth);
+    int ret = file_write_fd(s->fd, offset, bytes, buf);
+    if (grows) {
+        if (ret == 0)
+            blk_node_grow_size(node, offset + bytes);
+        pthread_rwlock_unlock(&s->growth);
+    }
+    file_changed(s);
+    return ret;
+}
+
+static int file_pwrite(struct blk_node *node, uint64_t offset, uint64_t bytes, const void *buf,
+                       unsigned flags, struct blk_error *err)
+{
+    uint64_t held = file_held_write(node, offset, bytes, buf);
+    (void)flags;
+    (void)err;
+    if (held == bytes)
+        return 0;
+    const uint8_t *rest = (const uint8_t *)buf + held;
+    offset += held;
+    bytes -= held;
+    if (!held || (uintptr_t)rest % node->limits.memory_alignment == 0)
+        return write_medium(node, offset, bytes, rest);
+
+    void *bounce = blk_buffer_alloc(bytes);
+    if (!bounce)
+        return -ENOMEM;
+    memcpy(bounce, rest, bytes);
+    int ret = write_medium(node, offset, bytes, bounce);
+    free(bounce);
+    return ret;
+}
+
+/* ---- durability ---- */
+
+/* Raises *synced to `changes`: another thread may have got further meanwhile. */
+static void note_synced(struct file_state *s, uint64_t changes)
+{
+    uint_fast64_t known = atomic_load(&s->synced);
+    while (known < changes && !atomic_compare_exchange_weak(&s->synced, &known, changes))
+        ;
+}
+
+int file_sync(struct file_state *s)
+{
+    /* Counted before the sync: what completes meanwhile may or may not be in it. */
+    uint64_t changes = atomic_load_explicit(&s->changes, memory_order_acquire);
+    if (changes == atomic_load(&s->synced))
+        return 0;
+
+    int ret;
+    do
+        ret = blk_sys->fdatasync(s->fd) < 0 ? -errno : 0;
+    while (ret == -EINTR);
+    if (ret == 0)
+        note_synced(s, changes);
+    return ret;
+}
+
+static int file_flush(struct blk_node *node, struct blk_error *err)
+{
+    (void)err;
+    return file_sync(node->state);
+}
+
+/* ---- shape ---- */
+
+static int file_allocated_bytes(struct blk_node *node, uint64_t *bytes, struct blk_error *err)
+{
+    const struct file_state *s = node->state;
+    struct stat st;
+    if (blk_sys->fstat(s->fd, &st) < 0)
+        return blk_fail(err, errno, "reading the allocated size of '%s'", node->name);
+    *bytes = (uint64_t)st.st_blocks * 512; /* the unit of stat(2), whatever the file system's */
+    return 0;
+}
+
+#define FILE_DRIVER(driver_name, open_function)      \
+    {                                                \
+        .name = driver_name,                         \
+        .kind = BLK_PROTOCOL,                        \
+        .state_bytes = sizeof(struct file_state),    \
+        .growable = true,                            \
+        .prefix = driver_name,                       \
+        .parse_filename = parse_filename,            \
+        .open = open_function,                       \
+        .create_options = file_create_options,       \
+        .create = file_create,                       \
+        .publish = file_publish,                     \
+        .release = file_release,                     \
+        .reopen_prepare = file_reopen_prepare,       \
+        .reopen_commit = file_reopen_commit,         \
+        .reopen_abort = file_reopen_abort,           \
+        .pread = file_pread,                         \
+        .pwrite = file_pwrite,                       \
+        .write_zeroes = file_write_zeroes,           \
+        .discard = file_discard,                     \
+        .block_status = file_block_status,           \
+        .copy_range = file_copy_range,               \
+        .flush_to_disk = file_flush,                 \
+        .truncate = file_truncate,                   \
+        .allocated_bytes = file_allocated_bytes,     \
+    }
+
+const struct blk_driver blk_driver_file = FILE_DRIVER("file", file_open);
+const struct blk_driver blk_driver_host_device = FILE_DRIVER("host_device", device_open);

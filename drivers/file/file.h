@@ -1,0 +1,230 @@
+/*
+ * The parts of the file driver, which serves regular files and block devices.
+ *
+ *   file.c     life, options, reading, writing, flush, size
+ *   reopen.c   the same file under another descriptor
+ *   lock.c     locks that keep this program and a running VM apart (DESIGN 12)
+ *   target.c   files made by this run: where they are written
+ *   publish.c  and how they get their name when they are complete (C6)
+ *   held.c     the first sector of a target that is overwritten in place, kept back until then
+ *   holes.c    what is a hole, making holes, zeroing, copying within the kernel
+ *   truncate.c the size, and preallocation
+ *   device.c   block devices, and the alignment that O_DIRECT demands
+ *
+ * Data operations run in several threads on one descriptor, which only a reopen and the release replace,
+ * with nothing in flight.
+ */
+#ifndef DRIVERS_FILE_FILE_H
+#define DRIVERS_FILE_FILE_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/stat.h>
+
+#include "blockcore/driver.h"
+#include "blockcore/node.h"
+
+/* ---- lock.c ---- */
+
+enum file_locking { FILE_LOCKING_AUTO, FILE_LOCKING_ON, FILE_LOCKING_OFF };
+
+/* The lock bytes that one open file description holds. */
+struct file_locks {
+    int fd;        /* -1: nothing is locked (switched off, or the file system has no such locks) */
+    unsigned held; /* as file_lock_bits() */
+};
+
+#define FILE_LOCKS_NONE { .fd = -1 }
+
+struct file_lock_policy {
+    enum file_locking mode;
+    uint64_t wait_seconds; /* keep trying for that long while someone else is in the way */
+};
+
+/* The bytes that a node opened with `flags` (enum blk_open_flags) takes. */
+unsigned file_lock_bits(unsigned flags);
+
+/*
+ * Takes those of `wanted` that `locks` does not hold yet, on `fd` the first time, and makes sure that nobody
+ * else is in the way of any. On failure `locks` is what it was. Errors: -EAGAIN with the holder named, where
+ * /proc tells; -ECANCELED after a signal while waiting.
+ */
+int file_locks_take(struct file_locks *locks, int fd, unsigned wanted,
+                    const struct file_lock_policy *policy, const char *name, struct blk_error *err);
+
+/* Gives back all but `keep`. */
+void file_locks_keep(struct file_locks *locks, unsigned keep);
+
+/* ---- state ---- */
+
+struct file_target;
+
+struct file_state {
+    int fd;
+    int first_fd; /* holds the locks; the same as fd until a reopen, then only kept for them; -1: none */
+    struct file_locks locks;
+    struct file_lock_policy lock_policy;
+    bool device;
+    uint32_t sector_bytes; /* of a device: its logical block */
+    int close_error;       /* errno of a close that could not be reported when it happened */
+    struct file_target *target; /* made by this run and not published; else NULL */
+
+    /* Completed changes, and how many of them are known to be on the medium. */
+    atomic_uint_fast64_t changes, synced;
+
+    /*
+     * Writers that extend the file hold it shared; who sets the size holds it exclusively, so that
+     * no extension is cut off by a size computed before it.
+     */
+    pthread_rwlock_t growth;
+
+    /* What the file system was found not to do. */
+    atomic_bool no_punch, no_zero_range, no_seek, no_copy_range, no_clone, no_zero_ioctl, no_discard;
+};
+
+/* ---- file.c ---- */
+
+/* What the options of a node say. Strings belong to the option set. */
+struct file_settings {
+    const char *filename;
+    struct file_lock_policy lock_policy;
+};
+
+int file_read_settings(struct blk_options *options, struct file_settings *settings,
+                       struct blk_error *err);
+
+/* The flags of open(2) for a node's flags and cache mode. */
+int file_open_mode(unsigned flags, struct blk_cache_mode cache);
+
+/*
+ * Opens an existing file or device without ever blocking, takes the locks, and makes sure that the name still
+ * leads to what was locked. Returns the descriptor or -errno; *st describes the file.
+ */
+int file_open_locked(const char *path, unsigned flags, struct blk_cache_mode cache,
+                     const struct file_lock_policy *policy, struct file_locks *locks,
+                     struct stat *st, struct blk_error *err);
+
+/* Fills an empty state with an open descriptor; sets size and limits. The descriptor stays the caller's on failure. */
+int file_init(struct blk_node *node, int fd, const struct stat *st, const struct file_locks *locks,
+              const struct file_lock_policy *policy, struct blk_error *err);
+
+/* Whole transfers on a descriptor: 0 or -errno. Reads past the end of the file give zeroes. */
+int file_read_fd(int fd, uint64_t offset, uint64_t bytes, void *buf, uint32_t alignment);
+int file_write_fd(int fd, uint64_t offset, uint64_t bytes, const void *buf);
+
+/* To be called after every change, failed or not: a flush has something to do. */
+static inline void file_changed(struct file_state *s)
+{
+    atomic_fetch_add_explicit(&s->changes, 1, memory_order_release);
+}
+
+/* Makes the kernel write all completed changes to the medium, if there are any. */
+int file_sync(struct file_state *s);
+
+/* Closes a descriptor that is a copy: NFS and FUSE report lost writes there. 0 or -errno. */
+int file_close_copy(int fd);
+
+/* close(2) of a descriptor that may be -1, which becomes -1. 0 or -errno. */
+int file_close(int *fd);
+
+/* ---- reopen.c ---- */
+
+int file_reopen_prepare(struct blk_reopen *reopen, struct blk_error *err);
+void file_reopen_commit(struct blk_reopen *reopen);
+void file_reopen_abort(struct blk_reopen *reopen);
+
+/* ---- target.c, publish.c ---- */
+
+enum file_target_kind {
+    FILE_TARGET_NEW,      /* the name is free */
+    FILE_TARGET_REPLACE,  /* a file of that name exists and will be replaced */
+    FILE_TARGET_IN_PLACE, /* it is overwritten: a device, or a file that cannot be replaced */
+};
+
+struct file_target {
+    enum file_target_kind kind;
+    int folder_fd;         /* -1 in place */
+    bool folder_is_path;   /* folder_fd is O_PATH: the folder cannot be read, nor synced by itself */
+    char *base;            /* the name in the folder */
+    char *temporary;       /* the file's name until it is published, or NULL while it has none */
+    int old_fd;            /* FILE_TARGET_REPLACE: the file that will be replaced */
+    struct file_locks old_locks; /* held on it */
+
+    pthread_mutex_t held_mutex; /* guards held */
+    uint8_t *held;              /* in place: the first held_bytes, not yet on the medium; else NULL */
+    uint32_t held_bytes;
+};
+
+extern const struct blk_option_desc file_create_options[];
+int file_create(struct blk_create *create, struct blk_node **node, struct blk_error *err);
+
+/* Gives the new file what the old one has: owner, mode, ACL, extended attributes. 0 or -errno. */
+int file_copy_attributes(int old_fd, int new_fd);
+
+/* A name beside `base` that nobody uses yet; malloc()ed. */
+char *file_temporary_name(const char *base);
+
+int file_publish(struct blk_node *node, struct blk_error *err);
+
+/* Frees the target; what was not published is gone. 0, or -errno with `err` when something was left behind. */
+int file_target_free(struct blk_node *node, struct blk_error *err);
+
+/* ---- held.c ---- */
+
+/* Begins to keep back the first bytes of the node, which are zeroes on the medium. */
+int file_held_begin(struct blk_node *node);
+
+/* Whether [offset, ...) begins in what is kept back. */
+bool file_is_held(const struct file_state *s, uint64_t offset);
+
+/* Serve the part of a request that is kept back; return its length, 0 where nothing is. NULL writes zeroes. */
+uint64_t file_held_read(struct file_state *s, uint64_t offset, uint64_t bytes, void *buf);
+uint64_t file_held_write(struct blk_node *node, uint64_t offset, uint64_t bytes, const void *buf);
+
+/* Forgets what lies at and after `size`. */
+void file_held_truncate(struct file_state *s, uint64_t size);
+
+/* Writes what was kept back. */
+int file_held_end(struct blk_node *node);
+
+/* ---- holes.c ---- */
+
+int file_write_zeroes(struct blk_node *node, uint64_t offset, uint64_t bytes, unsigned flags,
+                      struct blk_error *err);
+int file_discard(struct blk_node *node, uint64_t offset, uint64_t bytes, struct blk_error *err);
+int file_block_status(struct blk_node *node, uint64_t offset, uint64_t bytes, unsigned want,
+                      struct blk_extent *extent, struct blk_error *err);
+int file_copy_range(struct blk_node *node, uint64_t offset, struct blk_node *source,
+                    uint64_t source_offset, uint64_t bytes, struct blk_error *err);
+
+/* fallocate(2), repeated when interrupted: 0 or -errno. */
+int file_fallocate(int fd, int mode, uint64_t offset, uint64_t bytes);
+
+/* Whether an error of fallocate or ioctl says that it is not done here, rather than that it failed. */
+bool file_is_unsupported(int ret);
+
+/* ---- truncate.c ---- */
+
+int file_truncate(struct blk_node *node, uint64_t size, enum blk_prealloc prealloc, bool exact,
+                  struct blk_error *err);
+
+/* Sets the size of a regular file to at least `size`. 0 or -errno. */
+int file_extend(struct blk_node *node, uint64_t size);
+
+/* ---- device.c ---- */
+
+/* Size of what `fd` is, in bytes. */
+int file_medium_size(int fd, const struct stat *st, uint64_t *bytes);
+
+/* What requests must keep to when `fd` is open with or without O_DIRECT. */
+int file_find_limits(int fd, const struct stat *st, bool direct, struct blk_limits *limits);
+
+/* The device's logical block, 512 when it does not tell. */
+uint32_t file_device_sector(int fd);
+
+int file_device_zero(struct file_state *s, uint64_t offset, uint64_t bytes, unsigned flags);
+int file_device_discard(struct file_state *s, uint64_t offset, uint64_t bytes);
+
+#endif

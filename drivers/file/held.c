@@ -1,0 +1,90 @@
+/*
+ * The first sector of a target that is overwritten in place (C6).
+ *
+ * What made the old content an image, its magic, is zeroed before anything else is written. Until the new image
+ * is complete its own first sector stays in memory, so that at no moment the medium holds something
+ * that looks like an image and is none. Reads see what was written.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "blockcore/bytes.h"
+#include "blockcore/io.h"
+#include "blockcore/sys.h"
+#include "drivers/file/file.h"
+
+int file_held_begin(struct blk_node *node)
+{
+    struct file_state *s = node->state;
+    struct file_target *t = s->target;
+
+    /* Not more than one sector: it must reach the medium whole or not at all. */
+    uint32_t bytes = node->limits.request_alignment;
+    if (bytes < BLK_SECTOR_BYTES)
+        bytes = BLK_SECTOR_BYTES;
+    t->held = blk_buffer_alloc(bytes);
+    if (!t->held)
+        return -ENOMEM;
+    memset(t->held, 0, bytes);
+    t->held_bytes = bytes;
+    return 0;
+}
+
+bool file_is_held(const struct file_state *s, uint64_t offset)
+{
+    return s->target && s->target->held && offset < s->target->held_bytes;
+}
+
+uint64_t file_held_read(struct file_state *s, uint64_t offset, uint64_t bytes, void *buf)
+{
+    if (!file_is_held(s, offset))
+        return 0;
+    struct file_target *t = s->target;
+    bytes = u64_min(bytes, t->held_bytes - offset);
+    pthread_mutex_lock(&t->held_mutex);
+    memcpy(buf, t->held + offset, bytes);
+    pthread_mutex_unlock(&t->held_mutex);
+    return bytes;
+}
+
+uint64_t file_held_write(struct blk_node *node, uint64_t offset, uint64_t bytes, const void *buf)
+{
+    struct file_state *s = node->state;
+    if (!file_is_held(s, offset))
+        return 0;
+    struct file_target *t = s->target;
+    bytes = u64_min(bytes, t->held_bytes - offset);
+    pthread_mutex_lock(&t->held_mutex);
+    if (buf)
+        memcpy(t->held + offset, buf, bytes);
+    else
+        memset(t->held + offset, 0, bytes);
+    pthread_mutex_unlock(&t->held_mutex);
+    blk_node_grow_size(node, offset + bytes);
+    return bytes;
+}
+
+void file_held_truncate(struct file_state *s, uint64_t size)
+{
+    if (!file_is_held(s, size))
+        return;
+    struct file_target *t = s->target;
+    pthread_mutex_lock(&t->held_mutex);
+    memset(t->held + size, 0, t->held_bytes - size);
+    pthread_mutex_unlock(&t->held_mutex);
+}
+
+int file_held_end(struct blk_node *node)
+{
+    struct file_state *s = node->state;
+    struct file_target *t = s->target;
+    uint64_t size = blk_size(node);
+
+    int ret = size ? file_write_fd(s->fd, 0, t->held_bytes, t->held) : 0;
+    file_changed(s);
+    /* Whole sectors are written, for O_DIRECT; a file may be shorter. */
+    if (ret == 0 && size < t->held_bytes && !s->device && blk_sys->ftruncate(s->fd, (off_t)size) < 0)
+        ret = -errno;
+    return ret;
+}

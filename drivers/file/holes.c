@@ -1,0 +1,268 @@
+/*
+ * Holes: finding them, making them, and moving data without passing user space.
+ *
+ * What a file system does not do is remembered in the state, so that it is asked once. A range that extends the
+ * file is zeroed by extending it: what lies past the end reads as zeroes.
+ */
+#include <errno.h>
+#include <linux/falloc.h>
+#include <linux/fs.h>
+#include <unistd.h>
+
+#include "blockcore/bytes.h"
+#include "blockcore/io.h"
+#include "blockcore/sys.h"
+#include "drivers/drivers.h"
+#include "drivers/file/file.h"
+
+int file_fallocate(int fd, int mode, uint64_t offset, uint64_t bytes)
+{
+    int ret;
+    do
+        ret = blk_sys->fallocate(fd, mode, (off_t)offset, (off_t)bytes) < 0 ? -errno : 0;
+    while (ret == -EINTR);
+    return ret;
+}
+
+bool file_is_unsupported(int ret)
+{
+    return ret == -EOPNOTSUPP || ret == -ENOSYS || ret == -ENOTTY || ret == -EINVAL || ret == -ENODEV;
+}
+
+/* Makes a hole; what lies past the end stays so. */
+static int punch(struct file_state *s, uint64_t offset, uint64_t bytes)
+{
+    if (s->no_punch)
+        return -ENOTSUP;
+    int ret = file_fallocate(s->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, bytes);
+    if (!file_is_unsupported(ret))
+        return ret;
+    s->no_punch = true;
+    return -ENOTSUP;
+}
+
+/* Zeroes that stay allocated; extends the file. */
+static int zero_allocated(struct file_state *s, uint64_t offset, uint64_t bytes)
+{
+    if (!s->no_zero_range) {
+        int ret = file_fallocate(s->fd, FALLOC_FL_ZERO_RANGE, offset, bytes);
+        if (!file_is_unsupported(ret))
+            return ret;
+        s->no_zero_range = true;
+    }
+    int ret = punch(s, offset, bytes);
+    if (ret == 0)
+        ret = file_fallocate(s->fd, 0, offset, bytes);
+    return file_is_unsupported(ret) ? -ENOTSUP : ret;
+}
+
+static int zero_unmapped(struct blk_node *node, uint64_t offset, uint64_t bytes)
+{
+    struct file_state *s = node->state;
+    uint64_t size = blk_size(node);
+
+    int ret = 0;
+    if (offset < size)
+        ret = punch(s, offset, u64_min(bytes, size - offset));
+    if (ret == 0 && offset + bytes > size)
+        ret = file_extend(node, offset + bytes);
+    return ret;
+}
+
+int file_write_zeroes(struct blk_node *node, uint64_t offset, uint64_t bytes, unsigned flags,
+                      struct blk_error *err)
+{
+    struct file_state *s = node->state;
+    uint64_t held = file_held_write(node, offset, bytes, NULL);
+    offset += held;
+    bytes -= held;
+    (void)err;
+    if (!bytes)
+        return 0;
+
+    int ret;
+    if (s->device) {
+        ret = file_device_zero(s, offset, bytes, flags);
+    } else {
+        ret = -ENOTSUP;
+        if (flags & BLK_REQ_MAY_UNMAP)
+            ret = zero_unmapped(node, offset, bytes);
+        if (ret == -ENOTSUP)
+            ret = zero_allocated(s, offset, bytes);
+        if (ret == 0)
+            blk_node_grow_size(node, offset + bytes);
+    }
+    file_changed(s);
+    return ret;
+}
+
+int file_discard(struct blk_node *node, uint64_t offset, uint64_t bytes, struct blk_error *err)
+{
+    struct file_state *s = node->state;
+    uint64_t end = u64_min(offset + bytes, blk_size(node));
+    (void)err;
+    if (file_is_held(s, offset))
+        offset = s->target->held_bytes;
+    if (offset >= end || !(node->flags & BLK_UNMAP) || s->no_discard)
+        return 0;
+
+    int ret = s->device ? file_device_discard(s, offset, end - offset)
+                        : punch(s, offset, end - offset);
+    file_changed(s);
+    return ret;
+}
+
+/* ---- block status ---- */
+
+/* lseek(2) for data or a hole: the offset, or -errno. */
+static int64_t seek(struct file_state *s, uint64_t offset, int whence)
+{
+    off_t at = blk_sys->lseek(s->fd, (off_t)offset, whence);
+    return at < 0 ? -errno : at;
+}
+
+/*
+ * Sets *end to where the run of data or hole at `offset` ends, if before it, and returns whether it is a
+ * hole.
+ */
+static bool find_run(struct file_state *s, uint64_t offset, uint64_t *end)
+{
+    int64_t data = seek(s, offset, SEEK_DATA);
+    if (data == -ENXIO) /* nothing but a hole up to the end of the file */
+        return true;
+    if (data < 0) {
+        s->no_seek = true;
+        return false;
+    }
+    if ((uint64_t)data > offset) {
+        *end = u64_min(*end, (uint64_t)data);
+        return true;
+    }
+    int64_t hole = seek(s, offset, SEEK_HOLE);
+    if (hole > data)
+        *end = u64_min(*end, (uint64_t)hole);
+    return false;
+}
+
+int file_block_status(struct blk_node *node, uint64_t offset, uint64_t bytes, unsigned want,
+                      struct blk_extent *extent, struct blk_error *err)
+{
+    struct file_state *s = node->state;
+    uint64_t align = node->limits.request_alignment;
+    uint64_t end = offset + bytes;
+    bool hole = false;
+    (void)want;
+    (void)err;
+
+    if (file_is_held(s, offset))
+        end = u64_min(end, s->target->held_bytes);
+    else if (!s->device && !s->no_seek)
+        hole = find_run(s, offset, &end);
+
+    /* A unit that is only partly a hole is data. */
+    uint64_t length = end - offset;
+    if (hole && length < bytes && length % align) {
+        length = round_down(length, align);
+        hole = length > 0;
+    }
+    if (!hole)
+        length = u64_min(round_up(length ? length : 1, align), bytes);
+
+    *extent = (struct blk_extent){
+        .bytes = length,
+        .flags = BLK_EXT_OFFSET_VALID | BLK_EXT_ALLOCATED | (hole ? BLK_EXT_ZERO : BLK_EXT_DATA),
+        .host = node,
+        .host_offset = offset,
+    };
+    return 0;
+}
+
+/* ---- copying within the kernel ---- */
+
+static bool is_file_node(const struct blk_node *node)
+{
+    return node->driver == &blk_driver_file || node->driver == &blk_driver_host_device;
+}
+
+/* Errors that only say that this pair of files cannot be copied so. */
+static bool cannot_copy(int code)
+{
+    return code == EINVAL || code == EXDEV || code == ENOSYS || code == EOPNOTSUPP ||
+           code == ENOTTY || code == EBADF || code == EPERM || code == ETXTBSY;
+}
+
+/* Whether the same refusal is to be expected for every range and source. */
+static bool is_lasting(int code)
+{
+    return code == ENOSYS || code == EOPNOTSUPP || code == ENOTTY || code == EPERM;
+}
+
+/* Shares the blocks; only whole ones can be. 0, or -ENOTSUP with nothing changed, or -errno. */
+static int clone_range(struct file_state *to, uint64_t offset, struct file_state *from,
+                       uint64_t source_offset, uint64_t bytes)
+{
+#ifdef FICLONERANGE
+    struct file_clone_range range = { .src_fd = from->fd,
+                                      .src_offset = source_offset,
+                                      .src_length = bytes,
+                                      .dest_offset = offset };
+    if ((offset | source_offset | bytes) % 4096 || to->no_clone || !bytes)
+        return -ENOTSUP;
+    if (blk_sys->ioctl(to->fd, FICLONERANGE, &range) == 0)
+        return 0;
+    if (!cannot_copy(errno))
+        return errno == EINTR ? -ENOTSUP : -errno;
+    to->no_clone = is_lasting(errno);
+#else
+    (void)to, (void)offset, (void)from, (void)source_offset, (void)bytes;
+#endif
+    return -ENOTSUP;
+}
+
+static int copy_by_kernel(struct file_state *to, uint64_t offset, struct file_state *from,
+                          uint64_t source_offset, uint64_t bytes)
+{
+    if (to->no_copy_range)
+        return -ENOTSUP;
+    off_t in = (off_t)source_offset, out = (off_t)offset;
+    while (bytes) {
+        ssize_t done = blk_sys->copy_file_range(from->fd, &in, to->fd, &out,
+                                                u64_min(bytes, GIB), 0);
+        if (done > 0) {
+            bytes -= (uint64_t)done;
+            continue;
+        }
+        if (done == 0) /* the source ends here: its tail must be read as zeroes */
+            return -ENOTSUP;
+        if (errno == EINTR)
+            continue;
+        if (!cannot_copy(errno))
+            return -errno;
+        to->no_copy_range = is_lasting(errno);
+        return -ENOTSUP;
+    }
+    return 0;
+}
+
+int file_copy_range(struct blk_node *node, uint64_t offset, struct blk_node *source,
+                    uint64_t source_offset, uint64_t bytes, struct blk_error *err)
+{
+    (void)err;
+    if (!is_file_node(source) || !bytes)
+        return bytes ? -ENOTSUP : 0;
+    struct file_state *to = node->state, *from = source->state;
+    if (to->device || from->device || file_is_held(to, offset) ||
+        file_is_held(from, source_offset) ||
+        !range_within(source_offset, bytes, blk_size(source)))
+        return -ENOTSUP;
+
+    pthread_rwlock_rdlock(&to->growth);
+    int ret = clone_range(to, offset, from, source_offset, bytes);
+    if (ret == -ENOTSUP)
+        ret = copy_by_kernel(to, offset, from, source_offset, bytes);
+    if (ret == 0)
+        blk_node_grow_size(node, offset + bytes);
+    pthread_rwlock_unlock(&to->growth);
+    file_changed(to);
+    return ret;
+}

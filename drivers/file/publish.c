@@ -1,0 +1,280 @@
+/*
+ * How a target gets its name (C6): its content is on the medium before, the folder's entry after.
+ *
+ * A new name is given by one linkat(2), which fails if somebody has taken the name meanwhile. A
+ * file is replaced by one rename(2). A target in place gets its first sector. With cache mode
+ * unsafe the order is the same and nothing is synced.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "blockcore/memory.h"
+#include "blockcore/sys.h"
+#include "drivers/file/file.h"
+
+#define MAX_ATTRIBUTE_BYTES 65536 /* the kernel's limit of a value and of the list of names */
+
+/* ---- what a successor inherits ---- */
+
+/* Tied to the old content: the kernel makes them anew. */
+static bool is_about_content(const char *name)
+{
+    return strcmp(name, "security.ima") == 0 || strcmp(name, "security.evm") == 0 ||
+           strcmp(name, "security.capability") == 0;
+}
+
+static int copy_attribute(int old_fd, int new_fd, const char *name, char *value, char *present)
+{
+    ssize_t bytes = blk_sys->fgetxattr(old_fd, name, value, MAX_ATTRIBUTE_BYTES);
+    if (bytes < 0)
+        return errno == ENODATA ? 0 : -errno;
+    /* What it has by itself (a security label) may be nothing that we are allowed to set. */
+    ssize_t has = blk_sys->fgetxattr(new_fd, name, present, MAX_ATTRIBUTE_BYTES);
+    if (has == bytes && memcmp(value, present, (size_t)bytes) == 0)
+        return 0;
+    return blk_sys->fsetxattr(new_fd, name, value, (size_t)bytes, 0) < 0 ? -errno : 0;
+}
+
+static int copy_listed(int old_fd, int new_fd, char *names, char *value, char *present)
+{
+    ssize_t bytes = blk_sys->flistxattr(old_fd, names, MAX_ATTRIBUTE_BYTES);
+    if (bytes < 0)
+        return errno == EOPNOTSUPP || errno == ENOSYS ? 0 : -errno;
+    for (const char *name = names; name < names + bytes; name += strlen(name) + 1) {
+        int ret = is_about_content(name) ? 0
+                                         : copy_attribute(old_fd, new_fd, name, value, present);
+        if (ret < 0)
+            return ret;
+    }
+    return 0;
+}
+
+/* Access control lists are among them (system.posix_acl_access). */
+static int copy_extended_attributes(int old_fd, int new_fd)
+{
+    char *room = malloc(3 * MAX_ATTRIBUTE_BYTES);
+    if (!room)
+        return -ENOMEM;
+    int ret = copy_listed(old_fd, new_fd, room, room + MAX_ATTRIBUTE_BYTES,
+                          room + 2 * MAX_ATTRIBUTE_BYTES);
+    free(room);
+    return ret;
+}
+
+int file_copy_attributes(int old_fd, int new_fd)
+{
+    struct stat old, now;
+    if (blk_sys->fstat(old_fd, &old) < 0 || blk_sys->fstat(new_fd, &now) < 0)
+        return -errno;
+    if ((old.st_uid != now.st_uid || old.st_gid != now.st_gid) &&
+        blk_sys->fchown(new_fd, old.st_uid, old.st_gid) < 0)
+        return -errno;
+    int ret = copy_extended_attributes(old_fd, new_fd);
+    /* Last: a change of owner takes bits of the mode away. */
+    if (ret == 0 && blk_sys->fchmod(new_fd, old.st_mode & 07777) < 0)
+        ret = -errno;
+    return ret;
+}
+
+/* ---- the name ---- */
+
+static int link_unnamed(int fd, const struct file_target *t, const char *name)
+{
+    char path[32];
+    snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+    return blk_sys->linkat(AT_FDCWD, path, t->folder_fd, name, AT_SYMLINK_FOLLOW) < 0 ? -errno : 0;
+}
+
+static bool is_unsupported(int code)
+{
+    return code == EPERM || code == EOPNOTSUPP || code == ENOSYS || code == EINVAL || code == EMLINK;
+}
+
+/*
+ * Moves the temporary name to the final one without replacing anything: by a second link, by
+ * renameat2, or, where the file system has neither, by looking first.
+ */
+static int move_to_free_name(struct file_target *t)
+{
+    if (blk_sys->linkat(t->folder_fd, t->temporary, t->folder_fd, t->base, 0) == 0)
+        return blk_sys->unlinkat(t->folder_fd, t->temporary, 0) < 0 ? -errno : 0;
+    if (!is_unsupported(errno))
+        return -errno;
+    if (blk_sys->renameat2(t->folder_fd, t->temporary, t->folder_fd, t->base,
+                           RENAME_NOREPLACE) == 0)
+        return 0;
+    if (!is_unsupported(errno))
+        return -errno;
+    struct stat st;
+    if (blk_sys->fstatat(t->folder_fd, t->base, &st, AT_SYMLINK_NOFOLLOW) == 0)
+        return -EEXIST;
+    if (errno != ENOENT)
+        return -errno;
+    return blk_sys->renameat(t->folder_fd, t->temporary, t->folder_fd, t->base) < 0 ? -errno : 0;
+}
+
+static int name_new(struct blk_node *node, struct blk_error *err)
+{
+    struct file_state *s = node->state;
+    struct file_target *t = s->target;
+    int ret = t->temporary ? move_to_free_name(t) : link_unnamed(s->fd, t, t->base);
+    if (ret == -EEXIST)
+        return blk_fail_why(err, EEXIST, "a file of that name has appeared meanwhile",
+                            "giving the new image its name '%s'", node->name);
+    if (ret < 0)
+        return blk_fail(err, -ret, "giving the new image its name '%s'", node->name);
+    free(t->temporary);
+    t->temporary = NULL;
+    return 0;
+}
+
+/* Gives an unnamed file a temporary name, from where it can be renamed. */
+static int name_temporarily(struct file_state *s)
+{
+    struct file_target *t = s->target;
+    for (int tries = 0; !t->temporary && tries < 100; tries++) {
+        char *name = file_temporary_name(t->base);
+        int ret = link_unnamed(s->fd, t, name);
+        if (ret == 0) {
+            t->temporary = name;
+            return 0;
+        }
+        free(name);
+        if (ret != -EEXIST)
+            return ret;
+    }
+    return t->temporary ? 0 : -EEXIST;
+}
+
+/* Whether the name still belongs to the file that was locked. */
+static int check_old(const struct file_target *t)
+{
+    struct stat old, now;
+    if (blk_sys->fstat(t->old_fd, &old) < 0 ||
+        blk_sys->fstatat(t->folder_fd, t->base, &now, AT_SYMLINK_NOFOLLOW) < 0)
+        return -errno;
+    return old.st_dev == now.st_dev && old.st_ino == now.st_ino ? 0 : -EEXIST;
+}
+
+static int name_over_old(struct blk_node *node, struct blk_error *err)
+{
+    struct file_state *s = node->state;
+    struct file_target *t = s->target;
+
+    int ret = check_old(t);
+    if (ret == -EEXIST)
+        return blk_fail_why(err, EEXIST, "another file has taken its name meanwhile",
+                            "replacing '%s'", node->name);
+    if (ret == 0)
+        ret = name_temporarily(s);
+    if (ret == 0 && blk_sys->renameat(t->folder_fd, t->temporary, t->folder_fd, t->base) < 0)
+        ret = -errno;
+    if (ret < 0) /* the release removes a temporary name */
+        return blk_fail(err, -ret, "replacing '%s'", node->name);
+    free(t->temporary);
+    t->temporary = NULL;
+    return 0;
+}
+
+/* ---- the order ---- */
+
+/* Content and inode reach the medium. A failure stays with the node (DESIGN 5). */
+static int sync_all(struct blk_node *node, struct blk_error *err)
+{
+    const struct file_state *s = node->state;
+    int earlier = atomic_load(&node->flush_error);
+    if (earlier)
+        return blk_fail(err, earlier, "flushing '%s'", node->name);
+    if (node->cache.no_flush)
+        return 0;
+
+    int ret;
+    do
+        ret = blk_sys->fsync(s->fd) < 0 ? errno : 0;
+    while (ret == EINTR);
+    if (!ret)
+        return 0;
+    atomic_store(&node->flush_error, ret);
+    return blk_fail(err, ret, "flushing '%s'", node->name);
+}
+
+/* The folder's entry reaches the medium. Some file systems need no such call, and have none. */
+static int sync_folder(const struct blk_node *node)
+{
+    const struct file_state *s = node->state;
+    const struct file_target *t = s->target;
+    if (node->cache.no_flush)
+        return 0;
+    int ret = (t->folder_is_path ? blk_sys->syncfs(s->fd) : blk_sys->fsync(t->folder_fd)) < 0
+                  ? -errno : 0;
+    return ret == -EINVAL || ret == -ENOSYS || ret == -EOPNOTSUPP ? 0 : ret;
+}
+
+/* Lost writes of network file systems show when a descriptor is closed. */
+static int probe_close(struct blk_node *node, struct blk_error *err)
+{
+    const struct file_state *s = node->state;
+    int ret = file_close_copy(s->fd);
+    return ret < 0 ? blk_fail(err, -ret, "closing '%s'", node->name) : 0;
+}
+
+static int publish_in_place(struct blk_node *node, struct blk_error *err)
+{
+    int ret = sync_all(node, err);
+    if (ret == 0)
+        ret = probe_close(node, err);
+    if (ret < 0)
+        return ret;
+    ret = file_held_end(node);
+    if (ret < 0)
+        return blk_fail(err, -ret, "writing the first sector of '%s'", node->name);
+    ret = sync_all(node, err);
+    return ret < 0 ? ret : probe_close(node, err);
+}
+
+static int publish_by_name(struct blk_node *node, struct blk_error *err)
+{
+    struct file_state *s = node->state;
+    struct file_target *t = s->target;
+    int ret = 0;
+
+    /* Again: they may have been changed since the target was made. */
+    if (t->kind == FILE_TARGET_REPLACE)
+        ret = file_copy_attributes(t->old_fd, s->fd);
+    if (ret < 0)
+        return blk_fail(err, -ret, "passing on owner and attributes of '%s'", node->name);
+    ret = sync_all(node, err);
+    if (ret == 0)
+        ret = probe_close(node, err);
+    if (ret == 0)
+        ret = t->kind == FILE_TARGET_REPLACE ? name_over_old(node, err) : name_new(node, err);
+    if (ret < 0)
+        return ret;
+
+    ret = sync_folder(node);
+    if (ret == 0)
+        return 0;
+    blk_fail(err, -ret, "flushing the folder of '%s'", node->name);
+    if (t->kind == FILE_TARGET_REPLACE)
+        blk_left_behind(err, "'%s' is complete, but may be the old one after a power cut",
+                        node->name);
+    else if (blk_sys->unlinkat(t->folder_fd, t->base, 0) < 0)
+        blk_left_behind(err, "'%s' is complete, but may be gone after a power cut", node->name);
+    return ret;
+}
+
+int file_publish(struct blk_node *node, struct blk_error *err)
+{
+    struct file_state *s = node->state;
+    if (!s->target || node->abandoned)
+        return 0;
+    int ret = s->target->kind == FILE_TARGET_IN_PLACE ? publish_in_place(node, err)
+                                                      : publish_by_name(node, err);
+    if (ret < 0)
+        return ret;
+    node->unnamed = false;
+    return file_target_free(node, err);
+}

@@ -1,0 +1,452 @@
+/*
+ * Where a file made by this run is written until it is complete (C6).
+ *
+ * The name is free: into a file without a name in the same folder (O_TMPFILE), or one with a temporary name
+ * where that cannot be. A regular file has it: that file is locked, and the new one is written beside it
+ * and put in its place at the end. A device, or a file that cannot be replaced (other names lead to it,
+ * the folder is not ours to change, its owner or attributes cannot be passed on, something is mounted on
+ * it): in place, with the old magic destroyed first and the new one written last.
+ */
+#include <errno.h>
+#include <limits.h>
+#include <linux/fs.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "blockcore/bytes.h"
+#include "blockcore/io.h"
+#include "blockcore/memory.h"
+#include "blockcore/open.h"
+#include "blockcore/sys.h"
+#include "drivers/drivers.h"
+#include "drivers/file/file.h"
+
+#define NEW_FILE_MODE 0644
+#define MAX_SYMLINKS 40
+#define MAX_NAME_TRIES 100
+/* Covers the magic of every format that is known by its first bytes. */
+#define OLD_MAGIC_BYTES 4096
+
+const struct blk_option_desc file_create_options[] = {
+    { "nocow", BLK_OPT_BOOL, "No copy-on-write for this file (btrfs)", "off" },
+    { "extent_size_hint", BLK_OPT_SIZE, "Extent size that the file system should aim at (XFS)", NULL },
+    { NULL, 0, NULL, NULL },
+};
+
+/* What is known while a target is being made. */
+struct making {
+    struct blk_create *create;
+    struct file_settings settings;
+    unsigned flags;
+    char *path; /* with symlinks of the last component followed */
+    struct file_target *target;
+    struct file_locks locks; /* on the new file, or on the old one in place */
+    int fd;
+};
+
+/* ---- which file ---- */
+
+/* Replaces *path, a symlink, by what it points to. */
+static int follow(char **path)
+{
+    char text[PATH_MAX];
+    ssize_t length = blk_sys->readlinkat(AT_FDCWD, *path, text, sizeof(text));
+    if (length < 0)
+        return -errno;
+    if (length == 0 || (size_t)length == sizeof(text))
+        return -ENAMETOOLONG;
+    const char *slash = strrchr(*path, '/');
+    int folder = text[0] != '/' && slash ? (int)(slash - *path + 1) : 0;
+    char *next = blk_xasprintf("%.*s%.*s", folder, *path, (int)length, text);
+    free(*path);
+    *path = next;
+    return 0;
+}
+
+/*
+ * Finds the file that `filename` stands for: *path is not a symlink. Returns 1 when it exists (*st filled), 0
+ * when the name is free, -errno. What only the kernel can follow (/proc/self/fd/3) keeps its name.
+ */
+static int resolve(const char *filename, char **path, struct stat *st)
+{
+    struct stat reached;
+    bool exists = blk_sys->fstatat(AT_FDCWD, filename, &reached, 0) == 0;
+    if (!exists && errno != ENOENT)
+        return -errno;
+
+    *path = blk_xstrdup(filename);
+    for (int links = 0; links <= MAX_SYMLINKS; links++) {
+        if (blk_sys->fstatat(AT_FDCWD, *path, st, AT_SYMLINK_NOFOLLOW) < 0) {
+            if (errno != ENOENT)
+                return -errno;
+            if (!exists)
+                return 0;
+            break;
+        }
+        if (!S_ISLNK(st->st_mode))
+            break;
+        int ret = follow(path);
+        if (ret < 0)
+            return ret;
+    }
+    if (exists && (st->st_dev != reached.st_dev || st->st_ino != reached.st_ino)) {
+        free(*path);
+        *path = blk_xstrdup(filename);
+        *st = reached;
+    }
+    return exists ? 1 : -ELOOP;
+}
+
+/* ---- a new file ---- */
+
+char *file_temporary_name(const char *base)
+{
+    static const char letters[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789";
+    static unsigned counter;
+    char random[7] = "";
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    uint64_t value = (uint64_t)now.tv_nsec * 2654435761u ^ (uint64_t)getpid() << 20 ^
+                     (uint64_t)now.tv_sec ^ (uint64_t)++counter << 40;
+    for (int i = 0; i < 6; i++, value /= 62)
+        random[i] = letters[value % 62];
+    /* With what is added it stays below the 255 bytes of a name. */
+    return blk_xasprintf(".%.230s.blkimg-%s", base, random);
+}
+
+static bool lacks_unnamed_files(int code)
+{
+    return code == EOPNOTSUPP || code == EISDIR || code == EINVAL || code == ENOENT || code == ENOSYS;
+}
+
+/* Without /proc a file that has no name could never get one. */
+static bool can_be_named_later(int fd)
+{
+    char path[32];
+    struct stat st;
+    snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+    return blk_sys->fstatat(AT_FDCWD, path, &st, 0) == 0;
+}
+
+static int open_unnamed(const struct file_target *t, int mode_flags, mode_t mode)
+{
+#ifdef O_TMPFILE
+    int fd = blk_sys->openat(t->folder_fd, ".", O_TMPFILE | mode_flags, mode);
+    if (fd < 0)
+        return -errno;
+    if (can_be_named_later(fd))
+        return fd;
+    blk_sys->close(fd);
+#else
+    (void)t, (void)mode_flags, (void)mode;
+#endif
+    return -EOPNOTSUPP;
+}
+
+static int open_temporary(struct file_target *t, int mode_flags, mode_t mode)
+{
+    for (int tries = 0; tries < MAX_NAME_TRIES; tries++) {
+        char *name = file_temporary_name(t->base);
+        int fd = blk_sys->openat(t->folder_fd, name, O_CREAT | O_EXCL | mode_flags, mode);
+        if (fd >= 0) {
+            t->temporary = name;
+            return fd;
+        }
+        free(name);
+        if (errno != EEXIST)
+            return -errno;
+    }
+    return -EEXIST;
+}
+
+static int open_new(struct file_target *t, unsigned flags, struct blk_cache_mode cache, mode_t mode)
+{
+    int mode_flags = file_open_mode(flags | BLK_WRITABLE, cache);
+    int fd = open_unnamed(t, mode_flags, mode);
+    if (fd < 0 && lacks_unnamed_files(-fd))
+        fd = open_temporary(t, mode_flags, mode);
+    return fd;
+}
+
+/* Opens the folder of making->path. 0 or -errno. */
+static int open_folder(struct making *making)
+{
+    struct file_target *t = making->target;
+    const char *slash = strrchr(making->path, '/');
+    BLK_AUTOFREE char *folder =
+        slash ? blk_xstrndup(making->path, (size_t)(slash - making->path) + 1) : blk_xstrdup(".");
+
+    t->base = blk_xstrdup(slash ? slash + 1 : making->path);
+    if (!t->base[0])
+        return -EISDIR;
+    t->folder_fd = blk_sys->openat(AT_FDCWD, folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0);
+    if (t->folder_fd < 0 && errno == EACCES) {
+        t->folder_is_path = true;
+        t->folder_fd = blk_sys->openat(AT_FDCWD, folder, O_PATH | O_DIRECTORY | O_CLOEXEC, 0);
+    }
+    return t->folder_fd < 0 ? -errno : 0;
+}
+
+static int make_new(struct making *making, struct blk_error *err)
+{
+    struct file_target *t = making->target;
+    t->kind = FILE_TARGET_NEW;
+    int ret = open_folder(making);
+    if (ret == 0)
+        ret = making->fd = open_new(t, making->flags, making->create->cache, NEW_FILE_MODE);
+    if (ret == -EINVAL && making->create->cache.direct)
+        return blk_fail_why(err, EINVAL, "its file system cannot bypass the page cache (O_DIRECT)",
+                            "creating '%s'", making->path);
+    return ret < 0 ? blk_fail(err, -ret, "creating '%s'", making->path) : 0;
+}
+
+/* ---- in place of an existing one ---- */
+
+/* Something is mounted on the file (as containers do): it cannot be renamed over. */
+static bool is_mount_point(int fd)
+{
+#ifdef STATX_ATTR_MOUNT_ROOT
+    struct statx stx;
+    return blk_sys->statx(fd, "", AT_EMPTY_PATH, 0, &stx) == 0 &&
+           stx.stx_attributes & STATX_ATTR_MOUNT_ROOT;
+#else
+    (void)fd;
+    return false;
+#endif
+}
+
+/* In a sticky folder only the owner of the file or of the folder may replace the file. */
+static bool may_rename_over(int folder_fd, const struct stat *old)
+{
+    struct stat folder;
+    if (blk_sys->fstat(folder_fd, &folder) < 0)
+        return false;
+    uid_t me = geteuid();
+    return !(folder.st_mode & S_ISVTX) || me == 0 || me == old->st_uid || me == folder.st_uid;
+}
+
+/*
+ * Tries to make a file beside the old one that can replace it. Returns 1 when it is there, 0 when it cannot
+ * be, -errno when the medium fails (a full disk must not lead to the old content being overwritten).
+ */
+static int make_successor(struct making *making, const struct stat *old)
+{
+    struct file_target *t = making->target;
+    if (old->st_nlink != 1 || is_mount_point(t->old_fd) || open_folder(making) < 0 ||
+        !may_rename_over(t->folder_fd, old))
+        return 0;
+
+    making->fd = open_new(t, making->flags, making->create->cache, old->st_mode & 0700);
+    if (making->fd < 0) {
+        int ret = making->fd;
+        return ret == -EACCES || ret == -EPERM || ret == -EROFS ? 0 : ret;
+    }
+    if (file_copy_attributes(t->old_fd, making->fd) == 0)
+        return 1;
+
+    int ret = file_close(&making->fd);
+    if (t->temporary && blk_sys->unlinkat(t->folder_fd, t->temporary, 0) < 0 && ret == 0)
+        ret = -errno;
+    free(t->temporary);
+    t->temporary = NULL;
+    return ret;
+}
+
+/* The old file itself becomes the target. */
+static void use_in_place(struct making *making)
+{
+    struct file_target *t = making->target;
+    t->kind = FILE_TARGET_IN_PLACE;
+    making->fd = t->old_fd;
+    making->locks = t->old_locks;
+    t->old_fd = -1;
+    t->old_locks = (struct file_locks)FILE_LOCKS_NONE;
+    file_close(&t->folder_fd);
+}
+
+static int make_over_existing(struct making *making, struct blk_error *err)
+{
+    struct file_target *t = making->target;
+    struct stat st;
+    t->old_fd = file_open_locked(making->path, making->flags, making->create->cache,
+                                 &making->settings.lock_policy, &t->old_locks, &st, err);
+    if (t->old_fd < 0)
+        return t->old_fd;
+
+    t->kind = FILE_TARGET_REPLACE;
+    int ret = S_ISREG(st.st_mode) ? make_successor(making, &st) : 0;
+    if (ret < 0)
+        return blk_fail(err, -ret, "creating a file beside '%s'", making->path);
+    if (ret == 0)
+        use_in_place(making);
+    return 0;
+}
+
+/* Destroys what made the old content an image, for good, before anything new is written. */
+static int erase_old(struct blk_node *node, struct blk_error *err)
+{
+    struct file_state *s = node->state;
+    uint64_t bytes = s->device ? u64_min(OLD_MAGIC_BYTES, blk_size(node)) : OLD_MAGIC_BYTES;
+    uint8_t *zeroes = blk_buffer_alloc(OLD_MAGIC_BYTES);
+    int ret = zeroes ? 0 : -ENOMEM;
+
+    if (ret == 0) {
+        memset(zeroes, 0, OLD_MAGIC_BYTES);
+        ret = file_write_fd(s->fd, 0, bytes, zeroes);
+        file_changed(s);
+    }
+    free(zeroes);
+    if (ret == 0 && !node->cache.no_flush)
+        ret = file_sync(s);
+    if (ret == 0 && !s->device) {
+        ret = blk_sys->ftruncate(s->fd, 0) < 0 ? -errno : 0;
+        blk_node_set_size(node, 0);
+        file_changed(s);
+    }
+    if (ret == 0)
+        ret = file_held_begin(node);
+    return ret < 0 ? blk_fail(err, -ret, "erasing the old content of '%s'", node->name) : 0;
+}
+
+/* ---- create ---- */
+
+/* Hints to the file system; one that does not know them does without. */
+static int apply_hints(int fd, struct blk_options *options, struct blk_error *err)
+{
+    bool nocow = false;
+    uint64_t hint = 0;
+    int ret = options ? blk_options_get_bool(options, "nocow", &nocow, err) : 0;
+    if (ret == 0 && options)
+        ret = blk_options_get_size(options, "extent_size_hint", &hint, err);
+    if (ret < 0)
+        return ret;
+    if (hint > UINT32_MAX)
+        return blk_fail_why(err, EINVAL, "it is too large", "option extent_size_hint");
+
+    int inode_flags;
+    if (nocow && blk_sys->ioctl(fd, FS_IOC_GETFLAGS, &inode_flags) == 0) {
+        inode_flags |= FS_NOCOW_FL;
+        (void)blk_sys->ioctl(fd, FS_IOC_SETFLAGS, &inode_flags);
+    }
+    struct fsxattr attributes;
+    if (hint && blk_sys->ioctl(fd, FS_IOC_FSGETXATTR, &attributes) == 0) {
+        attributes.fsx_xflags |= FS_XFLAG_EXTSIZE;
+        attributes.fsx_extsize = (uint32_t)hint;
+        (void)blk_sys->ioctl(fd, FS_IOC_FSSETXATTR, &attributes);
+    }
+    return 0;
+}
+
+/* Turns what was made into a node. On failure the descriptors are still making's. */
+static int make_node(struct making *making, struct blk_node **node, struct blk_error *err)
+{
+    struct file_target *t = making->target;
+    struct stat st;
+    if (blk_sys->fstat(making->fd, &st) < 0)
+        return blk_fail(err, errno, "creating '%s'", making->path);
+
+    int ret = 0;
+    if (t->kind != FILE_TARGET_IN_PLACE)
+        ret = file_locks_take(&making->locks, making->fd, file_lock_bits(making->flags),
+                              &making->settings.lock_policy, making->path, err);
+    if (ret == 0)
+        ret = apply_hints(making->fd, making->create->options, err);
+    if (ret < 0)
+        return ret;
+
+    struct blk_node *made = blk_node_new(&blk_driver_file, making->settings.filename,
+                                         making->flags, making->create->cache);
+    ret = file_init(made, making->fd, &st, &making->locks, &making->settings.lock_policy, err);
+    if (ret < 0) {
+        blk_node_free(made);
+        return ret;
+    }
+    struct file_state *s = made->state;
+    s->target = t;
+    file_changed(s); /* the new file itself is a change */
+    if (t->kind == FILE_TARGET_IN_PLACE)
+        ret = erase_old(made, err);
+    if (ret < 0) {
+        /* The caller closes the descriptors. */
+        s->target = NULL;
+        pthread_rwlock_destroy(&s->growth);
+        blk_node_free(made);
+        return ret;
+    }
+    made->unnamed = true;
+    made->reads_zero = !s->device;
+    *node = made;
+    return 0;
+}
+
+static void free_target(struct file_target *t)
+{
+    file_close(&t->old_fd);
+    file_close(&t->folder_fd);
+    pthread_mutex_destroy(&t->held_mutex);
+    free(t->held);
+    free(t->base);
+    free(t->temporary);
+    free(t);
+}
+
+/* Removes the temporary name, if there is one. */
+static int remove_temporary(struct file_target *t, const char *name, struct blk_error *err)
+{
+    if (!t->temporary || blk_sys->unlinkat(t->folder_fd, t->temporary, 0) == 0 || errno == ENOENT)
+        return 0;
+    int ret = blk_fail(err, errno, "removing the unfinished '%s'", t->temporary);
+    blk_left_behind(err, "the unfinished '%s' is still beside '%s'", t->temporary, name);
+    return ret;
+}
+
+int file_target_free(struct blk_node *node, struct blk_error *err)
+{
+    struct file_state *s = node->state;
+    if (!s->target)
+        return 0;
+    int ret = remove_temporary(s->target, node->name, err);
+    free_target(s->target);
+    s->target = NULL;
+    return ret;
+}
+
+static int make(struct making *making, struct blk_node **node, struct blk_error *err)
+{
+    struct stat st;
+    int ret = resolve(making->settings.filename, &making->path, &st);
+    if (ret < 0)
+        return blk_fail(err, -ret, "creating '%s'", making->settings.filename);
+    ret = ret ? make_over_existing(making, err) : make_new(making, err);
+    return ret < 0 ? ret : make_node(making, node, err);
+}
+
+int file_create(struct blk_create *create, struct blk_node **node, struct blk_error *err)
+{
+    struct making making = {
+        .create = create,
+        .flags = (create->flags | BLK_WRITABLE) & ~(unsigned)BLK_FORCE_SHARE,
+        .locks = FILE_LOCKS_NONE,
+        .fd = -1,
+    };
+    int ret = file_read_settings(create->protocol_options, &making.settings, err);
+    if (ret < 0)
+        return ret;
+
+    making.target = blk_xcalloc(1, sizeof(*making.target));
+    *making.target = (struct file_target){ .folder_fd = -1, .old_fd = -1,
+                                           .old_locks = FILE_LOCKS_NONE };
+    pthread_mutex_init(&making.target->held_mutex, NULL);
+    ret = make(&making, node, err);
+    if (ret < 0) {
+        file_close(&making.fd);
+        if (remove_temporary(making.target, making.settings.filename, NULL) < 0)
+            blk_left_behind(err, "the unfinished '%s' is still beside '%s'",
+                            making.target->temporary, making.settings.filename);
+        free_target(making.target);
+    }
+    free(making.path);
+    return ret;
+}

@@ -1,0 +1,139 @@
+/*
+ * null-co and null-aio: a medium that swallows writes and reads as zeroes, for measuring what lies above it.
+ *
+ * Options: size (1 GiB), latency-ns (0) before each request completes, read-zeroes (off): whether block status
+ * may say that it all reads as zeroes. Reads return zeroes in either case, so that no memory of this process leaks.
+ */
+#include <errno.h>
+#include <string.h>
+#include <time.h>
+
+#include "blockcore/bytes.h"
+#include "blockcore/options.h"
+#include "blockcore/units.h"
+#include "drivers/drivers.h"
+
+struct null_state {
+    uint64_t latency_ns;
+    bool read_zeroes;
+};
+
+static int parse_filename(const char *filename, struct blk_options *options, struct blk_error *err)
+{
+    (void)options;
+    const char *rest = strchr(filename, ':');
+    if (rest && strcmp(rest, "://") == 0)
+        return 0;
+    return blk_fail_why(err, EINVAL, "after the driver's name only '://' is allowed",
+                        "opening '%s'", filename);
+}
+
+static int null_open(struct blk_node *node, struct blk_options *options, struct blk_error *err)
+{
+    struct null_state *s = node->state;
+    uint64_t size = GIB;
+
+    int ret = blk_options_get_size(options, "size", &size, err);
+    if (ret == 0)
+        ret = blk_options_get_uint(options, "latency-ns", &s->latency_ns, err);
+    if (ret == 0)
+        ret = blk_options_get_bool(options, "read-zeroes", &s->read_zeroes, err);
+    if (ret < 0)
+        return ret;
+    if (size > BLK_MAX_BYTES)
+        return blk_fail_why(err, EFBIG, "the size is too large", "opening '%s'", node->name);
+    if (s->latency_ns > INT64_MAX)
+        return blk_fail_why(err, ERANGE, "latency-ns is too large", "opening '%s'", node->name);
+
+    node->reads_zero = s->read_zeroes;
+    blk_node_set_size(node, size);
+    return 0;
+}
+
+static int delay(const struct blk_node *node)
+{
+    const struct null_state *s = node->state;
+    if (!s->latency_ns)
+        return 0;
+
+    struct timespec left = { .tv_sec = (time_t)(s->latency_ns / 1000000000),
+                             .tv_nsec = (long)(s->latency_ns % 1000000000) };
+    while (nanosleep(&left, &left) < 0 && errno == EINTR)
+        ;
+    return 0;
+}
+
+static int null_pread(struct blk_node *node, uint64_t offset, uint64_t bytes, void *buf,
+                      struct blk_error *err)
+{
+    (void)offset;
+    (void)err;
+    memset(buf, 0, bytes);
+    return delay(node);
+}
+
+static int null_pwrite(struct blk_node *node, uint64_t offset, uint64_t bytes, const void *buf,
+                       unsigned flags, struct blk_error *err)
+{
+    (void)offset;
+    (void)bytes;
+    (void)buf;
+    (void)flags;
+    (void)err;
+    return delay(node);
+}
+
+static int null_write_zeroes(struct blk_node *node, uint64_t offset, uint64_t bytes,
+                             unsigned flags, struct blk_error *err)
+{
+    return null_pwrite(node, offset, bytes, NULL, flags, err);
+}
+
+static int null_block_status(struct blk_node *node, uint64_t offset, uint64_t bytes, unsigned want,
+                             struct blk_extent *extent, struct blk_error *err)
+{
+    const struct null_state *s = node->state;
+    (void)want;
+    (void)err;
+    *extent = (struct blk_extent){
+        .bytes = bytes,
+        .flags = BLK_EXT_OFFSET_VALID | (s->read_zeroes ? BLK_EXT_ZERO : 0),
+        .host = node,
+        .host_offset = offset,
+    };
+    return 0;
+}
+
+static int null_flush(struct blk_node *node, struct blk_error *err)
+{
+    (void)err;
+    return delay(node);
+}
+
+static int null_allocated_bytes(struct blk_node *node, uint64_t *bytes, struct blk_error *err)
+{
+    (void)node;
+    (void)err;
+    *bytes = 0;
+    return 0;
+}
+
+#define NULL_DRIVER(driver_name)                   \
+    {                                              \
+        .name = driver_name,                       \
+        .kind = BLK_PROTOCOL,                      \
+        .state_bytes = sizeof(struct null_state),  \
+        .prefix = driver_name,                     \
+        .parse_filename = parse_filename,          \
+        .open = null_open,                         \
+        .pread = null_pread,                       \
+        .pwrite = null_pwrite,                     \
+        .supports_fua = true,                      \
+        .write_zeroes = null_write_zeroes,         \
+        .block_status = null_block_status,         \
+        .flush_to_disk = null_flush,               \
+        .allocated_bytes = null_allocated_bytes,   \
+    }
+
+const struct blk_driver blk_driver_null_co = NULL_DRIVER("null-co");
+const struct blk_driver blk_driver_null_aio = NULL_DRIVER("null-aio");

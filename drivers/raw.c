@@ -1,0 +1,303 @@
+/*
+ * raw: the bytes of the file as they are, or a window of them (options offset and size).
+ *
+ * The size is that of the file rounded up to a sector, as QEMU's: what lies past the file's end
+ * reads as zeroes. Without a fixed size the image grows with what is written past its end.
+ *
+ * An image that was probed as raw must stay raw: a guest that could write another format's header into sector 0
+ * would choose what the host opens next time (a backing file, say). Such writes are refused.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "blockcore/bytes.h"
+#include "blockcore/io.h"
+#include "blockcore/open.h"
+#include "blockcore/options.h"
+#include "blockcore/units.h"
+#include "drivers/drivers.h"
+
+struct raw_state {
+    uint64_t offset; /* of the image in the file */
+    bool has_size;   /* the size was given and cannot change */
+};
+
+static struct blk_node *file_of(const struct blk_node *node)
+{
+    return blk_child(node, BLK_ROLE_FILE);
+}
+
+static int raw_probe(const uint8_t *head, size_t bytes)
+{
+    (void)head;
+    (void)bytes;
+    return 1; /* anything is raw, if it is nothing better */
+}
+
+/* ---- life ---- */
+
+static int check_window(const struct blk_node *node, uint64_t file_size, uint64_t size,
+                        struct blk_error *err)
+{
+    const struct raw_state *s = node->state;
+    if (s->offset > file_size)
+        return blk_fail_why(err, EINVAL, "it lies behind the end of the file",
+                            "opening '%s' at offset %llu", node->name,
+                            (unsigned long long)s->offset);
+    if (s->has_size && size % BLK_SECTOR_BYTES)
+        return blk_fail_why(err, EINVAL, "it is not a multiple of 512",
+                            "opening '%s' with size %llu", node->name, (unsigned long long)size);
+    if (s->has_size && size > file_size - s->offset)
+        return blk_fail_why(err, EINVAL, "the file ends before that",
+                            "opening '%s' at offset %llu with size %llu", node->name,
+                            (unsigned long long)s->offset, (unsigned long long)size);
+    return 0;
+}
+
+static int raw_open(struct blk_node *node, struct blk_options *options, struct blk_error *err)
+{
+    struct raw_state *s = node->state;
+    const struct blk_node *file = file_of(node);
+    uint64_t file_size = blk_size(file), size = 0;
+
+    s->has_size = blk_options_peek(options, "size");
+    int ret = blk_options_get_size(options, "offset", &s->offset, err);
+    if (ret == 0)
+        ret = blk_options_get_size(options, "size", &size, err);
+    if (ret == 0)
+        ret = check_window(node, file_size, size, err);
+    if (ret < 0)
+        return ret;
+
+    if (!s->has_size)
+        size = round_up(file_size - s->offset, BLK_SECTOR_BYTES);
+    blk_node_set_size(node, size);
+    node->reads_zero = file->reads_zero;
+    /* A check of sector 0 needs the whole of it. */
+    if (node->probed)
+        node->limits.request_alignment = BLK_SECTOR_BYTES;
+    node->limits.memory_alignment = file->limits.memory_alignment;
+    node->limits.zero_alignment = file->limits.zero_alignment;
+    node->limits.discard_alignment = file->limits.discard_alignment;
+    return 0;
+}
+
+static const struct blk_option_desc create_options[] = {
+    { "size", BLK_OPT_SIZE, "Size of the virtual disk", NULL },
+    { "preallocation", BLK_OPT_STRING, "Allocate space in advance: off, falloc, full", "off" },
+    { "nocow", BLK_OPT_BOOL, "No copy-on-write for this file (btrfs)", "off" },
+    { NULL, 0, NULL, NULL },
+};
+
+/* Reads "size", rounded up to whole sectors. */
+static int read_size(struct blk_options *options, uint64_t *size, struct blk_error *err)
+{
+    if (!blk_options_peek(options, "size"))
+        return blk_fail_why(err, EINVAL, "its size is not given", "creating a raw image");
+    int ret = blk_options_get_size(options, "size", size, err);
+    if (ret < 0)
+        return ret;
+    if (*size > BLK_MAX_BYTES)
+        return blk_fail_why(err, EFBIG, "the size is too large", "creating a raw image");
+    *size = round_up(*size, BLK_SECTOR_BYTES);
+    return 0;
+}
+
+static int read_preallocation(struct blk_options *options, enum blk_prealloc *mode,
+                              struct blk_error *err)
+{
+    const char *text = blk_options_get(options, "preallocation");
+    *mode = BLK_PREALLOC_OFF;
+    if (!text || (blk_prealloc_parse(text, mode) == 0 && *mode != BLK_PREALLOC_METADATA))
+        return 0;
+    return blk_fail_why(err, EINVAL, "it can be off, falloc or full for a raw image",
+                        "option preallocation=%s", text);
+}
+
+static int raw_create(struct blk_create *create, struct blk_node **node, struct blk_error *err)
+{
+    uint64_t size;
+    enum blk_prealloc prealloc;
+    bool nocow; /* the protocol's business, but given among the format's options */
+    (void)node;
+
+    int ret = read_size(create->options, &size, err);
+    if (ret == 0)
+        ret = read_preallocation(create->options, &prealloc, err);
+    if (ret == 0)
+        ret = blk_options_get_bool(create->options, "nocow", &nocow, err);
+    return ret < 0 ? ret : blk_child_truncate(create->file, size, prealloc, false, err);
+}
+
+/* ---- data ---- */
+
+static int raw_pread(struct blk_node *node, uint64_t offset, uint64_t bytes, void *buf,
+                     struct blk_error *err)
+{
+    const struct raw_state *s = node->state;
+    /* Past the end of the window the file goes on, but the image does not. */
+    uint64_t inside = bytes, size = blk_size(node);
+    if (s->has_size)
+        inside = offset < size ? u64_min(bytes, size - offset) : 0;
+    memset((uint8_t *)buf + inside, 0, bytes - inside);
+    return blk_child_pread(file_of(node), s->offset + offset, inside, buf, err);
+}
+
+/* Whether the write would make a probed raw image look like another format. */
+static int check_head(const struct blk_node *node, uint64_t offset, const void *buf,
+                      struct blk_error *err)
+{
+    const struct raw_state *s = node->state;
+    if (!node->probed || s->offset + offset >= BLK_PROBE_BYTES)
+        return 0;
+    const struct blk_driver *looks_like = blk_probe_bytes(buf, BLK_PROBE_BYTES);
+    if (looks_like == &blk_driver_raw)
+        return 0;
+    char why[200];
+    snprintf(why, sizeof(why),
+             "it would turn this image, whose format was guessed to be raw, into %s "
+             "(give the format raw to allow that)", looks_like->name);
+    return blk_fail_why(err, EPERM, why, "writing to sector 0 of '%s'", node->name);
+}
+
+static int check_fixed(const struct blk_node *node, uint64_t offset, uint64_t bytes,
+                       struct blk_error *err)
+{
+    const struct raw_state *s = node->state;
+    if (!s->has_size || range_within(offset, bytes, blk_size(node)))
+        return 0;
+    return blk_fail_why(err, ENOSPC, "its size is fixed by the option 'size'",
+                        "writing past the end of '%s'", node->name);
+}
+
+static int raw_pwrite(struct blk_node *node, uint64_t offset, uint64_t bytes, const void *buf,
+                      unsigned flags, struct blk_error *err)
+{
+    const struct raw_state *s = node->state;
+    int ret = check_fixed(node, offset, bytes, err);
+    if (ret == 0)
+        ret = check_head(node, offset, buf, err);
+    if (ret == 0)
+        ret = blk_child_pwrite(file_of(node), s->offset + offset, bytes, buf, flags, err);
+    if (ret == 0)
+        blk_node_grow_size(node, offset + bytes);
+    return ret;
+}
+
+static int raw_write_zeroes(struct blk_node *node, uint64_t offset, uint64_t bytes, unsigned flags,
+                            struct blk_error *err)
+{
+    const struct raw_state *s = node->state;
+    int ret = check_fixed(node, offset, bytes, err);
+    if (ret == 0)
+        ret = blk_child_write_zeroes(file_of(node), s->offset + offset, bytes, flags, err);
+    if (ret == 0)
+        blk_node_grow_size(node, offset + bytes);
+    return ret;
+}
+
+static int raw_discard(struct blk_node *node, uint64_t offset, uint64_t bytes,
+                       struct blk_error *err)
+{
+    const struct raw_state *s = node->state;
+    return blk_child_discard(file_of(node), s->offset + offset, bytes, err);
+}
+
+static int raw_block_status(struct blk_node *node, uint64_t offset, uint64_t bytes, unsigned want,
+                            struct blk_extent *extent, struct blk_error *err)
+{
+    const struct raw_state *s = node->state;
+    struct blk_node *file = file_of(node);
+    uint64_t at = s->offset + offset, file_size = blk_size(file);
+    (void)want;
+    (void)err;
+
+    *extent = (struct blk_extent){ .bytes = bytes, .host = file, .host_offset = at };
+    if (at < file_size) {
+        extent->flags = BLK_EXT_PASS;
+        /* All that this node has is its own: nothing lies behind it. */
+        extent->bytes = u64_min(bytes, u64_max(file_size - at, node->limits.request_alignment));
+    } else {
+        /* What completes the last sector. */
+        extent->flags = BLK_EXT_ZERO | BLK_EXT_ALLOCATED | BLK_EXT_OFFSET_VALID;
+    }
+    return 0;
+}
+
+static int raw_copy_range(struct blk_node *node, uint64_t offset, struct blk_node *source,
+                          uint64_t source_offset, uint64_t bytes, struct blk_error *err)
+{
+    const struct raw_state *s = node->state;
+    if (node->probed && s->offset + offset < BLK_PROBE_BYTES)
+        return -ENOTSUP; /* what would be written must be looked at */
+    int ret = check_fixed(node, offset, bytes, err);
+    if (ret == 0)
+        ret = blk_child_copy_range(file_of(node), s->offset + offset, source, source_offset, bytes,
+                                   err);
+    if (ret == 0)
+        blk_node_grow_size(node, offset + bytes);
+    return ret;
+}
+
+/* ---- shape ---- */
+
+static int raw_truncate(struct blk_node *node, uint64_t size, enum blk_prealloc prealloc,
+                        bool exact, struct blk_error *err)
+{
+    const struct raw_state *s = node->state;
+    if (s->has_size)
+        return blk_fail_why(err, ENOTSUP, "its size is fixed by the option 'size'",
+                            "resizing '%s'", node->name);
+    if (size > BLK_MAX_BYTES - s->offset)
+        return blk_fail_why(err, EFBIG, "the file would be too large", "resizing '%s'",
+                            node->name);
+
+    int ret = blk_child_truncate(file_of(node), s->offset + size, prealloc, exact, err);
+    if (ret == 0) /* a device keeps its size */
+        blk_node_set_size(node, round_up(blk_size(file_of(node)) - s->offset, BLK_SECTOR_BYTES));
+    return ret;
+}
+
+static int raw_measure(struct blk_options *options, struct blk_node *source,
+                       struct blk_measure *measure, struct blk_error *err)
+{
+    uint64_t size = 0;
+    enum blk_prealloc prealloc;
+    int ret = read_preallocation(options, &prealloc, err);
+    if (ret == 0 && source)
+        size = round_up(blk_size(source), BLK_SECTOR_BYTES);
+    else if (ret == 0)
+        ret = read_size(options, &size, err);
+    if (ret < 0)
+        return ret;
+    *measure = (struct blk_measure){ .required_bytes = size, .fully_allocated_bytes = size };
+    return 0;
+}
+
+static int raw_get_info(struct blk_node *node, struct blk_info *info, struct blk_error *err)
+{
+    struct blk_node *file = file_of(node);
+    return file->driver->get_info ? file->driver->get_info(file, info, err) : 0;
+}
+
+const struct blk_driver blk_driver_raw = {
+    .name = "raw",
+    .kind = BLK_FORMAT,
+    .state_bytes = sizeof(struct raw_state),
+    .growable = true,
+    .probe = raw_probe,
+    .open = raw_open,
+    .create_options = create_options,
+    .create = raw_create,
+    .pread = raw_pread,
+    .pwrite = raw_pwrite,
+    .supports_fua = true,
+    .write_zeroes = raw_write_zeroes,
+    .discard = raw_discard,
+    .block_status = raw_block_status,
+    .copy_range = raw_copy_range,
+    .truncate = raw_truncate,
+    .get_info = raw_get_info,
+    .measure = raw_measure,
+};

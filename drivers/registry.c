@@ -1,0 +1,14 @@
+/*
+ * The only list of drivers. Formats are probed in this order; the highest score wins.
+ */
+#include "drivers/drivers.h"
+
+const struct blk_driver *const blk_drivers[] = {
+    &blk_driver_raw,
+    &blk_driver_file,
+    &blk_driver_host_device,
+    &blk_driver_blkdebug,
+    &blk_driver_null_co,
+    &blk_driver_null_aio,
+    NULL,
+};
