@@ -41,27 +41,39 @@ static int check_shape(const char *name, uint64_t size, unsigned granularity_bit
     return 0;
 }
 
-int blk_dirty_bitmap_new(const char *name, uint64_t size, unsigned granularity_bits,
-                         struct blk_dirty_bitmap **bitmap, struct blk_error *err)
+int blk_dirty_bitmap_describe(const char *name, uint64_t size, unsigned granularity_bits,
+                              struct blk_dirty_bitmap **bitmap, struct blk_error *err)
 {
     int ret = check_shape(name, size, granularity_bits, err);
     if (ret < 0)
         return ret;
-
-    uint64_t bits = bits_for(size, granularity_bits);
-    atomic_uint_fast64_t *words = allocate_words(bits);
-    if (!words)
-        return blk_fail(err, ENOMEM, "bitmap '%s'", name);
-
-    struct blk_dirty_bitmap *new_bitmap = blk_xcalloc(1, sizeof(*new_bitmap));
-    new_bitmap->name = blk_xstrdup(name);
-    new_bitmap->size = size;
-    new_bitmap->granularity_bits = granularity_bits;
-    new_bitmap->bit_count = bits;
-    new_bitmap->enabled = true;
-    new_bitmap->words = words;
-    *bitmap = new_bitmap;
+    struct blk_dirty_bitmap *described = blk_xcalloc(1, sizeof(*described));
+    described->name = blk_xstrdup(name);
+    described->size = size;
+    described->granularity_bits = granularity_bits;
+    described->bit_count = bits_for(size, granularity_bits);
+    described->enabled = true;
+    *bitmap = described;
     return 0;
+}
+
+int blk_dirty_bitmap_allocate(struct blk_dirty_bitmap *bitmap, struct blk_error *err)
+{
+    if (!bitmap->words)
+        bitmap->words = allocate_words(bitmap->bit_count);
+    return bitmap->words ? 0 : blk_fail(err, ENOMEM, "bitmap '%s'", bitmap->name);
+}
+
+int blk_dirty_bitmap_new(const char *name, uint64_t size, unsigned granularity_bits,
+                         struct blk_dirty_bitmap **bitmap, struct blk_error *err)
+{
+    int ret = blk_dirty_bitmap_describe(name, size, granularity_bits, bitmap, err);
+    if (ret < 0)
+        return ret;
+    ret = blk_dirty_bitmap_allocate(*bitmap, err);
+    if (ret < 0)
+        blk_dirty_bitmap_free(*bitmap);
+    return ret;
 }
 
 void blk_dirty_bitmap_free(struct blk_dirty_bitmap *bitmap)

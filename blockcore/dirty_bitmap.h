@@ -34,7 +34,7 @@ struct blk_dirty_bitmap {
     bool read_only;    /* the node is read-only: a write that wants to record is a bug */
     atomic_bool changed; /* differs from what the image holds */
 
-    atomic_uint_fast64_t *words;
+    atomic_uint_fast64_t *words; /* NULL: not loaded */
     void *state; /* the driver's: where the image keeps it; freed by the driver */
     struct blk_dirty_bitmap *next;
 };
@@ -45,6 +45,13 @@ struct blk_dirty_bitmap {
  */
 int blk_dirty_bitmap_new(const char *name, uint64_t size, unsigned granularity_bits,
                          struct blk_dirty_bitmap **bitmap, struct blk_error *err);
+
+/* The same without memory for the bits: it can only be listed until _allocate(). For bitmaps of an image not yet loaded. */
+int blk_dirty_bitmap_describe(const char *name, uint64_t size, unsigned granularity_bits,
+                              struct blk_dirty_bitmap **bitmap, struct blk_error *err);
+/* Gives it clean bits, unless it has bits already. -ENOMEM. */
+int blk_dirty_bitmap_allocate(struct blk_dirty_bitmap *bitmap, struct blk_error *err);
+
 void blk_dirty_bitmap_free(struct blk_dirty_bitmap *bitmap);
 
 /* Marks all granules that the range touches. Ranges past the end are cut. */

@@ -170,6 +170,14 @@ struct blk_driver {
     /* Makes reads show this snapshot; for a node opened read-only. */
     int (*snapshot_load)(struct blk_node *node, const char *id_or_name, struct blk_error *err);
 
+    /*
+     * Dirty bitmaps (bitmaps.h). load reads the bits of all usable bitmaps of node->bitmaps. track makes the image
+     * say, durably, that all its enabled bitmaps are in use. Storing is part of the close's store step and of
+     * reopening read-only.
+     */
+    int (*bitmaps_load)(struct blk_node *node, struct blk_error *err);
+    int (*bitmaps_track)(struct blk_node *node, struct blk_error *err);
+
     /* A point in the driver above is reached (fault injection). */
     void (*event)(struct blk_node *node, enum blk_event event);
     /* io's break, resume, remove_break and wait_break. */

@@ -1,0 +1,168 @@
+#include "blockcore/bitmaps.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "blockcore/driver.h"
+#include "blockcore/memory.h"
+
+struct blk_dirty_bitmaps *blk_bitmaps_of(struct blk_node *node)
+{
+    if (!node->bitmaps) {
+        node->bitmaps = blk_xcalloc(1, sizeof(*node->bitmaps));
+        node->bitmaps->loaded = true; /* of nothing */
+        pthread_mutex_init(&node->bitmaps->mutex, NULL);
+    }
+    return node->bitmaps;
+}
+
+void blk_bitmaps_free(struct blk_dirty_bitmaps *bitmaps)
+{
+    if (!bitmaps)
+        return;
+    while (bitmaps->first) {
+        struct blk_dirty_bitmap *bitmap = bitmaps->first;
+        bitmaps->first = bitmap->next;
+        blk_dirty_bitmap_free(bitmap);
+    }
+    pthread_mutex_destroy(&bitmaps->mutex);
+    free(bitmaps);
+}
+
+struct blk_dirty_bitmap *blk_bitmaps_find(const struct blk_node *node, const char *name)
+{
+    struct blk_dirty_bitmap *bitmap = node->bitmaps ? node->bitmaps->first : NULL;
+    while (bitmap && strcmp(bitmap->name, name) != 0)
+        bitmap = bitmap->next;
+    return bitmap;
+}
+
+int blk_bitmaps_add(struct blk_node *node, struct blk_dirty_bitmap *bitmap, struct blk_error *err)
+{
+    struct blk_dirty_bitmaps *bitmaps = blk_bitmaps_of(node);
+
+    if (blk_bitmaps_find(node, bitmap->name))
+        return blk_fail_why(err, EEXIST, "there is a bitmap of that name already",
+                            "adding bitmap '%s' to '%s'", bitmap->name, node->name);
+    struct blk_dirty_bitmap **end = &bitmaps->first;
+    while (*end)
+        end = &(*end)->next;
+    *end = bitmap;
+    bitmap->next = NULL;
+    bitmaps->changed = true;
+    return 0;
+}
+
+void blk_bitmaps_remove(struct blk_node *node, struct blk_dirty_bitmap *bitmap)
+{
+    struct blk_dirty_bitmap **at = &node->bitmaps->first;
+    while (*at != bitmap)
+        at = &(*at)->next;
+    *at = bitmap->next;
+    node->bitmaps->changed = true;
+    blk_dirty_bitmap_free(bitmap);
+}
+
+int blk_bitmaps_load(struct blk_node *node, struct blk_error *err)
+{
+    if (!node->bitmaps || node->bitmaps->loaded)
+        return 0;
+    int ret = node->driver->bitmaps_load(node, err);
+    if (ret < 0)
+        return blk_fail_if_unset(err, -ret, "loading the bitmaps of '%s'", node->name);
+    node->bitmaps->loaded = true;
+    return 0;
+}
+
+int blk_bitmaps_get_usable(struct blk_node *node, const char *name,
+                           struct blk_dirty_bitmap **bitmap, struct blk_error *err)
+{
+    struct blk_dirty_bitmap *found = blk_bitmaps_find(node, name);
+
+    if (!found)
+        return blk_fail_why(err, ENOENT, "there is no such bitmap", "bitmap '%s' of '%s'", name,
+                            node->name);
+    if (found->inconsistent) {
+        BLK_AUTOFREE char *why = blk_xasprintf(
+            "it was in use when the image was last written and may have missed writes; "
+            "'blkimg bitmap --remove %s %s' removes it",
+            node->name, name);
+        return blk_fail_why(err, EINVAL, why, "bitmap '%s' of '%s'", name, node->name);
+    }
+    if (found->unusable)
+        return blk_fail_why(err, ENOTSUP, "it has properties that this version does not know",
+                            "bitmap '%s' of '%s'", name, node->name);
+    int ret = blk_bitmaps_load(node, err);
+    if (ret < 0)
+        return ret;
+    *bitmap = found;
+    return 0;
+}
+
+/* Whether any bitmap of the set wants to know of writes. */
+static bool any_records(const struct blk_dirty_bitmaps *bitmaps)
+{
+    for (const struct blk_dirty_bitmap *b = bitmaps->first; b; b = b->next)
+        if (b->enabled && !b->inconsistent)
+            return true;
+    return false;
+}
+
+static void mark(struct blk_dirty_bitmaps *bitmaps, uint64_t offset, uint64_t bytes)
+{
+    for (struct blk_dirty_bitmap *b = bitmaps->first; b; b = b->next)
+        if (b->enabled && !b->inconsistent && !b->unusable)
+            blk_dirty_bitmap_set(b, offset, bytes);
+}
+
+/* The first recorded write: the image has to say so before. */
+static int begin_tracking(struct blk_node *node, struct blk_error *err)
+{
+    struct blk_dirty_bitmaps *bitmaps = node->bitmaps;
+    int ret = 0;
+
+    pthread_mutex_lock(&bitmaps->mutex);
+    if (!atomic_load(&bitmaps->tracking)) {
+        ret = blk_bitmaps_load(node, err);
+        if (ret == 0 && node->driver->bitmaps_track)
+            ret = node->driver->bitmaps_track(node, err);
+        if (ret == 0)
+            atomic_store(&bitmaps->tracking, true);
+    }
+    pthread_mutex_unlock(&bitmaps->mutex);
+    return ret;
+}
+
+int blk_bitmaps_will_write(struct blk_node *node, uint64_t offset, uint64_t bytes,
+                           struct blk_error *err)
+{
+    struct blk_dirty_bitmaps *bitmaps = node->bitmaps;
+
+    if (!bitmaps || !any_records(bitmaps))
+        return 0;
+    if (!atomic_load(&bitmaps->tracking)) {
+        int ret = begin_tracking(node, err);
+        if (ret < 0)
+            return ret;
+    }
+    mark(bitmaps, offset, bytes);
+    return 0;
+}
+
+void blk_bitmaps_did_write(struct blk_node *node, uint64_t offset, uint64_t bytes)
+{
+    if (node->bitmaps)
+        mark(node->bitmaps, offset, bytes);
+}
+
+int blk_bitmaps_resize(struct blk_node *node, uint64_t size, struct blk_error *err)
+{
+    struct blk_dirty_bitmaps *bitmaps = node->bitmaps;
+    int ret = blk_bitmaps_load(node, err);
+
+    for (struct blk_dirty_bitmap *b = bitmaps ? bitmaps->first : NULL; b && ret == 0; b = b->next)
+        if (!b->inconsistent && !b->unusable)
+            ret = blk_dirty_bitmap_resize(b, size, err);
+    return ret;
+}

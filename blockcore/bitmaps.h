@@ -1,0 +1,64 @@
+/*
+ * The dirty bitmaps of a node, and how writes are recorded in them.
+ *
+ * A driver that keeps bitmaps in its image (qcow2) attaches the set at open with the names and flags that the image
+ * has; the bits are loaded when they are first needed. A write that an enabled bitmap records is marked before it is
+ * issued and again when it completes, whether it succeeded or not: a job that clears bits and copies in
+ * between cannot lose it. Before the first such write the driver's bitmaps_track() makes the image say that its enabled
+ * bitmaps are in use (C5); so a run that writes no guest data leaves the bitmaps of an image alone, however it ends.
+ * Bits and set are stored in the close's store step, or when the node is reopened read-only.
+ */
+#ifndef BLOCKCORE_BITMAPS_H
+#define BLOCKCORE_BITMAPS_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "blockcore/dirty_bitmap.h"
+#include "blockcore/error.h"
+#include "blockcore/node.h"
+
+struct blk_dirty_bitmaps {
+    struct blk_dirty_bitmap *first; /* in the image's order; changed only with the node drained */
+    pthread_mutex_t mutex;          /* held while the tracking of writes begins */
+    atomic_bool tracking;           /* the image says that the enabled bitmaps are in use */
+    bool loaded;                    /* the bits of all usable bitmaps are in memory */
+    bool changed;                   /* set, names or flags differ from the image's */
+};
+
+/* The node's set, made empty where there is none yet. */
+struct blk_dirty_bitmaps *blk_bitmaps_of(struct blk_node *node);
+
+/* Adds a bitmap at the end; the set owns it. -EEXIST when the name is taken. */
+int blk_bitmaps_add(struct blk_node *node, struct blk_dirty_bitmap *bitmap, struct blk_error *err);
+
+/* Takes the bitmap out of the set and frees it. */
+void blk_bitmaps_remove(struct blk_node *node, struct blk_dirty_bitmap *bitmap);
+
+/* Frees the set and all in it. For blk_node_free(). */
+void blk_bitmaps_free(struct blk_dirty_bitmaps *bitmaps);
+
+/* The bitmap of that name, or NULL. */
+struct blk_dirty_bitmap *blk_bitmaps_find(const struct blk_node *node, const char *name);
+
+/*
+ * The bitmap of that name with its bits in memory, fit for use. Errors that name node and bitmap: -ENOENT,
+ * -EINVAL when it is inconsistent (saying how to remove it) or has properties that we do not know.
+ */
+int blk_bitmaps_get_usable(struct blk_node *node, const char *name,
+                           struct blk_dirty_bitmap **bitmap, struct blk_error *err);
+
+/* Loads the bits of all usable bitmaps, unless they are in memory. */
+int blk_bitmaps_load(struct blk_node *node, struct blk_error *err);
+
+/* For blockcore's requests, around each change of guest data. The first may fail: then nothing may be written. */
+int blk_bitmaps_will_write(struct blk_node *node, uint64_t offset, uint64_t bytes,
+                           struct blk_error *err);
+void blk_bitmaps_did_write(struct blk_node *node, uint64_t offset, uint64_t bytes);
+
+/* After a change of the node's size: every loaded bitmap follows. */
+int blk_bitmaps_resize(struct blk_node *node, uint64_t size, struct blk_error *err);
+
+#endif
