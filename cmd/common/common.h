@@ -50,6 +50,7 @@
 #include "blockcore/units.h"
 #include "cmd/command.h"
 #include "cmd/common/cmdline.h"
+#include "cmd/common/create_options.h"
 #include "cmd/common/image.h"
 #include "cmd/common/json_print.h"
 #include "cmd/common/progress.h"

@@ -41,6 +41,59 @@ int image_check_objects(const struct cmd_list *objects, struct blk_error *err)
     return 0;
 }
 
+/* Whether a snapshot is what the two texts (NULL: any) say. */
+static bool is_snapshot(const struct blk_snapshot *snapshot, const char *id, const char *name)
+{
+    return (!id || strcmp(id, snapshot->id) == 0) && (!name || strcmp(name, snapshot->name) == 0);
+}
+
+/* Loads the snapshot with both this id and this name, one of which may be NULL. */
+static int load_exact_snapshot(struct blk_node *node, const char *id, const char *name,
+                               struct blk_error *err)
+{
+    struct blk_snapshot *list = NULL;
+    size_t count = 0, i = 0;
+
+    int ret = node->driver->snapshot_list(node, &list, &count, err);
+    if (ret < 0)
+        return blk_fail_if_unset(err, -ret, "listing the snapshots of '%s'", node->name);
+    while (i < count && !is_snapshot(&list[i], id, name))
+        i++;
+    if (i < count)
+        ret = node->driver->snapshot_load(node, list[i].id, err);
+    else
+        ret = blk_fail_why(err, ENOENT, "there is none", "'%s': snapshot with %s%s%s%s", node->name,
+                           id ? "id " : "", id ? id : "", name ? " name " : "", name ? name : "");
+    blk_snapshots_free(list, count);
+    return ret;
+}
+
+int image_load_snapshot(struct blk_node *node, const char *text, struct blk_error *err)
+{
+    node = blk_skip_filters(node);
+    if (!node->driver->snapshot_load || !node->driver->snapshot_list)
+        return blk_fail_why(err, ENOTSUP, "its format has no snapshots", "'%s' (%s)", node->name,
+                            node->driver->name);
+
+    int ret;
+    if (strncmp(text, "snapshot.", strlen("snapshot.")) == 0) {
+        struct blk_options *options = blk_options_new();
+        ret = blk_options_parse_keyval(options, text, NULL, err);
+        const char *id = blk_options_get(options, "snapshot.id");
+        const char *name = blk_options_get(options, "snapshot.name");
+        if (ret == 0 && ((!id && !name) || blk_options_first_unused(options)))
+            ret = blk_fail_why(err, EINVAL, "only snapshot.id and snapshot.name are known",
+                               "snapshot '%s'", text);
+        if (ret == 0)
+            ret = load_exact_snapshot(node, id, name, err);
+        blk_options_free(options);
+    } else {
+        ret = node->driver->snapshot_load(node, text, err);
+    }
+    return ret < 0 ? blk_fail_if_unset(err, -ret, "loading snapshot '%s' of '%s'", text, node->name)
+                   : 0;
+}
+
 struct blk_options *image_defaults(const struct image_args *args)
 {
     if (!args->lock_wait.given)

@@ -50,6 +50,12 @@ struct blk_options *image_defaults(const struct image_args *args);
 /* Checks what --object declares. -EINVAL for what this program has no use for. */
 int image_check_objects(const struct cmd_list *objects, struct blk_error *err);
 
+/*
+ * Makes reads of a read-only image show one of its internal snapshots: `text` is an id or a name, or
+ * "snapshot.id=ID,snapshot.name=NAME" with either or both.
+ */
+int image_load_snapshot(struct blk_node *node, const char *text, struct blk_error *err);
+
 /* Parses the text of -t or -T; NULL is writeback. */
 int image_cache(const char *text, struct blk_cache_mode *mode, struct blk_error *err);
 

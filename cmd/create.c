@@ -1,0 +1,228 @@
+/*
+ * blkimg create: makes a new image.
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "blockcore/bytes.h"
+#include "blockcore/memory.h"
+#include "cmd/common/common.h"
+
+static int run(int argc, char **argv);
+
+const struct command cmd_create = {
+    "create",
+    "Make a new image",
+    "[--object objectdef] [-q] [-f fmt] [-b backing_file [-F backing_fmt]] [-u] [-o options] "
+    "[--lock-wait=seconds] filename [size]",
+    run,
+};
+
+/* What the command line says. */
+struct request {
+    const char *filename;
+    const char *size_text; /* or NULL */
+    const char *format;
+    const char *backing_file, *backing_format; /* -b, -F, or NULL */
+    struct cmd_list texts;                     /* -o */
+    bool quiet, unsafe;
+    struct image_args backing; /* how the backing file is opened */
+};
+
+/* ---- the backing file ---- */
+
+static bool same_file(const char *a, const char *b)
+{
+    struct stat first, second;
+    if (strcmp(a, b) == 0)
+        return true;
+    return stat(a, &first) == 0 && stat(b, &second) == 0 && first.st_dev == second.st_dev &&
+           first.st_ino == second.st_ino;
+}
+
+/* Opens the backing file, which shows that it is one, and takes its size where none is given. Returns an exit status. */
+static int look_at_backing(const struct request *request, const char *name, const char *format,
+                           struct blk_options *options)
+{
+    struct blk_error err = BLK_ERROR_INIT;
+    struct image_args args = request->backing;
+    struct blk_node *backing;
+    int status = EXIT_OK;
+
+    args.format = format;
+    if (image_open(&args, name, BLK_NO_IO, NULL, &backing, &err) < 0) {
+        blk_context(&err, "the backing file of '%s'", request->filename);
+        return report_error(&err);
+    }
+    if (!format) {
+        status = report_failure("creating '%s': a backing file needs its format (-F); '%s' looks "
+                                "like %s", request->filename, name, backing->driver->name);
+    } else if (!blk_options_peek(options, "size")) {
+        blk_options_setf(options, "size", "%" PRIu64,
+                         round_up(blk_size(backing), BLK_SECTOR_BYTES));
+    }
+    return finish(status, &backing, 1);
+}
+
+/* Returns an exit status. */
+static int check_backing(const struct request *request, const struct option_tables *tables,
+                         struct blk_options *options)
+{
+    if (request->backing_file)
+        blk_options_set(options, "backing_file", request->backing_file);
+    if (request->backing_format)
+        blk_options_set(options, "backing_fmt", request->backing_format);
+
+    const char *file = blk_options_peek(options, "backing_file");
+    const char *format = blk_options_peek(options, "backing_fmt");
+    struct blk_error err = BLK_ERROR_INIT;
+    if ((file && !create_options_has(tables, "backing_file")) ||
+        (format && !create_options_has(tables, "backing_fmt")))
+        return report_failure("creating '%s': format '%s' has no backing files", request->filename,
+                              tables->format);
+    if (!file)
+        return !format ? EXIT_OK
+                       : report_failure("creating '%s': a backing format without a backing file",
+                                        request->filename);
+    if (!*file)
+        return report_failure("creating '%s': the name of the backing file is empty",
+                              request->filename);
+    if (format && !image_driver(format, &err))
+        return report_error(&err);
+
+    BLK_AUTOFREE char *name = blk_resolve_backing_name(request->filename, file);
+    if (same_file(request->filename, name))
+        return report_failure("creating '%s': it cannot be its own backing file",
+                              request->filename);
+    if (!request->unsafe)
+        return look_at_backing(request, name, format, options);
+    return format ? EXIT_OK
+                  : report_failure("creating '%s': a backing file needs its format (-F)",
+                                   request->filename);
+}
+
+/* ---- creating ---- */
+
+/* Puts everything that was asked for into `options`. Returns an exit status. */
+static int read_options(const struct request *request, const struct option_tables *tables,
+                        struct blk_options *options)
+{
+    struct blk_error err = BLK_ERROR_INIT;
+    uint64_t size;
+
+    if (create_options_parse(&request->texts, tables, options, &err) < 0)
+        return report_error(&err);
+    if (request->size_text) {
+        int status = cmd_size_parse("size", request->size_text, &size);
+        if (status)
+            return status;
+        if (blk_options_peek(options, "size"))
+            return report_failure("creating '%s': the size is given twice", request->filename);
+        blk_options_setf(options, "size", "%" PRIu64, size);
+    }
+    int status = check_backing(request, tables, options);
+    if (status)
+        return status;
+    if (!blk_options_peek(options, "size"))
+        return report_failure("creating '%s': it needs a size", request->filename);
+    return EXIT_OK;
+}
+
+/* Sizes are whole sectors, as in qemu-img. */
+static void round_size(struct blk_options *options)
+{
+    uint64_t size = 0;
+    if (blk_parse_size(blk_options_peek(options, "size"), &size) == 0)
+        blk_options_setf(options, "size", "%" PRIu64, round_up(size, BLK_SECTOR_BYTES));
+}
+
+static int create(const struct request *request, const struct blk_driver *driver,
+                  struct blk_options *options)
+{
+    struct blk_error err = BLK_ERROR_INIT;
+    struct blk_options *defaults = image_defaults(&request->backing);
+    struct blk_create how = {
+        .filename = request->filename,
+        /* A protocol alone holds what raw would put there. */
+        .driver = driver->kind == BLK_PROTOCOL ? blk_driver_find("raw") : driver,
+        .options = options,
+        .flags = BLK_NO_BACKING,
+        .defaults = defaults,
+    };
+    struct blk_node *root;
+
+    round_size(options);
+    int ret = blk_create(&how, &root, &err);
+    blk_options_free(defaults);
+    if (ret < 0) {
+        blk_fail_if_unset(&err, -ret, "creating '%s'", request->filename);
+        return report_error(&err);
+    }
+    return finish(EXIT_OK, &root, 1);
+}
+
+static int prepare_and_create(const struct request *request, const struct blk_driver *driver)
+{
+    struct blk_error err = BLK_ERROR_INIT;
+    struct option_tables tables;
+
+    if (create_tables(driver, request->filename, &tables, &err) < 0 ||
+        image_check_objects(&request->backing.objects, &err) < 0)
+        return report_error(&err);
+    if (create_options_want_help(&request->texts)) {
+        create_options_help(&tables, request->filename);
+        return EXIT_OK;
+    }
+    if (!request->filename)
+        return report_usage(&cmd_create, "expects the name of the image");
+
+    struct blk_options *options = blk_options_new();
+    int status = read_options(request, &tables, options);
+    if (status == EXIT_OK) {
+        if (!request->quiet) {
+            printf("Formatting '%s', fmt=%s", request->filename, driver->name);
+            create_options_print(&tables, options);
+            putchar('\n');
+        }
+        status = create(request, driver, options);
+    }
+    blk_options_free(options);
+    return status;
+}
+
+static int run(int argc, char **argv)
+{
+    struct request request = { .format = "raw" };
+    const struct cmd_option options[] = {
+        { 'f', "format", CMD_STRING, &request.format, "FMT", "format of the new image (raw)" },
+        { 'b', "backing", CMD_STRING, &request.backing_file, "FILE", "what shows through it" },
+        { 'F', "backing-format", CMD_STRING, &request.backing_format, "FMT",
+          "format of the backing file" },
+        { 'u', "unsafe", CMD_FLAG, &request.unsafe, NULL, "do not open the backing file" },
+        { 'o', "options", CMD_LIST, &request.texts, "NAME=VALUE,...",
+          "options of the format; -o help lists them" },
+        { 'q', "quiet", CMD_FLAG, &request.quiet, NULL, "print nothing but errors" },
+        { 0, "lock-wait", CMD_UINT, &request.backing.lock_wait, "SECONDS",
+          "wait so long for an image that is in use" },
+        { 0, "object", CMD_LIST, &request.backing.objects, "TYPE,id=ID,...",
+          "declare an object such as a secret" },
+        CMD_OPTIONS_END,
+    };
+    struct cmd_operands operands;
+
+    int status = cmd_parse(&cmd_create, options, argc, argv, &operands);
+    if (status != CMD_RUN)
+        return status;
+    if (operands.count > 2)
+        return report_usage(&cmd_create, "'%s' is one operand too many", operands.items[2]);
+    request.filename = operands.count > 0 ? operands.items[0] : NULL;
+    request.size_text = operands.count > 1 ? operands.items[1] : NULL;
+
+    struct blk_error err = BLK_ERROR_INIT;
+    const struct blk_driver *driver = image_driver(request.format, &err);
+    return driver ? prepare_and_create(&request, driver) : report_error(&err);
+}

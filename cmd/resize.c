@@ -1,0 +1,93 @@
+/*
+ * blkimg resize: changes the virtual size of an image.
+ */
+#include <stdio.h>
+#include <string.h>
+
+#include "cmd/common/common.h"
+
+/*
+ * The size that "10G", "+1G" or "-1G" means for an image of `old` bytes. Returns 0 or an exit status.
+ */
+static int new_size(const char *text, uint64_t old, uint64_t *size)
+{
+    char sign = *text == '+' || *text == '-' ? *text : 0;
+    uint64_t bytes;
+
+    int status = cmd_size_parse("size", sign ? text + 1 : text, &bytes);
+    if (status)
+        return status;
+    if (sign == '-' && bytes >= old)
+        return report_failure("size: '%s' would leave nothing of an image of %llu bytes", text,
+                              (unsigned long long)old);
+    *size = !sign ? bytes : sign == '+' ? old + bytes : old - bytes;
+    if (*size > BLK_MAX_BYTES)
+        return report_failure("size: '%s' makes the image too large (the limit is 8 EiB)", text);
+    if (*size == 0)
+        return report_failure("size: '%s' is no size for an image", text);
+    return 0;
+}
+
+static int resize(struct blk_node *root, const char *text, enum blk_prealloc prealloc, bool shrink)
+{
+    struct blk_error err = BLK_ERROR_INIT;
+    uint64_t old = blk_size(root), size;
+
+    int status = new_size(text, old, &size);
+    if (status)
+        return status;
+    if (size <= old && prealloc != BLK_PREALLOC_OFF)
+        return report_failure("resizing '%s': --preallocation is for growing only", root->name);
+    if (size < old && !shrink)
+        return report_failure("resizing '%s': %llu bytes are less than its %llu, and what lies "
+                              "beyond would be lost; --shrink says that it may be",
+                              root->name, (unsigned long long)size, (unsigned long long)old);
+    if (blk_truncate(root, size, prealloc, true, &err) < 0)
+        return report_error(&err);
+    return EXIT_OK;
+}
+
+static int run(int argc, char **argv);
+
+const struct command cmd_resize = {
+    "resize",
+    "Change the size of an image",
+    "[--object objectdef] [--image-opts] [-f fmt] [--preallocation=prealloc] [-q] [--shrink] "
+    "[--lock-wait=seconds] filename [+ | -]size",
+    run,
+};
+
+static int run(int argc, char **argv)
+{
+    struct image_args image = IMAGE_ARGS_INIT;
+    const char *prealloc_text = "off";
+    bool quiet = false, shrink = false;
+    const struct cmd_option options[] = {
+        IMAGE_OPTIONS(&image),
+        { 0, "preallocation", CMD_STRING, &prealloc_text, "MODE",
+          "how new space is allocated: off, metadata, falloc, full" },
+        { 0, "shrink", CMD_FLAG, &shrink, NULL, "allow what lies beyond the new end to be lost" },
+        { 'q', "quiet", CMD_FLAG, &quiet, NULL, "print nothing but errors" },
+        CMD_OPTIONS_END,
+    };
+    struct cmd_operands operands;
+    enum blk_prealloc prealloc;
+
+    int status = cmd_parse(&cmd_resize, options, argc, argv, &operands);
+    if (status != CMD_RUN)
+        return status;
+    if (blk_prealloc_parse(prealloc_text, &prealloc) < 0)
+        return report_failure("--preallocation: '%s' is none of off, metadata, falloc, full",
+                              prealloc_text);
+    if (operands.count != 2)
+        return report_usage(&cmd_resize, "expects an image and a size");
+
+    struct blk_error err = BLK_ERROR_INIT;
+    struct blk_node *root;
+    if (image_open(&image, operands.items[0], BLK_WRITABLE, NULL, &root, &err) < 0)
+        return report_error(&err);
+    status = finish(resize(root, operands.items[1], prealloc, shrink), &root, 1);
+    if (status == EXIT_OK && !quiet)
+        printf("Image resized.\n");
+    return status;
+}
