@@ -17,9 +17,12 @@
 
 /* All commands, by name. */
 #define COMMANDS(X) \
-    X(info)         \
-    X(io)           \
-    X(map)
+    X(create) \
+    X(info) \
+    X(io) \
+    X(map) \
+    X(measure) \
+    X(resize)
 
 #define X(name) extern const struct command cmd_##name;
 COMMANDS(X)

@@ -111,8 +111,10 @@ static int check_args(const struct image_args *args, const char *name, unsigned 
         return blk_fail_why(err, EINVAL, "--image-opts and -f exclude each other", "%s", name);
     if (args->force_share && (flags & BLK_WRITABLE))
         return blk_fail_why(err, EINVAL, "-U is for reading only", "%s", name);
-    if (args->format && !image_driver(args->format, err))
+    if (args->format && !image_driver(args->format, err)) {
+        blk_context(err, "opening '%s'", name);
         return -EINVAL;
+    }
     return image_check_objects(&args->objects, err);
 }
 
