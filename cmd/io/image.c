@@ -274,6 +274,7 @@ static int reopen_from_words(struct io_session *session, struct blk_options *opt
         return ret;
 
     bool writable = change.writable || (!change.read_only && blk_is_writable(session->node));
+    io_pool_wait(session->pool); /* a request may have been submitted and not begun yet */
     ret = blk_reopen(session->node, writable, change.cache, &err);
     return ret < 0 ? io_report_error(&err) : 0;
 }

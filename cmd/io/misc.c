@@ -41,6 +41,8 @@ int io_truncate(struct io_session *session, int argc, char **argv)
         return io_misuse(argv[0], "one size is needed");
     if (io_parse_bytes(argv[optind], &size) < 0)
         return -EINVAL;
+    /* What was submitted before comes before, even if its thread has not begun yet. */
+    io_pool_wait(session->pool);
     if (blk_truncate(session->node, size, prealloc, false, &err) < 0)
         return io_report_error(&err);
     return 0;

@@ -165,8 +165,6 @@ static int check_write_options(const struct io_request *request)
 
     if (request->vmstate && (request->compressed || request->zero))
         return io_misuse(command, "-b excludes -c and -z");
-    if (request->compressed && request->zero)
-        return io_misuse(command, "-c and -z exclude each other");
     if (request->fua && (request->vmstate || request->compressed))
         return io_misuse(command, "-f excludes -b and -c");
     if (request->no_fallback && !request->zero)
