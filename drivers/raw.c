@@ -141,6 +141,7 @@ static int raw_pread(struct blk_node *node, uint64_t offset, uint64_t bytes, voi
     if (s->has_size)
         inside = offset < size ? u64_min(bytes, size - offset) : 0;
     memset((uint8_t *)buf + inside, 0, bytes - inside);
+    blk_event(file_of(node), BLK_EVENT_READ_AIO);
     return blk_child_pread(file_of(node), s->offset + offset, inside, buf, err);
 }
 
@@ -178,8 +179,10 @@ static int raw_pwrite(struct blk_node *node, uint64_t offset, uint64_t bytes, co
     int ret = check_fixed(node, offset, bytes, err);
     if (ret == 0)
         ret = check_head(node, offset, buf, err);
-    if (ret == 0)
-        ret = blk_child_pwrite(file_of(node), s->offset + offset, bytes, buf, flags, err);
+    if (ret < 0)
+        return ret;
+    blk_event(file_of(node), BLK_EVENT_WRITE_AIO);
+    ret = blk_child_pwrite(file_of(node), s->offset + offset, bytes, buf, flags, err);
     if (ret == 0)
         blk_node_grow_size(node, offset + bytes);
     return ret;
