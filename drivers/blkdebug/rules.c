@@ -45,7 +45,7 @@ static const char *const iotype_names[BLKDEBUG_IOTYPE_COUNT] = {
     [BLKDEBUG_CLOSE] = "close",
 };
 
-static const unsigned default_iotypes = (2u << BLKDEBUG_BLOCK_STATUS) - 1;
+static const unsigned default_iotypes = (2u << BLKDEBUG_FLUSH) - 1;
 
 /* The index of `name`, or -1. */
 static int find_name(const char *const *names, size_t count, const char *name)

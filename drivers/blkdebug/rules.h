@@ -22,7 +22,7 @@
 #include "blockcore/events.h"
 #include "blockcore/options.h"
 
-/* What a request is. A rule that names no type means those up to BLOCK_STATUS, as in QEMU. */
+/* What a request is. A rule that names no type means those up to FLUSH, as in QEMU. */
 enum blkdebug_iotype {
     BLKDEBUG_READ,
     BLKDEBUG_WRITE,

@@ -41,8 +41,9 @@ TEST(rule_without_event_matches_qemus_types_only)
     struct blkdebug_rules rules;
     REQUIRE(parse(&rules, "inject-error.0.errno=28", NULL) == 0);
     CHECK_INT(blkdebug_rules_check(&rules, BLKDEBUG_WRITE, 0, 512), -ENOSPC);
-    CHECK_INT(blkdebug_rules_check(&rules, BLKDEBUG_BLOCK_STATUS, 0, 512), -ENOSPC);
+    CHECK_INT(blkdebug_rules_check(&rules, BLKDEBUG_DISCARD, 0, 512), -ENOSPC);
     CHECK_INT(blkdebug_rules_check(&rules, BLKDEBUG_FLUSH, 0, 0), -ENOSPC);
+    CHECK_INT(blkdebug_rules_check(&rules, BLKDEBUG_BLOCK_STATUS, 0, 512), 0);
     CHECK_INT(blkdebug_rules_check(&rules, BLKDEBUG_TRUNCATE, 0, 0), 0);
     CHECK_INT(blkdebug_rules_check(&rules, BLKDEBUG_CREATE, 0, 0), 0);
     CHECK_INT(blkdebug_rules_check(&rules, BLKDEBUG_PUBLISH, 0, 0), 0);
