@@ -323,7 +323,6 @@ map 1
 length 1
 truncate
 truncate -m nonsense 1M
-truncate 1M 2M
 sleep
 sleep 1 2
 reopen -r -w
@@ -355,6 +354,10 @@ EOF
         assert_failure 1
         assert_output --partial 'not supported'
     done
+    # qemu-io takes the first size.
+    run blkimg io -f raw -c 'truncate 2M 4M' -c length raw
+    assert_failure 1
+    assert_line '1 MiB'
     run blkimg io -f raw -c close -c 'open -s raw' -c 'open -C raw' raw
     assert_failure 1
     assert_line --index 0 --partial 'not supported'
