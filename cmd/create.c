@@ -147,8 +147,7 @@ static int create(const struct request *request, const struct blk_driver *driver
     struct blk_options *defaults = image_defaults(&request->backing);
     struct blk_create how = {
         .filename = request->filename,
-        /* A protocol alone holds what raw would put there. */
-        .driver = driver->kind == BLK_PROTOCOL ? blk_driver_find("raw") : driver,
+        .driver = driver,
         .options = options,
         .flags = BLK_NO_BACKING,
         .defaults = defaults,
@@ -184,7 +183,7 @@ static int prepare_and_create(const struct request *request, const struct blk_dr
     int status = read_options(request, &tables, options);
     if (status == EXIT_OK) {
         if (!request->quiet) {
-            printf("Formatting '%s', fmt=%s", request->filename, driver->name);
+            printf("Formatting '%s', fmt=%s", request->filename, request->format);
             create_options_print(&tables, options);
             putchar('\n');
         }
@@ -224,5 +223,10 @@ static int run(int argc, char **argv)
 
     struct blk_error err = BLK_ERROR_INIT;
     const struct blk_driver *driver = image_driver(request.format, &err);
-    return driver ? prepare_and_create(&request, driver) : report_error(&err);
+    if (!driver)
+        return report_error(&err);
+    /* A protocol alone holds what raw puts there. */
+    if (driver->kind == BLK_PROTOCOL && driver->create)
+        driver = blk_driver_find("raw");
+    return prepare_and_create(&request, driver);
 }

@@ -40,7 +40,7 @@ int create_tables(const struct blk_driver *driver, const char *filename,
                   struct option_tables *tables, struct blk_error *err)
 {
     *tables = (struct option_tables){ .format = driver->name, .own = driver->create_options };
-    if (!driver->create)
+    if (!driver->create || driver->kind == BLK_FILTER)
         return blk_fail_why(err, ENOTSUP, "images of this kind cannot be created", "format '%s'",
                             driver->name);
     if (!filename)
@@ -187,6 +187,19 @@ void create_options_help(const struct option_tables *tables, bool whole)
                "Specify the target filename to include those options.\n");
 }
 
+/* What qemu-img's line shows although it was not given; it has other defaults that it keeps to itself. */
+static bool default_is_shown(const char *name)
+{
+    static const char *const shown[] = {
+        "cluster_size", "extended_l2", "compression_type", "lazy_refcounts", "refcount_bits",
+    };
+    for (size_t i = 0; i < sizeof(shown) / sizeof(shown[0]); i++) {
+        if (strcmp(shown[i], name) == 0)
+            return true;
+    }
+    return false;
+}
+
 static void print_doubling_commas(const char *text)
 {
     for (; *text; text++) {
@@ -203,7 +216,9 @@ void create_options_print(const struct option_tables *tables, const struct blk_o
 
     for (size_t i = 0; i < count; i++) {
         const char *given = blk_options_peek(options, list[i]->name);
-        const char *value = given ? given : list[i]->default_text;
+        const char *value = given                             ? given
+                            : default_is_shown(list[i]->name) ? list[i]->default_text
+                                                              : NULL;
         uint64_t number;
         if (!value)
             continue;

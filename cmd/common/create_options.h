@@ -38,7 +38,7 @@ int create_options_parse(const struct cmd_list *texts, const struct option_table
 /* Whether there is an option of that name. */
 bool create_options_has(const struct option_tables *tables, const char *name);
 
-/* Prints " name=value" for each option that is set or has a default, in the tables' order. */
+/* Prints " name=value" as qemu-img does, in the tables' order: what is set, and some defaults. */
 void create_options_print(const struct option_tables *tables, const struct blk_options *options);
 
 #endif

@@ -226,3 +226,43 @@ void json_print(FILE *to, const json_t *value)
     print_value(to, value, 0);
     putc('\n', to);
 }
+
+/* ---- values for people ---- */
+
+/* What follows "name:": a plain value on the same line, members on lines of their own. */
+static void print_member_value(FILE *to, const json_t *value, unsigned level)
+{
+    if (json_is_object(value) || json_is_array(value)) {
+        putc('\n', to);
+        json_print_members(to, value, level + 1);
+    } else if (json_is_string(value)) {
+        fprintf(to, " %s\n", json_string_value(value));
+    } else if (json_is_integer(value)) {
+        fprintf(to, " %" JSON_INTEGER_FORMAT "\n", json_integer_value(value));
+    } else {
+        fprintf(to, " %s\n", json_is_true(value) ? "true" : "false");
+    }
+}
+
+void json_print_members(FILE *to, const json_t *value, unsigned level)
+{
+    size_t index, count;
+    json_t *item;
+
+    if (json_is_array(value)) {
+        json_array_foreach(value, index, item) {
+            fprintf(to, "%*s[%zu]:", (int)level * 4, "", index);
+            print_member_value(to, item, level);
+        }
+        return;
+    }
+    const char **keys = json_keys_in_order(value, &count);
+    for (size_t i = 0; i < count; i++) {
+        fprintf(to, "%*s", (int)level * 4, "");
+        for (const char *p = keys[i]; *p; p++)
+            putc(*p == '-' ? ' ' : *p, to);
+        putc(':', to);
+        print_member_value(to, json_object_get(value, keys[i]), level);
+    }
+    free(keys);
+}

@@ -19,6 +19,12 @@ int output_format_parse(const char *text, enum output_format *format);
  */
 void json_print(FILE *to, const json_t *value);
 
+/*
+ * Prints the members of an object or array for people, as in "Format specific information": a line each,
+ * indented by four spaces a level, dashes in names shown as spaces.
+ */
+void json_print_members(FILE *to, const json_t *value, unsigned level);
+
 /* The members of an object in qemu-img's order; free() the result. */
 const char **json_keys_in_order(const json_t *object, size_t *count);
 
