@@ -11,7 +11,7 @@
 #include "blockcore/node.h"
 #include "blockcore/options.h"
 
-/* What to open. Exactly one of `filename` and `options` is given. */
+/* What to open. At least one of `filename` and `options` is given; with both, the name says where the file is. */
 struct blk_open {
     const char *filename;             /* plain name, "PROTOCOL:...", or "json:{...}" */
     const struct blk_options *options; /* as from --image-opts; not changed */

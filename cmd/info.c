@@ -296,46 +296,6 @@ static void print_snapshots(const json_t *snapshots)
         print_snapshot(snapshot);
 }
 
-static void print_members(const json_t *value, unsigned level);
-
-/* What follows "name:": a plain value on the same line, members on lines of their own. */
-static void print_member_value(const json_t *value, unsigned level)
-{
-    if (json_is_object(value) || json_is_array(value)) {
-        putchar('\n');
-        print_members(value, level + 1);
-    } else if (json_is_string(value)) {
-        printf(" %s\n", json_string_value(value));
-    } else if (json_is_integer(value)) {
-        printf(" %" JSON_INTEGER_FORMAT "\n", json_integer_value(value));
-    } else {
-        printf(" %s\n", json_is_true(value) ? "true" : "false");
-    }
-}
-
-/* Keys are printed with spaces for dashes. */
-static void print_members(const json_t *value, unsigned level)
-{
-    size_t index, count;
-    json_t *item;
-
-    if (json_is_array(value)) {
-        json_array_foreach(value, index, item) {
-            printf("%*s[%zu]:", (int)level * 4, "", index);
-            print_member_value(item, level);
-        }
-        return;
-    }
-    BLK_AUTOFREE const char **keys = json_keys_in_order(value, &count);
-    for (size_t i = 0; i < count; i++) {
-        printf("%*s", (int)level * 4, "");
-        for (const char *p = keys[i]; *p; p++)
-            putchar(*p == '-' ? ' ' : *p);
-        putchar(':');
-        print_member_value(json_object_get(value, keys[i]), level);
-    }
-}
-
 static void print_size_lines(const json_t *layer)
 {
     char size[32];
@@ -384,7 +344,7 @@ static void print_layer(const json_t *layer)
     const json_t *specific = json_object_get(layer, "format-specific");
     if (specific) {
         printf("Format specific information:\n");
-        print_members(json_object_get(specific, "data"), 1);
+        json_print_members(stdout, json_object_get(specific, "data"), 1);
     }
 }
 

@@ -4,7 +4,6 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
-#include <stdlib.h>
 
 #include "blockcore/bytes.h"
 #include "blockcore/driver.h"
@@ -94,63 +93,6 @@ int io_length(struct io_session *session, int argc, char **argv)
 
 /* ---- info ---- */
 
-static void print_value(const json_t *value, int level);
-
-/* A member that holds others goes on in the next lines, a level deeper. */
-static void print_member(const json_t *value, int level)
-{
-    bool nested = json_is_object(value) || json_is_array(value);
-    putchar(nested ? '\n' : ' ');
-    print_value(value, level + 1);
-    if (!nested)
-        putchar('\n');
-}
-
-static void print_object(const json_t *object, int level)
-{
-    size_t count;
-    const char **keys = json_keys_in_order(object, &count);
-    for (size_t i = 0; i < count; i++) {
-        printf("%*s", 4 * level, "");
-        for (const char *c = keys[i]; *c; c++)
-            putchar(*c == '-' ? ' ' : *c);
-        putchar(':');
-        print_member(json_object_get(object, keys[i]), level);
-    }
-    free(keys);
-}
-
-static void print_value(const json_t *value, int level)
-{
-    switch (json_typeof(value)) {
-    case JSON_OBJECT:
-        print_object(value, level);
-        break;
-    case JSON_ARRAY:
-        for (size_t i = 0; i < json_array_size(value); i++) {
-            printf("%*s[%zu]:", 4 * level, "", i);
-            print_member(json_array_get(value, i), level);
-        }
-        break;
-    case JSON_STRING:
-        fputs(json_string_value(value), stdout);
-        break;
-    case JSON_INTEGER:
-        printf("%" JSON_INTEGER_FORMAT, json_integer_value(value));
-        break;
-    case JSON_REAL:
-        printf("%.17g", json_real_value(value));
-        break;
-    case JSON_TRUE:
-    case JSON_FALSE:
-        fputs(json_is_true(value) ? "true" : "false", stdout);
-        break;
-    case JSON_NULL:
-        fputs("null", stdout);
-        break;
-    }
-}
-
 int io_info(struct io_session *session, int argc, char **argv)
 {
     (void)argc, (void)argv;
@@ -171,7 +113,7 @@ int io_info(struct io_session *session, int argc, char **argv)
            vm_state);
     if (info.specific) {
         printf("Format specific information:\n");
-        print_value(info.specific, 1);
+        json_print_members(stdout, info.specific, 1);
         json_decref(info.specific);
     }
     return 0;
