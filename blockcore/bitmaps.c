@@ -83,19 +83,20 @@ int blk_bitmaps_get_usable(struct blk_node *node, const char *name,
     if (!found)
         return blk_fail_why(err, ENOENT, "there is no such bitmap", "bitmap '%s' of '%s'", name,
                             node->name);
+    /* Loading may find that it is damaged. */
+    int ret = found->inconsistent || found->unusable ? 0 : blk_bitmaps_load(node, err);
+    if (ret < 0)
+        return ret;
     if (found->inconsistent) {
         BLK_AUTOFREE char *why = blk_xasprintf(
-            "it was in use when the image was last written and may have missed writes; "
-            "'blkimg bitmap --remove %s %s' removes it",
+            "it was in use when the image was last written, or is damaged, and may have missed "
+            "writes; 'blkimg bitmap --remove %s %s' removes it",
             node->name, name);
         return blk_fail_why(err, EINVAL, why, "bitmap '%s' of '%s'", name, node->name);
     }
     if (found->unusable)
         return blk_fail_why(err, ENOTSUP, "it has properties that this version does not know",
                             "bitmap '%s' of '%s'", name, node->name);
-    int ret = blk_bitmaps_load(node, err);
-    if (ret < 0)
-        return ret;
     *bitmap = found;
     return 0;
 }

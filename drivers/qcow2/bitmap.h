@@ -1,0 +1,90 @@
+/*
+ * Dirty bitmaps in a qcow2 image.
+ *
+ *   bitmap_directory.c   the directory: parsing with every check, encoding
+ *   bitmap_load.c        the node's set of bitmaps from the directory; bits from their tables
+ *   bitmap_store.c       in_use (C5), and storing the set by one switch of the header (C4)
+ *
+ * The extension in the header names the directory; it counts only while autoclear bit 0 is set. A bitmap that is
+ * in_use on the medium when it is opened has missed writes: inconsistent.
+ */
+#ifndef DRIVERS_QCOW2_BITMAP_H
+#define DRIVERS_QCOW2_BITMAP_H
+
+#include "blockcore/bitmaps.h"
+#include "drivers/qcow2/qcow2.h"
+
+#define QCOW2_BITMAP_IN_USE UINT32_C(1)
+#define QCOW2_BITMAP_AUTO UINT32_C(2) /* enabled */
+#define QCOW2_BITMAP_EXTRA_COMPATIBLE UINT32_C(4)
+#define QCOW2_BITMAP_FLAGS_KNOWN UINT32_C(7)
+#define QCOW2_BITMAP_TYPE_DIRTY 1
+
+/* A bitmap's table: data offsets, and for offset 0 whether the piece is all ones. */
+#define QCOW2_BITMAP_TABLE_OFFSET UINT64_C(0x00fffffffffffe00)
+#define QCOW2_BITMAP_TABLE_ALL_ONES UINT64_C(1)
+#define QCOW2_BITMAP_TABLE_RESERVED UINT64_C(0xff000000000001fe)
+#define QCOW2_MAX_BITMAP_TABLE_ENTRIES (UINT32_C(1) << 27)
+
+/* One entry of the directory as it is stored. */
+struct qcow2_bitmap_entry {
+    uint64_t table_offset;
+    uint32_t table_entries;
+    uint32_t flags;
+    uint8_t type, granularity_bits;
+    char *name;
+    uint8_t *extra; /* kept as it is */
+    uint32_t extra_bytes;
+};
+
+struct qcow2_bitmap_directory {
+    struct qcow2_bitmap_entry *entries;
+    size_t count;
+    uint64_t offset, bytes; /* where it lies; 0, 0: none */
+};
+
+/* ---- bitmap_directory.c ---- */
+
+/*
+ * Reads the directory that the header names; empty when there is none or it does not count. Checks every size,
+ * offset and name; nothing of the tables is read. The caller frees it, also after a failure.
+ */
+int qcow2_bitmap_directory_read(struct blk_node *node, struct qcow2_bitmap_directory *directory,
+                                struct blk_error *err);
+void qcow2_bitmap_directory_free(struct qcow2_bitmap_directory *directory);
+
+/* The stored form, padded to whole sectors; malloc()ed. *bytes is the length without that padding. */
+int qcow2_bitmap_directory_encode(const struct qcow2_bitmap_directory *directory, uint8_t **buf,
+                                  uint64_t *bytes, struct blk_error *err);
+
+/* ---- bitmap_load.c ---- */
+
+/* At open: gives the node its set of bitmaps with names and flags; no bits are read. */
+int qcow2_bitmaps_open(struct blk_node *node, struct blk_error *err);
+/* Frees what the driver keeps beside each bitmap. */
+void qcow2_bitmaps_release(struct blk_node *node);
+/* The driver's bitmaps_load: the bits of all usable bitmaps. */
+int qcow2_bitmaps_load(struct blk_node *node, struct blk_error *err);
+/* The array for info: name, granularity, flags; NULL when the image has no bitmaps. */
+json_t *qcow2_bitmaps_info(struct blk_node *node);
+
+/* ---- bitmap_store.c ---- */
+
+/* The driver's bitmaps_track: sets in_use on all enabled bitmaps, stable when it returns. */
+int qcow2_bitmaps_track(struct blk_node *node, struct blk_error *err);
+
+/*
+ * Before something that changes what all bitmaps stand for (another size): loads them, and sets in_use on every one, enabled
+ * or not. The next store clears it.
+ */
+int qcow2_bitmaps_suspend(struct blk_node *node, struct blk_error *err);
+
+/*
+ * Stores what changed: data and tables, then a new directory with in_use clear, then the switch, then the old is freed. Does
+ * nothing when nothing changed. After a failure before the switch the image's directory is what it was.
+ * `report` (may be NULL) gets an entry a bitmap.
+ */
+int qcow2_bitmaps_store(struct blk_node *node, struct blk_close_report *report,
+                        struct blk_error *err);
+
+#endif

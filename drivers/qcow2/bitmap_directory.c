@@ -1,0 +1,182 @@
+/*
+ * The bitmap directory: a list of entries of different lengths, each naming a table.
+ *
+ * An entry: table offset u64, table entries u32, flags u32, type u8, granularity bits u8, name length u16, extra
+ * length u32, extra, name, zeroes up to a multiple of 8.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "blockcore/memory.h"
+#include "drivers/qcow2/bitmap.h"
+
+#define ENTRY_FIXED_BYTES 24
+#define MAX_EXTRA_BYTES 1024
+
+static int damaged(struct blk_node *node, struct blk_error *err, const char *why)
+{
+    return blk_fail_why(err, EINVAL, why, "reading the bitmap directory of '%s'", node->name);
+}
+
+static uint64_t entry_bytes(uint64_t name_bytes, uint64_t extra_bytes)
+{
+    return round_up(ENTRY_FIXED_BYTES + name_bytes + extra_bytes, 8);
+}
+
+void qcow2_bitmap_directory_free(struct qcow2_bitmap_directory *directory)
+{
+    for (size_t i = 0; i < directory->count; i++) {
+        free(directory->entries[i].name);
+        free(directory->entries[i].extra);
+    }
+    free(directory->entries);
+    *directory = (struct qcow2_bitmap_directory){ .count = 0 };
+}
+
+static bool name_is_taken(const struct qcow2_bitmap_directory *directory, const char *name)
+{
+    for (size_t i = 0; i < directory->count; i++)
+        if (strcmp(directory->entries[i].name, name) == 0)
+            return true;
+    return false;
+}
+
+/* Decodes the entry at buf, of which `left` bytes are there, and adds it; *bytes is its length. */
+static int parse_entry(struct blk_node *node, const uint8_t *buf, uint64_t left,
+                       struct qcow2_bitmap_directory *directory, uint64_t *bytes,
+                       struct blk_error *err)
+{
+    if (left < ENTRY_FIXED_BYTES)
+        return damaged(node, err, "it ends inside an entry");
+    struct qcow2_bitmap_entry entry = {
+        .table_offset = be64_get(buf),
+        .table_entries = be32_get(buf + 8),
+        .flags = be32_get(buf + 12),
+        .type = buf[16],
+        .granularity_bits = buf[17],
+        .extra_bytes = be32_get(buf + 20),
+    };
+    uint16_t name_bytes = be16_get(buf + 18);
+
+    if (entry.extra_bytes > MAX_EXTRA_BYTES)
+        return damaged(node, err, "an entry has too much extra data");
+    *bytes = entry_bytes(name_bytes, entry.extra_bytes);
+    if (*bytes > left)
+        return damaged(node, err, "it ends inside an entry");
+    if (!name_bytes || name_bytes > BLK_BITMAP_MAX_NAME_BYTES)
+        return damaged(node, err, "a name is empty or too long");
+    const char *name = (const char *)buf + ENTRY_FIXED_BYTES + entry.extra_bytes;
+    if (memchr(name, '\0', name_bytes))
+        return damaged(node, err, "a name has a zero byte in it");
+    if (entry.granularity_bits < BLK_BITMAP_MIN_GRANULARITY_BITS ||
+        entry.granularity_bits > BLK_BITMAP_MAX_GRANULARITY_BITS)
+        return damaged(node, err, "a granularity is out of range");
+    if (entry.table_entries > QCOW2_MAX_BITMAP_TABLE_ENTRIES ||
+        (entry.table_entries && !entry.table_offset) ||
+        entry.table_offset % qcow2_state(node)->cluster_bytes ||
+        !range_within(entry.table_offset, entry.table_entries * UINT64_C(8), QCOW2_MAX_HOST_OFFSET))
+        return damaged(node, err, "a table has an impossible place or length");
+
+    entry.name = blk_xstrndup(name, name_bytes);
+    if (name_is_taken(directory, entry.name)) {
+        free(entry.name);
+        return damaged(node, err, "two bitmaps have the same name");
+    }
+    if (entry.extra_bytes) {
+        entry.extra = blk_xcalloc(1, entry.extra_bytes);
+        memcpy(entry.extra, buf + ENTRY_FIXED_BYTES, entry.extra_bytes);
+    }
+    directory->entries[directory->count++] = entry;
+    return 0;
+}
+
+/* Where the directory is, by the header's extension; *count 0 when there is none. */
+static int locate(struct blk_node *node, struct qcow2_bitmap_directory *directory, uint32_t *count,
+                  struct blk_error *err)
+{
+    const struct qcow2_state *s = qcow2_state(node);
+    const struct qcow2_extension *extension = qcow2_tail_find(&s->tail, QCOW2_EXT_BITMAPS);
+
+    *count = 0;
+    if (!extension || !(s->header.autoclear & QCOW2_AUTOCLEAR_BITMAPS))
+        return 0;
+    if (extension->bytes != QCOW2_BITMAPS_EXT_BYTES)
+        return damaged(node, err, "its header extension has an unknown length");
+    *count = be32_get(extension->data);
+    directory->bytes = be64_get(extension->data + 8);
+    directory->offset = be64_get(extension->data + 16);
+    if (*count > QCOW2_MAX_BITMAPS || !*count)
+        return damaged(node, err, "the number of bitmaps is impossible");
+    if (directory->bytes > QCOW2_MAX_BITMAP_DIRECTORY_BYTES ||
+        directory->bytes < (uint64_t)*count * entry_bytes(1, 0))
+        return damaged(node, err, "its length does not fit the number of bitmaps");
+    if (!directory->offset || directory->offset % s->cluster_bytes ||
+        !range_within(directory->offset, directory->bytes, blk_size(qcow2_file(node))))
+        return damaged(node, err, "its place is impossible");
+    return 0;
+}
+
+int qcow2_bitmap_directory_read(struct blk_node *node, struct qcow2_bitmap_directory *directory,
+                                struct blk_error *err)
+{
+    uint32_t count;
+
+    *directory = (struct qcow2_bitmap_directory){ .count = 0 };
+    int ret = locate(node, directory, &count, err);
+    if (ret < 0 || !count)
+        return ret;
+
+    BLK_AUTOFREE uint8_t *buf = malloc(directory->bytes);
+    directory->entries = calloc(count, sizeof(*directory->entries));
+    if (!buf || !directory->entries)
+        return blk_fail(err, ENOMEM, "reading the bitmap directory of '%s'", node->name);
+    ret = blk_child_pread(qcow2_file(node), directory->offset, directory->bytes, buf, err);
+
+    uint64_t at = 0;
+    while (ret == 0 && directory->count < count) {
+        uint64_t bytes;
+        ret = parse_entry(node, buf + at, directory->bytes - at, directory, &bytes, err);
+        at += ret == 0 ? bytes : 0;
+    }
+    if (ret == 0 && at != directory->bytes)
+        ret = damaged(node, err, "it is longer than its entries");
+    return ret;
+}
+
+static uint8_t *encode_entry(uint8_t *to, const struct qcow2_bitmap_entry *entry)
+{
+    size_t name_bytes = strlen(entry->name);
+
+    be64_put(to, entry->table_offset);
+    be32_put(to + 8, entry->table_entries);
+    be32_put(to + 12, entry->flags);
+    to[16] = entry->type;
+    to[17] = entry->granularity_bits;
+    be16_put(to + 18, (uint16_t)name_bytes);
+    be32_put(to + 20, entry->extra_bytes);
+    if (entry->extra_bytes)
+        memcpy(to + ENTRY_FIXED_BYTES, entry->extra, entry->extra_bytes);
+    memcpy(to + ENTRY_FIXED_BYTES + entry->extra_bytes, entry->name, name_bytes);
+    return to + entry_bytes(name_bytes, entry->extra_bytes);
+}
+
+int qcow2_bitmap_directory_encode(const struct qcow2_bitmap_directory *directory, uint8_t **buf,
+                                  uint64_t *bytes, struct blk_error *err)
+{
+    *bytes = 0;
+    for (size_t i = 0; i < directory->count; i++)
+        *bytes += entry_bytes(strlen(directory->entries[i].name),
+                              directory->entries[i].extra_bytes);
+    if (directory->count > QCOW2_MAX_BITMAPS || *bytes > QCOW2_MAX_BITMAP_DIRECTORY_BYTES)
+        return blk_fail_why(err, EFBIG, "an image cannot have so many bitmaps",
+                            "writing the bitmap directory");
+    *buf = calloc(1, round_up(*bytes, BLK_SECTOR_BYTES));
+    if (!*buf)
+        return blk_fail(err, ENOMEM, "writing the bitmap directory");
+
+    uint8_t *to = *buf;
+    for (size_t i = 0; i < directory->count; i++)
+        to = encode_entry(to, &directory->entries[i]);
+    return 0;
+}

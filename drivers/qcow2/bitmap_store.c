@@ -1,0 +1,464 @@
+/*
+ * From memory to the image: in_use before the first recorded write (C5), and storing the set.
+ *
+ * in_use is set in the live directory, in place: each flag lies in one sector, and a directory of which only some
+ * entries are in use yet is merely pessimistic. Everything else is new beside the old: data and
+ * tables, then a directory, made stable together, then one write of the header's sector switches to them (C4), then
+ * the old clusters are freed. A failure before the switch leaves the image's bitmaps what they were:
+ * in use where they had begun to record, untouched where not.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "blockcore/close.h"
+#include "blockcore/memory.h"
+#include "drivers/qcow2/bitmap.h"
+
+#define COPY_BYTES (1 * MIB) /* bits are written in pieces of about this size */
+
+/* ---- new places ---- */
+
+struct place {
+    uint64_t offset, bytes;
+};
+
+/* What one store has allocated: given back if it fails before the switch. */
+struct places {
+    struct place *list;
+    size_t count;
+};
+
+static int allocate(struct blk_node *node, struct places *places, uint64_t bytes, uint64_t *offset,
+                    struct blk_error *err)
+{
+    struct qcow2_state *s = qcow2_state(node);
+
+    qcow2_lock(s);
+    int ret = qcow2_alloc(node, bytes, offset, err);
+    qcow2_unlock(s);
+    if (ret < 0)
+        return ret;
+    places->list = blk_xrealloc(places->list, places->count + 1, sizeof(*places->list));
+    places->list[places->count++] = (struct place){ *offset, bytes };
+    return 0;
+}
+
+/* Nothing on the medium points to them. A failure here only leaks clusters of an image that has already failed. */
+static void give_back(struct blk_node *node, struct places *places)
+{
+    struct qcow2_state *s = qcow2_state(node);
+
+    qcow2_lock(s);
+    for (size_t i = 0; i < places->count; i++)
+        if (qcow2_refcount_decrease(node, places->list[i].offset, places->list[i].bytes, NULL) < 0)
+            break;
+    qcow2_unlock(s);
+}
+
+/* ---- data and tables ---- */
+
+static uint64_t piece_count(const struct blk_node *node, const struct blk_dirty_bitmap *bitmap)
+{
+    return div_round_up(blk_dirty_bitmap_stored_bytes(bitmap), qcow2_state(node)->cluster_bytes);
+}
+
+static bool piece_needs_data(const struct blk_node *node, const struct blk_dirty_bitmap *bitmap,
+                             uint64_t piece)
+{
+    uint32_t bytes = qcow2_state(node)->cluster_bytes;
+    return !blk_dirty_bitmap_piece_is(bitmap, piece * bytes, bytes, false) &&
+           !blk_dirty_bitmap_piece_is(bitmap, piece * bytes, bytes, true);
+}
+
+/*
+ * Writes the pieces that are neither all zeroes nor all ones one after the other from `data` on, and fills
+ * the table.
+ */
+static int write_pieces(struct blk_node *node, const struct blk_dirty_bitmap *bitmap,
+                        uint64_t data, uint8_t *table, struct blk_error *err)
+{
+    uint64_t cluster = qcow2_state(node)->cluster_bytes;
+    uint64_t pieces = piece_count(node, bitmap);
+    uint64_t room = u64_max(round_down(COPY_BYTES, cluster), cluster);
+    BLK_AUTOFREE uint8_t *buf = blk_buffer_alloc(room);
+    uint64_t filled = 0;
+    int ret = 0;
+
+    if (!buf)
+        return blk_fail(err, ENOMEM, "storing bitmap '%s'", bitmap->name);
+    for (uint64_t i = 0; i < pieces && ret == 0; i++) {
+        if (!piece_needs_data(node, bitmap, i)) {
+            bool clean = blk_dirty_bitmap_piece_is(bitmap, i * cluster, cluster, false);
+            be64_put(table + i * 8, clean ? 0 : QCOW2_BITMAP_TABLE_ALL_ONES);
+            continue;
+        }
+        be64_put(table + i * 8, data + filled);
+        blk_dirty_bitmap_export(bitmap, i * cluster, cluster, buf + filled);
+        filled += cluster;
+        if (filled == room) {
+            ret = blk_child_pwrite(qcow2_file(node), data, filled, buf, 0, err);
+            data += filled;
+            filled = 0;
+        }
+    }
+    if (ret == 0 && filled)
+        ret = blk_child_pwrite(qcow2_file(node), data, filled, buf, 0, err);
+    return ret;
+}
+
+/* Writes bits and table to new places; fills where and how long the table is. */
+static int write_bits(struct blk_node *node, const struct blk_dirty_bitmap *bitmap,
+                      struct places *places, struct qcow2_bitmap_entry *entry,
+                      struct blk_error *err)
+{
+    uint64_t cluster = qcow2_state(node)->cluster_bytes;
+    uint64_t pieces = piece_count(node, bitmap);
+    uint64_t table_bytes = round_up(u64_max(pieces * 8, 1), BLK_SECTOR_BYTES);
+    uint64_t with_data = 0, data = 0;
+    int ret = 0;
+
+    if (pieces > QCOW2_MAX_BITMAP_TABLE_ENTRIES)
+        return blk_fail_why(err, EFBIG, "it has too many bits for this cluster size",
+                            "bitmap '%s'", bitmap->name);
+    for (uint64_t i = 0; i < pieces; i++)
+        with_data += piece_needs_data(node, bitmap, i);
+
+    BLK_AUTOFREE uint8_t *table = calloc(1, table_bytes);
+    if (!table)
+        return blk_fail(err, ENOMEM, "storing bitmap '%s'", bitmap->name);
+    if (with_data)
+        ret = allocate(node, places, with_data * cluster, &data, err);
+    if (ret == 0)
+        ret = allocate(node, places, table_bytes, &entry->table_offset, err);
+    if (ret == 0)
+        ret = write_pieces(node, bitmap, data, table, err);
+    if (ret == 0)
+        ret = blk_child_pwrite(qcow2_file(node), entry->table_offset, table_bytes, table, 0, err);
+    entry->table_entries = (uint32_t)pieces;
+    return ret;
+}
+
+/* ---- the new directory ---- */
+
+static uint32_t flags_to_store(const struct blk_dirty_bitmap *bitmap)
+{
+    const struct qcow2_bitmap_entry *stored = bitmap->state;
+    uint32_t flags = stored ? stored->flags & ~(QCOW2_BITMAP_IN_USE | QCOW2_BITMAP_AUTO) : 0;
+
+    return flags | (bitmap->inconsistent ? QCOW2_BITMAP_IN_USE : 0) |
+           (bitmap->enabled ? QCOW2_BITMAP_AUTO : 0);
+}
+
+/* Whether the bits have to be written: new, or changed since they were loaded. */
+static bool bits_changed(const struct blk_dirty_bitmap *bitmap)
+{
+    return !bitmap->inconsistent && !bitmap->unusable &&
+           (!bitmap->state || atomic_load(&bitmap->changed));
+}
+
+/*
+ * One entry, its bits written where they changed. The name is the bitmap's own. A bitmap that we
+ * cannot use and that was enabled while writes were made missed them.
+ */
+static int make_entry(struct blk_node *node, struct blk_dirty_bitmap *bitmap,
+                      struct places *places, struct qcow2_bitmap_entry *entry,
+                      struct blk_error *err)
+{
+    const struct qcow2_bitmap_entry *stored = bitmap->state;
+
+    if (stored)
+        *entry = *stored;
+    else
+        *entry = (struct qcow2_bitmap_entry){ .type = QCOW2_BITMAP_TYPE_DIRTY };
+    entry->name = bitmap->name;
+    entry->granularity_bits = (uint8_t)bitmap->granularity_bits;
+    if (bitmap->unusable && bitmap->enabled && atomic_load(&node->bitmaps->tracking))
+        bitmap->inconsistent = true;
+    entry->flags = flags_to_store(bitmap);
+    if (!bits_changed(bitmap))
+        return 0;
+
+    int ret = write_bits(node, bitmap, places, entry, err);
+    if (ret < 0)
+        blk_context(err, "storing bitmap '%s' of '%s'", bitmap->name, node->name);
+    return ret;
+}
+
+static size_t count_persistent(const struct blk_node *node)
+{
+    size_t count = 0;
+    for (const struct blk_dirty_bitmap *b = node->bitmaps->first; b; b = b->next)
+        count += b->persistent;
+    return count;
+}
+
+/* Fills `directory` with the entries of all persistent bitmaps; their names and extra data stay the bitmaps' own. */
+static int make_entries(struct blk_node *node, struct places *places,
+                        struct qcow2_bitmap_directory *directory, struct blk_error *err)
+{
+    int ret = 0;
+
+    directory->entries = blk_xcalloc(count_persistent(node), sizeof(*directory->entries));
+    for (struct blk_dirty_bitmap *b = node->bitmaps->first; b && ret == 0; b = b->next)
+        if (b->persistent)
+            ret = make_entry(node, b, places, &directory->entries[directory->count++], err);
+    return ret;
+}
+
+static int write_directory(struct blk_node *node, struct places *places,
+                           struct qcow2_bitmap_directory *directory, struct blk_error *err)
+{
+    BLK_AUTOFREE uint8_t *buf = NULL;
+
+    if (!directory->count)
+        return 0;
+    int ret = qcow2_bitmap_directory_encode(directory, &buf, &directory->bytes, err);
+    if (ret == 0)
+        ret = allocate(node, places, directory->bytes, &directory->offset, err);
+    if (ret == 0)
+        ret = blk_child_pwrite(qcow2_file(node), directory->offset,
+                               round_up(directory->bytes, BLK_SECTOR_BYTES), buf, 0, err);
+    return ret;
+}
+
+/* ---- the switch ---- */
+
+static int switch_directory(struct blk_node *node, const struct qcow2_bitmap_directory *directory,
+                            struct blk_error *err)
+{
+    struct qcow2_state *s = qcow2_state(node);
+    struct qcow2_header next = s->header;
+    struct qcow2_tail tail;
+
+    qcow2_tail_copy(&tail, &s->tail);
+    if (directory->count) {
+        uint8_t extension[QCOW2_BITMAPS_EXT_BYTES] = { 0 };
+        be32_put(extension, (uint32_t)directory->count);
+        be64_put(extension + 8, directory->bytes);
+        be64_put(extension + 16, directory->offset);
+        qcow2_tail_set(&tail, QCOW2_EXT_BITMAPS, extension, sizeof(extension));
+        next.autoclear |= QCOW2_AUTOCLEAR_BITMAPS;
+    } else {
+        qcow2_tail_remove(&tail, QCOW2_EXT_BITMAPS);
+        next.autoclear &= ~QCOW2_AUTOCLEAR_BITMAPS;
+    }
+    int ret = qcow2_header_relayout(node, &next, &tail, err);
+    qcow2_tail_free(&tail);
+    return ret;
+}
+
+/* The bitmaps now are what the new directory says. */
+static void adopt(struct blk_node *node, const struct qcow2_bitmap_directory *directory)
+{
+    size_t i = 0;
+
+    for (struct blk_dirty_bitmap *b = node->bitmaps->first; b; b = b->next) {
+        if (!b->persistent)
+            continue;
+        if (!b->state)
+            b->state = blk_xcalloc(1, sizeof(struct qcow2_bitmap_entry));
+        *(struct qcow2_bitmap_entry *)b->state = directory->entries[i++];
+        atomic_store(&b->changed, false);
+    }
+    node->bitmaps->changed = false;
+    atomic_store(&node->bitmaps->tracking, false);
+}
+
+static bool has_table(const struct qcow2_bitmap_directory *directory, uint64_t table_offset)
+{
+    for (size_t i = 0; i < directory->count; i++)
+        if (directory->entries[i].table_offset == table_offset)
+            return true;
+    return false;
+}
+
+/* Frees table and data of an entry that is no more. A table that cannot be read leaks what it points to. */
+static void free_entry(struct blk_node *node, const struct qcow2_bitmap_entry *entry)
+{
+    struct qcow2_state *s = qcow2_state(node);
+    BLK_AUTOFREE uint64_t *table = NULL;
+
+    if (qcow2_read_table(node, entry->table_offset, entry->table_entries,
+                         QCOW2_MAX_BITMAP_TABLE_ENTRIES * UINT64_C(8), &table, "bitmap table",
+                         NULL) < 0)
+        return;
+    qcow2_lock(s);
+    for (uint32_t i = 0; i < entry->table_entries; i++) {
+        uint64_t offset = table[i] & QCOW2_BITMAP_TABLE_OFFSET;
+        if (offset && offset % s->cluster_bytes == 0)
+            qcow2_free_later(node, offset, s->cluster_bytes, QCOW2_FREE_OTHER);
+    }
+    if (entry->table_offset)
+        qcow2_free_later(node, entry->table_offset, u64_max(entry->table_entries * UINT64_C(8), 1),
+                         QCOW2_FREE_OTHER);
+    qcow2_unlock(s);
+}
+
+static int free_old(struct blk_node *node, const struct qcow2_bitmap_directory *old,
+                    const struct qcow2_bitmap_directory *directory, struct blk_error *err)
+{
+    struct qcow2_state *s = qcow2_state(node);
+
+    for (size_t i = 0; i < old->count; i++)
+        if (!has_table(directory, old->entries[i].table_offset))
+            free_entry(node, &old->entries[i]);
+    if (old->bytes) {
+        qcow2_lock(s);
+        qcow2_free_later(node, old->offset, old->bytes, QCOW2_FREE_OTHER);
+        qcow2_unlock(s);
+    }
+    return qcow2_settle(node, err);
+}
+
+/* ---- the entries ---- */
+
+static bool anything_to_store(const struct blk_node *node)
+{
+    if (!node->bitmaps)
+        return false;
+    if (node->bitmaps->changed || atomic_load(&node->bitmaps->tracking))
+        return true;
+    for (const struct blk_dirty_bitmap *b = node->bitmaps->first; b; b = b->next)
+        if (b->persistent && bits_changed(b))
+            return true;
+    return false;
+}
+
+/* All steps up to and including the switch. */
+static int store_and_switch(struct blk_node *node, struct qcow2_bitmap_directory *directory,
+                            struct blk_error *err)
+{
+    struct places places = { .list = NULL };
+
+    int ret = make_entries(node, &places, directory, err);
+    if (ret == 0)
+        ret = write_directory(node, &places, directory, err);
+    if (ret == 0)
+        ret = qcow2_settle(node, err);
+    if (ret == 0)
+        ret = switch_directory(node, directory, err);
+    else
+        give_back(node, &places);
+    free(places.list);
+    return ret;
+}
+
+static void report_each(struct blk_node *node, struct blk_close_report *report, int ret,
+                        const struct blk_error *err)
+{
+    for (struct blk_dirty_bitmap *b = node->bitmaps->first; b && report; b = b->next)
+        if (b->persistent && !b->inconsistent)
+            blk_close_report_add(report, node, BLK_STEP_STORE, b->name,
+                                 ret < 0 ? BLK_OUTCOME_FAILED : BLK_OUTCOME_OK, err);
+}
+
+/* Names the bitmaps in the error where the step that failed was about all of them. */
+static void name_bitmaps(const struct blk_node *node, struct blk_error *err)
+{
+    char names[512] = "";
+    size_t length = 0;
+
+    for (const struct blk_dirty_bitmap *b = node->bitmaps->first; b; b = b->next) {
+        if (!b->persistent || b->inconsistent || length >= sizeof(names) - 80)
+            continue;
+        length += (size_t)snprintf(names + length, sizeof(names) - length, "%s'%.64s'",
+                                   length ? ", " : "", b->name);
+    }
+    blk_context(err, "storing bitmap %s of '%s'", length ? names : "list", node->name);
+}
+
+int qcow2_bitmaps_store(struct blk_node *node, struct blk_close_report *report,
+                        struct blk_error *err)
+{
+    struct qcow2_bitmap_directory old, directory = { .count = 0 };
+    struct blk_error own = BLK_ERROR_INIT;
+
+    if (!anything_to_store(node))
+        return 0;
+    int ret = qcow2_bitmap_directory_read(node, &old, &own);
+    if (ret == 0)
+        ret = store_and_switch(node, &directory, &own);
+    if (ret == 0) {
+        adopt(node, &directory);
+        ret = free_old(node, &old, &directory, &own);
+    }
+    if (ret < 0) {
+        blk_fail_if_unset(&own, -ret, "writing");
+        name_bitmaps(node, &own);
+        if (err)
+            *err = own;
+    }
+    report_each(node, report, ret, &own);
+    free(directory.entries);
+    qcow2_bitmap_directory_free(&old);
+    return ret;
+}
+
+/* Sets in_use on what records, or will, or did until this run: then the image promises nothing about it. */
+static bool set_in_use(const struct blk_node *node, struct qcow2_bitmap_directory *directory,
+                       bool all)
+{
+    bool any = false;
+
+    for (size_t i = 0; i < directory->count; i++) {
+        struct qcow2_bitmap_entry *entry = &directory->entries[i];
+        const struct blk_dirty_bitmap *bitmap = blk_bitmaps_find(node, entry->name);
+        bool records = entry->flags & QCOW2_BITMAP_AUTO || (bitmap && bitmap->enabled);
+        if ((records || all) && !(entry->flags & QCOW2_BITMAP_IN_USE)) {
+            entry->flags |= QCOW2_BITMAP_IN_USE;
+            any = true;
+        }
+    }
+    return any;
+}
+
+/* Writes the directory over itself; only flags differ. */
+static int rewrite_directory(struct blk_node *node, const struct qcow2_bitmap_directory *directory,
+                             struct blk_error *err)
+{
+    BLK_AUTOFREE uint8_t *buf = NULL;
+    uint64_t bytes;
+
+    int ret = qcow2_bitmap_directory_encode(directory, &buf, &bytes, err);
+    if (ret == 0)
+        ret = blk_child_pwrite(qcow2_file(node), directory->offset,
+                               round_up(bytes, BLK_SECTOR_BYTES), buf, 0, err);
+    return ret < 0 ? ret : blk_child_flush(qcow2_file(node), err);
+}
+
+static int put_in_use(struct blk_node *node, bool all, struct blk_error *err)
+{
+    struct qcow2_bitmap_directory directory;
+
+    int ret = qcow2_check_poison(node, err);
+    if (ret < 0)
+        return ret;
+    ret = qcow2_bitmap_directory_read(node, &directory, err);
+    if (ret == 0 && set_in_use(node, &directory, all))
+        ret = rewrite_directory(node, &directory, err);
+    qcow2_bitmap_directory_free(&directory);
+    if (ret < 0) {
+        blk_context(err, "marking the bitmaps of '%s' as in use", node->name);
+        blk_left_behind(err, "its bitmaps may be marked as in use");
+    }
+    return ret;
+}
+
+int qcow2_bitmaps_track(struct blk_node *node, struct blk_error *err)
+{
+    return put_in_use(node, false, err);
+}
+
+int qcow2_bitmaps_suspend(struct blk_node *node, struct blk_error *err)
+{
+    if (!node->bitmaps || !node->bitmaps->first)
+        return 0;
+    int ret = blk_bitmaps_load(node, err);
+    if (ret == 0)
+        ret = put_in_use(node, true, err);
+    if (ret == 0)
+        node->bitmaps->changed = true;
+    return ret;
+}
