@@ -156,9 +156,13 @@ static void close_node(struct closing *closing, struct blk_node *node)
     release_step(closing, node);
     blk_gate_drain_end(&node->gate);
 
-    for (int role = 0; role < BLK_ROLE_COUNT; role++) {
-        struct blk_node *child = node->children[role];
-        node->children[role] = NULL;
+    /* The data file first: no image gets its name while the file that it needs has none. */
+    static const enum blk_role order[BLK_ROLE_COUNT] = {
+        BLK_ROLE_DATA, BLK_ROLE_FILE, BLK_ROLE_BACKING, BLK_ROLE_TARGET,
+    };
+    for (int i = 0; i < BLK_ROLE_COUNT; i++) {
+        struct blk_node *child = node->children[order[i]];
+        node->children[order[i]] = NULL;
         if (child)
             close_node(closing, child);
     }

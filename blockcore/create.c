@@ -96,19 +96,40 @@ static int create_over(struct blk_create *create, struct blk_node *file,
         return blk_fail_why(err, ENOTSUP, "this format cannot be created", "format '%s'",
                             driver->name);
     create->file = file;
+    create->data = NULL;
     int ret = driver->create(create, NULL, err);
     create->file = NULL;
     if (ret < 0)
-        return blk_fail_if_unset(err, -ret, "creating '%s'", file->name);
+        blk_fail_if_unset(err, -ret, "creating '%s'", file->name);
 
     const char *unused = blk_options_first_unused(create->options);
-    if (unused)
-        return blk_fail_why(err, EINVAL, "the format has no such option",
-                            "creating '%s' (%s): option '%s'", file->name, driver->name, unused);
+    if (ret == 0 && unused)
+        ret = blk_fail_why(err, EINVAL, "the format has no such option",
+                           "creating '%s' (%s): option '%s'", file->name, driver->name, unused);
 
     blk_options_remove(options, "driver");
-    return blk_open_over(driver, file, options, create->flags | BLK_WRITABLE, create->cache, root,
-                         err);
+    if (ret == 0)
+        ret = blk_open_over_data(driver, file, create->data, options,
+                                 create->flags | BLK_WRITABLE, create->cache, root, err);
+    if (ret < 0)
+        blk_drop(create->data);
+    create->data = NULL;
+    return ret;
+}
+
+int blk_create_data(struct blk_create *create, const char *filename, struct blk_error *err)
+{
+    struct blk_options *options = blk_options_new();
+    int ret = blk_filename_to_options(filename, options, err);
+    if (ret == 0) {
+        struct blk_options *bottom = blk_options_take_group(options, "file");
+        ret = create_bottom(create, bottom, &create->data, err);
+        blk_options_free(bottom);
+    }
+    if (ret < 0)
+        blk_context(err, "the external data file '%s'", filename);
+    blk_options_free(options);
+    return ret;
 }
 
 int blk_create(struct blk_create *create, struct blk_node **root, struct blk_error *err)

@@ -183,9 +183,10 @@ static int open_file_child(const struct blk_driver *driver, struct blk_options *
     return ret;
 }
 
-static int open_over(const struct blk_driver *driver, struct blk_node *file, bool probed,
-                     struct blk_options *options, const struct open_context *context,
-                     struct blk_node **result, struct blk_error *err)
+static int open_over(const struct blk_driver *driver, struct blk_node *file,
+                     struct blk_node *data, bool probed, struct blk_options *options,
+                     const struct open_context *context, struct blk_node **result,
+                     struct blk_error *err)
 {
     struct open_context own = *context;
     if (!blk_is_writable(file))
@@ -195,9 +196,13 @@ static int open_over(const struct blk_driver *driver, struct blk_node *file, boo
     node->probed = probed;
     node->unnamed = file->unnamed;
     blk_node_attach(node, BLK_ROLE_FILE, file);
+    if (data)
+        blk_node_attach(node, BLK_ROLE_DATA, data);
     int ret = finish_open(node, options, &own, err);
     if (ret < 0) {
         node->children[BLK_ROLE_FILE] = NULL; /* the caller keeps it */
+        if (data)
+            node->children[BLK_ROLE_DATA] = NULL;
         discard_node(node);
     } else {
         *result = node;
@@ -219,7 +224,7 @@ static int open_format(const struct blk_driver *driver, struct blk_options *opti
     if (probed)
         ret = blk_probe(file, &driver, err);
     if (ret == 0)
-        ret = open_over(driver, file, probed, options, context, result, err);
+        ret = open_over(driver, file, NULL, probed, options, context, result, err);
     if (ret < 0)
         blk_drop(file);
     return ret;
@@ -440,15 +445,22 @@ int blk_open_child(struct blk_node *parent, enum blk_role role, struct blk_optio
     return ret;
 }
 
-int blk_open_over(const struct blk_driver *driver, struct blk_node *file,
-                  struct blk_options *options, unsigned flags, struct blk_cache_mode cache,
-                  struct blk_node **node, struct blk_error *err)
+int blk_open_over_data(const struct blk_driver *driver, struct blk_node *file,
+                       struct blk_node *data, struct blk_options *options, unsigned flags,
+                       struct blk_cache_mode cache, struct blk_node **node, struct blk_error *err)
 {
     struct open_context context = { .flags = flags, .cache = cache };
     struct blk_options *none = options ? NULL : blk_options_new();
 
     *node = NULL;
-    int ret = open_over(driver, file, false, options ? options : none, &context, node, err);
+    int ret = open_over(driver, file, data, false, options ? options : none, &context, node, err);
     blk_options_free(none);
     return ret;
+}
+
+int blk_open_over(const struct blk_driver *driver, struct blk_node *file,
+                  struct blk_options *options, unsigned flags, struct blk_cache_mode cache,
+                  struct blk_node **node, struct blk_error *err)
+{
+    return blk_open_over_data(driver, file, NULL, options, flags, cache, node, err);
 }

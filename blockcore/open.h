@@ -39,6 +39,14 @@ int blk_open_over(const struct blk_driver *driver, struct blk_node *file,
                   struct blk_options *options, unsigned flags, struct blk_cache_mode cache,
                   struct blk_node **node, struct blk_error *err);
 
+/*
+ * The same with a DATA child that is there before the driver's open (which must then not open another): for an
+ * image whose external data file was just made and has no name yet. `data` may be NULL.
+ */
+int blk_open_over_data(const struct blk_driver *driver, struct blk_node *file,
+                       struct blk_node *data, struct blk_options *options, unsigned flags,
+                       struct blk_cache_mode cache, struct blk_node **node, struct blk_error *err);
+
 /* Opens and attaches the backing file that node->backing_name names, or "backing.*" in `options`. */
 int blk_open_backing(struct blk_node *node, struct blk_options *options, struct blk_error *err);
 
@@ -62,6 +70,9 @@ struct blk_create {
     /* Set by blk_create() for the drivers. */
     struct blk_options *protocol_options; /* for a protocol: "filename" and what else describes the node */
     struct blk_node *file;                /* for a format: the open node to write the image into */
+
+    /* Set by a format's create(), with blk_create_data(): the image's external data file, or NULL. */
+    struct blk_node *data;
 };
 
 /*
@@ -69,6 +80,13 @@ struct blk_create {
  * exists, or the one that did is untouched. On failure nothing is left.
  */
 int blk_create(struct blk_create *create, struct blk_node **root, struct blk_error *err);
+
+/*
+ * For a format's create(): makes the external data file of that name, empty and open for writing, as
+ * create->data. It becomes the DATA child of the image, and gets its name when that is closed (before the image
+ * gets its own).
+ */
+int blk_create_data(struct blk_create *create, const char *filename, struct blk_error *err);
 
 /*
  * The name of a backing file as seen from the image: "json:" and "PROTOCOL:" names and absolute paths as they
