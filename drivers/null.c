@@ -5,6 +5,7 @@
  * may say that it all reads as zeroes. Reads return zeroes in either case, so that no memory of this process leaks.
  */
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 #include <time.h>
 
@@ -45,6 +46,11 @@ static int null_open(struct blk_node *node, struct blk_options *options, struct 
     if (s->latency_ns > INT64_MAX)
         return blk_fail_why(err, ERANGE, "latency-ns is too large", "opening '%s'", node->name);
 
+    if (strcmp(node->name, node->driver->name) == 0) {
+        char name[32];
+        snprintf(name, sizeof(name), "%s://", node->driver->name);
+        blk_node_rename(node, name);
+    }
     node->reads_zero = s->read_zeroes;
     blk_node_set_size(node, size);
     return 0;
@@ -95,12 +101,12 @@ static int null_block_status(struct blk_node *node, uint64_t offset, uint64_t by
     const struct null_state *s = node->state;
     (void)want;
     (void)err;
-    *extent = (struct blk_extent){
-        .bytes = bytes,
-        .flags = BLK_EXT_OFFSET_VALID | (s->read_zeroes ? BLK_EXT_ZERO : 0),
-        .host = node,
-        .host_offset = offset,
-    };
+    *extent = (struct blk_extent){ .bytes = bytes };
+    if (s->read_zeroes) {
+        extent->flags = BLK_EXT_ZERO | BLK_EXT_ALLOCATED | BLK_EXT_OFFSET_VALID;
+        extent->host = node;
+        extent->host_offset = offset;
+    }
     return 0;
 }
 

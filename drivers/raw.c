@@ -5,7 +5,9 @@
  * reads as zeroes. Without a fixed size the image grows with what is written past its end.
  *
  * An image that was probed as raw must stay raw: a guest that could write another format's header into sector 0
- * would choose what the host opens next time (a backing file, say). Such writes are refused.
+ * would choose what the host opens next time (a backing file, say). Such writes are refused. As a
+ * header can be put together from pieces, every change of the head is judged by the whole head that
+ * it leaves, one change at a time: under an exclusive lock of the node's range.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -74,10 +76,7 @@ static int raw_open(struct blk_node *node, struct blk_options *options, struct b
         size = round_up(file_size - s->offset, BLK_SECTOR_BYTES);
     blk_node_set_size(node, size);
     node->reads_zero = file->reads_zero;
-    /* A check of sector 0 needs the whole of it. */
-    if (node->probed)
-        node->limits.request_alignment = BLK_SECTOR_BYTES;
-    node->limits.memory_alignment = file->limits.memory_alignment;
+    /* Alignment is left to the file, so that no range of this node is locked above. */
     node->limits.zero_alignment = file->limits.zero_alignment;
     node->limits.discard_alignment = file->limits.discard_alignment;
     return 0;
@@ -145,14 +144,26 @@ static int raw_pread(struct blk_node *node, uint64_t offset, uint64_t bytes, voi
     return blk_child_pread(file_of(node), s->offset + offset, inside, buf, err);
 }
 
-/* Whether the write would make a probed raw image look like another format. */
-static int check_head(const struct blk_node *node, uint64_t offset, const void *buf,
-                      struct blk_error *err)
+/* Whether a change at `offset` touches what formats are probed by, and that matters. */
+static bool touches_head(const struct blk_node *node, uint64_t offset)
 {
     const struct raw_state *s = node->state;
-    if (!node->probed || s->offset + offset >= BLK_PROBE_BYTES)
-        return 0;
-    const struct blk_driver *looks_like = blk_probe_bytes(buf, BLK_PROBE_BYTES);
+    return node->probed && s->offset + offset < BLK_PROBE_BYTES;
+}
+
+/* Whether the write would make a probed raw image look like another format. */
+static int check_head(const struct blk_node *node, uint64_t offset, uint64_t bytes,
+                      const void *buf, struct blk_error *err)
+{
+    const struct raw_state *s = node->state;
+    uint64_t at = s->offset + offset;
+    uint8_t head[BLK_PROBE_BYTES];
+
+    int ret = blk_child_pread(file_of(node), 0, sizeof(head), head, err);
+    if (ret < 0)
+        return ret;
+    memcpy(head + at, buf, u64_min(bytes, sizeof(head) - at));
+    const struct blk_driver *looks_like = blk_probe_bytes(head, sizeof(head));
     if (looks_like == &blk_driver_raw)
         return 0;
     char why[200];
@@ -172,19 +183,31 @@ static int check_fixed(const struct blk_node *node, uint64_t offset, uint64_t by
                         "writing past the end of '%s'", node->name);
 }
 
-static int raw_pwrite(struct blk_node *node, uint64_t offset, uint64_t bytes, const void *buf,
+static int write_file(struct blk_node *node, uint64_t offset, uint64_t bytes, const void *buf,
                       unsigned flags, struct blk_error *err)
 {
     const struct raw_state *s = node->state;
-    int ret = check_fixed(node, offset, bytes, err);
-    if (ret == 0)
-        ret = check_head(node, offset, buf, err);
-    if (ret < 0)
-        return ret;
-    blk_event(file_of(node), BLK_EVENT_WRITE_AIO);
-    ret = blk_child_pwrite(file_of(node), s->offset + offset, bytes, buf, flags, err);
+    int ret = blk_child_pwrite(file_of(node), s->offset + offset, bytes, buf, flags, err);
     if (ret == 0)
         blk_node_grow_size(node, offset + bytes);
+    return ret;
+}
+
+static int raw_pwrite(struct blk_node *node, uint64_t offset, uint64_t bytes, const void *buf,
+                      unsigned flags, struct blk_error *err)
+{
+    int ret = check_fixed(node, offset, bytes, err);
+    if (ret < 0)
+        return ret;
+    if (!touches_head(node, offset))
+        return write_file(node, offset, bytes, buf, flags, err);
+
+    struct blk_range range;
+    blk_range_take(&node->ranges, &range, 0, BLK_PROBE_BYTES, 1);
+    ret = check_head(node, offset, bytes, buf, err);
+    if (ret == 0)
+        ret = write_file(node, offset, bytes, buf, flags, err);
+    blk_range_release(&node->ranges, &range);
     return ret;
 }
 
@@ -192,6 +215,10 @@ static int raw_write_zeroes(struct blk_node *node, uint64_t offset, uint64_t byt
                             struct blk_error *err)
 {
     const struct raw_state *s = node->state;
+    /* Zeroes over a part of the head are a write like any other. */
+    if (touches_head(node, offset) &&
+        !(s->offset + offset == 0 && bytes >= BLK_PROBE_BYTES))
+        return -ENOTSUP;
     int ret = check_fixed(node, offset, bytes, err);
     if (ret == 0)
         ret = blk_child_write_zeroes(file_of(node), s->offset + offset, bytes, flags, err);
@@ -204,7 +231,10 @@ static int raw_discard(struct blk_node *node, uint64_t offset, uint64_t bytes,
                        struct blk_error *err)
 {
     const struct raw_state *s = node->state;
-    return blk_child_discard(file_of(node), s->offset + offset, bytes, err);
+    uint64_t start = s->offset + offset, end = start + bytes;
+    if (touches_head(node, offset))
+        start = u64_min(BLK_PROBE_BYTES, end);
+    return blk_child_discard(file_of(node), start, end - start, err);
 }
 
 static int raw_block_status(struct blk_node *node, uint64_t offset, uint64_t bytes, unsigned want,
@@ -219,8 +249,7 @@ static int raw_block_status(struct blk_node *node, uint64_t offset, uint64_t byt
     *extent = (struct blk_extent){ .bytes = bytes, .host = file, .host_offset = at };
     if (at < file_size) {
         extent->flags = BLK_EXT_PASS;
-        /* All that this node has is its own: nothing lies behind it. */
-        extent->bytes = u64_min(bytes, u64_max(file_size - at, node->limits.request_alignment));
+        extent->bytes = u64_min(bytes, file_size - at);
     } else {
         /* What completes the last sector. */
         extent->flags = BLK_EXT_ZERO | BLK_EXT_ALLOCATED | BLK_EXT_OFFSET_VALID;
@@ -232,7 +261,7 @@ static int raw_copy_range(struct blk_node *node, uint64_t offset, struct blk_nod
                           uint64_t source_offset, uint64_t bytes, struct blk_error *err)
 {
     const struct raw_state *s = node->state;
-    if (node->probed && s->offset + offset < BLK_PROBE_BYTES)
+    if (touches_head(node, offset))
         return -ENOTSUP; /* what would be written must be looked at */
     int ret = check_fixed(node, offset, bytes, err);
     if (ret == 0)

@@ -315,6 +315,79 @@ TEST(status_tells_data_from_holes)
     leave_folder();
 }
 
+/* ---- copying ---- */
+
+static int no_ioctl(int fd, unsigned long request, void *argument)
+{
+    (void)fd, (void)request, (void)argument;
+    return with_errno(ENOTTY);
+}
+
+static ssize_t no_copy(int from, off_t *from_offset, int to, off_t *to_offset, size_t bytes,
+                       unsigned flags)
+{
+    (void)from, (void)from_offset, (void)to, (void)to_offset, (void)bytes, (void)flags;
+    return with_errno(EXDEV);
+}
+
+TEST(ranges_are_copied_by_the_kernel)
+{
+    enter_folder();
+    put_file("a", "hello");
+    CHECK_INT(truncate("a", 65536), 0);
+    for (int way = 0; way < 3; way++) {
+        begin_faults(0);
+        if (way > 0)
+            faulty.ioctl = no_ioctl;
+        if (way > 1)
+            faulty.copy_file_range = no_copy;
+        struct blk_node *source = open_image("a", 0);
+        struct blk_node *target = create_image("b", "128k");
+        REQUIRE(source && target);
+        struct blk_node *file = blk_bottom(source);
+        int want = way > 1 ? -ENOTSUP : 0;
+        CHECK_INT(blk_copy_range(target, 65536, file, 0, 65536, &err), want);
+        CHECK_INT(blk_copy_range(target, 100, file, 1, 5, &err), want);
+        /* Past the end of the source there is nothing to copy. */
+        CHECK_INT(blk_copy_range(target, 0, file, 4096, 65536, &err), -ENOTSUP);
+        CHECK_INT(close_image(source), 0);
+        char buf[8] = "";
+        CHECK_INT(blk_pread(target, 65536, 5, buf, &err), 0);
+        CHECK_STR(buf, way > 1 ? "" : "hello");
+        CHECK_INT(blk_pread(target, 100, 5, buf, &err), 0);
+        CHECK_STR(buf, way > 1 ? "" : "ello");
+        CHECK_INT(close_image(target), 0);
+        CHECK_INT(unlink("b"), 0);
+        end_faults();
+    }
+    leave_folder();
+}
+
+/* ---- raw ---- */
+
+TEST(a_window_ends_where_it_says)
+{
+    enter_folder();
+    put_file("a", "");
+    CHECK_INT(truncate("a", 4096), 0);
+    char full[4096], buf[1024];
+    memset(full, 7, sizeof(full));
+    struct blk_open how = { .filename = "json:{\"driver\":\"raw\",\"offset\":100,\"size\":512,"
+                                        "\"file\":{\"driver\":\"file\",\"filename\":\"a\"}}",
+                            .flags = BLK_WRITABLE };
+    struct blk_node *node = open_image("a", BLK_WRITABLE);
+    CHECK_INT(blk_pwrite(node, 0, sizeof(full), full, 0, &err), 0);
+    CHECK_INT(close_image(node), 0);
+    REQUIRE(blk_open(&how, &node, &err) == 0);
+    CHECK_INT(blk_size(node), 512);
+    CHECK_INT(blk_child_pread(node, 0, 1024, buf, &err), 0);
+    CHECK(buf[511] == 7 && bytes_are_zero(buf + 512, 512));
+    CHECK_INT(blk_child_pwrite(node, 500, 13, buf, 0, &err), -ENOSPC);
+    CHECK_INT(blk_truncate(node, 1024, BLK_PREALLOC_OFF, true, &err), -ENOTSUP);
+    CHECK_INT(close_image(node), 0);
+    leave_folder();
+}
+
 /* ---- flush ---- */
 
 TEST(a_sync_that_has_nothing_to_do_is_not_made)
