@@ -80,7 +80,9 @@ static int look_at_source(struct job *job, struct blk_error *err)
 
 static enum action action_for(const struct blk_copy_params *p, unsigned flags)
 {
-    if (p->only_allocated && !(flags & BLK_EXT_ALLOCATED))
+    /* The zeroes behind the end of a base that is too short are this layer's: the base need not have them. */
+    bool decided = flags & BLK_EXT_ALLOCATED || (p->base && flags & BLK_EXT_ZERO);
+    if (p->only_allocated && !decided)
         return ACTION_SKIP;
     if (!(flags & BLK_EXT_ZERO) || p->sparse_bytes == 0)
         return ACTION_COPY;
@@ -163,7 +165,7 @@ static void read_salvaging(struct job *job, const struct chunk *chunk, uint8_t *
         struct blk_error err = BLK_ERROR_INIT;
         uint64_t offset = p->source_offset + chunk->offset + at;
         uint64_t bytes = u64_min(BLK_SECTOR_BYTES, chunk->bytes - at);
-        if (blk_pread(p->source, offset, bytes, buf + at, &err) == 0)
+        if (blk_pread_padded(p->source, offset, bytes, buf + at, &err) == 0)
             continue;
         memset(buf + at, 0, bytes);
         if (p->salvaged) {
@@ -178,7 +180,8 @@ static int read_source(struct job *job, const struct chunk *chunk, uint8_t *buf,
                        struct blk_error *err)
 {
     const struct blk_copy_params *p = job->params;
-    int ret = blk_pread(p->source, p->source_offset + chunk->offset, chunk->bytes, buf, err);
+    int ret =
+        blk_pread_padded(p->source, p->source_offset + chunk->offset, chunk->bytes, buf, err);
     if (ret < 0 && p->salvage) {
         blk_error_clear(err);
         read_salvaging(job, chunk, buf);

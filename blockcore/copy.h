@@ -22,7 +22,7 @@ struct blk_copy_params {
     uint64_t source_offset;
     struct blk_node *target;
     uint64_t target_offset;
-    uint64_t bytes; /* length of the copy */
+    uint64_t bytes; /* length of the copy; what lies past the source's end reads as zeroes */
 
     /*
      * Copy only what the layers above `base` (not included; NULL: the whole chain) decide. The rest stays untouched

@@ -393,6 +393,15 @@ int blk_pread(struct blk_node *node, uint64_t offset, uint64_t bytes, void *buf,
     return ret;
 }
 
+int blk_pread_padded(struct blk_node *node, uint64_t offset, uint64_t bytes, void *buf,
+                     struct blk_error *err)
+{
+    blk_gate_enter(&node->gate);
+    int ret = blk_child_pread(node, offset, bytes, buf, err);
+    blk_gate_leave(&node->gate);
+    return ret;
+}
+
 int blk_pwrite(struct blk_node *node, uint64_t offset, uint64_t bytes, const void *buf,
                unsigned flags, struct blk_error *err)
 {

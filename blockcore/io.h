@@ -24,6 +24,10 @@
 int blk_pread(struct blk_node *node, uint64_t offset, uint64_t bytes, void *buf,
               struct blk_error *err);
 
+/* The same for any range: what lies past the end reads as zeroes. */
+int blk_pread_padded(struct blk_node *node, uint64_t offset, uint64_t bytes, void *buf,
+                     struct blk_error *err);
+
 /* Writes exactly `bytes`; flags: BLK_REQ_FUA. -EIO past the end, -EACCES... when read-only. */
 int blk_pwrite(struct blk_node *node, uint64_t offset, uint64_t bytes, const void *buf,
                unsigned flags, struct blk_error *err);

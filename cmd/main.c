@@ -17,7 +17,11 @@
 
 /* All commands, by name. */
 #define COMMANDS(X) \
+    X(close_check) \
+    X(compare) \
+    X(convert) \
     X(create) \
+    X(dd) \
     X(info) \
     X(io) \
     X(map) \

@@ -1,0 +1,165 @@
+/*
+ * blkimg close-check: opens an image for writing and closes it again by the strict path, and reports how each
+ * step went; or, with --read-only, says from the image alone whether it was closed cleanly.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cmd/common/common.h"
+
+static int run(int argc, char **argv);
+
+const struct command cmd_close_check = {
+    "close-check",
+    "Close an image step by step, or see whether it was closed cleanly",
+    "[--object objectdef] [--image-opts] [-f fmt] [-t cache] [--read-only [-U]] [--output=ofmt] "
+    "[-q] [--lock-wait=seconds] filename",
+    run,
+};
+
+enum { NOT_CLEAN = 2 };
+
+/* ---- output ---- */
+
+static void set_text(json_t *object, const char *key, const char *text)
+{
+    if (text && json_object_set_new(object, key, json_text(text)) < 0)
+        abort();
+}
+
+static json_t *entry_object(const struct blk_close_entry *entry)
+{
+    json_t *object = json_object();
+    set_text(object, "node", entry->node);
+    set_text(object, "driver", entry->driver);
+    set_text(object, "step", entry->step);
+    set_text(object, "detail", entry->detail);
+    set_text(object, "outcome", blk_outcome_name(entry->outcome));
+    if (entry->outcome == BLK_OUTCOME_FAILED)
+        json_object_set_new(object, "errno", json_integer(entry->code));
+    set_text(object, "message", entry->message);
+    return object;
+}
+
+static void print_json(const char *filename, const struct blk_close_report *report, bool clean)
+{
+    json_t *object = json_object(), *steps = json_array();
+
+    for (size_t i = 0; i < report->count; i++)
+        json_array_append_new(steps, entry_object(&report->entries[i]));
+    set_text(object, "filename", filename);
+    json_object_set_new(object, "clean", json_boolean(clean));
+    if (report->count)
+        json_object_set_new(object, "steps", steps);
+    else
+        json_decref(steps);
+    json_print(stdout, object);
+    json_decref(object);
+}
+
+static void print_steps(const struct blk_close_report *report)
+{
+    for (size_t i = 0; i < report->count; i++) {
+        const struct blk_close_entry *entry = &report->entries[i];
+        print_escaped(stdout, entry->node);
+        printf(" (%s): %s%s%s: %s", entry->driver, entry->step, entry->detail ? " " : "",
+               entry->detail ? entry->detail : "", blk_outcome_name(entry->outcome));
+        if (entry->message) {
+            fputs(": ", stdout);
+            print_escaped(stdout, entry->message);
+        }
+        putchar('\n');
+    }
+}
+
+/* ---- the two ways ---- */
+
+static int close_strictly(struct blk_node *root, const char *filename, enum output_format format,
+                          bool quiet)
+{
+    struct blk_close_report report = BLK_CLOSE_REPORT_INIT;
+    struct blk_error err = BLK_ERROR_INIT;
+
+    int ret = blk_close(root, &report, &err);
+    if (format == OUTPUT_JSON)
+        print_json(filename, &report, ret == 0);
+    else if (!quiet)
+        print_steps(&report);
+    if (ret < 0)
+        report_close(&report, &err);
+    blk_close_report_free(&report);
+    return ret < 0 ? EXIT_CLOSE_FAILED : EXIT_OK;
+}
+
+/* Returns 1 if the image says that it was closed cleanly, 0 if not, or -errno when it cannot say. */
+static int was_closed(struct blk_node *root, struct blk_error *err)
+{
+    struct blk_node *node = blk_skip_filters(root);
+    struct blk_info info = { .cluster_bytes = 0 };
+
+    if (!node->driver->mark_clean || !node->driver->get_info)
+        return blk_fail_why(err, ENOTSUP, "images of this format carry no mark that tells",
+                            "finding out whether '%s' (%s) was closed cleanly", root->name,
+                            node->driver->name);
+    int ret = node->driver->get_info(node, &info, err);
+    json_decref(info.specific);
+    if (ret < 0)
+        return blk_fail_if_unset(err, -ret, "reading the state of '%s'", root->name);
+    return !info.dirty && !info.corrupt;
+}
+
+static int look_only(struct blk_node *root, const char *filename, enum output_format format,
+                     bool quiet)
+{
+    struct blk_close_report none = BLK_CLOSE_REPORT_INIT;
+    struct blk_error err = BLK_ERROR_INIT;
+
+    int clean = was_closed(root, &err);
+    if (clean < 0)
+        return finish(report_error(&err), &root, 1);
+    if (format == OUTPUT_JSON) {
+        print_json(filename, &none, clean);
+    } else if (!quiet) {
+        print_escaped(stdout, filename);
+        puts(clean ? ": closed cleanly" : ": not closed cleanly");
+    }
+    return finish_done(clean ? EXIT_OK : NOT_CLEAN, &root, 1);
+}
+
+static int run(int argc, char **argv)
+{
+    struct image_args image = IMAGE_ARGS_INIT;
+    const char *cache = NULL, *output = NULL;
+    bool read_only = false, quiet = false;
+    const struct cmd_option options[] = {
+        IMAGE_OPTIONS(&image),
+        { 'r', "read-only", CMD_FLAG, &read_only, NULL,
+          "write nothing; only say whether it was closed cleanly" },
+        { 't', "cache", CMD_STRING, &cache, "CACHE", "cache mode" },
+        { 'q', "quiet", CMD_FLAG, &quiet, NULL, "print nothing but errors" },
+        { 0, "output", CMD_STRING, &output, "human|json", "the form of the output" },
+        CMD_OPTIONS_END,
+    };
+    struct cmd_operands operands;
+    enum output_format format;
+
+    int status = cmd_parse(&cmd_close_check, options, argc, argv, &operands);
+    if (status != CMD_RUN)
+        return status;
+    status = output_format_parse(output, &format);
+    if (status)
+        return status;
+    if (operands.count != 1)
+        return report_usage(&cmd_close_check, "expects one image");
+
+    /* As it is: a mark that an ordinary opening would repair or refuse is what is asked for. */
+    unsigned flags = read_only ? BLK_NO_BACKING | BLK_IN_CHECK : BLK_WRITABLE;
+    struct blk_error err = BLK_ERROR_INIT;
+    struct blk_node *root;
+    if (image_open(&image, operands.items[0], flags, cache, &root, &err) < 0)
+        return report_error(&err);
+    return read_only ? look_only(root, operands.items[0], format, quiet)
+                     : close_strictly(root, operands.items[0], format, quiet);
+}

@@ -1,0 +1,322 @@
+/*
+ * blkimg compare: whether two images have the same content.
+ *
+ * An iterator walks the block status of both under a mutex; worker threads read and compare what is
+ * not known to be zero on both sides. What is reported is the finding with the lowest offset, as if one thread had
+ * gone through the images from the start: the workers go on until all before it is done.
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "blockcore/bytes.h"
+#include "blockcore/cancel.h"
+#include "cmd/common/common.h"
+
+static int run(int argc, char **argv);
+
+const struct command cmd_compare = {
+    "compare",
+    "Find out whether two images have the same content",
+    "[--object objectdef] [--image-opts] [-f fmt] [-F fmt] [-T src_cache] [-p] [-q] [-s] [-U] "
+    "[--lock-wait=seconds] filename1 filename2",
+    run,
+};
+
+/* Small enough that what was read is still in the processor's cache when it is compared. */
+#define CHUNK_BYTES (512 * KIB)
+#define WORKERS 2
+
+/* What strict mode wants to be the same. */
+#define STRICT_FLAGS (BLK_EXT_DATA | BLK_EXT_ZERO | BLK_EXT_ALLOCATED | BLK_EXT_OFFSET_VALID)
+
+/* Exit statuses beside 0 and 1 (images differ). */
+enum { COMPARE_OPEN_FAILED = 2, COMPARE_MAP_FAILED = 3, COMPARE_READ_FAILED = 4 };
+
+enum verdict { SAME, CONTENT_DIFFERS, STATUS_DIFFERS, MAP_FAILED, READ_FAILED };
+
+struct finding {
+    enum verdict verdict;
+    uint64_t offset;
+    struct blk_error err; /* why, when something failed */
+};
+
+struct chunk {
+    uint64_t offset, bytes;
+    bool zero[2]; /* known to read as zeroes */
+};
+
+struct job {
+    struct blk_node *roots[2];
+    uint64_t common, total; /* bytes that both and that the longer one has, in whole sectors */
+    bool strict;
+
+    pthread_mutex_t mutex; /* guards what follows */
+    uint64_t next;         /* everything before has been handed out */
+    struct blk_extent extents[2]; /* at `next`; bytes 0: unknown */
+    struct finding finding;
+    uint64_t done;
+    struct progress progress;
+};
+
+/* ---- findings ---- */
+
+/* Keeps the finding with the lowest offset. The mutex is held. */
+static void found(struct job *job, enum verdict verdict, uint64_t offset,
+                  const struct blk_error *err)
+{
+    if (job->finding.verdict != SAME && job->finding.offset <= offset)
+        return;
+    job->finding.verdict = verdict;
+    job->finding.offset = offset;
+    if (err)
+        job->finding.err = *err;
+}
+
+static void found_by_worker(struct job *job, enum verdict verdict, uint64_t offset,
+                            const struct blk_error *err)
+{
+    pthread_mutex_lock(&job->mutex);
+    found(job, verdict, offset, err);
+    pthread_mutex_unlock(&job->mutex);
+}
+
+/* ---- the iterator; the mutex is held ---- */
+
+static bool look_at(struct job *job, int side)
+{
+    struct blk_error err = BLK_ERROR_INIT;
+    if (job->extents[side].bytes)
+        return true;
+    if (blk_block_status_above(job->roots[side], NULL, job->next, job->total - job->next,
+                               BLK_WANT_ZERO, &job->extents[side], &err) == 0)
+        return true;
+    found(job, MAP_FAILED, job->next, &err);
+    return false;
+}
+
+static bool status_differs(const struct job *job)
+{
+    /* Within the last sector one image may end before the other. */
+    bool inside = job->next < blk_size(job->roots[0]) && job->next < blk_size(job->roots[1]);
+    return job->strict && inside &&
+           (job->extents[0].flags ^ job->extents[1].flags) & STRICT_FLAGS;
+}
+
+/* Takes the next range that must be read. False when there is none, or it is behind a finding. */
+static bool next_chunk(struct job *job, struct chunk *chunk)
+{
+    for (;;) {
+        uint64_t end = job->finding.verdict == SAME ? job->total : job->finding.offset;
+        if (job->next >= end || blk_cancelled() || !look_at(job, 0) || !look_at(job, 1))
+            return false;
+        if (status_differs(job)) {
+            found(job, STATUS_DIFFERS, job->next, NULL);
+            return false;
+        }
+
+        *chunk = (struct chunk){ .offset = job->next };
+        chunk->bytes = u64_min(job->extents[0].bytes, job->extents[1].bytes);
+        for (int side = 0; side < 2; side++)
+            chunk->zero[side] = job->extents[side].flags & BLK_EXT_ZERO;
+        bool known = chunk->zero[0] && chunk->zero[1];
+        if (!known)
+            chunk->bytes = u64_min(chunk->bytes, CHUNK_BYTES);
+
+        job->next += chunk->bytes;
+        job->extents[0].bytes -= chunk->bytes;
+        job->extents[1].bytes -= chunk->bytes;
+        if (!known)
+            return true;
+        job->done += chunk->bytes;
+    }
+}
+
+/* ---- comparing one chunk ---- */
+
+/*
+ * The offset in [0, bytes) of the first sector that differs, or `bytes`. With a NULL `b`, that is not zero. Sectors are
+ * counted from the start of the image, whatever `offset` the buffers begin at.
+ */
+static uint64_t first_difference(const uint8_t *a, const uint8_t *b, uint64_t bytes,
+                                 uint64_t offset)
+{
+    if (b ? memcmp(a, b, bytes) == 0 : bytes_are_zero(a, bytes))
+        return bytes;
+    uint64_t at = 0;
+    while (at < bytes) {
+        uint64_t piece =
+            u64_min(BLK_SECTOR_BYTES - (offset + at) % BLK_SECTOR_BYTES, bytes - at);
+        if (b ? memcmp(a + at, b + at, piece) != 0 : !bytes_are_zero(a + at, piece))
+            break;
+        at += piece;
+    }
+    return at;
+}
+
+static void compare_chunk(struct job *job, const struct chunk *chunk, uint8_t *buffers[2])
+{
+    const uint8_t *read[2];
+    int count = 0;
+
+    for (int side = 0; side < 2; side++) {
+        struct blk_error err = BLK_ERROR_INIT;
+        if (chunk->zero[side])
+            continue;
+        if (blk_pread(job->roots[side], chunk->offset, chunk->bytes, buffers[side], &err) < 0) {
+            found_by_worker(job, READ_FAILED, chunk->offset, &err);
+            return;
+        }
+        read[count++] = buffers[side];
+    }
+    uint64_t at =
+        first_difference(read[0], count == 2 ? read[1] : NULL, chunk->bytes, chunk->offset);
+    if (at < chunk->bytes)
+        found_by_worker(job, CONTENT_DIFFERS, chunk->offset + at, NULL);
+}
+
+/* ---- workers ---- */
+
+static void *work(void *argument)
+{
+    struct job *job = argument;
+    struct chunk chunk = { .bytes = 0 };
+    uint8_t *memory = blk_buffer_alloc(2 * CHUNK_BYTES);
+
+    pthread_mutex_lock(&job->mutex);
+    if (!memory) {
+        struct blk_error err = BLK_ERROR_INIT;
+        blk_fail(&err, ENOMEM, "comparing '%s'", job->roots[0]->name);
+        found(job, READ_FAILED, job->next, &err);
+    }
+    while (memory && next_chunk(job, &chunk)) {
+        pthread_mutex_unlock(&job->mutex);
+        compare_chunk(job, &chunk, (uint8_t *[2]){ memory, memory + CHUNK_BYTES });
+        pthread_mutex_lock(&job->mutex);
+        job->done += chunk.bytes;
+        progress_update(&job->progress, job->done, job->total);
+    }
+    pthread_mutex_unlock(&job->mutex);
+    free(memory);
+    return NULL;
+}
+
+static void compare(struct job *job)
+{
+    pthread_t threads[WORKERS - 1];
+    unsigned started = 0;
+
+    pthread_mutex_init(&job->mutex, NULL);
+    while (started < WORKERS - 1 && pthread_create(&threads[started], NULL, work, job) == 0)
+        started++;
+    work(job);
+    for (unsigned i = 0; i < started; i++)
+        pthread_join(threads[i], NULL);
+    pthread_mutex_destroy(&job->mutex);
+
+    if (blk_cancelled() && job->next < job->total && job->finding.verdict == SAME) {
+        struct blk_error err = BLK_ERROR_INIT;
+        blk_fail_why(&err, ECANCELED, "stopped by a signal", "comparing '%s' and '%s'",
+                     job->roots[0]->name, job->roots[1]->name);
+        found(job, READ_FAILED, job->next, &err);
+    }
+}
+
+/* ---- the command ---- */
+
+/* Says what was found. Returns the exit status. */
+static int report_finding(const struct job *job, bool quiet)
+{
+    const struct finding *finding = &job->finding;
+    bool reached_end = finding->verdict == SAME || finding->offset >= job->common;
+
+    if (!quiet && reached_end && job->common != job->total)
+        puts("Warning: Image size mismatch!");
+    switch (finding->verdict) {
+    case SAME:
+        if (!quiet)
+            puts("Images are identical.");
+        return EXIT_OK;
+    case CONTENT_DIFFERS:
+        if (!quiet)
+            printf("Content mismatch at offset %" PRIu64 "!\n", finding->offset);
+        return EXIT_FAILED;
+    case STATUS_DIFFERS:
+        if (!quiet)
+            printf("Strict mode: Offset %" PRIu64 " block status mismatch!\n", finding->offset);
+        return EXIT_FAILED;
+    case MAP_FAILED:
+        report_error(&finding->err);
+        return COMPARE_MAP_FAILED;
+    case READ_FAILED:
+        break;
+    }
+    report_error(&finding->err);
+    return COMPARE_READ_FAILED;
+}
+
+static int compare_images(struct blk_node *roots[2], bool strict, bool progress, bool quiet)
+{
+    uint64_t first = round_up(blk_size(roots[0]), BLK_SECTOR_BYTES);
+    uint64_t second = round_up(blk_size(roots[1]), BLK_SECTOR_BYTES);
+    struct job job = {
+        .roots = { roots[0], roots[1] },
+        .common = u64_min(first, second),
+        .total = u64_max(first, second),
+        .strict = strict,
+    };
+
+    progress_start(&job.progress, progress);
+    int status = EXIT_FAILED;
+    if (strict && first != second) {
+        if (!quiet)
+            puts("Strict mode: Image size mismatch!");
+    } else {
+        compare(&job);
+        status = report_finding(&job, quiet);
+    }
+    progress_finish(&job.progress, false);
+    return status;
+}
+
+static int run(int argc, char **argv)
+{
+    struct image_args images[2] = { IMAGE_ARGS_INIT, IMAGE_ARGS_INIT };
+    const char *cache = NULL;
+    bool strict = false, progress = false, quiet = false;
+    const struct cmd_option options[] = {
+        IMAGE_OPTIONS(&images[0]),
+        { 'F', "second-format", CMD_STRING, &images[1].format, "FMT", "format of the second image" },
+        { 'T', "cache", CMD_STRING, &cache, "CACHE", "cache mode of both images" },
+        { 's', "strict", CMD_FLAG, &strict, NULL,
+          "sizes and the allocation of sectors must be the same too" },
+        { 'p', "progress", CMD_FLAG, &progress, NULL, "show the progress" },
+        { 'q', "quiet", CMD_FLAG, &quiet, NULL, "print nothing but errors" },
+        CMD_OPTIONS_END,
+    };
+    struct cmd_operands operands;
+
+    int status = cmd_parse(&cmd_compare, options, argc, argv, &operands);
+    if (status != CMD_RUN)
+        return status;
+    if (operands.count != 2)
+        return report_usage(&cmd_compare, "expects two images");
+
+    const char *second_format = images[1].format;
+    images[1] = images[0];
+    images[1].format = second_format;
+
+    struct blk_error err = BLK_ERROR_INIT;
+    struct blk_node *roots[2] = { NULL, NULL };
+    for (int i = 0; i < 2; i++) {
+        if (image_open(&images[i], operands.items[i], 0, cache, &roots[i], &err) < 0) {
+            report_error(&err);
+            return finish(COMPARE_OPEN_FAILED, roots, 2);
+        }
+    }
+    status = compare_images(roots, strict, progress && !quiet, quiet);
+    return finish_done(status, roots, 2);
+}

@@ -1,0 +1,69 @@
+/*
+ * blkimg convert, in three parts: options.c reads the command line, sources.c has the images that are read
+ * as one, run.c makes the target and copies.
+ */
+#ifndef CMD_CONVERT_CONVERT_H
+#define CMD_CONVERT_CONVERT_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "cmd/common/common.h"
+
+/* ---- options.c ---- */
+
+struct convert_options {
+    struct image_args source, target;
+    const char *source_cache, *target_cache;
+    const char *backing, *backing_format; /* of the target: -B and -F, or from -o; else NULL */
+    const char *snapshot;
+    struct cmd_list creation; /* -o */
+    bool no_create;           /* -n */
+    bool target_is_zero;
+    bool compressed;
+    bool copy_range;
+    bool salvage;
+    bool progress, quiet;
+    uint64_t sparse_bytes;     /* -S; 0: write all zeroes as data */
+    uint64_t bytes_per_second; /* 0: no limit */
+    unsigned workers;
+
+    const char **inputs;
+    size_t input_count; /* at least 1, but with `-o help` */
+    const char *output; /* NULL only with `-o help` */
+};
+
+/* Returns CMD_RUN, or the exit status with which the command ends here. */
+int convert_parse(int argc, char **argv, struct convert_options *options);
+
+/* ---- sources.c ---- */
+
+/* Images one after the other, each rounded up to whole sectors, as qemu-img joins them. */
+struct convert_sources {
+    struct blk_node **roots; /* the array of count + 1 has room for the target, for finish() */
+    size_t count;
+    uint64_t *starts; /* count + 1 offsets; the last is the total size */
+};
+
+/* Opens all. On failure the ones that are open stay in `sources` for convert_finish(). */
+int convert_open_sources(const struct convert_options *options, struct convert_sources *sources,
+                         struct blk_error *err);
+
+static inline uint64_t convert_total(const struct convert_sources *sources)
+{
+    return sources->starts[sources->count];
+}
+
+/* Reads from the joined images; the range lies within them. */
+int convert_read(const struct convert_sources *sources, uint64_t offset, uint64_t bytes, void *buf,
+                 struct blk_error *err);
+
+/* Closes the sources, then the target; frees everything. As finish() (report.h). */
+int convert_finish(struct convert_sources *sources, struct blk_node *target, int status);
+
+/* ---- run.c ---- */
+
+extern const struct command cmd_convert;
+
+#endif

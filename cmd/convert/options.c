@@ -1,0 +1,131 @@
+#include <errno.h>
+#include <string.h>
+
+#include "blockcore/bytes.h"
+#include "blockcore/options.h"
+#include "cmd/convert/convert.h"
+
+#define DEFAULT_SPARSE_BYTES (4 * KIB)
+#define MAX_SPARSE_BYTES (16 * MIB)
+#define DEFAULT_WORKERS 4
+#define MAX_WORKERS 16
+
+/* What only matters until it has been checked. */
+struct given {
+    struct cmd_size sparse, rate, workers;
+    const char *format; /* -O */
+    bool out_of_order, bitmaps, skip_broken_bitmaps;
+};
+
+/* Pairs that exclude each other, or need each other. Returns an exit status. */
+static int check_combinations(const struct convert_options *o, const struct given *given)
+{
+    const struct {
+        bool wrong;
+        const char *text;
+    } rules[] = {
+        { given->bitmaps, "--bitmaps: copying bitmaps is not supported" },
+        { given->skip_broken_bitmaps, "--skip-broken-bitmaps needs --bitmaps" },
+        { o->copy_range && o->compressed, "-C and -c exclude each other" },
+        { o->copy_range && given->sparse.given, "-C and -S exclude each other" },
+        { o->copy_range && o->salvage, "-C and --salvage exclude each other" },
+        { o->target.image_opts && !o->no_create, "--target-image-opts needs -n" },
+        { o->target.image_opts && given->format, "--target-image-opts and -O exclude each other" },
+        { o->no_create && o->creation.count, "-o has no effect with -n" },
+        { o->target_is_zero && !o->no_create, "--target-is-zero needs -n" },
+        { o->target_is_zero && o->backing,
+          "--target-is-zero and a backing file of the target exclude each other" },
+        { !o->backing && o->backing_format, "-F needs -B" },
+        { o->source.image_opts && o->source.format, "--image-opts and -f exclude each other" },
+        { o->input_count > 1 && o->snapshot, "-l goes with one input only" },
+        { o->input_count > 1 && o->backing,
+          "several inputs cannot be joined over one backing file" },
+    };
+    for (size_t i = 0; i < sizeof(rules) / sizeof(rules[0]); i++) {
+        if (rules[i].wrong)
+            return report_usage(&cmd_convert, "%s", rules[i].text);
+    }
+    return EXIT_OK;
+}
+
+static int check_numbers(struct convert_options *o, const struct given *given)
+{
+    o->sparse_bytes = given->sparse.given ? given->sparse.value : DEFAULT_SPARSE_BYTES;
+    o->workers = given->workers.given ? (unsigned)u64_min(given->workers.value, MAX_WORKERS + 1)
+                                      : DEFAULT_WORKERS;
+    o->bytes_per_second = given->rate.value;
+
+    if (o->sparse_bytes % BLK_SECTOR_BYTES || o->sparse_bytes > MAX_SPARSE_BYTES)
+        return report_usage(&cmd_convert, "-S takes a multiple of 512 up to 16M, or 0");
+    if (o->workers < 1 || o->workers > MAX_WORKERS)
+        return report_usage(&cmd_convert, "-m takes a number from 1 to %d", MAX_WORKERS);
+    return EXIT_OK;
+}
+
+/* With `-o help` the operands do not matter. */
+static int take_operands(struct convert_options *o, const struct cmd_operands *operands)
+{
+    if (operands->count >= 2) {
+        o->inputs = operands->items;
+        o->input_count = operands->count - 1;
+    }
+    if (operands->count >= 1)
+        o->output = operands->items[operands->count - 1];
+    if (operands->count < 2 && !create_options_want_help(&o->creation))
+        return report_usage(&cmd_convert, "expects an image and a target");
+    return EXIT_OK;
+}
+
+int convert_parse(int argc, char **argv, struct convert_options *o)
+{
+    struct given given = { .format = NULL };
+    const struct cmd_option table[] = {
+        IMAGE_OPTIONS(&o->source),
+        { 'O', "target-format", CMD_STRING, &given.format, "FMT", "format of the target (raw)" },
+        { 'o', "options", CMD_LIST, &o->creation, "NAME=VALUE,...",
+          "options of the target's format; -o help lists them" },
+        { 'B', "backing", CMD_STRING, &o->backing, "FILE", "backing file of the target" },
+        { 'F', "backing-format", CMD_STRING, &o->backing_format, "FMT", "and its format" },
+        { 'c', "compress", CMD_FLAG, &o->compressed, NULL, "compress the target" },
+        { 'C', "copy-range", CMD_FLAG, &o->copy_range, NULL, "let the kernel copy where it can" },
+        { 'l', "snapshot", CMD_STRING, &o->snapshot, "SNAPSHOT", "copy this snapshot" },
+        { 'm', "parallel", CMD_UINT, &given.workers, "NUMBER", "so many copies at a time (4)" },
+        { 'n', "no-create", CMD_FLAG, &o->no_create, NULL, "write into a target that exists" },
+        { 0, "target-is-zero", CMD_FLAG, &o->target_is_zero, NULL,
+          "with -n: the target reads as zeroes everywhere" },
+        { 0, "target-image-opts", CMD_FLAG, &o->target.image_opts, NULL,
+          "with -n: the target is given as driver=...,option=value" },
+        { 'p', "progress", CMD_FLAG, &o->progress, NULL, "show the progress" },
+        { 'q', "quiet", CMD_FLAG, &o->quiet, NULL, "print nothing but errors" },
+        { 'r', "rate-limit", CMD_SIZE, &given.rate, "BYTES", "copy so many bytes a second at most" },
+        { 'S', "sparse-size", CMD_SIZE, &given.sparse, "SIZE",
+          "zeroes of this length are not written (4k); 0: all are" },
+        { 't', "target-cache", CMD_STRING, &o->target_cache, "CACHE", "cache mode of the target" },
+        { 'T', "source-cache", CMD_STRING, &o->source_cache, "CACHE", "cache mode of the inputs" },
+        { 'W', "out-of-order", CMD_FLAG, &given.out_of_order, NULL,
+          "write in any order, as is always done" },
+        { 0, "salvage", CMD_FLAG, &o->salvage, NULL, "take what cannot be read for zeroes" },
+        { 0, "bitmaps", CMD_FLAG, &given.bitmaps, NULL, "copy persistent bitmaps too" },
+        { 0, "skip-broken-bitmaps", CMD_FLAG, &given.skip_broken_bitmaps, NULL,
+          "with --bitmaps: leave out inconsistent ones" },
+        CMD_OPTIONS_END,
+    };
+    struct cmd_operands operands;
+
+    int status = cmd_parse(&cmd_convert, table, argc, argv, &operands);
+    if (status != CMD_RUN)
+        return status;
+    status = take_operands(o, &operands);
+    if (status == EXIT_OK)
+        status = check_combinations(o, &given);
+    if (status == EXIT_OK)
+        status = check_numbers(o, &given);
+    if (status)
+        return status;
+
+    o->progress = o->progress && !o->quiet;
+    o->target.format = given.format || o->target.image_opts ? given.format : "raw";
+    o->target.lock_wait = o->source.lock_wait;
+    o->target.objects = o->source.objects;
+    return CMD_RUN;
+}

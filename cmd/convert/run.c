@@ -1,0 +1,341 @@
+/*
+ * The order of steps is what makes the status true: copy everything, flush the target, see that the sources are
+ * what they were, close them, and only then close the target, which publishes it. Whatever fails
+ * before abandons the target: one that this run makes never appears, and one that it replaces stays.
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "blockcore/bytes.h"
+#include "blockcore/copy.h"
+#include "blockcore/options.h"
+#include "cmd/common/same_file.h"
+#include "cmd/convert/convert.h"
+
+struct conversion {
+    const struct convert_options *options;
+    const struct convert_sources *sources;
+    struct blk_node *target;
+    uint64_t cluster_bytes; /* of a target that is written compressed; else 1 */
+    struct progress progress;
+    uint64_t done; /* by the copies that have ended */
+};
+
+/* ---- the target ---- */
+
+static int check_compression(const struct convert_options *o, const struct blk_driver *driver,
+                             const struct blk_options *creation, struct blk_error *err)
+{
+    if (!o->compressed)
+        return 0;
+    if (!driver->write_compressed)
+        return blk_fail_why(err, ENOTSUP, "the format cannot hold compressed data",
+                            "compressing to format '%s'", driver->name);
+    const char *prealloc = creation ? blk_options_peek(creation, "preallocation") : NULL;
+    if (prealloc && strcmp(prealloc, "off") != 0)
+        return blk_fail_why(err, EINVAL, "compressed clusters cannot be allocated beforehand",
+                            "compressing with preallocation '%s'", prealloc);
+    return 0;
+}
+
+/* -B and -F become creation options; those given with -o count as -B and -F. */
+static int read_backing(struct convert_options *o, const struct option_tables *tables,
+                        struct blk_options *creation, struct blk_error *err)
+{
+    if (o->backing)
+        blk_options_set(creation, "backing_file", o->backing);
+    if (o->backing_format)
+        blk_options_set(creation, "backing_fmt", o->backing_format);
+    o->backing = blk_options_peek(creation, "backing_file");
+    o->backing_format = blk_options_peek(creation, "backing_fmt");
+
+    if (!o->backing)
+        return 0;
+    if (!create_options_has(tables, "backing_file"))
+        return blk_fail_why(err, ENOTSUP, "the format has no backing files",
+                            "creating '%s' (%s) over '%s'", o->output, tables->format, o->backing);
+    if (!o->backing_format)
+        return blk_fail_why(err, EINVAL, "its format must be given with -F", "backing file '%s'",
+                            o->backing);
+    if (o->input_count > 1)
+        return blk_fail_why(err, EINVAL, "several inputs are joined",
+                            "creating '%s' over a backing file", o->output);
+    return 0;
+}
+
+/* The flags of the target's node: zeroes may become holes unless -S 0 says otherwise. */
+static unsigned target_flags(const struct convert_options *o)
+{
+    return BLK_WRITABLE | (o->sparse_bytes ? BLK_UNMAP : 0);
+}
+
+static int create_with(const struct convert_options *o, const struct blk_driver *driver,
+                       struct blk_options *creation, uint64_t bytes, struct blk_node **target,
+                       struct blk_error *err)
+{
+    struct blk_create create = {
+        .filename = o->output,
+        .driver = driver,
+        .options = creation,
+        .flags = target_flags(o),
+    };
+    int ret = image_cache(o->target_cache, &create.cache, err);
+    if (ret < 0)
+        return ret;
+
+    blk_options_setf(creation, "size", "%" PRIu64, bytes);
+    struct blk_options *defaults = image_defaults(&o->target);
+    create.defaults = defaults;
+    ret = blk_create(&create, target, err);
+    blk_options_free(defaults);
+    return ret;
+}
+
+/* Checks all that can be checked about the target, options included, before an input is opened. */
+static int prepare_creation(struct convert_options *o, const struct blk_driver **driver,
+                            struct blk_options *creation, struct blk_error *err)
+{
+    struct option_tables tables;
+
+    *driver = image_driver(o->target.format, err);
+    if (!*driver)
+        return -EINVAL;
+    int ret = create_tables(*driver, o->output, &tables, err);
+    if (ret == 0)
+        ret = create_options_parse(&o->creation, &tables, creation, err);
+    if (ret == 0)
+        ret = read_backing(o, &tables, creation, err);
+    if (ret == 0)
+        ret = check_compression(o, *driver, creation, err);
+    return ret;
+}
+
+static int open_existing(const struct convert_options *o, uint64_t bytes, struct blk_node **target,
+                         struct blk_error *err)
+{
+    int ret = image_open(&o->target, o->output, target_flags(o), o->target_cache, target, err);
+    if (ret < 0)
+        return ret;
+    struct blk_node *format = blk_skip_filters(*target);
+    ret = check_compression(o, format->driver, NULL, err);
+    if (ret == 0 && blk_size(*target) < bytes)
+        ret = blk_fail_why(err, ENOSPC, "it is smaller than what should be copied",
+                           "target '%s' with %" PRIu64 " bytes instead of %" PRIu64, o->output,
+                           blk_size(*target), bytes);
+    if (ret == 0 && o->target_is_zero && blk_child(format, BLK_ROLE_BACKING))
+        ret = blk_fail_why(err, EINVAL, "it has a backing file", "--target-is-zero with '%s'",
+                           o->output);
+    return ret;
+}
+
+/* ---- copying ---- */
+
+static void on_progress(void *opaque, uint64_t done, uint64_t total)
+{
+    struct conversion *c = opaque;
+    (void)total;
+    progress_update(&c->progress, c->done + done, convert_total(c->sources));
+}
+
+static void on_salvaged(void *opaque, uint64_t offset, const struct blk_error *why)
+{
+    const struct conversion *c = opaque;
+    (void)offset;
+    if (!c->options->quiet)
+        report_error(why);
+}
+
+/* Copies the part [start, end) of input `i`; offsets are those of the joined images. */
+static int copy_part(struct conversion *c, size_t i, uint64_t start, uint64_t end, bool reads_zero,
+                     struct blk_error *err)
+{
+    const struct convert_options *o = c->options;
+    struct blk_node *source = c->sources->roots[i];
+    struct blk_node *base = blk_child(blk_skip_filters(source), BLK_ROLE_BACKING);
+    if (start >= end)
+        return 0;
+
+    struct blk_copy_params params = {
+        .source = source,
+        .source_offset = start - c->sources->starts[i],
+        .target = c->target,
+        .target_offset = start,
+        .bytes = end - start,
+        /* The target's backing file stands for the source's; a source without one has no part in it. */
+        .only_allocated = o->backing && base,
+        .base = base,
+        .target_reads_zero = reads_zero,
+        .sparse_bytes = o->sparse_bytes,
+        .compressed = o->compressed,
+        .allow_copy_range = o->copy_range,
+        .salvage = o->salvage,
+        .workers = o->workers,
+        .bytes_per_second = o->bytes_per_second,
+        .progress = on_progress,
+        .opaque = c,
+        .salvaged = on_salvaged,
+    };
+    int ret = blk_copy_run(&params, err);
+    c->done += end - start;
+    return ret;
+}
+
+/* A cluster that is to be written compressed, as all of a cluster must be, but belongs to several inputs. */
+static int copy_joint(struct conversion *c, uint64_t offset, bool reads_zero,
+                      struct blk_error *err)
+{
+    uint64_t bytes = u64_min(c->cluster_bytes, convert_total(c->sources) - offset);
+    void *buf = blk_buffer_alloc(bytes);
+    if (!buf)
+        return blk_fail(err, ENOMEM, "copying to '%s'", c->target->name);
+
+    int ret = convert_read(c->sources, offset, bytes, buf, err);
+    if (ret == 0 && c->options->sparse_bytes && bytes_are_zero(buf, bytes))
+        ret = reads_zero ? 0 : blk_write_zeroes(c->target, offset, bytes, BLK_REQ_MAY_UNMAP, err);
+    else if (ret == 0)
+        ret = blk_write_compressed(c->target, offset, bytes, buf, err);
+    c->done += bytes;
+    free(buf);
+    return ret;
+}
+
+/*
+ * From where on the target reads as zeroes: everywhere in an empty image without backing file,
+ * behind its end in one that has a shorter one, nowhere in one that existed.
+ */
+static uint64_t zero_from(const struct conversion *c)
+{
+    const struct convert_options *o = c->options;
+    uint64_t total = convert_total(c->sources);
+
+    if (o->target_is_zero || (!o->no_create && c->target->reads_zero))
+        return 0;
+    struct blk_node *backing = blk_child(blk_skip_filters(c->target), BLK_ROLE_BACKING);
+    if (o->no_create || !backing)
+        return total;
+    /* A whole chunk of the engine: clusters are not split. */
+    return u64_min(round_up(blk_size(backing), 2 * MIB), total);
+}
+
+static int copy_all(struct conversion *c, struct blk_error *err)
+{
+    const struct convert_sources *sources = c->sources;
+    uint64_t zero = zero_from(c), at = 0;
+    int ret = 0;
+
+    for (size_t i = 0; i < sources->count && ret == 0; i++) {
+        /* The end of the last input may lie within a cluster; that of another one is shared with the next. */
+        uint64_t end = sources->starts[i + 1];
+        uint64_t own_end = i + 1 == sources->count ? end : round_down(end, c->cluster_bytes);
+        if (at < own_end) {
+            ret = copy_part(c, i, at, u64_min(own_end, u64_max(at, zero)), false, err);
+            if (ret == 0)
+                ret = copy_part(c, i, u64_max(at, zero), own_end, true, err);
+            at = own_end;
+        }
+        if (ret == 0 && at < end) {
+            ret = copy_joint(c, at, at >= zero, err);
+            at = u64_min(at + c->cluster_bytes, convert_total(sources));
+        }
+    }
+    return ret;
+}
+
+static int find_cluster(struct conversion *c, struct blk_error *err)
+{
+    struct blk_info info = { .cluster_bytes = 0 };
+    struct blk_node *format = blk_skip_filters(c->target);
+
+    c->cluster_bytes = 1;
+    if (!c->options->compressed || !format->driver->get_info)
+        return 0;
+    int ret = format->driver->get_info(format, &info, err);
+    json_decref(info.specific);
+    if (ret == 0 && info.cluster_bytes)
+        c->cluster_bytes = info.cluster_bytes;
+    return ret;
+}
+
+static int copy_and_flush(struct conversion *c, struct blk_error *err)
+{
+    int ret = find_cluster(c, err);
+    if (ret < 0)
+        return ret;
+
+    progress_start(&c->progress, c->options->progress);
+    ret = copy_all(c, err);
+    if (ret == 0)
+        ret = blk_flush(c->target, err);
+    for (size_t i = 0; i < c->sources->count && ret == 0; i++)
+        ret = check_not_shrunk(c->sources->roots[i], err);
+    progress_finish(&c->progress, ret == 0);
+    return ret;
+}
+
+/* ---- the command ---- */
+
+static int convert(struct convert_options *o, const struct blk_driver *driver,
+                   struct blk_options *creation)
+{
+    struct blk_error err = BLK_ERROR_INIT;
+    struct convert_sources sources = { .roots = NULL };
+    struct conversion c = { .options = o, .sources = &sources };
+
+    int ret = convert_open_sources(o, &sources, &err);
+    if (ret == 0) {
+        uint64_t bytes = convert_total(&sources);
+        ret = o->no_create ? open_existing(o, bytes, &c.target, &err)
+                           : create_with(o, driver, creation, bytes, &c.target, &err);
+    }
+    if (ret == 0)
+        ret = copy_and_flush(&c, &err);
+    if (ret < 0)
+        blk_fail_if_unset(&err, -ret, "converting to '%s'", o->output);
+    return convert_finish(&sources, c.target, ret < 0 ? report_error(&err) : EXIT_OK);
+}
+
+static int print_creation_help(const struct convert_options *o)
+{
+    struct blk_error err = BLK_ERROR_INIT;
+    struct option_tables tables;
+    const struct blk_driver *driver = image_driver(o->target.format, &err);
+
+    if (!driver || create_tables(driver, o->output, &tables, &err) < 0)
+        return report_error(&err);
+    create_options_help(&tables, o->output);
+    return EXIT_OK;
+}
+
+static int run(int argc, char **argv)
+{
+    struct convert_options options = { .source = IMAGE_ARGS_INIT, .target = IMAGE_ARGS_INIT };
+    struct blk_error err = BLK_ERROR_INIT;
+    const struct blk_driver *driver = NULL;
+
+    int status = convert_parse(argc, argv, &options);
+    if (status != CMD_RUN)
+        return status;
+    if (create_options_want_help(&options.creation))
+        return print_creation_help(&options);
+
+    struct blk_options *creation = blk_options_new();
+    if (!options.no_create && prepare_creation(&options, &driver, creation, &err) < 0)
+        status = report_error(&err);
+    else
+        status = convert(&options, driver, creation);
+    blk_options_free(creation);
+    return status;
+}
+
+const struct command cmd_convert = {
+    "convert",
+    "Copy an image to another, whatever their formats",
+    "[--object objectdef] [--image-opts] [--target-image-opts] [--target-is-zero] [--bitmaps "
+    "[--skip-broken-bitmaps]] [-U] [-C] [-c] [-p] [-q] [-n] [-f fmt] [-t cache] [-T src_cache] "
+    "[-O output_fmt] [-B backing_file [-F backing_fmt]] [-o options] [-l snapshot_param] "
+    "[-S sparse_size] [-r rate_limit] [-m num_coroutines] [-W] [--salvage] "
+    "[--lock-wait=seconds] filename [filename2 [...]] output_filename",
+    run,
+};
