@@ -187,6 +187,7 @@ static int write_file(struct blk_node *node, uint64_t offset, uint64_t bytes, co
                       unsigned flags, struct blk_error *err)
 {
     const struct raw_state *s = node->state;
+    blk_event(file_of(node), BLK_EVENT_WRITE_AIO);
     int ret = blk_child_pwrite(file_of(node), s->offset + offset, bytes, buf, flags, err);
     if (ret == 0)
         blk_node_grow_size(node, offset + bytes);
