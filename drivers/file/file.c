@@ -290,29 +290,40 @@ int file_write_fd(int fd, uint64_t offset, uint64_t bytes, const void *buf)
     return 0;
 }
 
+/* Reads into a buffer of any alignment. */
+static int read_aligned(const struct blk_node *node, uint64_t offset, uint64_t bytes, void *buf)
+{
+    const struct file_state *s = node->state;
+    uint32_t alignment = node->limits.request_alignment;
+    if ((uintptr_t)buf % node->limits.memory_alignment == 0)
+        return file_read_fd(s->fd, offset, bytes, buf, alignment);
+
+    void *bounce = blk_buffer_alloc(bytes);
+    if (!bounce)
+        return -ENOMEM;
+    int ret = file_read_fd(s->fd, offset, bytes, bounce, alignment);
+    if (ret == 0)
+        memcpy(buf, bounce, bytes);
+    free(bounce);
+    return ret;
+}
+
 static int file_pread(struct blk_node *node, uint64_t offset, uint64_t bytes, void *buf,
                       struct blk_error *err)
 {
     struct file_state *s = node->state;
-    uint64_t held = file_held_read(s, offset, bytes, buf);
     (void)err;
-    if (!held)
+    if (!s->target)
         return file_read_fd(s->fd, offset, bytes, buf, node->limits.request_alignment);
 
-    /* Behind what is kept back the buffer may have lost its alignment. */
-    uint8_t *rest = (uint8_t *)buf + held;
-    offset += held;
-    bytes -= held;
-    if ((uintptr_t)rest % node->limits.memory_alignment == 0)
-        return file_read_fd(s->fd, offset, bytes, rest, node->limits.request_alignment);
-    void *bounce = blk_buffer_alloc(bytes);
-    if (!bounce)
-        return -ENOMEM;
-    int ret = file_read_fd(s->fd, offset, bytes, bounce, node->limits.request_alignment);
-    if (ret == 0)
-        memcpy(rest, bounce, bytes);
-    free(bounce);
-    return ret;
+    if (file_shows_old(s) && !s->device) {
+        memset(buf, 0, bytes);
+        return 0;
+    }
+    /* Behind what is kept back the buffer may lose its alignment. */
+    uint64_t held = file_held_read(s, offset, bytes, buf);
+    return held == bytes ? 0
+                         : read_aligned(node, offset + held, bytes - held, (uint8_t *)buf + held);
 }
 
 /* Writes to the medium, and keeps node->size behind what is there. */
@@ -333,27 +344,38 @@ static int write_medium(struct blk_node *node, uint64_t offset, uint64_t bytes, 
     return ret;
 }
 
-static int file_pwrite(struct blk_node *node, uint64_t offset, uint64_t bytes, const void *buf,
-                       unsigned flags, struct blk_error *err)
+int file_write_aligned(struct blk_node *node, uint64_t offset, uint64_t bytes, const void *buf)
 {
-    uint64_t held = file_held_write(node, offset, bytes, buf);
-    (void)flags;
-    (void)err;
-    if (held == bytes)
-        return 0;
-    const uint8_t *rest = (const uint8_t *)buf + held;
-    offset += held;
-    bytes -= held;
-    if (!held || (uintptr_t)rest % node->limits.memory_alignment == 0)
-        return write_medium(node, offset, bytes, rest);
+    if (buf && (uintptr_t)buf % node->limits.memory_alignment == 0)
+        return write_medium(node, offset, bytes, buf);
 
     void *bounce = blk_buffer_alloc(bytes);
     if (!bounce)
         return -ENOMEM;
-    memcpy(bounce, rest, bytes);
+    if (buf)
+        memcpy(bounce, buf, bytes);
+    else
+        memset(bounce, 0, bytes);
     int ret = write_medium(node, offset, bytes, bounce);
     free(bounce);
     return ret;
+}
+
+static int file_pwrite(struct blk_node *node, uint64_t offset, uint64_t bytes, const void *buf,
+                       unsigned flags, struct blk_error *err)
+{
+    const struct file_state *s = node->state;
+    (void)flags;
+    if (!s->target)
+        return write_medium(node, offset, bytes, buf);
+
+    int ret = file_overwrite(node, err);
+    if (ret < 0)
+        return ret;
+    uint64_t held = file_held_write(node, offset, bytes, buf);
+    return held == bytes ? 0
+                         : file_write_aligned(node, offset + held, bytes - held,
+                                              (const uint8_t *)buf + held);
 }
 
 /* ---- durability ---- */

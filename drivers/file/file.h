@@ -114,6 +114,9 @@ int file_init(struct blk_node *node, int fd, const struct stat *st, const struct
 int file_read_fd(int fd, uint64_t offset, uint64_t bytes, void *buf, uint32_t alignment);
 int file_write_fd(int fd, uint64_t offset, uint64_t bytes, const void *buf);
 
+/* Writes from a buffer of any alignment, NULL for zeroes, and notes the change. 0 or -errno. */
+int file_write_aligned(struct blk_node *node, uint64_t offset, uint64_t bytes, const void *buf);
+
 /* To be called after every change, failed or not: a flush has something to do. */
 static inline void file_changed(struct file_state *s)
 {
@@ -152,9 +155,11 @@ struct file_target {
     int old_fd;            /* FILE_TARGET_REPLACE: the file that will be replaced */
     struct file_locks old_locks; /* held on it */
 
-    pthread_mutex_t held_mutex; /* guards held */
-    uint8_t *held;              /* in place: the first held_bytes, not yet on the medium; else NULL */
+    /* In place. The mutex guards the content of held, and erasing. */
+    pthread_mutex_t held_mutex;
+    uint8_t *held; /* the first held_bytes, not yet on the medium; else NULL */
     uint32_t held_bytes;
+    atomic_bool erased; /* the old content is destroyed */
 };
 
 extern const struct blk_option_desc file_create_options[];
@@ -173,8 +178,17 @@ int file_target_free(struct blk_node *node, struct blk_error *err);
 
 /* ---- held.c ---- */
 
-/* Begins to keep back the first bytes of the node, which are zeroes on the medium. */
-int file_held_begin(struct blk_node *node);
+/* Makes a target in place look empty; the medium is untouched until file_overwrite(). */
+void file_held_begin(struct blk_node *node);
+
+/*
+ * To be called before every change: destroys the old content of a target in place, once. Does nothing for
+ * other nodes. 0, or -errno with `err` filled.
+ */
+int file_overwrite(struct blk_node *node, struct blk_error *err);
+
+/* Whether what is on the medium is the old content, and so not to be read. */
+bool file_shows_old(const struct file_state *s);
 
 /* Whether [offset, ...) begins in what is kept back. */
 bool file_is_held(const struct file_state *s, uint64_t offset);

@@ -1,34 +1,78 @@
 /*
- * The first sector of a target that is overwritten in place (C6).
+ * A target that is overwritten in place (C6).
  *
- * What made the old content an image, its magic, is zeroed before anything else is written. Until the new image
- * is complete its own first sector stays in memory, so that at no moment the medium holds something
- * that looks like an image and is none. Reads see what was written.
+ * Until the first change nothing is done to the medium: a command that fails before it has destroyed nothing.
+ * Then what made the old content an image, its magic, is zeroed for good before anything else is written. Until the
+ * new image is complete its own first sector stays in memory, so that at no moment the medium holds
+ * something that looks like an image and is none. Reads see what was written.
  */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "blockcore/bytes.h"
-#include "blockcore/io.h"
+#include "blockcore/memory.h"
 #include "blockcore/sys.h"
 #include "drivers/file/file.h"
 
-int file_held_begin(struct blk_node *node)
+/* Covers the magic of every format that is known by its first bytes. */
+#define OLD_MAGIC_BYTES 4096
+
+void file_held_begin(struct blk_node *node)
 {
     struct file_state *s = node->state;
     struct file_target *t = s->target;
 
     /* Not more than one sector: it must reach the medium whole or not at all. */
-    uint32_t bytes = node->limits.request_alignment;
-    if (bytes < BLK_SECTOR_BYTES)
-        bytes = BLK_SECTOR_BYTES;
-    t->held = blk_buffer_alloc(bytes);
-    if (!t->held)
-        return -ENOMEM;
-    memset(t->held, 0, bytes);
-    t->held_bytes = bytes;
-    return 0;
+    t->held_bytes = node->limits.request_alignment;
+    if (t->held_bytes < BLK_SECTOR_BYTES)
+        t->held_bytes = BLK_SECTOR_BYTES;
+    t->held = blk_xcalloc(1, t->held_bytes);
+    if (!s->device)
+        blk_node_set_size(node, 0);
+}
+
+/* Zeroes as many bytes as a device has, at most those of the magic. */
+static int erase_magic(struct blk_node *node)
+{
+    struct file_state *s = node->state;
+    uint64_t bytes = s->device ? u64_min(OLD_MAGIC_BYTES, blk_size(node)) : OLD_MAGIC_BYTES;
+    int ret = file_write_aligned(node, 0, bytes, NULL);
+    if (ret == 0 && !node->cache.no_flush)
+        ret = file_sync(s);
+    return ret;
+}
+
+static int erase(struct blk_node *node)
+{
+    struct file_state *s = node->state;
+    int ret = erase_magic(node);
+    if (ret == 0 && !s->device) {
+        ret = blk_sys->ftruncate(s->fd, 0) < 0 ? -errno : 0;
+        blk_node_set_size(node, 0);
+        file_changed(s);
+    }
+    return ret;
+}
+
+int file_overwrite(struct blk_node *node, struct blk_error *err)
+{
+    struct file_state *s = node->state;
+    if (!file_shows_old(s))
+        return 0;
+
+    struct file_target *t = s->target;
+    pthread_mutex_lock(&t->held_mutex);
+    int ret = t->erased ? 0 : erase(node);
+    if (ret == 0)
+        t->erased = true;
+    pthread_mutex_unlock(&t->held_mutex);
+    return ret < 0 ? blk_fail(err, -ret, "erasing the old content of '%s'", node->name) : 0;
+}
+
+bool file_shows_old(const struct file_state *s)
+{
+    return s->target && s->target->held && !s->target->erased;
 }
 
 bool file_is_held(const struct file_state *s, uint64_t offset)
@@ -81,8 +125,7 @@ int file_held_end(struct blk_node *node)
     struct file_target *t = s->target;
     uint64_t size = blk_size(node);
 
-    int ret = size ? file_write_fd(s->fd, 0, t->held_bytes, t->held) : 0;
-    file_changed(s);
+    int ret = size ? file_write_aligned(node, 0, t->held_bytes, t->held) : 0;
     /* Whole sectors are written, for O_DIRECT; a file may be shorter. */
     if (ret == 0 && size < t->held_bytes && !s->device && blk_sys->ftruncate(s->fd, (off_t)size) < 0)
         ret = -errno;

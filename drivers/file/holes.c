@@ -73,14 +73,15 @@ int file_write_zeroes(struct blk_node *node, uint64_t offset, uint64_t bytes, un
                       struct blk_error *err)
 {
     struct file_state *s = node->state;
+    int ret = file_overwrite(node, err);
+    if (ret < 0)
+        return ret;
     uint64_t held = file_held_write(node, offset, bytes, NULL);
     offset += held;
     bytes -= held;
-    (void)err;
     if (!bytes)
         return 0;
 
-    int ret;
     if (s->device) {
         ret = file_device_zero(s, offset, bytes, flags);
     } else {
@@ -100,13 +101,15 @@ int file_discard(struct blk_node *node, uint64_t offset, uint64_t bytes, struct 
 {
     struct file_state *s = node->state;
     uint64_t end = u64_min(offset + bytes, blk_size(node));
-    (void)err;
     if (file_is_held(s, offset))
         offset = s->target->held_bytes;
     if (offset >= end || !(node->flags & BLK_UNMAP) || s->no_discard)
         return 0;
+    int ret = file_overwrite(node, err);
+    if (ret < 0)
+        return ret;
 
-    int ret = s->device ? file_device_discard(s, offset, end - offset)
+    ret = s->device ? file_device_discard(s, offset, end - offset)
                         : punch(s, offset, end - offset);
     file_changed(s);
     return ret;
@@ -247,7 +250,6 @@ static int copy_by_kernel(struct file_state *to, uint64_t offset, struct file_st
 int file_copy_range(struct blk_node *node, uint64_t offset, struct blk_node *source,
                     uint64_t source_offset, uint64_t bytes, struct blk_error *err)
 {
-    (void)err;
     if (!is_file_node(source) || !bytes)
         return bytes ? -ENOTSUP : 0;
     struct file_state *to = node->state, *from = source->state;
@@ -255,9 +257,12 @@ int file_copy_range(struct blk_node *node, uint64_t offset, struct blk_node *sou
         file_is_held(from, source_offset) ||
         !range_within(source_offset, bytes, blk_size(source)))
         return -ENOTSUP;
+    int ret = file_overwrite(node, err);
+    if (ret < 0)
+        return ret;
 
     pthread_rwlock_rdlock(&to->growth);
-    int ret = clone_range(to, offset, from, source_offset, bytes);
+    ret = clone_range(to, offset, from, source_offset, bytes);
     if (ret == -ENOTSUP)
         ret = copy_by_kernel(to, offset, from, source_offset, bytes);
     if (ret == 0)

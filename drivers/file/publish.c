@@ -223,7 +223,10 @@ static int probe_close(struct blk_node *node, struct blk_error *err)
 
 static int publish_in_place(struct blk_node *node, struct blk_error *err)
 {
-    int ret = sync_all(node, err);
+    /* Nothing may have been written: an empty file, or a device as it is. */
+    int ret = file_overwrite(node, err);
+    if (ret == 0)
+        ret = sync_all(node, err);
     if (ret == 0)
         ret = probe_close(node, err);
     if (ret < 0)

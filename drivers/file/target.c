@@ -5,7 +5,7 @@
  * where that cannot be. A regular file has it: that file is locked, and the new one is written beside it
  * and put in its place at the end. A device, or a file that cannot be replaced (other names lead to it,
  * the folder is not ours to change, its owner or attributes cannot be passed on, something is mounted on
- * it): in place, with the old magic destroyed first and the new one written last.
+ * it): in place (held.c).
  */
 #include <errno.h>
 #include <limits.h>
@@ -15,8 +15,6 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "blockcore/bytes.h"
-#include "blockcore/io.h"
 #include "blockcore/memory.h"
 #include "blockcore/open.h"
 #include "blockcore/sys.h"
@@ -26,8 +24,6 @@
 #define NEW_FILE_MODE 0644
 #define MAX_SYMLINKS 40
 #define MAX_NAME_TRIES 100
-/* Covers the magic of every format that is known by its first bytes. */
-#define OLD_MAGIC_BYTES 4096
 
 const struct blk_option_desc file_create_options[] = {
     { "nocow", BLK_OPT_BOOL, "No copy-on-write for this file (btrfs)", "off" },
@@ -284,32 +280,6 @@ static int make_over_existing(struct making *making, struct blk_error *err)
     return 0;
 }
 
-/* Destroys what made the old content an image, for good, before anything new is written. */
-static int erase_old(struct blk_node *node, struct blk_error *err)
-{
-    struct file_state *s = node->state;
-    uint64_t bytes = s->device ? u64_min(OLD_MAGIC_BYTES, blk_size(node)) : OLD_MAGIC_BYTES;
-    uint8_t *zeroes = blk_buffer_alloc(OLD_MAGIC_BYTES);
-    int ret = zeroes ? 0 : -ENOMEM;
-
-    if (ret == 0) {
-        memset(zeroes, 0, OLD_MAGIC_BYTES);
-        ret = file_write_fd(s->fd, 0, bytes, zeroes);
-        file_changed(s);
-    }
-    free(zeroes);
-    if (ret == 0 && !node->cache.no_flush)
-        ret = file_sync(s);
-    if (ret == 0 && !s->device) {
-        ret = blk_sys->ftruncate(s->fd, 0) < 0 ? -errno : 0;
-        blk_node_set_size(node, 0);
-        file_changed(s);
-    }
-    if (ret == 0)
-        ret = file_held_begin(node);
-    return ret < 0 ? blk_fail(err, -ret, "erasing the old content of '%s'", node->name) : 0;
-}
-
 /* ---- create ---- */
 
 /* Hints to the file system; one that does not know them does without. */
@@ -367,14 +337,7 @@ static int make_node(struct making *making, struct blk_node **node, struct blk_e
     s->target = t;
     file_changed(s); /* the new file itself is a change */
     if (t->kind == FILE_TARGET_IN_PLACE)
-        ret = erase_old(made, err);
-    if (ret < 0) {
-        /* The caller closes the descriptors. */
-        s->target = NULL;
-        pthread_rwlock_destroy(&s->growth);
-        blk_node_free(made);
-        return ret;
-    }
+        file_held_begin(made);
     made->unnamed = true;
     made->reads_zero = !s->device;
     *node = made;

@@ -129,9 +129,12 @@ int file_truncate(struct blk_node *node, uint64_t size, enum blk_prealloc preall
     struct file_state *s = node->state;
     if (s->device)
         return resize_device(node, size, prealloc, exact, err);
+    int ret = file_overwrite(node, err);
+    if (ret < 0)
+        return ret;
 
     pthread_rwlock_wrlock(&s->growth);
-    int ret = resize_file(node, size, prealloc, err);
+    ret = resize_file(node, size, prealloc, err);
     if (ret == 0) {
         file_held_truncate(s, size);
         blk_node_set_size(node, size);

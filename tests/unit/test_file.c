@@ -665,6 +665,34 @@ TEST(a_hard_link_is_overwritten_in_place)
     leave_folder();
 }
 
+TEST(nothing_is_overwritten_before_the_first_change)
+{
+    enter_folder();
+    put_file("a", "old magic");
+    CHECK_INT(link("a", "b"), 0);
+    CHECK(!create_cached("a", "1M", "nonsense", (struct blk_cache_mode){ .direct = false }));
+    CHECK_STR(text_of("a"), "old magic");
+
+    /* An old magic that cannot be destroyed for good: nothing new is written. */
+    begin_faults(1);
+    faulty.fdatasync = faulty_fdatasync;
+    CHECK(!create_image("a", "1M"));
+    CHECK_INT(err.code, EIO);
+    CHECK(bytes_are_zero(text_of("a"), 9));
+    end_faults();
+
+    /* A first sector that does not reach the medium. */
+    put_file("a", "old magic");
+    struct blk_node *node = create_image("a", "1M");
+    REQUIRE(node);
+    CHECK_INT(write_text(node, 0, "new"), 0);
+    begin_faults(2);
+    faulty.fsync = faulty_fsync;
+    CHECK_INT(close_image(node), -EIO);
+    end_faults();
+    leave_folder();
+}
+
 TEST(the_target_cannot_be_the_source)
 {
     enter_folder();
