@@ -50,12 +50,12 @@ static int allocated_bytes(struct blk_node *node, uint64_t *bytes, struct blk_er
     return ret;
 }
 
-/* Drivers that only pass their file through have no information of their own. */
+/* Drivers that only pass their file through have no information of their own; a protocol has none to give. */
 static int get_info(struct blk_node *node, struct blk_info *info, struct blk_error *err)
 {
     while (node && !node->driver->get_info)
         node = blk_child(node, BLK_ROLE_FILE);
-    return node ? node->driver->get_info(node, info, err) : -ENOTSUP;
+    return node ? node->driver->get_info(node, info, err) : 0;
 }
 
 static json_t *snapshot_object(const struct blk_snapshot *snapshot)
@@ -99,8 +99,6 @@ static int add_format_info(json_t *object, struct blk_node *node, struct blk_err
     struct blk_info info = { 0 };
 
     int ret = get_info(node, &info, err);
-    if (ret == -ENOTSUP)
-        return 0;
     if (ret < 0)
         return ret;
     if (info.cluster_bytes)

@@ -92,31 +92,9 @@ static uint32_t next_character(const unsigned char **text)
     return code;
 }
 
-static size_t put_utf8(char *to, uint32_t code)
-{
-    static const unsigned char lead[] = { 0, 0, 0xc0, 0xe0, 0xf0 };
-    if (code < 0x80) {
-        *to = (char)code;
-        return 1;
-    }
-    size_t bytes = code < 0x800 ? 2 : code < 0x10000 ? 3 : 4;
-    for (size_t i = bytes - 1; i > 0; i--, code >>= 6)
-        to[i] = (char)(0x80 | (code & 0x3f));
-    to[0] = (char)(lead[bytes] | code);
-    return bytes;
-}
-
 json_t *json_text(const char *text)
 {
-    /* The replacement has three bytes and may stand for one. */
-    char *clean = malloc(3 * strlen(text) + 1);
-    if (!clean)
-        abort();
-    size_t length = 0;
-    for (const unsigned char *p = (const unsigned char *)text; *p;)
-        length += put_utf8(clean + length, next_character(&p));
-    json_t *string = json_stringn(clean, length);
-    free(clean);
+    json_t *string = json_string_nocheck(text);
     if (!string)
         abort();
     return string;

@@ -28,7 +28,7 @@ void json_print_members(FILE *to, const json_t *value, unsigned level);
 /* The members of an object in qemu-img's order; free() the result. */
 const char **json_keys_in_order(const json_t *object, size_t *count);
 
-/* A JSON string of any bytes: what is not UTF-8 (a file name may be anything) becomes U+FFFD. */
+/* A string of any bytes, as file names are. json_print() shows what is not UTF-8 as U+FFFD. */
 json_t *json_text(const char *text);
 
 /* Prints `text` as a JSON string, quotes included; only ASCII is written as it is. */

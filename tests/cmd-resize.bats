@@ -1,0 +1,117 @@
+#!/usr/bin/env bats
+# "blkimg resize" against qemu-img.
+
+bats_require_minimum_version 1.5.0
+load lib/common
+
+need_format() {
+    blkimg --help | grep -Eq "^Supported formats:.* $1( |$)" || skip "no $1 in this build"
+}
+
+# Both programs resize a copy of "image": same output and status, same content.
+same_resize() {
+    local peer_status=0 mine_status=0
+    rm -rf peer mine
+    mkdir peer mine
+    cp --sparse=always image peer/a
+    cp --sparse=always image mine/a
+    (cd peer && qemu-img resize "$@") >peer.out 2>peer.err || peer_status=$?
+    (cd mine && blkimg resize "$@") >mine.out 2>mine.err || mine_status=$?
+    diff -u peer.out mine.out || fail "resize $*"
+    [[ $peer_status == "$mine_status" ]] || fail "resize $*: $peer_status, $mine_status: $(<mine.err)"
+    if ((mine_status)); then
+        [[ $(wc -l <mine.err) == 1 ]] || fail "resize $*: $(<mine.err)"
+        cmp image mine/a
+    else
+        assert_file_empty mine.err
+    fi
+    diff <(qemu-img info peer/a | grep '^virtual') <(qemu-img info mine/a | grep '^virtual')
+    qemu-img compare -q peer/a mine/a
+}
+
+@test "raw: larger, smaller, by a difference" {
+    truncate -s 10M image
+    fill image 1M 1M
+    local size
+    for size in 10M 20M +1M +0 -0 13333333 +1000; do
+        same_resize -f raw a "$size"
+    done
+    for size in 5M -2M 1000 1; do
+        same_resize -f raw --shrink a "$size"
+    done
+    same_resize -f raw -q a +1M
+    same_resize --image-opts driver=raw,file.filename=a 20M
+}
+
+@test "raw: refused" {
+    truncate -s 10M image
+    fill image 1M 1M
+    local size
+    for size in 5M -2M 0 x 1.5.2G 16E 8E +8E +-1M '' 7E; do
+        same_resize -f raw a "$size"
+        assert_equal "$(wc -l <mine.err)" 1
+    done
+    same_resize -f raw --shrink a -10M
+    same_resize -f raw --shrink a -100M
+    same_resize -f raw a
+    same_resize
+    same_resize -f qcow2 a 20M
+    same_resize -f raw nosuch 20M
+    same_resize -f raw --preallocation=lots a 20M
+    same_resize -f raw --preallocation=metadata a 20M
+    same_resize -f raw --preallocation=full --shrink a 1M
+}
+
+@test "raw: preallocation of what is new" {
+    truncate -s 1M image
+    local mode
+    for mode in off falloc full; do
+        same_resize -f raw --preallocation=$mode a +2M
+    done
+    (($(stat -c %b mine/a) * 512 >= 2097152))
+}
+
+@test "options and a negative size in any order" {
+    truncate -s 10M a
+    run -0 blkimg resize a -1M --shrink -f raw
+    assert_output 'Image resized.'
+    [[ $(stat -c %s a) == $((9 * 1048576)) ]]
+}
+
+@test "an image in use is refused by name" {
+    qemu-img create -q -f raw a 1M
+    coproc qemu-io -f raw a
+    local holder=$COPROC_PID
+    echo 'write 0 512' >&"${COPROC[1]}"
+    wait_for 10 test -n "$(head -c 1 <&"${COPROC[0]}")"
+    run -1 --separate-stderr blkimg resize -f raw a 2M
+    [[ $stderr == *"'a'"*lock* ]] || fail "$stderr"
+    [[ $(stat -c %s a) == 1048576 ]]
+    # It ends while we wait.
+    blkimg resize -f raw --lock-wait=20 a 2M &
+    echo quit >&"${COPROC[1]}"
+    wait $!
+    [[ $(stat -c %s a) == 2097152 ]]
+}
+
+@test "qcow2" {
+    need_format qcow2
+    qemu-img create -q -f qcow2 image 10M
+    qemu-io -c 'write 1M 1M' -c 'write 9M 1M' image >/dev/null
+    local size
+    for size in 20M +1M +0 11111111 5G; do
+        same_resize a "$size"
+        qemu-img check -q mine/a
+    done
+    for size in 5M 1000k -64k; do
+        same_resize --shrink a "$size"
+        qemu-img check -q mine/a
+    done
+    for size in 5M -1M; do
+        same_resize a "$size"
+    done
+    for size in metadata falloc full; do
+        same_resize --preallocation=$size a 20M
+        qemu-img check -q mine/a
+    done
+}
