@@ -74,9 +74,7 @@ int blk_child_block_status(struct blk_node *node, uint64_t offset, uint64_t byte
         ret = ask_driver(node, offset, bytes, want, extent, err);
         if (ret == 0 && extent->flags & BLK_EXT_PASS)
             ret = pass_through(extent, want, err);
-        else if (ret == 0 && want & BLK_WANT_ZERO && extent->host && extent->host != node &&
-                 (extent->flags & (BLK_EXT_DATA | BLK_EXT_ZERO | BLK_EXT_OFFSET_VALID)) ==
-                     (BLK_EXT_DATA | BLK_EXT_OFFSET_VALID))
+        else if (ret == 0 && want & BLK_WANT_ZERO && extent->flags & BLK_EXT_RECURSE)
             ret = look_for_holes(extent, err);
     }
     if (ret < 0)
@@ -84,7 +82,7 @@ int blk_child_block_status(struct blk_node *node, uint64_t offset, uint64_t byte
 
     if (!(extent->flags & BLK_EXT_ALLOCATED) && nothing_behind(node, offset))
         extent->flags |= BLK_EXT_ZERO;
-    extent->flags &= ~(unsigned)BLK_EXT_EOF;
+    extent->flags &= ~(unsigned)(BLK_EXT_EOF | BLK_EXT_RECURSE);
     if (offset + extent->bytes == size)
         extent->flags |= BLK_EXT_EOF;
     return 0;

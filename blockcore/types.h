@@ -39,6 +39,7 @@ enum blk_extent_flags {
     BLK_EXT_COMPRESSED = 1 << 4,
     BLK_EXT_EOF = 1 << 5,          /* ends at the end of the node */
     BLK_EXT_PASS = 1 << 6,         /* from drivers only: same as `host` at `host_offset` */
+    BLK_EXT_RECURSE = 1 << 7,      /* from drivers only: `host` is worth asking which parts are zero */
 };
 
 struct blk_extent {
