@@ -1,13 +1,15 @@
 /*
  * The inside of the qcow2 driver: what its files share.
  *
- *   header.c       parse, validate, lay out cluster 0; the one-sector switch (C4)
+ *   header.c       parse and validate cluster 0
+ *   switch.c       lay out cluster 0; the switch by one sector (C4)
  *   table_cache.c  L2 slices and refcount blocks in memory
  *   refcount.c     counts of host clusters, the refcount table
  *   alloc.c        finding and giving clusters, pending frees
  *   epoch.c        bringing changes to the medium in an order that keeps C1 to C3
  *   metadata.c     what must never be written over; marking the image corrupt
  *   map.c          guest offset -> where its data is; L1 and L2
+ *   status.c       block_status
  *   read.c, write.c, zero.c, compressed.c   the data operations
  *   in_use.c       C5 for the bitmaps of an image
  *   resize.c       truncate, preallocation, make_empty
@@ -82,6 +84,7 @@ struct qcow2_tail {
     char *backing_name;    /* NULL: none */
     uint32_t layout_bytes; /* as parsed: how much of cluster 0 is in use */
     uint8_t *unknown;      /* header bytes from QCOW2_HEADER_CURRENT_BYTES to header_bytes, kept as they are */
+    uint32_t unknown_bytes;
 };
 
 /*
@@ -121,6 +124,10 @@ int qcow2_header_encode(struct qcow2_header *header, const struct qcow2_tail *ta
  */
 int qcow2_header_switch(struct blk_node *node, const struct qcow2_header *next,
                         struct blk_error *err);
+
+/* The same for the refcount table alone, while requests are in flight (epoch.c). */
+int qcow2_header_switch_reftable(struct blk_node *node, uint64_t offset, uint32_t clusters,
+                                 struct blk_error *err);
 
 /*
  * The same with other extensions or another backing name: what lies behind sector 0 goes to bytes
@@ -174,6 +181,8 @@ int qcow2_cache_new(struct qcow2_cache *cache, uint64_t offset, struct qcow2_tab
 /* [locked] Bytes [from, from + bytes) of the slice were changed. */
 void qcow2_cache_dirty(struct qcow2_cache *cache, struct qcow2_table *table, uint32_t from,
                        uint32_t bytes);
+/* [locked] The slice's changes have been frozen for writing (epoch.c). */
+void qcow2_cache_clean(struct qcow2_cache *cache, struct qcow2_table *table);
 /* [locked] Forgets the slices in the host range, changes included. */
 void qcow2_cache_drop(struct qcow2_cache *cache, uint64_t offset, uint64_t bytes);
 /* [locked] Evicts clean slices until the limit holds. */
@@ -221,6 +230,7 @@ struct qcow2_state {
     /* guarded by header_mutex; read freely by operations that run alone */
     struct qcow2_header header;
     struct qcow2_tail tail;
+    uint8_t sector0[BLK_SECTOR_BYTES];
 
     atomic_int poisoned;      /* errno once the medium's state is unknown: nothing is written any more */
     atomic_bool bitmaps_seen; /* C5 has been taken care of (in_use.c) */
@@ -249,7 +259,7 @@ struct qcow2_state {
     struct qcow2_cluster_set metadata;
     bool metadata_known;      /* the set is filled */
     bool tables_need_barrier; /* guest data written since the last barrier */
-    int preallocation;        /* block_status: -1 not looked yet, else whether data clusters may be holes */
+    atomic_int preallocation; /* block_status: -1 not looked yet, else whether data clusters may be holes */
 };
 
 static inline struct qcow2_state *qcow2_state(const struct blk_node *node)
@@ -294,6 +304,9 @@ int qcow2_corrupt(struct blk_node *node, struct blk_error *err, const char *why,
  */
 int qcow2_check_overlap(struct blk_node *node, uint64_t offset, uint64_t bytes,
                         struct blk_error *err);
+
+/* [locked] Finds out where active L2 tables and refcount blocks are, before the first change. */
+int qcow2_metadata_load(struct blk_node *node, struct blk_error *err);
 
 /* [locked] Keeps the set in step: a table or block now is, or no longer is, at that cluster. */
 int qcow2_metadata_add(struct qcow2_state *s, uint64_t offset, struct blk_error *err);
@@ -362,6 +375,9 @@ int qcow2_commit(struct blk_node *node, struct blk_error *err);
  */
 int qcow2_settle(struct blk_node *node, struct blk_error *err);
 
+/* The driver's operation: everything is handed to the file, frees and their counts included; not flushed. */
+int qcow2_flush_to_os(struct blk_node *node, struct blk_error *err);
+
 /* Commits if the caches are full of changes or many frees wait. Called without locks, often. */
 int qcow2_relieve(struct blk_node *node, struct blk_error *err);
 
@@ -400,6 +416,10 @@ struct qcow2_mapping {
 /* Looks [offset, offset + bytes) up: the longest uniform range at its beginning, within one L2 slice. */
 int qcow2_map(struct blk_node *node, uint64_t offset, uint64_t bytes,
               struct qcow2_mapping *mapping, struct blk_error *err);
+
+/* [locked] The same. */
+int qcow2_map_locked(struct blk_node *node, uint64_t offset, uint64_t bytes,
+                     struct qcow2_mapping *mapping, struct blk_error *err);
 
 /* One L2 entry, decoded. */
 struct qcow2_entry {
@@ -443,9 +463,6 @@ void qcow2_entry_free(struct blk_node *node, struct qcow2_entry entry, enum qcow
 int qcow2_use_l1(struct blk_node *node, uint64_t offset, uint32_t entries, uint64_t size,
                  struct blk_error *err);
 
-int qcow2_block_status(struct blk_node *node, uint64_t offset, uint64_t bytes, unsigned want,
-                       struct blk_extent *extent, struct blk_error *err);
-
 /*
  * Reads a table of `entries` big-endian u64 at `offset` into host order; malloc()ed. Fails beyond `max_bytes`,
  * when unaligned, or outside the file. For L1 tables of snapshots, bitmap tables and the like.
@@ -454,6 +471,9 @@ int qcow2_read_table(struct blk_node *node, uint64_t offset, uint64_t entries, u
                      uint64_t **table, const char *what, struct blk_error *err);
 
 /* ---- data operations ---- */
+
+int qcow2_block_status(struct blk_node *node, uint64_t offset, uint64_t bytes, unsigned want,
+                       struct blk_extent *extent, struct blk_error *err);
 
 int qcow2_pread(struct blk_node *node, uint64_t offset, uint64_t bytes, void *buf,
                 struct blk_error *err);

@@ -1,0 +1,106 @@
+/*
+ * Reading: each uniform range from where it is.
+ *
+ * A request holds its guest range shared, so that no cluster it looked up is freed or replaced meanwhile.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "blockcore/memory.h"
+#include "drivers/qcow2/qcow2.h"
+
+static int read_backing(struct blk_node *node, uint64_t offset, uint64_t bytes, void *buf,
+                        struct blk_error *err)
+{
+    struct blk_node *backing = blk_child(node, BLK_ROLE_BACKING);
+    uint64_t size = backing ? blk_size(backing) : 0;
+    uint64_t inside = offset < size ? u64_min(bytes, size - offset) : 0;
+
+    memset((uint8_t *)buf + inside, 0, bytes - inside);
+    if (!inside)
+        return 0;
+    blk_event(qcow2_file(node), BLK_EVENT_READ_BACKING_AIO);
+    return blk_child_pread(backing, offset, inside, buf, err);
+}
+
+static int read_compressed(struct blk_node *node, uint64_t offset,
+                           const struct qcow2_mapping *mapping, void *buf, struct blk_error *err)
+{
+    const struct qcow2_state *s = qcow2_state(node);
+    uint64_t in_cluster = offset & (s->cluster_bytes - 1);
+    bool whole = mapping->bytes == s->cluster_bytes;
+    BLK_AUTOFREE uint8_t *piece = blk_buffer_alloc(mapping->compressed_bytes);
+    BLK_AUTOFREE uint8_t *cluster = whole ? NULL : blk_buffer_alloc(s->cluster_bytes);
+    if (!piece || (!whole && !cluster))
+        return blk_fail(err, ENOMEM, "reading a compressed cluster of '%s'", node->name);
+
+    blk_event(qcow2_file(node), BLK_EVENT_READ_COMPRESSED);
+    int ret = blk_child_pread(qcow2_file(node), mapping->host_offset, mapping->compressed_bytes,
+                              piece, err);
+    if (ret == 0)
+        ret = qcow2_decompress_cluster(s, piece, mapping->compressed_bytes, whole ? buf : cluster,
+                                       err);
+    if (ret < 0) {
+        blk_context(err, "guest offset %llu of '%s'",
+                    (unsigned long long)(offset - in_cluster), node->name);
+        return ret;
+    }
+    if (!whole)
+        memcpy(buf, cluster + in_cluster, mapping->bytes);
+    return 0;
+}
+
+static int read_mapped(struct blk_node *node, uint64_t offset, const struct qcow2_mapping *mapping,
+                       void *buf, struct blk_error *err)
+{
+    switch (mapping->kind) {
+    case QCOW2_UNALLOCATED:
+    case QCOW2_UNALLOCATED_HOST:
+        return read_backing(node, offset, mapping->bytes, buf, err);
+    case QCOW2_ZERO:
+    case QCOW2_ZERO_HOST:
+        memset(buf, 0, mapping->bytes);
+        return 0;
+    case QCOW2_COMPRESSED:
+        return read_compressed(node, offset, mapping, buf, err);
+    case QCOW2_DATA:
+        break;
+    }
+    blk_event(qcow2_file(node), BLK_EVENT_READ_AIO);
+    return blk_child_pread(qcow2_data(node), mapping->host_offset, mapping->bytes, buf, err);
+}
+
+int qcow2_read_held(struct blk_node *node, uint64_t offset, uint64_t bytes, void *buf,
+                    struct blk_error *err)
+{
+    uint64_t size = blk_size(node);
+    uint8_t *to = buf;
+
+    while (bytes) {
+        if (offset >= size) {
+            memset(to, 0, bytes);
+            return 0;
+        }
+        struct qcow2_mapping mapping;
+        int ret = qcow2_map(node, offset, u64_min(bytes, size - offset), &mapping, err);
+        if (ret == 0)
+            ret = read_mapped(node, offset, &mapping, to, err);
+        if (ret < 0)
+            return ret;
+        offset += mapping.bytes;
+        bytes -= mapping.bytes;
+        to += mapping.bytes;
+    }
+    return 0;
+}
+
+int qcow2_pread(struct blk_node *node, uint64_t offset, uint64_t bytes, void *buf,
+                struct blk_error *err)
+{
+    struct blk_range range;
+    blk_range_take_shared(&node->ranges, &range, offset, bytes, 1);
+    int ret = qcow2_read_held(node, offset, bytes, buf, err);
+    blk_range_release(&node->ranges, &range);
+    return ret;
+}
