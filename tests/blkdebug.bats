@@ -182,6 +182,14 @@ END
     same_output map -f raw blkdebug::t.raw
 }
 
+@test "its name" {
+    touch rules
+    for name in blkdebug::t.raw blkdebug:rules:t.raw; do
+        run blkimg info -f raw "$name"
+        assert_line --index 0 "$(qemu-img info -f raw "$name" | head -1)"
+    done
+}
+
 # --- breakpoints -----------------------------------------------------------------------------
 
 @test "a request stops at a breakpoint" {

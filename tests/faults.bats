@@ -111,6 +111,19 @@ scene_image() {
     report_faults
 }
 
+@test "a disk that is full from the n-th write on" {
+    local FAULT_ONCE=off FAULT_ERRNO=28
+    scene_image s.raw
+    scene_image t.raw 0x77
+    request_faults untouched new.raw "truncate write flush" convert -f raw -O raw s.raw @
+    request_faults untouched t.raw "truncate write" convert -f raw -O raw -W -m 4 s.raw @
+    request_faults in-place t.raw "write write-zeroes" convert -n -f raw -O raw s.raw @
+    request_faults in-place t.raw "truncate flush" resize -q -f raw @ 6M
+    request_faults in-place t.raw "write flush" io -f raw -c "write 0 64k" -c flush -c "write 1M 64k" @
+    call_faults named new.raw write,truncate,fallocate convert -f raw -O raw s.raw new.raw
+    report_faults
+}
+
 @test "dd" {
     scene_image s.raw
     request_faults untouched s.raw "read close" dd -f raw -O raw bs=256k if=@ of=new.raw

@@ -149,6 +149,23 @@ static void skip_permissions(struct blk_options *options)
     blk_options_free(blk_options_take_group(options, "unshare-child-perms"));
 }
 
+/* What "blkdebug:RULES:FILE" cannot say. */
+static const char *const wordy_options[] = {
+    "inject-error",   "set-state",   "align",       "max-transfer",     "opt-write-zero",
+    "max-write-zero", "opt-discard", "max-discard", "take-child-perms", "unshare-child-perms",
+};
+
+/* The node's name as a user would write it; NULL where that takes options. malloc()ed. */
+static char *short_name(const struct blk_node *node, const struct blk_options *options)
+{
+    const char *rules = blk_options_peek(options, "config");
+
+    for (size_t i = 0; i < sizeof(wordy_options) / sizeof(wordy_options[0]); i++)
+        if (blk_options_has_group(options, wordy_options[i]))
+            return NULL;
+    return blk_xasprintf("blkdebug:%s:%s", rules ? rules : "", file_of(node)->name);
+}
+
 static int read_rules(struct blkdebug *debug, struct blk_options *options, struct blk_error *err)
 {
     const char *path = blk_options_get(options, "config");
@@ -164,6 +181,7 @@ static int blkdebug_open(struct blk_node *node, struct blk_options *options,
                          struct blk_error *err)
 {
     struct blkdebug *debug = node->state;
+    BLK_AUTOFREE char *name = short_name(node, options);
     int ret = read_rules(debug, options, err);
 
     if (ret == 0)
@@ -173,6 +191,8 @@ static int blkdebug_open(struct blk_node *node, struct blk_options *options,
         return ret;
     }
     skip_permissions(options);
+    if (name)
+        blk_node_rename(node, name);
     pthread_mutex_init(&debug->mutex, NULL);
     blkdebug_breaks_init(&debug->breaks);
     blk_node_set_size(node, blk_size(file_of(node)));

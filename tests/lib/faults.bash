@@ -20,6 +20,7 @@ report_faults() {
 
 # request_faults EXPECT FILE IOTYPES ARG...: fails each request of these types to FILE in "blkimg ARG...",
 # where "@" at the end of an argument stands for the file name with the injector in front. Each type must occur.
+# With FAULT_ONCE=off all later requests of the type fail too.
 request_faults() {
     local expect=$1 file=$2 iotypes=$3 iotype
     shift 3
@@ -38,7 +39,7 @@ each_request() {
             echo "the injector did not report"
             return 1
         fi
-        [[ $(sed -n 's/errors injected: //p' "$T/stats") == 1 ]] || break
+        [[ $(sed -n 's/errors injected: //p' "$T/stats") != 0 ]] || break
         FAULTS=$((FAULTS + 1))
         # io says on stdout what became of a request, as qemu-io does.
         if ! FAULT_STATUS=$status FAULT_CALL=$iotype FAULT_STDERR=$(<"$T/err") \
@@ -61,8 +62,14 @@ run_with_fault() {
     for arg; do
         args+=("${arg/%@/blkdebug:$T/rules:$file}")
     done
-    printf '[inject-error]\niotype = "%s"\nnth = "%d"\nstats = "%s"\n' \
-        "$iotype" "$nth" "$T/stats" >"$T/rules"
+    cat >"$T/rules" <<END
+[inject-error]
+iotype = "$iotype"
+nth = "$nth"
+once = "${FAULT_ONCE:-on}"
+errno = "${FAULT_ERRNO:-5}"
+stats = "$T/stats"
+END
     rm -rf "$T/run" "$T/stats"
     cp -a --sparse=always "$SCENE" "$T/run"
     status=0
@@ -89,8 +96,11 @@ call_faults() {
     rm -rf "$T/result"
     cp -a --sparse=always "$SCENE" "$T/result"
     (cd "$T/result" && exec "$BLKIMG" "$@") >"$T/out" </dev/null || return 1
+    local sticky=
+    [[ ${FAULT_ONCE:-on} == on ]] || sticky=--sticky
     FAULT_RESULT=$T/result \
         python3 "$SRCDIR/tests/tools/faultloop.py" --files "$names" --calls "$calls" --jobs 2 --workdir "$T" \
+        --errno "${FAULT_ERRNO:-5}" $sticky \
         --check "bash $SRCDIR/tests/lib/check-fault.bash $expect $file $SCENE" -- "$BLKIMG" "$@" >"$T/loop" ||
         {
             printf 'command: blkimg %s\n' "$*"

@@ -1,11 +1,14 @@
 /*
- * The rules and breakpoints of blkdebug, without a graph around them.
+ * The rules and breakpoints of blkdebug by themselves, and the driver under requests from several threads.
  */
 #include <errno.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "blockcore/close.h"
+#include "blockcore/io.h"
+#include "blockcore/open.h"
 #include "drivers/blkdebug/break.h"
 #include "drivers/blkdebug/rules.h"
 #include "tests/unit/check.h"
@@ -387,4 +390,94 @@ TEST(request_at_two_breakpoints_needs_both)
     pthread_join(request.thread, NULL);
     CHECK(request.done);
     blkdebug_breaks_destroy(&breaks);
+}
+
+/* ---- the driver ---- */
+
+/* Opens options in the form of --image-opts for writing. */
+static struct blk_node *open_node(const char *text)
+{
+    struct blk_options *options = blk_options_new();
+    struct blk_open how = { .options = options, .flags = BLK_WRITABLE | BLK_UNMAP };
+    struct blk_error err = BLK_ERROR_INIT;
+    struct blk_node *node = NULL;
+
+    int ret = blk_options_parse_keyval(options, text, NULL, &err);
+    if (ret == 0)
+        ret = blk_open(&how, &node, &err);
+    if (!CHECK_INT(ret, 0))
+        printf("# %s: %s\n", err.what, err.why);
+    blk_options_free(options);
+    return node;
+}
+
+static int zero_64k(struct blk_node *node)
+{
+    return blk_write_zeroes(node, 0, 65536, BLK_REQ_NO_FALLBACK, NULL);
+}
+
+static int discard_64k(struct blk_node *node)
+{
+    return blk_discard(node, 0, 65536, NULL);
+}
+
+#define THREADS 8
+#define REQUESTS_PER_THREAD 500
+
+struct writer {
+    struct blk_node *node;
+    pthread_t thread;
+    int failed;
+};
+
+static void *run_writer(void *opaque)
+{
+    struct writer *writer = opaque;
+    char buf[512] = { 0 };
+    for (int i = 0; i < REQUESTS_PER_THREAD; i++)
+        writer->failed += blk_pwrite(writer->node, 512 * (uint64_t)i, sizeof(buf), buf, 0, NULL) < 0;
+    return NULL;
+}
+
+TEST(among_many_threads_one_request_is_the_nth)
+{
+    struct writer writers[THREADS];
+    struct blk_node *node = open_node("driver=blkdebug,image.driver=null-co,"
+                                      "inject-error.0.iotype=write,inject-error.0.nth=1234,"
+                                      "set-state.0.event=pwritev,set-state.0.new_state=2,"
+                                      "set-state.1.event=pwritev_done,set-state.1.new_state=1");
+    REQUIRE(node);
+    for (int i = 0; i < THREADS; i++) {
+        writers[i] = (struct writer){ .node = node };
+        CHECK_INT(pthread_create(&writers[i].thread, NULL, run_writer, &writers[i]), 0);
+    }
+    int failed = 0;
+    for (int i = 0; i < THREADS; i++) {
+        pthread_join(writers[i].thread, NULL);
+        failed += writers[i].failed;
+    }
+    CHECK_INT(failed, 1);
+    CHECK_INT(blk_close(node, NULL, NULL), 0);
+}
+
+TEST(long_zeroing_and_discarding_is_split)
+{
+    static const struct {
+        const char *iotype, *limit;
+        int (*request)(struct blk_node *node);
+    } cases[] = { { "write-zeroes", "max-write-zero=4096", zero_64k },
+                  { "discard", "max-discard=4096", discard_64k } };
+    for (size_t i = 0; i < 2; i++) {
+        for (int nth = 16; nth <= 17; nth++) {
+            char text[256];
+            snprintf(text, sizeof(text),
+                     "driver=blkdebug,image.driver=null-co,%s,inject-error.0.iotype=%s,"
+                     "inject-error.0.nth=%d",
+                     cases[i].limit, cases[i].iotype, nth);
+            struct blk_node *node = open_node(text);
+            REQUIRE(node);
+            CHECK_INT(cases[i].request(node), nth == 16 ? -EIO : 0);
+            CHECK_INT(blk_close(node, NULL, NULL), 0);
+        }
+    }
 }
