@@ -12,6 +12,8 @@
 
 #include "blockcore/bytes.h"
 #include "blockcore/io.h"
+#include "blockcore/memory.h"
+#include "blockcore/open.h"
 #include "blockcore/options.h"
 #include "blockcore/sys.h"
 #include "drivers/drivers.h"
@@ -178,6 +180,11 @@ int file_init(struct blk_node *node, int fd, const struct stat *st, const struct
     if (ret < 0)
         return blk_fail(err, -ret, "finding out the alignment of '%s'", node->name);
 
+    /* So that the name means this file wherever it is given again. */
+    if (blk_has_protocol(node->name)) {
+        BLK_AUTOFREE char *name = blk_xasprintf("./%s", node->name);
+        blk_node_rename(node, name);
+    }
     s->fd = s->first_fd = fd;
     s->locks = *locks;
     s->lock_policy = *policy;

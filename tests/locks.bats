@@ -1,0 +1,178 @@
+# QEMU's locks: a running VM (here qemu-io) and this program exclude each other, in both directions.
+
+bats_require_minimum_version 1.5.0
+load lib/common
+load lib/target
+
+setup() {
+    common_setup
+    truncate -s 1M a
+}
+
+# hold PROGRAM...: a program that has an image open until it is released; $holder is its process.
+hold() {
+    mkfifo hold.in
+    "$@" <hold.in >/dev/null 2>&1 &
+    holder=$!
+    exec 8>hold.in
+}
+
+release() {
+    exec 8>&-
+    wait $holder || true
+    rm -f hold.in
+}
+
+# held FILE: the bytes that others hold, as the kernel lists them.
+held() {
+    local inode
+    inode=$(stat -c %i "$1")
+    awk -v inode="$inode" '$2 == "OFDLCK" && $6 ~ ":" inode "$" {
+        for (byte = $7; byte <= $8; byte++) print byte }' /proc/locks | sort -n | xargs
+}
+
+is_held() {
+    [[ $(held "$1") == "$2" ]]
+}
+
+# --- what is held ----------------------------------------------------------------------------
+
+@test "a writer holds what qemu-io holds of qcow2" {
+    hold "$BLKIMG" io -f raw a
+    wait_for 10 is_held a "100 101 103 201 203"
+    release
+    is_held a ""
+}
+
+@test "a reader holds the shared bytes, with -U only one" {
+    hold "$BLKIMG" io -r -f raw a
+    wait_for 10 is_held a "100 201 203"
+    release
+    hold "$BLKIMG" io -r -U -f raw a
+    wait_for 10 is_held a "100"
+    release
+}
+
+@test "qemu-io holds what is expected of it" {
+    need qemu-io qemu-img
+    qemu-img create -q -f qcow2 q 1M
+    hold qemu-io -f qcow2 q
+    wait_for 10 is_held q "100 101 103 201 203"
+    release
+    hold qemu-io -r -f qcow2 q
+    wait_for 10 is_held q "100 201 203"
+    release
+}
+
+# --- qemu-io first ---------------------------------------------------------------------------
+
+@test "what qemu-io writes to is refused, with its name" {
+    need qemu-io
+    hold qemu-io -f raw a
+    wait_for 10 is_held a "100 101"
+    run -1 blkimg io -r -f raw -c "read 0 512" a
+    assert_output --partial "'a'"
+    assert_output --partial 'Failed to get shared "write" lock'
+    assert_output --partial "process $holder (qemu-io)"
+    run -1 blkimg io -f raw -c "write 0 512" a
+    assert_output --partial 'Failed to get "write" lock'
+    assert_output --partial "process $holder (qemu-io)"
+    run -1 blkimg resize -q -f raw a 2M
+    run -1 blkimg create -q -f raw a 2M
+    assert_equal "$(stat -c %s a)" 1048576
+    run -0 blkimg io -r -U -f raw -c "read 0 512" a
+    run -0 blkimg io --image-opts -c "read 0 512" driver=raw,file.filename=a,file.locking=off
+    run -0 blkimg info -f raw a
+    assert_output --partial "in use"
+    release
+    run -0 blkimg io -f raw -c "write 0 512" a
+}
+
+@test "what qemu-io reads as qcow2 can be read, not written" {
+    need qemu-io qemu-img
+    qemu-img create -q -f qcow2 q 1M
+    hold qemu-io -r -f qcow2 q
+    wait_for 10 is_held q "100 201 203"
+    run -0 blkimg io -r -f raw -c "read 0 512" q
+    run -1 blkimg io -f raw -c "write 0 512" q
+    assert_output --partial 'Failed to get "write" lock'
+    release
+}
+
+# --- blkimg first ----------------------------------------------------------------------------
+
+@test "what we write to is refused by qemu-io and qemu-img" {
+    need qemu-io qemu-img
+    qemu-img create -q -f qcow2 q 1M
+    hold "$BLKIMG" io -f raw q
+    wait_for 10 is_held q "100 101 103 201 203"
+    run -1 qemu-io -f raw -c "write 0 512" q
+    assert_output --partial 'Failed to get "write" lock'
+    run -1 qemu-io -f qcow2 -c "write 0 512" q
+    assert_output --partial 'Failed to get "write" lock'
+    run -1 qemu-img info q
+    assert_output --partial 'Failed to get shared "write" lock'
+    run -0 qemu-img info -U q
+    release
+    run -0 qemu-img info q
+}
+
+@test "what we read is not written by qemu-io, but read" {
+    need qemu-io
+    hold "$BLKIMG" io -r -f raw a
+    wait_for 10 is_held a "100 201 203"
+    run -1 qemu-io -f raw -c "write 0 512" a
+    assert_output --partial 'Failed to get "write" lock'
+    run -0 qemu-io -r -f raw -c "read 0 512" a
+    release
+}
+
+# --- options ---------------------------------------------------------------------------------
+
+@test "locking=off takes and asks for nothing" {
+    hold "$BLKIMG" io --image-opts driver=raw,file.filename=a,file.locking=off
+    sleep 0.3
+    is_held a ""
+    run -0 blkimg io -f raw -c "write 0 512" a
+    release
+    run -1 blkimg io --image-opts -c quit driver=raw,file.filename=a,file.locking=maybe
+    assert_output --partial "locking=maybe"
+}
+
+@test "lock-wait waits, and gives up" {
+    hold "$BLKIMG" io -f raw a
+    wait_for 10 is_held a "100 101 103 201 203"
+    (sleep 0.7; exec 8>&-; kill -TERM $holder) &
+    run -0 blkimg io --image-opts -c "write 0 512" driver=raw,file.filename=a,file.lock-wait=20
+    release
+    hold "$BLKIMG" io -f raw a
+    wait_for 10 is_held a "100 101 103 201 203"
+    start=${EPOCHREALTIME/./}
+    run -1 blkimg io --image-opts -c "write 0 512" driver=raw,file.filename=a,file.lock-wait=1
+    ((${EPOCHREALTIME/./} - start >= 900000))
+    assert_output --partial 'Failed to get "write" lock'
+    release
+}
+
+@test "a signal ends the waiting" {
+    hold "$BLKIMG" io -f raw a
+    wait_for 10 is_held a "100 101 103 201 203"
+    "$BLKIMG" io --image-opts -c "write 0 512" driver=raw,file.filename=a,file.lock-wait=60 2>log &
+    waiting=$!
+    sleep 0.5
+    kill -TERM $waiting
+    status=0
+    wait $waiting || status=$?
+    assert_equal $status 143
+    release
+}
+
+# --- a target --------------------------------------------------------------------------------
+
+@test "a target that is being made excludes another writer of the old file" {
+    start_target a
+    run -1 blkimg io -f raw -c "write 0 512" a
+    assert_output --partial 'Failed to get "write" lock'
+    run -1 blkimg create -q -f raw a 2M
+    assert_output --partial "(blkimg)"
+}

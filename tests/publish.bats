@@ -1,0 +1,263 @@
+# When a target appears under its name, what it inherits, and what a failed or killed run leaves (C6).
+
+bats_require_minimum_version 1.5.0
+load lib/common
+load lib/target
+
+# Everything that tells two files apart: mode, owner, group, links, attributes.
+attributes() {
+    stat -c '%a %u %g %h' "$1"
+    getfattr -d -m- --absolute-names "$1" | tail -n +2
+}
+
+# Runs a command as a user without rights.
+as_nobody() {
+    setpriv --reuid 65534 --regid 65534 --clear-groups "$@"
+}
+
+# A folder that nobody may write to, and the program where nobody can run it.
+need_nobody() {
+    need_root
+    need setpriv
+    chmod 755 "$T"
+    cp "$BLKIMG" "$T/program"
+    mkdir -m 777 ours
+    mkdir -m 755 theirs
+}
+
+# --- new files -------------------------------------------------------------------------------
+
+@test "a new file has the mode that qemu-img gives it" {
+    need qemu-img
+    for mask in 000 022 027 077; do
+        (umask $mask && blkimg create -q -f raw "mine$mask" 1M)
+        (umask $mask && qemu-img create -q -f raw "peer$mask" 1M)
+        assert_equal "$(stat -c '%a %u %g' mine$mask)" "$(stat -c '%a %u %g' peer$mask)"
+    done
+}
+
+@test "a new file inherits from its folder as any other" {
+    need qemu-img setfacl getfacl
+    mkdir d
+    chmod g+s d
+    [[ $EUID != 0 ]] || chgrp 4321 d
+    setfacl -d -m u:1234:rw,g::r,m::rw d || skip "no access control lists here"
+    blkimg create -q -f raw d/mine 1M
+    qemu-img create -q -f raw d/peer 1M
+    assert_equal "$(getfacl -c d/mine)" "$(getfacl -c d/peer)"
+    assert_equal "$(stat -c '%a %g' d/mine)" "$(stat -c '%a %g' d/peer)"
+}
+
+@test "a dangling symlink is created where it points" {
+    mkdir d
+    ln -s d/image link
+    ln -s link link2
+    blkimg create -q -f raw link2 1M
+    assert_equal "$(stat -c %s d/image)" 1048576
+    assert_link_exists link2
+}
+
+@test "a file system without unnamed files gets a temporary name, which goes away" {
+    need_root
+    truncate -s 10M fat
+    mkfs.vfat fat >/dev/null 2>&1 || skip "no mkfs.vfat"
+    mkdir d
+    mount -o loop fat d 2>/dev/null || skip "no vfat here"
+    blkimg create -q -f raw d/a 1M
+    assert_equal "$(ls -A d)" a
+    blkimg create -q -f raw d/a 2M
+    assert_equal "$(ls -A d)" a
+    assert_equal "$(stat -c %s d/a)" 2097152
+    run ! blkimg create -q -f raw -o preallocation=full d/b 20M
+    assert_equal "$(ls -A d)" a
+}
+
+# --- existing files --------------------------------------------------------------------------
+
+@test "a replaced file keeps owner, mode, attributes and lists" {
+    need setfattr getfattr
+    fill a 0 1M
+    chmod 640 a
+    [[ $EUID != 0 ]] || chown 1234:4321 a
+    setfattr -n user.note -v kept a || skip "no extended attributes here"
+    setfacl -m u:77:rw a
+    attributes a >before
+    inode=$(stat -c %i a)
+    ln -s a link
+
+    blkimg create -q -f raw link 2M
+    attributes a >after
+    run -0 diff before after
+    assert_link_exists link
+    [[ $(stat -c %i a) != "$inode" ]]
+    assert_equal "$(stat -c %s a)" 2097152
+    assert_equal "$(ls -A)" "$(printf '%s\n' a after before link)"
+}
+
+@test "a file with another name is overwritten in place" {
+    fill a 0 1M
+    ln a b
+    inode=$(stat -c %i a)
+    blkimg create -q -f raw a 2M
+    assert_equal "$(stat -c '%i %h %s' b)" "$inode 2 2097152"
+    run -0 cmp -n 2097152 a /dev/zero
+}
+
+@test "a refused command leaves a file with another name as it was" {
+    fill a 0 1M
+    ln a b
+    cp a before
+    run -1 blkimg create -q -f raw -o preallocation=nonsense a 2M
+    run -0 cmp a before
+}
+
+@test "a file in a folder that cannot be written is overwritten in place" {
+    need_nobody
+    fill theirs/a 0 1M
+    chown 65534 theirs/a
+    inode=$(stat -c %i theirs/a)
+    as_nobody ./program create -q -f raw theirs/a 2M
+    assert_equal "$(stat -c '%i %s' theirs/a)" "$inode 2097152"
+}
+
+@test "a file whose owner cannot be passed on is overwritten in place" {
+    need_nobody
+    fill ours/a 0 1M
+    chmod 666 ours/a
+    inode=$(stat -c %i ours/a)
+    as_nobody ./program create -q -f raw ours/a 2M
+    assert_equal "$(stat -c '%i %u %a %s' ours/a)" "$inode 0 666 2097152"
+    assert_equal "$(ls -A ours)" a
+}
+
+@test "a file of another in a sticky folder is overwritten in place" {
+    need_nobody
+    chmod 1777 ours
+    fill ours/a 0 1M
+    chown 77:65534 ours/a
+    chmod 660 ours/a
+    inode=$(stat -c %i ours/a)
+    as_nobody ./program create -q -f raw ours/a 2M
+    assert_equal "$(stat -c '%i %u %s' ours/a)" "$inode 77 2097152"
+}
+
+@test "a file that is mounted by itself is overwritten in place" {
+    need_root
+    fill inner 0 1M
+    touch outer
+    mount --bind inner outer 2>/dev/null || skip "cannot mount here"
+    blkimg create -q -f raw outer 2M
+    assert_equal "$(stat -c %s inner)" 2097152
+}
+
+@test "a file that may not be written is refused and kept" {
+    need_nobody
+    fill ours/a 0 1M
+    chmod 444 ours/a
+    cp ours/a before
+    run -1 as_nobody ./program create -q -f raw ours/a 2M
+    assert_output "blkimg: opening 'ours/a' for writing: Permission denied"
+    run -0 cmp ours/a before
+}
+
+@test "a folder that may not be written is named" {
+    need_nobody
+    run -1 as_nobody ./program create -q -f raw theirs/a 2M
+    assert_output "blkimg: creating 'theirs/a': Permission denied"
+}
+
+# --- devices ---------------------------------------------------------------------------------
+
+@test "a device is created in place, if it is large enough" {
+    need qemu-img
+    qemu-img create -q -f qcow2 disk 1M
+    truncate -s 8M disk
+    cp disk before
+    loop_device disk
+    run -1 blkimg create -q -f raw "$LOOP" 16M
+    assert_output --partial "$LOOP"
+    assert_output --partial "the device is too small"
+    run -0 cmp "$LOOP" before
+
+    blkimg create -q -f raw "$LOOP" 4M
+    run -0 blkimg info "$LOOP"
+    assert_line "file format: raw"
+    assert_line "virtual size: 8 MiB (8388608 bytes)"
+    blkimg create -q -f raw "$LOOP" 8M
+}
+
+# --- what is left ----------------------------------------------------------------------------
+
+@test "a full disk leaves no target, and keeps the old one" {
+    small_tmpfs 1m d
+    run -1 blkimg create -q -f raw -o preallocation=full d/a 4M
+    assert_output --partial "'d/a'"
+    assert_output --partial "No space left on device"
+    assert_equal "$(ls -A d)" ""
+    fill d/a 0 4k
+    cp d/a before
+    run -1 blkimg create -q -f raw -o preallocation=falloc d/a 4M
+    assert_equal "$(ls -A d)" a
+    run -0 cmp d/a before
+    run -1 blkimg resize -q -f raw --preallocation=full d/a 4M
+    run -0 cmp d/a before
+}
+
+@test "SIGKILL leaves nothing, and keeps the old target" {
+    mkdir d
+    start_target d/a
+    assert_equal "$(ls -A d)" ""
+    kill -KILL $target_pid
+    wait $target_pid || true
+    assert_equal "$(ls -A d)" ""
+
+    fill d/a 0 64k
+    cp d/a before
+    start_target d/a
+    kill -KILL $target_pid
+    wait $target_pid || true
+    assert_equal "$(ls -A d)" a
+    run -0 cmp d/a before
+}
+
+@test "SIGTERM leaves nothing and is told by the status" {
+    mkdir d
+    start_target d/a
+    kill -TERM $target_pid
+    kill -CONT $target_pid
+    status=0
+    wait $target_pid || status=$?
+    assert_equal $status 143
+    assert_equal "$(ls -A d)" ""
+}
+
+@test "everything is synced before the name is given, and the folder after" {
+    need strace
+    need_unsanitized
+    strace -f -qq -o trace -e trace=fsync,fdatasync,linkat,renameat,renameat2 \
+        "$BLKIMG" create -q -f raw a 1M
+    run -0 sed -E 's/^[0-9]+ +([a-z0-9]+)\(.*/\1/' trace
+    assert_output --regexp $'fsync\nlinkat\nfsync$'
+    strace -f -qq -o trace -e trace=fsync,fdatasync,linkat,renameat,renameat2 \
+        "$BLKIMG" create -q -f raw a 1M
+    run -0 sed -E 's/^[0-9]+ +([a-z0-9]+)\(.*/\1/' trace
+    assert_output --regexp $'fsync\nlinkat\nrenameat\nfsync$'
+}
+
+@test "a failing call of the publication is reported and leaves no target" {
+    need strace
+    need_unsanitized
+    mkdir d
+    for call in fsync linkat fdatasync; do
+        for nth in 1 2; do
+            rm -f d/a
+            run strace -f -qq -o trace -e "trace=$call" -e "inject=$call:error=EIO:when=$nth" \
+                "$BLKIMG" create -q -f raw d/a 1M
+            grep -q INJECTED trace || continue
+            assert_equal "$status" 5
+            assert_output --partial "'d/a'"
+            assert_output --partial "Input/output error"
+            assert_equal "$(ls -A d)" ""
+        done
+    done
+}
