@@ -16,15 +16,38 @@ static int poisoned(struct blk_node *node, int code, struct blk_error *err)
                         "flushing '%s'", node->name);
 }
 
+/* Keeps the first failure. Returns `ret`. */
+static int remember(struct blk_node *node, int ret)
+{
+    int none = 0;
+    if (ret < 0)
+        atomic_compare_exchange_strong(&node->flush_error, &none, -ret);
+    return ret;
+}
+
+/*
+ * One at a time: the error of lost writes is given to one of two concurrent syncs, and the other must not
+ * return before it is known.
+ */
+static int to_disk(struct blk_node *node, struct blk_error *err)
+{
+    if (!node->driver->flush_to_disk)
+        return 0;
+    pthread_mutex_lock(&node->to_disk);
+    int ret = remember(node, node->driver->flush_to_disk(node, err));
+    pthread_mutex_unlock(&node->to_disk);
+    return ret;
+}
+
 /* The file child hears of both levels before they begin, whether or not this driver has anything to do there. */
 static int flush_levels(struct blk_node *node, struct blk_error *err)
 {
     struct blk_node *file = blk_child(node, BLK_ROLE_FILE);
-    bool to_disk = !node->cache.no_flush;
+    bool both = !node->cache.no_flush;
 
     blk_event(file, BLK_EVENT_FLUSH_TO_OS);
     int ret = node->driver->flush_to_os ? node->driver->flush_to_os(node, err) : 0;
-    if (ret == 0 && to_disk)
+    if (ret == 0 && both)
         blk_event(file, BLK_EVENT_FLUSH_TO_DISK);
 
     for (int role = 0; role < BLK_ROLE_COUNT && ret == 0; role++) {
@@ -32,9 +55,7 @@ static int flush_levels(struct blk_node *node, struct blk_error *err)
         if (child && blk_is_writable(child))
             ret = blk_child_flush(child, err);
     }
-    if (ret == 0 && to_disk && node->driver->flush_to_disk)
-        ret = node->driver->flush_to_disk(node, err);
-    return ret;
+    return ret == 0 && both ? to_disk(node, err) : ret;
 }
 
 int blk_child_flush(struct blk_node *node, struct blk_error *err)
@@ -45,15 +66,12 @@ int blk_child_flush(struct blk_node *node, struct blk_error *err)
     if (!blk_is_writable(node))
         return 0;
 
-    int ret = flush_levels(node, err);
-    if (ret == 0) {
-        /* Another thread's flush may have failed meanwhile and have eaten our error. */
-        earlier = atomic_load(&node->flush_error);
-        return earlier ? poisoned(node, earlier, err) : 0;
-    }
-    int none = 0;
-    atomic_compare_exchange_strong(&node->flush_error, &none, -ret);
-    return blk_fail_if_unset(err, -ret, "flushing '%s'", node->name);
+    int ret = remember(node, flush_levels(node, err));
+    if (ret < 0)
+        return blk_fail_if_unset(err, -ret, "flushing '%s'", node->name);
+    /* Another thread's flush may have failed meanwhile, with what was ours to hear. */
+    earlier = atomic_load(&node->flush_error);
+    return earlier ? poisoned(node, earlier, err) : 0;
 }
 
 int blk_flush(struct blk_node *node, struct blk_error *err)

@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "blockcore/bitmaps.h"
 #include "blockcore/bytes.h"
 #include "blockcore/driver.h"
 #include "blockcore/units.h"
@@ -107,6 +108,24 @@ int blk_child_pread(struct blk_node *node, uint64_t offset, uint64_t bytes, void
 
 /* ---- writing ---- */
 
+/*
+ * A request that needs no widening, on a node where others may need it, holds its range shared: no
+ * read-modify-write may put back old bytes over it.
+ */
+static void hold_shared(struct blk_node *node, struct blk_range *range, uint64_t offset,
+                        uint64_t bytes)
+{
+    range->held = false;
+    if (node->limits.request_alignment > 1)
+        blk_range_take_shared(&node->ranges, range, offset, bytes, node->limits.request_alignment);
+}
+
+static void let_go(struct blk_node *node, struct blk_range *range)
+{
+    if (range->held)
+        blk_range_release(&node->ranges, range);
+}
+
 static int write_aligned(struct blk_node *node, uint64_t offset, uint64_t bytes,
                          const uint8_t *buf, unsigned flags, struct blk_error *err)
 {
@@ -170,26 +189,37 @@ static int write_widened(struct blk_node *node, uint64_t offset, uint64_t bytes,
     return ret;
 }
 
+/*
+ * Takes the range of a widened write. At the end of the node the size may be cut back afterwards: there all
+ * writers behind it are kept out too. Where the end is, is known only with the range held, as another widened
+ * write may be about to cut it back.
+ */
+static void take_widened(struct blk_node *node, struct blk_range *range, uint64_t offset,
+                         uint64_t bytes)
+{
+    uint64_t align = node->limits.request_alignment;
+
+    blk_range_take(&node->ranges, range, offset, bytes, align);
+    if (round_up(offset + bytes, align) <= blk_size(node))
+        return;
+    blk_range_release(&node->ranges, range);
+    blk_range_take(&node->ranges, range, offset, BLK_RANGE_TO_END - offset, align);
+}
+
 static int write_any(struct blk_node *node, uint64_t offset, uint64_t bytes, const void *buf,
                      unsigned flags, struct blk_error *err)
 {
-    uint64_t align = node->limits.request_alignment;
-    if (align == 1 && is_aligned(node, offset, bytes, buf))
-        return write_aligned(node, offset, bytes, buf, flags, err);
-
     struct blk_range range;
     int ret;
+
     if (is_aligned(node, offset, bytes, buf)) {
-        blk_range_take_shared(&node->ranges, &range, offset, bytes, align);
+        hold_shared(node, &range, offset, bytes);
         ret = write_aligned(node, offset, bytes, buf, flags, err);
     } else {
-        /* Past the end of the last block the size may be cut back: keep all writers behind it out. */
-        bool at_end = round_up(offset + bytes, align) > blk_size(node);
-        uint64_t locked = at_end ? BLK_RANGE_TO_END - offset : bytes;
-        blk_range_take(&node->ranges, &range, offset, locked, align);
+        take_widened(node, &range, offset, bytes);
         ret = write_widened(node, offset, bytes, buf, flags, err);
     }
-    blk_range_release(&node->ranges, &range);
+    let_go(node, &range);
     return ret;
 }
 
@@ -198,6 +228,18 @@ static int check_writable(const struct blk_node *node, struct blk_error *err)
     if (blk_is_writable(node))
         return 0;
     return blk_fail_why(err, EACCES, "it is open read-only", "writing to '%s'", node->name);
+}
+
+/* What comes before every change of data: is it allowed, and do the bitmaps know of it? */
+static int begin_change(struct blk_node *node, uint64_t offset, uint64_t bytes,
+                        struct blk_error *err)
+{
+    int ret = check_writable(node, err);
+    if (ret == 0)
+        ret = blk_bitmaps_will_write(node, offset, bytes, err);
+    if (ret == 0)
+        atomic_fetch_add(&node->write_count, 1);
+    return ret;
 }
 
 /* After a change that must be durable, where the driver could not make it so by itself. */
@@ -209,14 +251,14 @@ static int finish_fua(struct blk_node *node, unsigned flags, struct blk_error *e
 int blk_child_pwrite(struct blk_node *node, uint64_t offset, uint64_t bytes, const void *buf,
                      unsigned flags, struct blk_error *err)
 {
-    int ret = check_writable(node, err);
+    int ret = begin_change(node, offset, bytes, err);
     if (ret < 0 || !bytes)
         return ret;
 
     unsigned driver_flags = node->driver->supports_fua ? flags : flags & ~(unsigned)BLK_REQ_FUA;
-    atomic_fetch_add(&node->write_count, 1);
     blk_event(node, BLK_EVENT_PWRITEV);
     ret = write_any(node, offset, bytes, buf, driver_flags, err);
+    blk_bitmaps_did_write(node, offset, bytes);
     if (ret < 0)
         return ret;
     blk_event(node, BLK_EVENT_PWRITEV_DONE);
@@ -253,12 +295,9 @@ static int zero_piece(struct blk_node *node, uint64_t offset, uint64_t bytes, un
 
     if (node->driver->write_zeroes && fits) {
         struct blk_range range;
-        bool locked = node->limits.request_alignment > 1;
-        if (locked)
-            blk_range_take_shared(&node->ranges, &range, offset, bytes, 1);
+        hold_shared(node, &range, offset, bytes);
         ret = node->driver->write_zeroes(node, offset, bytes, flags, err);
-        if (locked)
-            blk_range_release(&node->ranges, &range);
+        let_go(node, &range);
     }
     if (ret == -ENOTSUP && !(flags & BLK_REQ_NO_FALLBACK)) {
         blk_error_clear(err);
@@ -270,26 +309,28 @@ static int zero_piece(struct blk_node *node, uint64_t offset, uint64_t bytes, un
 int blk_child_write_zeroes(struct blk_node *node, uint64_t offset, uint64_t bytes, unsigned flags,
                            struct blk_error *err)
 {
-    int ret = check_writable(node, err);
+    int ret = begin_change(node, offset, bytes, err);
     if (ret < 0 || !bytes)
         return ret;
 
-    atomic_fetch_add(&node->write_count, 1);
+    /* Each node has its own say in what may be unmapped. */
+    unsigned piece_flags = flags & ~(unsigned)BLK_REQ_FUA;
+    if (!(node->flags & BLK_UNMAP))
+        piece_flags &= ~(unsigned)BLK_REQ_MAY_UNMAP;
     blk_event(node, BLK_EVENT_PWRITEV_ZERO);
 
     /* Head and tail that do not fill the driver's zeroing unit go by themselves. */
     uint64_t unit = u64_max(node->limits.request_alignment, node->limits.zero_alignment);
-    unsigned piece_flags = flags & ~(unsigned)BLK_REQ_FUA;
     uint64_t end = offset + bytes;
-    while (offset < end && ret == 0) {
-        uint64_t piece = end - offset;
-        if (offset % unit)
-            piece = u64_min(piece, round_up(offset, unit) - offset);
+    for (uint64_t at = offset, piece; at < end && ret == 0; at += piece) {
+        piece = end - at;
+        if (at % unit)
+            piece = u64_min(piece, round_up(at, unit) - at);
         else if (piece > unit)
             piece = round_down(piece, unit);
-        ret = zero_piece(node, offset, piece, piece_flags, err);
-        offset += piece;
+        ret = zero_piece(node, at, piece, piece_flags, err);
     }
+    blk_bitmaps_did_write(node, offset, bytes);
     return ret < 0 ? ret : finish_fua(node, flags, err);
 }
 
@@ -306,8 +347,11 @@ int blk_child_discard(struct blk_node *node, uint64_t offset, uint64_t bytes,
     if (start >= end)
         return 0;
 
-    atomic_fetch_add(&node->write_count, 1);
+    ret = begin_change(node, start, end - start, err);
+    if (ret < 0)
+        return ret;
     ret = node->driver->discard(node, start, end - start, err);
+    blk_bitmaps_did_write(node, start, end - start);
     if (ret == -ENOTSUP) {
         blk_error_clear(err);
         return 0;
@@ -324,8 +368,11 @@ int blk_child_write_compressed(struct blk_node *node, uint64_t offset, uint64_t 
     if (!node->driver->write_compressed)
         return blk_fail_why(err, ENOTSUP, "the format cannot hold compressed data",
                             "compressed write to '%s' (%s)", node->name, node->driver->name);
-    atomic_fetch_add(&node->write_count, 1);
+    ret = begin_change(node, offset, bytes, err);
+    if (ret < 0)
+        return ret;
     ret = node->driver->write_compressed(node, offset, bytes, buf, err);
+    blk_bitmaps_did_write(node, offset, bytes);
     return ret < 0 ? write_failed(node, ret, "compressing", offset, bytes, err) : 0;
 }
 
@@ -337,8 +384,15 @@ int blk_child_copy_range(struct blk_node *node, uint64_t offset, struct blk_node
         return ret;
     if (!node->driver->copy_range)
         return -ENOTSUP;
-    atomic_fetch_add(&node->write_count, 1);
+    ret = begin_change(node, offset, bytes, err);
+    if (ret < 0)
+        return ret;
+
+    struct blk_range range;
+    hold_shared(node, &range, offset, bytes);
     ret = node->driver->copy_range(node, offset, source, source_offset, bytes, err);
+    let_go(node, &range);
+    blk_bitmaps_did_write(node, offset, bytes);
     if (ret < 0 && ret != -ENOTSUP)
         return write_failed(node, ret, "copying", offset, bytes, err);
     return ret;

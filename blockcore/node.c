@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "blockcore/bitmaps.h"
 #include "blockcore/driver.h"
 #include "blockcore/memory.h"
 
@@ -21,6 +22,7 @@ struct blk_node *blk_node_new(const struct blk_driver *driver, const char *name,
     node->refs = 1;
     blk_gate_init(&node->gate);
     blk_range_lock_init(&node->ranges);
+    pthread_mutex_init(&node->to_disk, NULL);
     return node;
 }
 
@@ -28,8 +30,10 @@ void blk_node_free(struct blk_node *node)
 {
     for (int role = 0; role < BLK_ROLE_COUNT; role++)
         assert(!node->children[role]);
+    blk_bitmaps_free(node->bitmaps);
     blk_gate_destroy(&node->gate);
     blk_range_lock_destroy(&node->ranges);
+    pthread_mutex_destroy(&node->to_disk);
     free(node->state);
     free(node->name);
     free(node->node_name);
