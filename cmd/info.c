@@ -10,11 +10,11 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <time.h>
 
 #include "blockcore/bytes.h"
 #include "blockcore/memory.h"
 #include "cmd/common/common.h"
+#include "cmd/common/snapshot_list.h"
 
 /* ---- gathering ---- */
 
@@ -58,40 +58,13 @@ static int get_info(struct blk_node *node, struct blk_info *info, struct blk_err
     return node ? node->driver->get_info(node, info, err) : 0;
 }
 
-static json_t *snapshot_object(const struct blk_snapshot *snapshot)
-{
-    json_t *object = json_object();
-
-    set(object, "id", json_text(snapshot->id));
-    set(object, "name", json_text(snapshot->name));
-    set_number(object, "vm-state-size", snapshot->vm_state_bytes);
-    set_number(object, "date-sec", snapshot->date_seconds);
-    set_number(object, "date-nsec", snapshot->date_nanoseconds);
-    set_number(object, "vm-clock-sec", snapshot->vm_clock_ns / 1000000000);
-    set_number(object, "vm-clock-nsec", snapshot->vm_clock_ns % 1000000000);
-    if (snapshot->icount != UINT64_MAX)
-        set_number(object, "icount", snapshot->icount);
-    return object;
-}
-
 static int add_snapshots(json_t *object, struct blk_node *node, struct blk_error *err)
 {
-    struct blk_snapshot *list = NULL;
-    size_t count = 0;
-
-    if (!node->driver->snapshot_list)
-        return 0;
-    int ret = node->driver->snapshot_list(node, &list, &count, err);
-    if (ret < 0)
-        return ret;
-    if (count) {
-        json_t *array = json_array();
-        for (size_t i = 0; i < count; i++)
-            json_array_append_new(array, snapshot_object(&list[i]));
-        set(object, "snapshots", array);
-    }
-    blk_snapshots_free(list, count);
-    return 0;
+    json_t *list;
+    int ret = snapshot_list_get(node, &list, err);
+    if (ret == 0 && list)
+        set(object, "snapshots", list);
+    return ret;
 }
 
 static int add_format_info(json_t *object, struct blk_node *node, struct blk_error *err)
@@ -264,36 +237,6 @@ static uint64_t number_of(const json_t *object, const char *key)
     return (uint64_t)json_integer_value(json_object_get(object, key));
 }
 
-static void print_snapshot(const json_t *snapshot)
-{
-    char size[32], date[64], clock[64], icount[32] = "";
-    time_t seconds = (time_t)number_of(snapshot, "date-sec");
-    uint64_t up = number_of(snapshot, "vm-clock-sec");
-    struct tm local;
-
-    blk_format_size(number_of(snapshot, "vm-state-size"), size);
-    if (!localtime_r(&seconds, &local) ||
-        !strftime(date, sizeof(date), "%Y-%m-%d %H:%M:%S", &local))
-        snprintf(date, sizeof(date), "%" PRIu64, number_of(snapshot, "date-sec"));
-    snprintf(clock, sizeof(clock), "%02" PRIu64 ":%02u:%02u.%03u", up / 3600,
-             (unsigned)(up / 60 % 60), (unsigned)(up % 60),
-             (unsigned)(number_of(snapshot, "vm-clock-nsec") / 1000000));
-    if (json_object_get(snapshot, "icount"))
-        snprintf(icount, sizeof(icount), "%" PRIu64, number_of(snapshot, "icount"));
-    printf("%-9s %-16s %8s%20s%13s%11s\n", text_of(snapshot, "id"), text_of(snapshot, "name"), size,
-           date, clock, icount);
-}
-
-static void print_snapshots(const json_t *snapshots)
-{
-    size_t index;
-    json_t *snapshot;
-
-    printf("%-10s%-17s%8s%20s%13s%11s\n", "ID", "TAG", "VM SIZE", "DATE", "VM CLOCK", "ICOUNT");
-    json_array_foreach(snapshots, index, snapshot)
-        print_snapshot(snapshot);
-}
-
 static void print_size_lines(const json_t *layer)
 {
     char size[32];
@@ -335,10 +278,8 @@ static void print_layer(const json_t *layer)
     print_backing(layer);
 
     const json_t *snapshots = json_object_get(layer, "snapshots");
-    if (snapshots) {
-        printf("Snapshot list:\n");
-        print_snapshots(snapshots);
-    }
+    if (snapshots)
+        snapshot_list_print(snapshots);
     const json_t *specific = json_object_get(layer, "format-specific");
     if (specific) {
         printf("Format specific information:\n");

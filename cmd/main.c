@@ -17,6 +17,8 @@
 
 /* All commands, by name. */
 #define COMMANDS(X) \
+    X(amend) \
+    X(check) \
     X(close_check) \
     X(compare) \
     X(convert) \
@@ -26,7 +28,8 @@
     X(io) \
     X(map) \
     X(measure) \
-    X(resize)
+    X(resize) \
+    X(snapshot)
 
 #define X(name) extern const struct command cmd_##name;
 COMMANDS(X)

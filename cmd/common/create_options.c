@@ -161,7 +161,7 @@ static size_t collect(const struct option_tables *tables, bool whole,
     return count;
 }
 
-void create_options_help(const struct option_tables *tables, bool whole)
+static void print_list(const struct option_tables *tables, bool whole)
 {
     static const char *const types[] = {
         [BLK_OPT_STRING] = "str",
@@ -173,18 +173,29 @@ void create_options_help(const struct option_tables *tables, bool whole)
     size_t count = collect(tables, whole, list, sizeof(list) / sizeof(list[0]));
 
     qsort(list, count, sizeof(list[0]), by_name);
-    if (whole)
-        printf("Supported options:\n");
-    else
-        printf("Supported %s options:\n", tables->format);
     for (size_t i = 0; i < count; i++) {
         char left[80];
         snprintf(left, sizeof(left), "  %s=<%s>", list[i]->name, types[list[i]->type]);
         printf("%-24s - %s\n", left, list[i]->help);
     }
+}
+
+void create_options_help(const struct option_tables *tables, bool whole)
+{
+    if (whole)
+        printf("Supported options:\n");
+    else
+        printf("Supported %s options:\n", tables->format);
+    print_list(tables, whole);
     if (!whole)
         printf("\nThe protocol level may support further options.\n"
                "Specify the target filename to include those options.\n");
+}
+
+void amend_options_help(const struct option_tables *tables)
+{
+    printf("Amend options for '%s':\n", tables->format);
+    print_list(tables, false);
 }
 
 /* What qemu-img's line shows although it was not given; it has other defaults that it keeps to itself. */

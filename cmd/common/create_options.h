@@ -31,6 +31,9 @@ bool create_options_want_help(const struct cmd_list *texts);
 /* Prints the options in qemu-img's form. `whole`: with what the protocol has. */
 void create_options_help(const struct option_tables *tables, bool whole);
 
+/* The same for amend. */
+void amend_options_help(const struct option_tables *tables);
+
 /* Adds all texts to `options`, later ones winning, and checks every name and value. */
 int create_options_parse(const struct cmd_list *texts, const struct option_tables *tables,
                          struct blk_options *options, struct blk_error *err);

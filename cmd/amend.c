@@ -1,0 +1,119 @@
+/*
+ * blkimg amend: changes the format options of an image that exists.
+ */
+#include <errno.h>
+
+#include "cmd/common/common.h"
+
+static int run(int argc, char **argv);
+
+const struct command cmd_amend = {
+    "amend",
+    "Change the format options of an image",
+    "[--object objectdef] [--image-opts] [-p] [-q] [-f fmt] [-t cache] [--force] "
+    "[--lock-wait=seconds] -o options filename",
+    run,
+};
+
+struct request {
+    struct cmd_list texts; /* -o */
+    bool force;
+    bool show_progress;
+};
+
+/* The options that `driver` can change. -ENOTSUP when there are none. */
+static int amend_tables(const struct blk_driver *driver, struct option_tables *tables,
+                        struct blk_error *err)
+{
+    *tables = (struct option_tables){ .format = driver->name, .own = driver->amend_options };
+    if (driver->amend)
+        return 0;
+    return blk_fail_why(err, ENOTSUP, "its options cannot be changed", "format '%s'", driver->name);
+}
+
+static int print_help(const struct blk_driver *driver)
+{
+    struct blk_error err = BLK_ERROR_INIT;
+    struct option_tables tables;
+
+    if (amend_tables(driver, &tables, &err) < 0)
+        return report_error(&err);
+    amend_options_help(&tables);
+    return EXIT_OK;
+}
+
+static int change(struct blk_node *node, struct blk_options *options, const struct request *request,
+                  struct blk_error *err)
+{
+    int ret = node->driver->amend(node, options, request->force, err);
+    if (ret < 0)
+        return blk_fail_if_unset(err, -ret, "amending '%s'", node->name);
+
+    const char *unused = blk_options_first_unused(options);
+    if (unused)
+        return blk_fail_why(err, ENOTSUP, "it cannot be changed", "amending '%s': option '%s'",
+                            node->name, unused);
+    return 0;
+}
+
+static int amend(struct blk_node *root, const struct request *request)
+{
+    struct blk_node *node = blk_skip_filters(root);
+    struct blk_error err = BLK_ERROR_INIT;
+    struct option_tables tables;
+
+    if (create_options_want_help(&request->texts))
+        return print_help(node->driver);
+    struct blk_options *options = blk_options_new();
+    int ret = amend_tables(node->driver, &tables, &err);
+    if (ret == 0)
+        ret = create_options_parse(&request->texts, &tables, options, &err);
+    if (ret == 0) {
+        struct progress progress;
+        progress_start(&progress, request->show_progress);
+        ret = change(node, options, request, &err);
+        progress_finish(&progress, ret == 0);
+    }
+    blk_options_free(options);
+    return ret < 0 ? report_error(&err) : EXIT_OK;
+}
+
+static int run(int argc, char **argv)
+{
+    struct image_args image = IMAGE_ARGS_INIT;
+    struct request request = { .force = false };
+    const char *cache = NULL;
+    bool quiet = false;
+    const struct cmd_option options[] = {
+        { 'o', "options", CMD_LIST, &request.texts, "NAME=VALUE,...",
+          "options to change; -o help lists them" },
+        { 0, "force", CMD_FLAG, &request.force, NULL, "allow what may lose data" },
+        { 'p', "progress", CMD_FLAG, &request.show_progress, NULL, "show the progress" },
+        { 'q', "quiet", CMD_FLAG, &quiet, NULL, "print nothing but errors" },
+        { 't', "cache", CMD_STRING, &cache, "CACHE", "cache mode" },
+        IMAGE_OPTIONS(&image),
+        CMD_OPTIONS_END,
+    };
+    struct cmd_operands operands;
+    struct blk_error err = BLK_ERROR_INIT;
+
+    int status = cmd_parse(&cmd_amend, options, argc, argv, &operands);
+    if (status != CMD_RUN)
+        return status;
+    if (!request.texts.count)
+        return report_usage(&cmd_amend, "needs options (-o)");
+    bool help = create_options_want_help(&request.texts);
+    if (help && image.format) {
+        const struct blk_driver *driver = image_driver(image.format, &err);
+        return driver ? print_help(driver) : report_error(&err);
+    }
+    if (operands.count != 1)
+        return report_usage(&cmd_amend, "expects one image");
+
+    request.show_progress = request.show_progress && !quiet;
+    struct blk_node *root;
+    unsigned flags = help ? BLK_NO_BACKING | BLK_NO_IO : BLK_WRITABLE;
+    if (image_open(&image, operands.items[0], flags, cache, &root, &err) < 0)
+        return report_error(&err);
+    return finish(amend(root, &request), &root, 1);
+}

@@ -1,0 +1,220 @@
+/*
+ * blkimg check: looks for errors in the metadata of an image, and repairs them if asked.
+ *
+ * Findings go to stderr, except those of a repair, which are good news and go to stdout. After a repair the
+ * image is checked again: the exit status is that of the image as it is then.
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "cmd/common/common.h"
+
+enum check_status {
+    CHECK_CORRUPT = 2,
+    CHECK_LEAKS = 3,
+    CHECK_UNSUPPORTED = 63,
+};
+
+static int run(int argc, char **argv);
+
+const struct command cmd_check = {
+    "check",
+    "Look for errors in the metadata of an image, and repair them",
+    "[--object objectdef] [--image-opts] [-q] [-f fmt] [--output=ofmt] [-r [leaks | all]] "
+    "[-T src_cache] [-U] [--lock-wait=seconds] filename",
+    run,
+};
+
+struct request {
+    enum output_format format;
+    bool quiet;
+    unsigned repair; /* enum blk_repair */
+};
+
+/* ---- output ---- */
+
+static void print_finding(void *opaque, bool is_error, const char *text)
+{
+    (void)opaque;
+    fprintf(stderr, "%s", is_error ? "ERROR " : "");
+    print_escaped(stderr, text);
+    putc('\n', stderr);
+}
+
+static void print_repair(void *opaque, bool is_error, const char *text)
+{
+    const struct request *request = opaque;
+    (void)is_error;
+    if (request->quiet || request->format == OUTPUT_JSON)
+        return;
+    print_escaped(stdout, text);
+    putchar('\n');
+}
+
+static void print_human(const struct blk_check *check)
+{
+    if (!check->corruptions && !check->leaks && !check->check_errors)
+        printf("No errors were found on the image.\n");
+    if (check->corruptions)
+        printf("\n%" PRIu64 " errors were found on the image.\n"
+               "Data may be corrupted, or further writes to the image may corrupt it.\n",
+               check->corruptions);
+    if (check->leaks)
+        printf("\n%" PRIu64 " leaked clusters were found on the image.\n"
+               "This means waste of disk space, but no harm to data.\n",
+               check->leaks);
+    if (check->check_errors)
+        printf("\n%" PRIu64 " internal errors have occurred during the check.\n",
+               check->check_errors);
+    if (check->total_clusters && check->allocated_clusters) {
+        double allocated = (double)check->allocated_clusters;
+        printf("%" PRIu64 "/%" PRIu64 " = %0.2f%% allocated, %0.2f%% fragmented, "
+               "%0.2f%% compressed clusters\n",
+               check->allocated_clusters, check->total_clusters,
+               allocated * 100.0 / (double)check->total_clusters,
+               (double)check->fragmented_clusters * 100.0 / allocated,
+               (double)check->compressed_clusters * 100.0 / allocated);
+    }
+    if (check->image_end_offset)
+        printf("Image end offset: %" PRIu64 "\n", check->image_end_offset);
+}
+
+/* Members that are zero are left out, but for check-errors. */
+static void print_json(const struct blk_node *node, const struct blk_check *check)
+{
+    const struct {
+        const char *key;
+        uint64_t value;
+        bool always;
+    } members[] = {
+        { "image-end-offset", check->image_end_offset, false },
+        { "compressed-clusters", check->compressed_clusters, false },
+        { "total-clusters", check->total_clusters, false },
+        { "corruptions", check->corruptions, false },
+        { "corruptions-fixed", check->corruptions_fixed, false },
+        { "check-errors", check->check_errors, true },
+        { "leaks", check->leaks, false },
+        { "leaks-fixed", check->leaks_fixed, false },
+        { "allocated-clusters", check->allocated_clusters, false },
+        { "fragmented-clusters", check->fragmented_clusters, false },
+    };
+    json_t *object = json_object();
+
+    json_object_set_new(object, "filename", json_text(node->name));
+    json_object_set_new(object, "format", json_text(node->driver->name));
+    for (size_t i = 0; i < sizeof(members) / sizeof(members[0]); i++) {
+        if (members[i].value || members[i].always)
+            json_object_set_new(object, members[i].key, json_integer((json_int_t)members[i].value));
+    }
+    json_print(stdout, object);
+    json_decref(object);
+}
+
+/* ---- checking ---- */
+
+/* Runs the driver's check, and after a repair the check of what it left. */
+static int check_image(struct blk_node *node, const struct request *request,
+                       struct blk_check *check, struct blk_error *err)
+{
+    bool talks = !request->quiet && request->format == OUTPUT_HUMAN;
+
+    *check = (struct blk_check){
+        .message = request->repair ? print_repair : print_finding,
+        .opaque = (void *)(uintptr_t)request,
+    };
+    int ret = node->driver->check(node, request->repair, check, err);
+    if (ret < 0 || (!check->corruptions_fixed && !check->leaks_fixed))
+        return ret;
+
+    if (talks)
+        printf("The following inconsistencies were found and repaired:\n\n"
+               "    %" PRIu64 " leaked clusters\n    %" PRIu64 " corruptions\n\n"
+               "Double checking the fixed image now...\n",
+               check->leaks_fixed, check->corruptions_fixed);
+    struct blk_check again = { .message = print_finding };
+    ret = node->driver->check(node, 0, &again, err);
+    again.leaks_fixed = check->leaks_fixed;
+    again.corruptions_fixed = check->corruptions_fixed;
+    *check = again;
+    return ret;
+}
+
+static int check(struct blk_node *root, const struct request *request)
+{
+    struct blk_node *node = blk_skip_filters(root);
+    struct blk_error err = BLK_ERROR_INIT;
+    struct blk_check result;
+
+    int ret = -ENOTSUP;
+    if (node->driver->check)
+        ret = check_image(node, request, &result, &err);
+    if (ret == -ENOTSUP) {
+        report_failure("checking '%s': format '%s' does not support checks", node->name,
+                       node->driver->name);
+        return CHECK_UNSUPPORTED;
+    }
+    if (ret < 0) {
+        blk_fail_if_unset(&err, -ret, "checking '%s'", node->name);
+        return report_error(&err);
+    }
+
+    if (request->format == OUTPUT_JSON)
+        print_json(node, &result);
+    else if (!request->quiet)
+        print_human(&result);
+    if (result.check_errors)
+        return report_failure("checking '%s': it could not be checked completely", node->name);
+    return result.corruptions ? CHECK_CORRUPT : result.leaks ? CHECK_LEAKS : EXIT_OK;
+}
+
+/* ---- the command ---- */
+
+/* The text of -r. Returns an exit status. */
+static int parse_repair(const char *text, unsigned *repair)
+{
+    *repair = 0;
+    if (!text)
+        return EXIT_OK;
+    *repair = BLK_REPAIR_LEAKS;
+    if (strcmp(text, "all") == 0)
+        *repair |= BLK_REPAIR_ERRORS;
+    else if (strcmp(text, "leaks") != 0)
+        return report_failure("-r: '%s' is neither leaks nor all", text);
+    return EXIT_OK;
+}
+
+static int run(int argc, char **argv)
+{
+    struct image_args image = IMAGE_ARGS_INIT;
+    struct request request = { .quiet = false };
+    const char *output = NULL, *repair = NULL, *cache = NULL;
+    const struct cmd_option options[] = {
+        { 'r', "repair", CMD_STRING, &repair, "leaks|all", "repair leaks, or all errors" },
+        { 0, "output", CMD_STRING, &output, "human|json", "the form of the output" },
+        { 'T', "cache", CMD_STRING, &cache, "CACHE", "cache mode" },
+        { 'q', "quiet", CMD_FLAG, &request.quiet, NULL, "print nothing but errors" },
+        IMAGE_OPTIONS(&image),
+        CMD_OPTIONS_END,
+    };
+    struct cmd_operands operands;
+
+    int status = cmd_parse(&cmd_check, options, argc, argv, &operands);
+    if (status == CMD_RUN && output_format_parse(output, &request.format))
+        status = EXIT_FAILED;
+    if (status == CMD_RUN && parse_repair(repair, &request.repair))
+        status = EXIT_FAILED;
+    if (status != CMD_RUN)
+        return status;
+    if (operands.count != 1)
+        return report_usage(&cmd_check, "expects one image");
+
+    struct blk_error err = BLK_ERROR_INIT;
+    struct blk_node *root;
+    unsigned flags = BLK_NO_BACKING | BLK_IN_CHECK | (request.repair ? BLK_WRITABLE : 0);
+    if (image_open(&image, operands.items[0], flags, cache, &root, &err) < 0)
+        return report_error(&err);
+    status = check(root, &request);
+    return status == EXIT_FAILED ? finish(status, &root, 1) : finish_done(status, &root, 1);
+}

@@ -1,0 +1,108 @@
+/*
+ * blkimg snapshot: lists, makes, applies and deletes internal snapshots.
+ */
+#include <errno.h>
+#include <string.h>
+
+#include "cmd/common/common.h"
+#include "cmd/common/snapshot_list.h"
+
+static int run(int argc, char **argv);
+
+const struct command cmd_snapshot = {
+    "snapshot",
+    "List, make, apply or delete internal snapshots",
+    "[--object objectdef] [--image-opts] [-f fmt] [-U] [-q] [--lock-wait=seconds] "
+    "[-l | -a snapshot | -c snapshot | -d snapshot] filename",
+    run,
+};
+
+/* What one of -a, -c and -d does to the image. */
+typedef int snapshot_fn(struct blk_node *node, const char *name, struct blk_error *err);
+
+struct request {
+    char action;      /* the letter; 0: none given */
+    const char *name; /* of the snapshot */
+    const char *verb; /* for messages */
+};
+
+/* Called for each of -l, -a, -c and -d. */
+static int choose(void *opaque, const struct cmd_option *option, const char *text)
+{
+    static const char *const verbs[] = { ['a'] = "applying", ['c'] = "making", ['d'] = "deleting" };
+    struct request *request = opaque;
+
+    if (request->action)
+        return report_usage(&cmd_snapshot, "-l, -a, -c and -d exclude each other");
+    request->action = option->letter;
+    request->name = text;
+    if (text)
+        request->verb = verbs[(unsigned char)option->letter];
+    return 0;
+}
+
+static int list(struct blk_node *root)
+{
+    struct blk_error err = BLK_ERROR_INIT;
+    json_t *snapshots;
+
+    if (snapshot_list_get(root, &snapshots, &err) < 0)
+        return report_error(&err);
+    if (snapshots)
+        snapshot_list_print(snapshots);
+    json_decref(snapshots);
+    return EXIT_OK;
+}
+
+static int change(struct blk_node *root, const struct request *request)
+{
+    struct blk_node *node = blk_skip_filters(root);
+    struct blk_error err = BLK_ERROR_INIT;
+    snapshot_fn *function = request->action == 'a'   ? node->driver->snapshot_apply
+                            : request->action == 'c' ? node->driver->snapshot_create
+                                                     : node->driver->snapshot_delete;
+
+    int ret = function ? function(node, request->name, &err)
+                       : blk_fail_why(&err, ENOTSUP, "its format has no snapshots",
+                                      "%s snapshot '%s' of '%s'", request->verb, request->name,
+                                      node->name);
+    if (ret == 0)
+        return EXIT_OK;
+    blk_fail_if_unset(&err, -ret, "%s snapshot '%s' of '%s'", request->verb, request->name,
+                      node->name);
+    return report_error(&err);
+}
+
+static int run(int argc, char **argv)
+{
+    struct image_args image = IMAGE_ARGS_INIT;
+    struct request request = { 0 };
+    struct cmd_call call = { choose, &request };
+    bool quiet = false;
+    const struct cmd_option options[] = {
+        { 'l', "list", CMD_MARK, &call, NULL, "list the snapshots" },
+        { 'a', "apply", CMD_CALL, &call, "SNAPSHOT", "go back to a snapshot" },
+        { 'c', "create", CMD_CALL, &call, "SNAPSHOT", "make a snapshot" },
+        { 'd', "delete", CMD_CALL, &call, "SNAPSHOT", "delete a snapshot" },
+        { 'q', "quiet", CMD_FLAG, &quiet, NULL, "print nothing but errors and the list" },
+        IMAGE_OPTIONS(&image),
+        CMD_OPTIONS_END,
+    };
+    struct cmd_operands operands;
+
+    int status = cmd_parse(&cmd_snapshot, options, argc, argv, &operands);
+    if (status != CMD_RUN)
+        return status;
+    if (operands.count != 1)
+        return report_usage(&cmd_snapshot, "expects one image");
+
+    bool changes = request.action && request.action != 'l';
+    struct blk_error err = BLK_ERROR_INIT;
+    struct blk_node *root;
+    /* Snapshots are of one layer: its backing file is not needed. */
+    unsigned flags = BLK_NO_BACKING | (changes ? BLK_WRITABLE : BLK_NO_IO);
+    if (image_open(&image, operands.items[0], flags, NULL, &root, &err) < 0)
+        return report_error(&err);
+    status = changes ? change(root, &request) : request.action ? list(root) : EXIT_OK;
+    return finish(status, &root, 1);
+}
