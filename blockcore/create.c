@@ -38,8 +38,10 @@ static int create_filter(const struct blk_driver *driver, struct blk_create *cre
     (*node)->reads_zero = child->reads_zero;
     if (driver->create) {
         ret = driver->create(create, node, err);
-        if (ret < 0)
+        if (ret < 0) {
             blk_drop(*node);
+            *node = NULL;
+        }
     }
     return ret;
 }
@@ -72,8 +74,11 @@ static int create_bottom(struct blk_create *create, struct blk_options *options,
     blk_options_merge_optional(options, create->defaults);
     own.protocol_options = options;
     own.filename = filename;
-    own.flags |= BLK_WRITABLE;
-    return driver->create(&own, node, err);
+    own.flags |= BLK_WRITABLE | BLK_UNMAP; /* what is unmapped is decided above */
+    int ret = driver->create(&own, node, err);
+    if (ret == 0 && create->defaults)
+        (*node)->defaults = blk_options_copy(create->defaults);
+    return ret;
 }
 
 /* The options of the target, taken apart into the format's and, under "file", the protocol's. */
@@ -156,7 +161,7 @@ int blk_create(struct blk_create *create, struct blk_node **root, struct blk_err
         blk_drop(file);
     else
         (*root)->reads_zero =
-            create->driver->supports_backing ? !blk_child(*root, BLK_ROLE_BACKING) : file->reads_zero;
+            create->driver->supports_backing ? !(*root)->backing_name : file->reads_zero;
 
     blk_options_free(bottom);
     blk_options_free(options);

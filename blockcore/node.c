@@ -7,6 +7,7 @@
 #include "blockcore/bitmaps.h"
 #include "blockcore/driver.h"
 #include "blockcore/memory.h"
+#include "blockcore/options.h"
 
 struct blk_node *blk_node_new(const struct blk_driver *driver, const char *name, unsigned flags,
                               struct blk_cache_mode cache)
@@ -39,6 +40,7 @@ void blk_node_free(struct blk_node *node)
     free(node->node_name);
     free(node->backing_name);
     free(node->backing_format);
+    blk_options_free(node->defaults);
     free(node);
 }
 

@@ -73,6 +73,7 @@ struct blk_node {
     bool reads_zero;    /* just created: everything not yet written reads as zeroes */
     char *backing_name; /* backing file as the image's header names it, or NULL */
     char *backing_format;
+    struct blk_options *defaults; /* what blk_open() was told for protocol nodes, for children opened later; or NULL */
 
     /* any time */
     atomic_uint_fast64_t size; /* bytes */

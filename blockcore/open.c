@@ -123,6 +123,13 @@ static int unknown_driver(const char *name, struct blk_error *err)
     return blk_fail_why(err, EINVAL, "no such format or protocol", "Unknown driver '%s'", name);
 }
 
+/* A child given as a word is a reference by node name, as a running QEMU has them. */
+static int no_such_node(const char *option, const char *name, struct blk_error *err)
+{
+    return blk_fail_why(err, EINVAL, "there are no other nodes to refer to",
+                        "option '%s' has the value '%s'", option, name);
+}
+
 /* Releases a node that could not be opened, with the children that it has already got. */
 static void discard_node(struct blk_node *node)
 {
@@ -154,7 +161,10 @@ static int open_protocol(const struct blk_driver *driver, struct blk_options *op
     return ret;
 }
 
-/* Opens the options' file child. A format's file is a protocol; a filter's is whatever the filter would be. */
+/*
+ * Opens the options' file child. A format's file is a protocol; a filter's is whatever the filter would be, but what
+ * a file name stands for is a protocol too.
+ */
 static int open_file_child(const struct blk_driver *driver, struct blk_options *options,
                            const struct open_context *context, struct blk_node **file,
                            struct blk_error *err)
@@ -167,15 +177,16 @@ static int open_file_child(const struct blk_driver *driver, struct blk_options *
     struct blk_options *sub = blk_options_take_group(options, group);
     int ret;
     if (reference) {
-        ret = blk_fail_why(err, EINVAL, "there are no other nodes to refer to",
-                           "option '%s' has the value '%s'", group, reference);
+        ret = no_such_node(group, reference, err);
     } else if (blk_options_count(sub) == 0) {
         ret = blk_fail_why(err, EINVAL, "no file is named (option 'file.filename')",
                            "opening an image%s%s", driver ? " with driver " : "",
                            driver ? driver->name : "");
     } else {
         struct open_context below = *context;
-        if (!driver || driver->kind == BLK_FORMAT)
+        /* This node decides what may be unmapped; what it then asks for, the file may do (as in QEMU). */
+        below.flags |= BLK_UNMAP;
+        if (!driver || driver->kind == BLK_FORMAT || blk_options_peek(sub, "filename"))
             below.protocol = true;
         ret = open_node(sub, &below, file, err);
     }
@@ -268,6 +279,30 @@ static int open_node(struct blk_options *options, const struct open_context *con
     return open_format(driver, options, &own, node, err);
 }
 
+/* ---- file names ---- */
+
+/* Adds what a file name stands for; what `options` say already comes first, as in QEMU. */
+static int add_filename(struct blk_options *options, const char *filename, struct blk_error *err)
+{
+    struct blk_options *by_name = blk_options_new();
+    int ret = blk_filename_to_options(filename, by_name, err);
+    blk_options_merge_missing(options, by_name);
+    blk_options_free(by_name);
+    return ret;
+}
+
+/* A protocol that was asked for by name with a plain file name: its options lie in the file group. */
+static void lift_protocol_options(struct blk_options *options)
+{
+    const char *name = blk_options_peek(options, "driver");
+    const struct blk_driver *driver = name ? blk_driver_find(name) : NULL;
+    if (!driver || driver->kind != BLK_PROTOCOL)
+        return;
+    struct blk_options *file = blk_options_take_group(options, "file");
+    blk_options_merge_missing(options, file);
+    blk_options_free(file);
+}
+
 /* ---- backing files ---- */
 
 /* Whether `path` is already open above; fills the link for what is opened below. */
@@ -286,23 +321,21 @@ static char *canonical_name(const char *name)
     return real ? real : blk_xstrdup(name);
 }
 
-/* Adds what the image's header says about its backing file, where the user's options do not say it. */
-static int options_from_header(const struct blk_node *node, const struct overlay *overlays,
+static int loop_failed(const char *name, struct blk_error *err)
+{
+    return blk_fail_why(err, ELOOP, "the backing chain leads back to itself", "'%s'", name);
+}
+
+/* Adds where the image's header says that its backing file is. */
+static int options_from_header(struct blk_node *node, const struct overlay *overlays,
                                struct blk_options *options, struct blk_error *err)
 {
-    BLK_AUTOFREE char *name = blk_resolve_backing_name(blk_bottom((struct blk_node *)node)->name,
-                                                       node->backing_name);
+    BLK_AUTOFREE char *name =
+        blk_resolve_backing_name(blk_bottom(node)->name, node->backing_name);
     BLK_AUTOFREE char *path = canonical_name(name);
     if (leads_back(path, overlays))
-        return blk_fail_why(err, ELOOP, "the backing chain leads back to itself", "'%s'", name);
-
-    struct blk_options *by_name = blk_options_new();
-    int ret = blk_filename_to_options(name, by_name, err);
-    blk_options_merge_missing(options, by_name);
-    blk_options_free(by_name);
-    if (node->backing_format && !blk_options_peek(options, "driver"))
-        blk_options_set(options, "driver", node->backing_format);
-    return ret;
+        return loop_failed(name, err);
+    return add_filename(options, name, err);
 }
 
 /* Opens what `options` (the user's "backing.*") and the header describe, and attaches it. */
@@ -315,16 +348,21 @@ static int open_and_attach_backing(struct blk_node *node, struct blk_options *op
         .above = context->overlays,
         .depth = context->overlays ? context->overlays->depth + 1 : 0,
     };
+    if (leads_back(own_path, context->overlays)) /* by a json: name, which no path is compared with */
+        return loop_failed(node->name, err);
     if (link.depth >= MAX_CHAIN)
         return blk_fail_why(err, ELOOP, "the backing chain is too long", "'%s'", node->name);
 
     bool names_file = blk_options_has_group(options, "file") ||
                       blk_options_peek(options, "filename");
+    if (node->backing_format && !blk_options_peek(options, "driver"))
+        blk_options_set(options, "driver", node->backing_format);
     int ret = 0;
     if (!names_file && node->backing_name)
         ret = options_from_header(node, &link, options, err);
     if (ret < 0)
         return ret;
+    lift_protocol_options(options);
 
     struct open_context below = *context;
     below.flags &= ~(unsigned)(BLK_WRITABLE | BLK_IN_CHECK);
@@ -341,8 +379,10 @@ static int open_backing_in(struct blk_node *node, struct blk_options *options,
                            const struct open_context *context, struct blk_error *err)
 {
     const char *given = blk_options_get(options, "backing");
+    if (given && *given)
+        return no_such_node("backing", given, err);
     struct blk_options *sub = blk_options_take_group(options, "backing");
-    bool none = (given && !*given) || context->flags & BLK_NO_BACKING ||
+    bool none = given || context->flags & BLK_NO_BACKING ||
                 (!node->backing_name && blk_options_count(sub) == 0);
 
     int ret = none ? 0 : open_and_attach_backing(node, sub, context, err);
@@ -354,7 +394,11 @@ static int open_backing_in(struct blk_node *node, struct blk_options *options,
 
 int blk_open_backing(struct blk_node *node, struct blk_options *options, struct blk_error *err)
 {
-    struct open_context context = { .flags = node->flags, .cache = node->cache };
+    struct open_context context = {
+        .flags = node->flags,
+        .cache = node->cache,
+        .defaults = node->defaults,
+    };
     struct blk_options *none = options ? NULL : blk_options_new();
 
     int ret = open_backing_in(node, options ? options : none, &context, err);
@@ -367,6 +411,7 @@ static int finish_open(struct blk_node *node, struct blk_options *options,
 {
     const char *node_name = blk_options_get(options, "node-name");
     node->node_name = blk_xstrdup(node_name);
+    node->defaults = context->defaults ? blk_options_copy(context->defaults) : NULL;
 
     int ret = node->driver->open(node, options, err);
     if (ret < 0)
@@ -381,18 +426,6 @@ static int finish_open(struct blk_node *node, struct blk_options *options,
 }
 
 /* ---- the entries ---- */
-
-/* A protocol that was asked for by name with a plain file name: its options lie in the file group. */
-static void lift_protocol_options(struct blk_options *options)
-{
-    const char *name = blk_options_peek(options, "driver");
-    const struct blk_driver *driver = name ? blk_driver_find(name) : NULL;
-    if (!driver || driver->kind != BLK_PROTOCOL)
-        return;
-    struct blk_options *file = blk_options_take_group(options, "file");
-    blk_options_merge_missing(options, file);
-    blk_options_free(file);
-}
 
 static int set_format(struct blk_options *options, const char *format, struct blk_error *err)
 {
@@ -416,13 +449,11 @@ int blk_open(const struct blk_open *how, struct blk_node **root, struct blk_erro
         .cache = how->cache,
         .defaults = how->defaults,
     };
-    int ret = 0;
 
     *root = NULL;
-    if (how->filename)
-        ret = blk_filename_to_options(how->filename, options, err);
-    if (ret == 0)
-        ret = set_format(options, how->format, err);
+    int ret = set_format(options, how->format, err);
+    if (ret == 0 && how->filename)
+        ret = add_filename(options, how->filename, err);
     if (ret == 0) {
         lift_protocol_options(options);
         ret = open_node(options, &context, root, err);
@@ -434,7 +465,12 @@ int blk_open(const struct blk_open *how, struct blk_node **root, struct blk_erro
 int blk_open_child(struct blk_node *parent, enum blk_role role, struct blk_options *options,
                    const char *group, unsigned flags, bool protocol, struct blk_error *err)
 {
-    struct open_context context = { .flags = flags, .cache = parent->cache, .protocol = protocol };
+    struct open_context context = {
+        .flags = flags | BLK_UNMAP,
+        .cache = parent->cache,
+        .defaults = parent->defaults,
+        .protocol = protocol,
+    };
     struct blk_options *sub = blk_options_take_group(options, group);
     struct blk_node *child;
 
@@ -449,7 +485,7 @@ int blk_open_over_data(const struct blk_driver *driver, struct blk_node *file,
                        struct blk_node *data, struct blk_options *options, unsigned flags,
                        struct blk_cache_mode cache, struct blk_node **node, struct blk_error *err)
 {
-    struct open_context context = { .flags = flags, .cache = cache };
+    struct open_context context = { .flags = flags, .cache = cache, .defaults = file->defaults };
     struct blk_options *none = options ? NULL : blk_options_new();
 
     *node = NULL;

@@ -15,7 +15,7 @@
 struct blk_open {
     const char *filename;             /* plain name, "PROTOCOL:...", or "json:{...}" */
     const struct blk_options *options; /* as from --image-opts; not changed */
-    const char *format;               /* NULL: the options' driver, else probe */
+    const char *format;               /* comes before a json: name's driver; NULL: that, else probe */
     unsigned flags;                   /* enum blk_open_flags */
     struct blk_cache_mode cache;
     const struct blk_options *defaults; /* for protocol nodes that know them (locking, lock-wait), or NULL */
@@ -25,7 +25,7 @@ struct blk_open {
 int blk_open(const struct blk_open *how, struct blk_node **root, struct blk_error *err);
 
 /*
- * For drivers: opens the child that "<group>.*" in `options` describes. `format`: as in struct blk_open.
+ * For drivers: opens the child that "<group>.*" in `options` describes and attaches it.
  * `protocol` says that without a driver the child is a protocol node and not probed.
  */
 int blk_open_child(struct blk_node *parent, enum blk_role role, struct blk_options *options,

@@ -174,6 +174,12 @@ static int flatten_member(struct blk_options *options, const char *prefix, const
     return flatten(options, key, value, err);
 }
 
+static bool names_backing(const char *key)
+{
+    const char *dot = strrchr(key, '.');
+    return strcmp(dot ? dot + 1 : key, "backing") == 0;
+}
+
 static int flatten(struct blk_options *options, const char *key, const json_t *value,
                    struct blk_error *err)
 {
@@ -208,8 +214,9 @@ static int flatten(struct blk_options *options, const char *key, const json_t *v
         blk_options_set(options, key, json_is_true(value) ? "on" : "off");
         return 0;
     case JSON_NULL:
-        /* "backing": null means: no backing file. */
-        blk_options_set(options, key, "");
+        /* "backing": null means: no backing file. Elsewhere null is the same as nothing. */
+        if (names_backing(key))
+            blk_options_set(options, key, "");
         return 0;
     case JSON_REAL:
         break;

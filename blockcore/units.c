@@ -2,7 +2,6 @@
 
 #include <ctype.h>
 #include <errno.h>
-#include <math.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -34,7 +33,7 @@ static int suffix_shift(char suffix)
 
 int blk_parse_size_unit(const char *text, uint64_t default_unit, uint64_t *bytes)
 {
-    if (!isdigit((unsigned char)*text) && !(*text == '.' && isdigit((unsigned char)text[1])))
+    if (!isdigit((unsigned char)*text))
         return -EINVAL;
 
     bool hex = text[0] == '0' && (text[1] == 'x' || text[1] == 'X');
@@ -85,9 +84,9 @@ void blk_format_size(uint64_t bytes, char out[32])
     static const char *const suffixes[] = { "", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei" };
 
     /* The unit changes at 1000, not at 1024, so that three digits are enough. */
-    int exponent;
-    frexp((double)bytes / (1000.0 / 1024.0), &exponent);
-    int index = exponent > 0 ? (exponent - 1) / 10 : 0;
-    uint64_t unit = UINT64_C(1) << (index * 10);
-    snprintf(out, 32, "%0.3g %sB", (double)bytes / (double)unit, suffixes[index]);
+    double value = (double)bytes;
+    size_t index = 0;
+    for (; value >= 1000; index++)
+        value /= 1024;
+    snprintf(out, 32, "%0.3g %sB", value, suffixes[index]);
 }
