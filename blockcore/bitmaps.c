@@ -61,6 +61,8 @@ void blk_bitmaps_remove(struct blk_node *node, struct blk_dirty_bitmap *bitmap)
         at = &(*at)->next;
     *at = bitmap->next;
     node->bitmaps->changed = true;
+    if (node->driver->bitmap_release)
+        node->driver->bitmap_release(bitmap);
     blk_dirty_bitmap_free(bitmap);
 }
 

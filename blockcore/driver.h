@@ -177,6 +177,10 @@ struct blk_driver {
      */
     int (*bitmaps_load)(struct blk_node *node, struct blk_error *err);
     int (*bitmaps_track)(struct blk_node *node, struct blk_error *err);
+    /* Whether one more bitmap can be kept in the image: 0, or why not. */
+    int (*bitmaps_can_add)(struct blk_node *node, struct blk_error *err);
+    /* Frees bitmap->state when the bitmap leaves the set. */
+    void (*bitmap_release)(struct blk_dirty_bitmap *bitmap);
 
     /* A point in the driver above is reached (fault injection). */
     void (*event)(struct blk_node *node, enum blk_event event);

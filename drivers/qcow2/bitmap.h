@@ -61,8 +61,10 @@ int qcow2_bitmap_directory_encode(const struct qcow2_bitmap_directory *directory
 
 /* At open: gives the node its set of bitmaps with names and flags; no bits are read. */
 int qcow2_bitmaps_open(struct blk_node *node, struct blk_error *err);
-/* Frees what the driver keeps beside each bitmap. */
-void qcow2_bitmaps_release(struct blk_node *node);
+/* The driver's bitmap_release: frees what is kept beside a bitmap. */
+void qcow2_bitmap_release(struct blk_dirty_bitmap *bitmap);
+/* The driver's bitmaps_can_add. */
+int qcow2_bitmaps_can_add(struct blk_node *node, struct blk_error *err);
 /* The driver's bitmaps_load: the bits of all usable bitmaps. */
 int qcow2_bitmaps_load(struct blk_node *node, struct blk_error *err);
 /* The array for info: name, granularity, flags; NULL when the image has no bitmaps. */

@@ -58,17 +58,22 @@ int qcow2_bitmaps_open(struct blk_node *node, struct blk_error *err)
     return ret;
 }
 
-void qcow2_bitmaps_release(struct blk_node *node)
+void qcow2_bitmap_release(struct blk_dirty_bitmap *bitmap)
 {
-    struct blk_dirty_bitmap *bitmap = node->bitmaps ? node->bitmaps->first : NULL;
+    struct qcow2_bitmap_entry *stored = bitmap->state;
 
-    for (; bitmap; bitmap = bitmap->next) {
-        struct qcow2_bitmap_entry *stored = bitmap->state;
-        if (stored)
-            free(stored->extra);
-        free(stored);
-        bitmap->state = NULL;
-    }
+    if (stored)
+        free(stored->extra);
+    free(stored);
+    bitmap->state = NULL;
+}
+
+int qcow2_bitmaps_can_add(struct blk_node *node, struct blk_error *err)
+{
+    if (qcow2_state(node)->header.version < 3)
+        return blk_fail_why(err, ENOTSUP, "images of version 2 (compat=0.10) have no bitmaps",
+                            "'%s'", node->name);
+    return 0;
 }
 
 json_t *qcow2_bitmaps_info(struct blk_node *node)
