@@ -4,6 +4,7 @@
  * All actions happen in memory, in the order given; the close then stores the result by one switch of the image's
  * header. So either all of them are in the image afterwards or none, and the exit status says which.
  */
+#include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
