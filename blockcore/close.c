@@ -112,7 +112,7 @@ static void mark_step(struct closing *closing, struct blk_node *node)
 {
     if (!node->driver->mark_clean)
         return;
-    if (closing->report->failed) {
+    if (closing->report->failed || node->abandoned) {
         skip(closing, node, BLK_STEP_MARK);
         return;
     }

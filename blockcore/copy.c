@@ -18,8 +18,8 @@
 
 /* Data moves in pieces of this size; a multiple of every cluster size. */
 #define CHUNK_BYTES (2 * MIB)
-/* Zeroes cost little: long runs at once, but short enough for a signal to be noticed. */
-#define ZERO_CHUNK_BYTES (1 * GIB)
+/* Zeroes cost little where they are holes; where they must be written, a signal should not wait long. */
+#define ZERO_CHUNK_BYTES (64 * MIB)
 
 enum action {
     ACTION_SKIP, /* the target needs nothing here */
@@ -30,6 +30,7 @@ enum action {
 struct chunk {
     uint64_t offset, bytes; /* relative to the start of the copy */
     enum action action;
+    uint64_t moved_before; /* when this many bytes may have been moved, it is this chunk's turn */
     struct blk_node *host; /* where the source's bytes lie as they are, or NULL */
     uint64_t host_offset;
 };
@@ -42,6 +43,7 @@ struct job {
     uint64_t next;         /* everything before has been handed out */
     struct blk_extent extent; /* source state at `next`; bytes 0: unknown */
     uint64_t done;
+    uint64_t moved; /* bytes handed out to be read and written: what the rate counts */
     uint64_t started_ns;
     bool no_copy_range; /* it was not supported: do not try again */
     int ret;            /* the first failure */
@@ -138,6 +140,9 @@ static int next_chunk(struct job *job, struct chunk *chunk, struct blk_error *er
         fit_to_unit(job, chunk);
 
     job->next += chunk->bytes;
+    chunk->moved_before = job->moved;
+    if (chunk->action == ACTION_COPY)
+        job->moved += chunk->bytes;
     if (chunk->bytes < extent->bytes) {
         job->extent.bytes -= chunk->bytes;
         job->extent.host_offset += chunk->bytes;
@@ -213,13 +218,15 @@ static int write_sparse(struct job *job, const struct chunk *chunk, const uint8_
                         struct blk_error *err)
 {
     const struct blk_copy_params *p = job->params;
+    /* Longer runs of zeroes than a chunk cannot be seen here. */
+    uint64_t step = u64_min(p->sparse_bytes, CHUNK_BYTES);
     uint64_t at = 0;
     int ret = 0;
 
     while (at < chunk->bytes && ret == 0) {
         bool zero;
         uint64_t offset = p->target_offset + chunk->offset + at;
-        uint64_t run = run_length(buf + at, chunk->bytes - at, offset, p->sparse_bytes, &zero);
+        uint64_t run = run_length(buf + at, chunk->bytes - at, offset, step, &zero);
         if (!zero)
             ret = blk_pwrite(p->target, offset, run, buf + at, 0, err);
         else if (!p->target_reads_zero)
@@ -316,31 +323,37 @@ static void fail_job(struct job *job, int ret, const struct blk_error *err)
     pthread_mutex_unlock(&job->mutex);
 }
 
-/* Sleeps while the job is ahead of its rate; a signal ends the wait. */
-static void keep_to_rate(struct job *job, uint64_t done)
+static bool has_failed(struct job *job)
+{
+    pthread_mutex_lock(&job->mutex);
+    bool failed = job->ret < 0;
+    pthread_mutex_unlock(&job->mutex);
+    return failed;
+}
+
+/* Sleeps until it is the chunk's turn; a signal or a failure ends the wait. */
+static void keep_to_rate(struct job *job, const struct chunk *chunk)
 {
     uint64_t rate = job->params->bytes_per_second;
-    if (!rate)
+    if (!rate || chunk->action != ACTION_COPY)
         return;
-    double due_ns = (double)done / (double)rate * 1e9;
-    while (!blk_cancelled() && (double)(now_ns() - job->started_ns) < due_ns) {
+    double due_ns = (double)chunk->moved_before / (double)rate * 1e9;
+    while ((double)(now_ns() - job->started_ns) < due_ns && !blk_cancelled() && !has_failed(job)) {
         struct timespec pause = { .tv_nsec = 5000000 };
         nanosleep(&pause, NULL);
     }
 }
 
 /* Counts a chunk as done and reports the progress. */
-static uint64_t count_done(struct job *job, const struct chunk *chunk)
+static void count_done(struct job *job, const struct chunk *chunk)
 {
     const struct blk_copy_params *p = job->params;
 
     pthread_mutex_lock(&job->mutex);
     job->done += chunk->bytes;
-    uint64_t done = job->done;
     if (p->progress)
-        p->progress(p->opaque, done, p->bytes);
+        p->progress(p->opaque, job->done, p->bytes);
     pthread_mutex_unlock(&job->mutex);
-    return done;
 }
 
 /* Returns 1 with a chunk, 0 when there is nothing more to do, or -errno. */
@@ -369,10 +382,11 @@ static void *work(void *argument)
         return NULL;
     }
     while ((ret = take_chunk(job, &chunk, &err)) > 0) {
+        keep_to_rate(job, &chunk);
         ret = move_chunk(job, &chunk, buf, &err);
         if (ret < 0)
             break;
-        keep_to_rate(job, count_done(job, &chunk));
+        count_done(job, &chunk);
     }
     if (ret < 0)
         fail_job(job, ret, &err);

@@ -89,8 +89,8 @@ struct blk_driver {
     int (*release)(struct blk_node *node, struct blk_error *err);
 
     /*
-     * Reopen with other flags, cache mode or options. prepare does all that can fail (and may write to
-     * children to do so); then exactly one of commit and abort follows. `reopen->driver_state` is the driver's.
+     * Reopen with other flags or cache mode. prepare does all that can fail (and may write to children to do so).
+     * Then exactly one of commit and abort follows: abort when prepare failed. `reopen->driver_state` is the driver's.
      */
     int (*reopen_prepare)(struct blk_reopen *reopen, struct blk_error *err);
     void (*reopen_commit)(struct blk_reopen *reopen);

@@ -1,5 +1,7 @@
 #include "blockcore/reopen.h"
 
+#include <errno.h>
+
 #include "blockcore/driver.h"
 #include "blockcore/io.h"
 
@@ -52,40 +54,54 @@ static int reopen_down(struct blk_node *node, struct blk_cache_mode cache, struc
     return ret;
 }
 
-/* Puts a child back after a failure above it. What cannot be put back stays writable: harmless, but said. */
-static void switch_back(struct blk_node *child, struct blk_cache_mode cache, struct blk_error *err)
+static int reopen_up(struct blk_node *node, struct blk_cache_mode cache, struct blk_error *err);
+
+/* A child that has been switched, and what it was before. */
+struct switched {
+    struct blk_node *child;
+    bool writable;
+    struct blk_cache_mode cache;
+};
+
+/* Puts a child back after a failure above it. What cannot be put back is harmless, but said. */
+static void switch_back(const struct switched *old, struct blk_error *err)
 {
     struct blk_error own = BLK_ERROR_INIT;
-    if (reopen_down(child, cache, &own) < 0)
-        blk_left_behind(err, "'%s' stays open for writing: %s", child->name, own.why);
+    int ret = old->writable ? reopen_up(old->child, old->cache, &own)
+                            : reopen_down(old->child, old->cache, &own);
+    if (ret < 0)
+        blk_left_behind(err, "'%s' stays open %s: %s", old->child->name,
+                        old->writable ? "in the new cache mode" : "for writing", own.why);
 }
 
 static int reopen_up(struct blk_node *node, struct blk_cache_mode cache, struct blk_error *err)
 {
-    struct blk_node *switched[FOLLOWING];
-    struct blk_cache_mode old = node->cache;
+    struct switched switched[FOLLOWING];
     size_t count = 0;
     int ret = 0;
 
     for (size_t i = 0; i < FOLLOWING && ret == 0; i++) {
         struct blk_node *child = blk_child(node, following[i]);
-        bool was_writable = child && blk_is_writable(child);
-        if (child)
-            ret = reopen_up(child, cache, err);
-        if (child && ret == 0 && !was_writable)
-            switched[count++] = child;
+        if (!child)
+            continue;
+        switched[count] = (struct switched){ child, blk_is_writable(child), child->cache };
+        ret = reopen_up(child, cache, err);
+        if (ret == 0)
+            count++;
     }
     if (ret == 0)
         ret = switch_node(node, true, cache, err);
-    if (ret < 0)
-        while (count)
-            switch_back(switched[--count], old, err);
+    while (ret < 0 && count)
+        switch_back(&switched[--count], err);
     return ret;
 }
 
 int blk_reopen(struct blk_node *root, bool writable, struct blk_cache_mode cache,
                struct blk_error *err)
 {
+    if (writable && root->flags & BLK_FORCE_SHARE)
+        return blk_fail_why(err, EINVAL, "force-share goes with read-only access only",
+                            "reopening '%s' for writing", root->name);
     blk_gate_drain_begin(&root->gate);
     int ret = writable ? reopen_up(root, cache, err) : reopen_down(root, cache, err);
     blk_gate_drain_end(&root->gate);

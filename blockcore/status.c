@@ -49,12 +49,17 @@ static int look_for_holes(struct blk_extent *extent, struct blk_error *err)
     return 0;
 }
 
-/* Where this node has nothing and nothing can show through, it reads as zeroes. */
+/*
+ * Where this node has nothing and nothing can show through, it reads as zeroes. A backing file that was left
+ * unopened for now may hold anything; one that the user has taken away by an option holds nothing.
+ */
 static bool nothing_behind(const struct blk_node *node, uint64_t offset)
 {
     const struct blk_node *backing = blk_child(node, BLK_ROLE_BACKING);
-    return backing ? offset >= blk_size(backing)
-                   : node->driver->supports_backing && !node->backing_name;
+    if (backing)
+        return offset >= blk_size(backing);
+    bool left_unopened = node->backing_name && node->flags & BLK_NO_BACKING;
+    return node->driver->supports_backing && !left_unopened;
 }
 
 int blk_child_block_status(struct blk_node *node, uint64_t offset, uint64_t bytes, unsigned want,
@@ -66,6 +71,10 @@ int blk_child_block_status(struct blk_node *node, uint64_t offset, uint64_t byte
         return 0;
     }
     bytes = u64_min(bytes, size - offset);
+    if (!bytes) {
+        *extent = (struct blk_extent){ .flags = 0 };
+        return 0;
+    }
 
     int ret = 0;
     if (!node->driver->block_status) {
@@ -106,7 +115,7 @@ static int status_below(struct blk_node *node, const struct blk_node *base, uint
 
     for (;;) {
         struct blk_node *next = blk_child(blk_skip_filters(node), BLK_ROLE_BACKING);
-        if (!next || next == base)
+        if (!next || next == base || blk_skip_filters(next) == base)
             break;
         node = next;
         depth++;
