@@ -1,8 +1,8 @@
 /*
  * blkimg check: looks for errors in the metadata of an image, and repairs them if asked.
  *
- * Findings go to stderr, except those of a repair, which are good news and go to stdout. After a repair the
- * image is checked again: the exit status is that of the image as it is then.
+ * Findings go to stderr, except what a repair puts right: that is good news and goes to stdout. After a repair the
+ * image is checked again, and what that finds decides the exit status.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -35,22 +35,24 @@ struct request {
 
 /* ---- output ---- */
 
+static void print_line(FILE *to, bool is_error, const char *text)
+{
+    fputs(is_error ? "ERROR " : "", to);
+    print_escaped(to, text);
+    putc('\n', to);
+}
+
 static void print_finding(void *opaque, bool is_error, const char *text)
 {
     (void)opaque;
-    fprintf(stderr, "%s", is_error ? "ERROR " : "");
-    print_escaped(stderr, text);
-    putc('\n', stderr);
+    print_line(stderr, is_error, text);
 }
 
-static void print_repair(void *opaque, bool is_error, const char *text)
+static void print_while_repairing(void *opaque, bool is_error, const char *text)
 {
     const struct request *request = opaque;
-    (void)is_error;
-    if (request->quiet || request->format == OUTPUT_JSON)
-        return;
-    print_escaped(stdout, text);
-    putchar('\n');
+    if (!request->quiet && request->format == OUTPUT_HUMAN)
+        print_line(stdout, is_error, text);
 }
 
 static void print_human(const struct blk_check *check)
@@ -114,34 +116,36 @@ static void print_json(const struct blk_node *node, const struct blk_check *chec
 
 /* ---- checking ---- */
 
-/* Runs the driver's check, and after a repair the check of what it left. */
-static int check_image(struct blk_node *node, const struct request *request,
-                       struct blk_check *check, struct blk_error *err)
+static int look(struct blk_node *node, struct blk_check *check, struct blk_error *err)
 {
-    bool talks = !request->quiet && request->format == OUTPUT_HUMAN;
+    *check = (struct blk_check){ .message = print_finding };
+    return node->driver->check(node, 0, check, err);
+}
 
-    *check = (struct blk_check){
-        .message = request->repair ? print_repair : print_finding,
-        .opaque = (void *)(uintptr_t)request,
-    };
-    int ret = node->driver->check(node, request->repair, check, err);
-    if (ret < 0 || (!check->corruptions_fixed && !check->leaks_fixed))
+/* Repairs, then looks at what is left. */
+static int repair(struct blk_node *node, struct request *request, struct blk_check *check,
+                  struct blk_error *err)
+{
+    struct blk_check first = { .message = print_while_repairing, .opaque = request };
+
+    int ret = node->driver->check(node, request->repair, &first, err);
+    if (ret < 0)
         return ret;
-
-    if (talks)
+    bool fixed = first.corruptions_fixed || first.leaks_fixed;
+    if (fixed && !request->quiet && request->format == OUTPUT_HUMAN)
         printf("The following inconsistencies were found and repaired:\n\n"
                "    %" PRIu64 " leaked clusters\n    %" PRIu64 " corruptions\n\n"
                "Double checking the fixed image now...\n",
-               check->leaks_fixed, check->corruptions_fixed);
-    struct blk_check again = { .message = print_finding };
-    ret = node->driver->check(node, 0, &again, err);
-    again.leaks_fixed = check->leaks_fixed;
-    again.corruptions_fixed = check->corruptions_fixed;
-    *check = again;
+               first.leaks_fixed, first.corruptions_fixed);
+    *check = first;
+    if (fixed || first.corruptions || first.leaks)
+        ret = look(node, check, err);
+    check->leaks_fixed = first.leaks_fixed;
+    check->corruptions_fixed = first.corruptions_fixed;
     return ret;
 }
 
-static int check(struct blk_node *root, const struct request *request)
+static int check(struct blk_node *root, struct request *request)
 {
     struct blk_node *node = blk_skip_filters(root);
     struct blk_error err = BLK_ERROR_INIT;
@@ -149,7 +153,7 @@ static int check(struct blk_node *root, const struct request *request)
 
     int ret = -ENOTSUP;
     if (node->driver->check)
-        ret = check_image(node, request, &result, &err);
+        ret = request->repair ? repair(node, request, &result, &err) : look(node, &result, &err);
     if (ret == -ENOTSUP) {
         report_failure("checking '%s': format '%s' does not support checks", node->name,
                        node->driver->name);

@@ -122,14 +122,14 @@ refuses() {
 
 @test "-o help lists the options" {
     local name
-    blkimg create -f raw -o help x >help
+    blkimg create -f raw -o help x >options
     for name in size preallocation nocow extent_size_hint; do
-        grep -q "^  $name=<" help
+        grep -q "^  $name=<" options
     done
     assert_file_not_exists x
     blkimg create -f raw -o '?' | grep -q '^  size=<size>            - '
     # The names and types are qemu-img's.
-    diff <(qemu-img create -f raw -o help x | cut -d- -f1) <(cut -d- -f1 help)
+    diff <(qemu-img create -f raw -o help x | cut -d- -f1) <(cut -d- -f1 options)
 }
 
 @test "qcow2: options" {

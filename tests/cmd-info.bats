@@ -39,7 +39,7 @@ both_forms() {
 
 @test "names with everything in them" {
     local name
-    for name in 'a b' $'new\nline' 'quo"te\' $'\xff\xc3x\xe2\x82' 'ünï' $'\xf0\x9f\x98\x80'; do
+    for name in 'a b' $'new\nline' $'quo"te\\' $'\xff\xc3x\xe2\x82' 'ünï' $'\xf0\x9f\x98\x80'; do
         truncate -s 1M "$name"
         both_forms -f raw "$name"
     done

@@ -10,13 +10,13 @@ one_line() {
 
 @test "options stand before, between and after operands" {
     truncate -s 1M a
-    blkimg info -f raw --output=json a >1
-    blkimg info a -f raw --output json >2
-    blkimg info --output=json a -f raw >3
-    blkimg info -fraw --output=json -- a >4
-    cmp 1 2
-    cmp 1 3
-    cmp 1 4
+    blkimg info -f raw --output=json a >out1
+    blkimg info a -f raw --output json >out2
+    blkimg info --output=json a -f raw >out3
+    blkimg info -fraw --output=json -- a >out4
+    cmp out1 out2
+    cmp out1 out3
+    cmp out1 out4
     same_output map --start-offset=4k a --output=json -f raw
 }
 
@@ -49,7 +49,7 @@ one_line() {
     run -1 --separate-stderr blkimg info -f=raw a
     [[ ${stderr_lines[0]} == *"'=raw'"* ]]
     blkimg create -q '-f' raw =odd 1M
-    assert_file_exists =odd
+    [[ -e '=odd' ]]
 }
 
 @test "an unknown option is named in one line, status 1" {
@@ -144,11 +144,13 @@ one_line() {
 }
 
 @test "success prints nothing on stderr" {
-    blkimg create a 1M 2>>err
-    blkimg resize a 2M 2>>err
-    blkimg info a 2>>err
-    blkimg map a 2>>err
-    blkimg measure a 2>>err
+    {
+        blkimg create a 1M
+        blkimg resize a 2M
+        blkimg info a
+        blkimg map a
+        blkimg measure a
+    } 2>err
     assert_file_empty err
 }
 

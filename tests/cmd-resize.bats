@@ -81,7 +81,6 @@ same_resize() {
 @test "an image in use is refused by name" {
     qemu-img create -q -f raw a 1M
     coproc qemu-io -f raw a
-    local holder=$COPROC_PID
     echo 'write 0 512' >&"${COPROC[1]}"
     wait_for 10 test -n "$(head -c 1 <&"${COPROC[0]}")"
     run -1 --separate-stderr blkimg resize -f raw a 2M
