@@ -1,0 +1,226 @@
+/*
+ * blkimg commit: writes what an overlay holds into a base of its backing chain.
+ *
+ * The overlay hides the base where it has data of its own, so its guest view does not change while the base is
+ * written. It is emptied only after the base is flushed and its bitmaps are stored; killed before, both are
+ * whole and the commit can be run again.
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "blockcore/bitmaps.h"
+#include "blockcore/copy.h"
+#include "blockcore/memory.h"
+#include "blockcore/reopen.h"
+#include "cmd/common/common.h"
+
+#define WORKERS 4
+
+struct commit {
+    struct blk_node *root; /* what is committed; writable */
+    struct blk_node *top;  /* root without filters */
+    struct blk_node *base; /* what it is committed into */
+    bool keep_top;         /* -d, or base is not the immediate backing file */
+    bool merge_bitmaps;
+    uint64_t bytes_per_second;
+    struct progress progress;
+};
+
+/* ---- finding the base ---- */
+
+static bool same_file_name(const char *a, const char *b)
+{
+    BLK_AUTOFREE char *real_a = realpath(a, NULL);
+    BLK_AUTOFREE char *real_b = realpath(b, NULL);
+    return strcmp(a, b) == 0 || (real_a && real_b && strcmp(real_a, real_b) == 0);
+}
+
+/* Whether the backing file of `overlay` is what the user calls `name`: as in the header, or a path to it. */
+static bool is_called(const struct blk_node *overlay, struct blk_node *backing, const char *name)
+{
+    if (overlay->backing_name && strcmp(overlay->backing_name, name) == 0)
+        return true;
+    BLK_AUTOFREE char *beside = blk_resolve_backing_name(blk_bottom((struct blk_node *)overlay)->name,
+                                                         name);
+    return same_file_name(blk_bottom(backing)->name, name) ||
+           same_file_name(blk_bottom(backing)->name, beside);
+}
+
+/* The base named `name` (NULL: the immediate backing file). */
+static int find_base(struct commit *commit, const char *name, struct blk_error *err)
+{
+    struct blk_node *node = commit->top;
+
+    if (!blk_child(node, BLK_ROLE_BACKING))
+        return blk_fail_why(err, EINVAL, "it has no backing file", "committing '%s'", node->name);
+    for (;;) {
+        struct blk_node *backing = blk_child(node, BLK_ROLE_BACKING);
+        if (!backing)
+            return blk_fail_why(err, ENOENT, "it is not in the backing chain",
+                                "committing '%s' into '%s'", commit->top->name, name);
+        if (!name || is_called(node, backing, name)) {
+            commit->base = blk_skip_filters(backing);
+            if (node != commit->top)
+                commit->keep_top = true;
+            return 0;
+        }
+        node = blk_skip_filters(backing);
+    }
+}
+
+/* ---- bitmaps ---- */
+
+/* Marks in the base's bitmap of the same name, made where it is missing, what is dirty in the overlay's. */
+static int merge_bitmap(struct blk_node *base, const struct blk_dirty_bitmap *from,
+                        struct blk_error *err)
+{
+    struct blk_dirty_bitmap *to;
+    int ret;
+
+    if (!blk_bitmaps_find(base, from->name)) {
+        ret = base->driver->bitmaps_can_add ? base->driver->bitmaps_can_add(base, err) : -ENOTSUP;
+        if (ret == 0)
+            ret = blk_dirty_bitmap_new(from->name, blk_size(base), from->granularity_bits, &to, err);
+        if (ret < 0)
+            return ret;
+        to->persistent = true;
+        to->enabled = from->enabled;
+        ret = blk_bitmaps_add(base, to, err);
+    } else {
+        ret = blk_bitmaps_get_usable(base, from->name, &to, err);
+    }
+    if (ret == 0)
+        blk_dirty_bitmap_merge(to, from);
+    return ret;
+}
+
+static int merge_bitmaps(const struct commit *commit, struct blk_error *err)
+{
+    int ret = blk_bitmaps_load(commit->top, err);
+    struct blk_dirty_bitmaps *bitmaps = commit->top->bitmaps;
+
+    for (struct blk_dirty_bitmap *b = bitmaps ? bitmaps->first : NULL; b && ret == 0; b = b->next) {
+        struct blk_dirty_bitmap *usable;
+        ret = blk_bitmaps_get_usable(commit->top, b->name, &usable, err);
+        if (ret == 0)
+            ret = merge_bitmap(commit->base, usable, err);
+    }
+    if (ret < 0)
+        blk_context(err, "merging the bitmaps of '%s'", commit->top->name);
+    return ret;
+}
+
+/* ---- the work ---- */
+
+static int copy_down(struct commit *commit, struct blk_error *err)
+{
+    const struct blk_copy_params params = {
+        .source = commit->root,
+        .target = commit->base,
+        .bytes = blk_size(commit->root),
+        .only_allocated = true,
+        .base = commit->base,
+        .sparse_bytes = 4096,
+        .workers = WORKERS,
+        .bytes_per_second = commit->bytes_per_second,
+        .progress = progress_update,
+        .opaque = &commit->progress,
+    };
+    return params.bytes ? blk_copy_run(&params, err) : 0;
+}
+
+static int commit_into_base(struct commit *commit, struct blk_error *err)
+{
+    struct blk_node *base = commit->base;
+    int ret = blk_reopen(base, true, base->cache, err);
+
+    if (ret == 0 && blk_size(commit->root) > blk_size(base))
+        ret = blk_truncate(base, blk_size(commit->root), BLK_PREALLOC_OFF, false, err);
+    if (ret == 0)
+        ret = copy_down(commit, err);
+    if (ret == 0 && commit->merge_bitmaps)
+        ret = merge_bitmaps(commit, err);
+    /* Back to read-only: flushes, and stores the bitmaps. What follows may rely on the base. */
+    if (ret == 0)
+        ret = blk_reopen(base, false, base->cache, err);
+    return ret;
+}
+
+static int empty_top(const struct commit *commit, struct blk_error *err)
+{
+    if (commit->keep_top)
+        return 0;
+    if (!commit->top->driver->make_empty)
+        return blk_fail_why(err, ENOTSUP, "its format cannot be emptied; see -d", "emptying '%s'",
+                            commit->top->name);
+    int ret = commit->top->driver->make_empty(commit->top, err);
+    return ret < 0 ? blk_fail_if_unset(err, -ret, "emptying '%s'", commit->top->name) : 0;
+}
+
+static int do_commit(struct commit *commit, const char *base_name, bool show_progress)
+{
+    struct blk_error err = BLK_ERROR_INIT;
+
+    commit->top = blk_skip_filters(commit->root);
+    int ret = find_base(commit, base_name, &err);
+    if (ret == 0) {
+        progress_start(&commit->progress, show_progress);
+        ret = commit_into_base(commit, &err);
+        if (ret == 0)
+            ret = empty_top(commit, &err);
+        progress_finish(&commit->progress, ret == 0);
+    }
+    return finish(ret < 0 ? report_error(&err) : EXIT_OK, &commit->root, 1);
+}
+
+static int run(int argc, char **argv);
+
+const struct command cmd_commit = {
+    "commit",
+    "Write what an overlay holds into its backing file",
+    "[--object objectdef] [--image-opts] [-q] [-f fmt] [-t cache] [-b base] [-r rate_limit] [-d] "
+    "[-p] [--bitmaps] [--lock-wait=seconds] filename",
+    run,
+};
+
+static int run(int argc, char **argv)
+{
+    struct image_args image = IMAGE_ARGS_INIT;
+    struct commit commit = { .root = NULL };
+    struct cmd_size rate = { .given = false };
+    const char *cache = NULL, *base_name = NULL;
+    bool quiet = false, show_progress = false;
+    const struct cmd_option options[] = {
+        IMAGE_OPTIONS(&image),
+        { 't', NULL, CMD_STRING, &cache, "CACHE", "cache mode of the images" },
+        { 'b', NULL, CMD_STRING, &base_name, "BASE", "image of the chain to commit into; implies -d" },
+        { 'r', NULL, CMD_SIZE, &rate, "BYTES", "copy at most so much in a second" },
+        { 'd', NULL, CMD_FLAG, &commit.keep_top, NULL, "do not empty the overlay afterwards" },
+        { 0, "bitmaps", CMD_FLAG, &commit.merge_bitmaps, NULL,
+          "merge the overlay's bitmaps into the base's of the same names" },
+        { 'p', "progress", CMD_FLAG, &show_progress, NULL, "show progress" },
+        { 'q', "quiet", CMD_FLAG, &quiet, NULL, "print nothing but errors" },
+        CMD_OPTIONS_END,
+    };
+    struct cmd_operands operands;
+
+    int status = cmd_parse(&cmd_commit, options, argc, argv, &operands);
+    if (status != CMD_RUN)
+        return status;
+    if (operands.count != 1)
+        return report_usage(&cmd_commit, "expects one image");
+
+    struct blk_error err = BLK_ERROR_INIT;
+    if (image_open(&image, operands.items[0], BLK_WRITABLE | BLK_UNMAP, cache, &commit.root, &err) < 0)
+        return report_error(&err);
+    commit.bytes_per_second = rate.value;
+    if (base_name)
+        commit.keep_top = true;
+    status = do_commit(&commit, base_name, show_progress && !quiet);
+    if (status == EXIT_OK && !quiet)
+        printf("Image committed.\n");
+    return status;
+}
