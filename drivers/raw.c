@@ -4,10 +4,10 @@
  * The size is that of the file rounded up to a sector, as QEMU's: what lies past the file's end
  * reads as zeroes. Without a fixed size the image grows with what is written past its end.
  *
- * An image that was probed as raw must stay raw: a guest that could write another format's header into sector 0
- * would choose what the host opens next time (a backing file, say). Such writes are refused. As a
- * header can be put together from pieces, every change of the head is judged by the whole head that
- * it leaves, one change at a time: under an exclusive lock of the node's range.
+ * An image that was probed as raw must stay raw: a guest that could write another format's header
+ * into sector 0 would choose what the host opens next time (a backing file, say). Such writes are
+ * refused. As a header can be put together from pieces, every change of the head is judged by the
+ * whole head that it leaves, one change at a time: under an exclusive lock of the node's range.
  */
 #include <errno.h>
 #include <stdio.h>

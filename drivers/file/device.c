@@ -1,5 +1,6 @@
 /*
- * What differs between media: block devices by their ioctls, and the alignment that O_DIRECT demands.
+ * What differs between media: block devices by their ioctls, and the alignment that O_DIRECT
+ * demands.
  */
 #include <errno.h>
 #include <linux/falloc.h>
@@ -53,7 +54,10 @@ static bool ask_alignment(int fd, struct blk_limits *limits)
 #endif
 }
 
-/* Finds the smallest read that is not refused. An empty file refuses none: then the safe value holds. */
+/*
+ * Finds the smallest read that is not refused. An empty file refuses none: then the safe value
+ * holds.
+ */
 static int probe_alignment(int fd, uint64_t size, struct blk_limits *limits)
 {
     uint8_t *buf = blk_buffer_alloc(SAFE_ALIGNMENT);

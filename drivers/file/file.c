@@ -1,8 +1,9 @@
 /*
  * The life of a file node, and its data requests.
  *
- * Every image call goes through blk_sys, is repeated when a signal interrupts it, and continued when it does less
- * than asked. A read past the end gives zeroes; a write past the end grows the node.
+ * Every image call goes through blk_sys, is repeated when a signal interrupts it, and continued
+ * when it does less than asked. A read past the end gives zeroes; a write past the end grows the
+ * node.
  */
 #include <errno.h>
 #include <limits.h>
@@ -16,6 +17,7 @@
 #include "blockcore/open.h"
 #include "blockcore/options.h"
 #include "blockcore/sys.h"
+#include "blockcore/units.h"
 #include "drivers/drivers.h"
 #include "drivers/file/file.h"
 
@@ -176,6 +178,8 @@ int file_init(struct blk_node *node, int fd, const struct stat *st, const struct
     int ret = file_medium_size(fd, st, &size);
     if (ret < 0)
         return blk_fail(err, -ret, "finding out the size of '%s'", node->name);
+    if (size > BLK_MAX_BYTES)
+        return blk_fail_why(err, EFBIG, "it is too large", "opening '%s'", node->name);
     ret = file_find_limits(fd, st, node->cache.direct, &node->limits);
     if (ret < 0)
         return blk_fail(err, -ret, "finding out the alignment of '%s'", node->name);

@@ -11,8 +11,8 @@
  *   truncate.c the size, and preallocation
  *   device.c   block devices, and the alignment that O_DIRECT demands
  *
- * Data operations run in several threads on one descriptor, which only a reopen and the release replace,
- * with nothing in flight.
+ * Data operations run in several threads on one descriptor, which only a reopen and the release
+ * replace, with nothing in flight.
  */
 #ifndef DRIVERS_FILE_FILE_H
 #define DRIVERS_FILE_FILE_H
@@ -47,9 +47,9 @@ struct file_lock_policy {
 unsigned file_lock_bits(unsigned flags);
 
 /*
- * Takes those of `wanted` that `locks` does not hold yet, on `fd` the first time, and makes sure that nobody
- * else is in the way of any. On failure `locks` is what it was. Errors: -EAGAIN with the holder named, where
- * /proc tells; -ECANCELED after a signal while waiting.
+ * Takes those of `wanted` that `locks` does not hold yet, on `fd` the first time, and makes sure
+ * that nobody else is in the way of any. On failure `locks` is what it was. Errors: -EAGAIN with
+ * the holder named, where /proc tells; -ECANCELED after a signal while waiting.
  */
 int file_locks_take(struct file_locks *locks, int fd, unsigned wanted,
                     const struct file_lock_policy *policy, const char *name, struct blk_error *err);
@@ -63,7 +63,7 @@ struct file_target;
 
 struct file_state {
     int fd;
-    int first_fd; /* holds the locks; the same as fd until a reopen, then only kept for them; -1: none */
+    int first_fd; /* holds the locks; the same as fd until a reopen, then kept only for them */
     struct file_locks locks;
     struct file_lock_policy lock_policy;
     bool device;
@@ -81,7 +81,8 @@ struct file_state {
     pthread_rwlock_t growth;
 
     /* What the file system was found not to do. */
-    atomic_bool no_punch, no_zero_range, no_seek, no_copy_range, no_clone, no_zero_ioctl, no_discard;
+    atomic_bool no_punch, no_zero_range, no_zero_ioctl, no_discard;
+    atomic_bool no_seek, no_copy_range, no_clone;
 };
 
 /* ---- file.c ---- */
@@ -99,14 +100,17 @@ int file_read_settings(struct blk_options *options, struct file_settings *settin
 int file_open_mode(unsigned flags, struct blk_cache_mode cache);
 
 /*
- * Opens an existing file or device without ever blocking, takes the locks, and makes sure that the name still
- * leads to what was locked. Returns the descriptor or -errno; *st describes the file.
+ * Opens an existing file or device without ever blocking, takes the locks, and makes sure that the
+ * name still leads to what was locked. Returns the descriptor or -errno; *st describes the file.
  */
 int file_open_locked(const char *path, unsigned flags, struct blk_cache_mode cache,
                      const struct file_lock_policy *policy, struct file_locks *locks,
                      struct stat *st, struct blk_error *err);
 
-/* Fills an empty state with an open descriptor; sets size and limits. The descriptor stays the caller's on failure. */
+/*
+ * Fills an empty state with an open descriptor; sets size and limits. The descriptor stays the
+ * caller's on failure.
+ */
 int file_init(struct blk_node *node, int fd, const struct stat *st, const struct file_locks *locks,
               const struct file_lock_policy *policy, struct blk_error *err);
 
@@ -149,7 +153,7 @@ enum file_target_kind {
 struct file_target {
     enum file_target_kind kind;
     int folder_fd;         /* -1 in place */
-    bool folder_is_path;   /* folder_fd is O_PATH: the folder cannot be read, nor synced by itself */
+    bool folder_is_path;   /* folder_fd is O_PATH: the folder may not be read, so not synced */
     char *base;            /* the name in the folder */
     char *temporary;       /* the file's name until it is published, or NULL while it has none */
     int old_fd;            /* FILE_TARGET_REPLACE: the file that will be replaced */
@@ -173,7 +177,10 @@ char *file_temporary_name(const char *base);
 
 int file_publish(struct blk_node *node, struct blk_error *err);
 
-/* Frees the target; what was not published is gone. 0, or -errno with `err` when something was left behind. */
+/*
+ * Frees the target; what was not published is gone. 0, or -errno with `err` when something was
+ * left behind.
+ */
 int file_target_free(struct blk_node *node, struct blk_error *err);
 
 /* ---- held.c ---- */
@@ -182,8 +189,8 @@ int file_target_free(struct blk_node *node, struct blk_error *err);
 void file_held_begin(struct blk_node *node);
 
 /*
- * To be called before every change: destroys the old content of a target in place, once. Does nothing for
- * other nodes. 0, or -errno with `err` filled.
+ * To be called before every change: destroys the old content of a target in place, once. Does
+ * nothing for other nodes. 0, or -errno with `err` filled.
  */
 int file_overwrite(struct blk_node *node, struct blk_error *err);
 
@@ -193,7 +200,10 @@ bool file_shows_old(const struct file_state *s);
 /* Whether [offset, ...) begins in what is kept back. */
 bool file_is_held(const struct file_state *s, uint64_t offset);
 
-/* Serve the part of a request that is kept back; return its length, 0 where nothing is. NULL writes zeroes. */
+/*
+ * Serve the part of a request that is kept back; return its length, 0 where nothing is. NULL
+ * writes zeroes.
+ */
 uint64_t file_held_read(struct file_state *s, uint64_t offset, uint64_t bytes, void *buf);
 uint64_t file_held_write(struct blk_node *node, uint64_t offset, uint64_t bytes, const void *buf);
 
@@ -216,7 +226,10 @@ int file_copy_range(struct blk_node *node, uint64_t offset, struct blk_node *sou
 /* fallocate(2), repeated when interrupted: 0 or -errno. */
 int file_fallocate(int fd, int mode, uint64_t offset, uint64_t bytes);
 
-/* Whether an error of fallocate or ioctl says that it is not done here, rather than that it failed. */
+/*
+ * Whether an error of fallocate or ioctl says that it is not done here, rather than that it
+ * failed.
+ */
 bool file_is_unsupported(int ret);
 
 /* ---- truncate.c ---- */

@@ -1,10 +1,11 @@
 /*
  * A target that is overwritten in place (C6).
  *
- * Until the first change nothing is done to the medium: a command that fails before it has destroyed nothing.
- * Then what made the old content an image, its magic, is zeroed for good before anything else is written. Until the
- * new image is complete its own first sector stays in memory, so that at no moment the medium holds
- * something that looks like an image and is none. Reads see what was written.
+ * Until the first change nothing is done to the medium: a command that fails before it has
+ * destroyed nothing. Then what made the old content an image, its magic, is zeroed for good before
+ * anything else is written. Until the new image is complete its own first sector stays in memory,
+ * so that at no moment the medium holds something that looks like an image and is none. Reads see
+ * what was written.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -36,7 +37,9 @@ void file_held_begin(struct blk_node *node)
 static int erase_magic(struct blk_node *node)
 {
     struct file_state *s = node->state;
-    uint64_t bytes = s->device ? u64_min(OLD_MAGIC_BYTES, blk_size(node)) : OLD_MAGIC_BYTES;
+    uint64_t bytes = u64_max(OLD_MAGIC_BYTES, node->limits.request_alignment);
+    if (s->device)
+        bytes = u64_min(bytes, blk_size(node));
     int ret = file_write_aligned(node, 0, bytes, NULL);
     if (ret == 0 && !node->cache.no_flush)
         ret = file_sync(s);
@@ -127,7 +130,8 @@ int file_held_end(struct blk_node *node)
 
     int ret = size ? file_write_aligned(node, 0, t->held_bytes, t->held) : 0;
     /* Whole sectors are written, for O_DIRECT; a file may be shorter. */
-    if (ret == 0 && size < t->held_bytes && !s->device && blk_sys->ftruncate(s->fd, (off_t)size) < 0)
+    bool too_long = size < t->held_bytes && !s->device;
+    if (ret == 0 && too_long && blk_sys->ftruncate(s->fd, (off_t)size) < 0)
         ret = -errno;
     return ret;
 }

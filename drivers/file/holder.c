@@ -1,7 +1,7 @@
 /*
- * Locks of open file descriptions have no process number: the kernel reports -1. But /proc/PID/fdinfo/FD lists the
- * locks of each descriptor, so the holder is found by looking through all that we may see. This reads
- * no image, and runs only when an open has failed.
+ * Locks of open file descriptions have no process number: the kernel reports -1. But
+ * /proc/PID/fdinfo/FD lists the locks of each descriptor, so the holder is found by looking
+ * through all that we may see. This reads no image, and runs only when an open has failed.
  */
 #include "drivers/file/holder.h"
 

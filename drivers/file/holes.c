@@ -1,8 +1,8 @@
 /*
  * Holes: finding them, making them, and moving data without passing user space.
  *
- * What a file system does not do is remembered in the state, so that it is asked once. A range that extends the
- * file is zeroed by extending it: what lies past the end reads as zeroes.
+ * What a file system does not do is remembered in the state, so that it is asked once. A range
+ * that extends the file is zeroed by extending it: what lies past the end reads as zeroes.
  */
 #include <errno.h>
 #include <linux/falloc.h>
@@ -26,7 +26,8 @@ int file_fallocate(int fd, int mode, uint64_t offset, uint64_t bytes)
 
 bool file_is_unsupported(int ret)
 {
-    return ret == -EOPNOTSUPP || ret == -ENOSYS || ret == -ENOTTY || ret == -EINVAL || ret == -ENODEV;
+    return ret == -EOPNOTSUPP || ret == -ENOSYS || ret == -ENOTTY || ret == -EINVAL ||
+           ret == -ENODEV;
 }
 
 /* Makes a hole; what lies past the end stays so. */
@@ -41,8 +42,8 @@ static int punch(struct file_state *s, uint64_t offset, uint64_t bytes)
     return -ENOTSUP;
 }
 
-/* Zeroes that stay allocated; extends the file. */
-static int zero_allocated(struct file_state *s, uint64_t offset, uint64_t bytes)
+/* Zeroes that stay allocated. */
+static int zero_kept(struct file_state *s, uint64_t offset, uint64_t bytes)
 {
     if (!s->no_zero_range) {
         int ret = file_fallocate(s->fd, FALLOC_FL_ZERO_RANGE, offset, bytes);
@@ -54,6 +55,23 @@ static int zero_allocated(struct file_state *s, uint64_t offset, uint64_t bytes)
     if (ret == 0)
         ret = file_fallocate(s->fd, 0, offset, bytes);
     return file_is_unsupported(ret) ? -ENOTSUP : ret;
+}
+
+/* The same, extending the file. */
+static int zero_allocated(struct blk_node *node, uint64_t offset, uint64_t bytes)
+{
+    struct file_state *s = node->state;
+    bool grows = offset + bytes > blk_size(node);
+
+    if (grows)
+        pthread_rwlock_rdlock(&s->growth);
+    int ret = zero_kept(s, offset, bytes);
+    if (grows) {
+        if (ret == 0)
+            blk_node_grow_size(node, offset + bytes);
+        pthread_rwlock_unlock(&s->growth);
+    }
+    return ret;
 }
 
 static int zero_unmapped(struct blk_node *node, uint64_t offset, uint64_t bytes)
@@ -89,9 +107,7 @@ int file_write_zeroes(struct blk_node *node, uint64_t offset, uint64_t bytes, un
         if (flags & BLK_REQ_MAY_UNMAP)
             ret = zero_unmapped(node, offset, bytes);
         if (ret == -ENOTSUP)
-            ret = zero_allocated(s, offset, bytes);
-        if (ret == 0)
-            blk_node_grow_size(node, offset + bytes);
+            ret = zero_allocated(node, offset, bytes);
     }
     file_changed(s);
     return ret;
@@ -125,8 +141,8 @@ static int64_t seek(struct file_state *s, uint64_t offset, int whence)
 }
 
 /*
- * Sets *end to where the run of data or hole at `offset` ends, if before it, and returns whether it is a
- * hole.
+ * Sets *end to where the run of data or hole at `offset` ends, if before it, and returns whether
+ * it is a hole.
  */
 static bool find_run(struct file_state *s, uint64_t offset, uint64_t *end)
 {

@@ -1,10 +1,11 @@
 /*
- * QEMU's image locks (DESIGN 12): one byte of the file a permission, locked by the open file description.
+ * QEMU's image locks (DESIGN 12): one byte of the file a permission, locked by the open file
+ * description.
  *
- * Byte 100+p held means "I use p", byte 200+p held means "I do not let others use p". All are held shared, so
- * they never exclude each other by themselves: an opener takes its own first, then asks whether an
- * exclusive lock on each opposite byte would be refused. Two that come at the same time may both give up; never do
- * both go on.
+ * Byte 100+p held means "I use p", byte 200+p held means "I do not let others use p". All are held
+ * shared, so they never exclude each other by themselves: an opener takes its own first, then asks
+ * whether an exclusive lock on each opposite byte would be refused. Two that come at the same time
+ * may both give up; never do both go on.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -76,6 +77,8 @@ static int set_bytes(int fd, unsigned bits, short type)
 static int conflict(int fd, enum permission p, bool forbids, off_t byte, bool writing,
                     const char *name, struct blk_error *err)
 {
+    if (!err) /* there will be another try: save the search */
+        return -EAGAIN;
     char holder[256];
     file_describe_holder(fd, byte, holder, sizeof(holder));
     char why[512];
@@ -101,8 +104,8 @@ static int check_others(int fd, unsigned wanted, const char *name, struct blk_er
         if (ret < 0)
             return blk_fail(err, -ret, "asking for locks on '%s'", name);
         if (lock.l_type != F_UNLCK)
-            return conflict(fd, bit % PERMISSION_COUNT, bit >= PERMISSION_COUNT, byte, writing, name,
-                            err);
+            return conflict(fd, bit % PERMISSION_COUNT, bit >= PERMISSION_COUNT, byte, writing,
+                            name, err);
     }
     return 0;
 }
@@ -119,7 +122,8 @@ static int try_once(int fd, unsigned wanted, unsigned missing, const char *name,
 {
     int ret = set_bytes(fd, missing, F_RDLCK);
     if (ret == -EAGAIN || ret == -EACCES)
-        ret = blk_fail_why(err, EAGAIN, "Failed to get \"write\" lock: someone holds it exclusively",
+        ret = blk_fail_why(err, EAGAIN,
+                           "Failed to get \"write\" lock: someone holds it exclusively",
                            "locking '%s'", name);
     else if (ret < 0)
         ret = blk_fail(err, -ret, "locking '%s'", name);
@@ -137,7 +141,10 @@ static double seconds_now(void)
     return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
 }
 
-/* Sleeps between two tries, each time for a different while: two that wait for each other get out of step. */
+/*
+ * Sleeps between two tries, each time for a different while: two that wait for each other get out
+ * of step.
+ */
 static void pause_before_retry(void)
 {
     struct timespec now;
@@ -158,8 +165,9 @@ int file_locks_take(struct file_locks *locks, int fd, unsigned wanted,
     double end = seconds_now() + (double)policy->wait_seconds;
     int ret;
     for (;;) {
-        ret = try_once(fd, wanted, missing, name, err);
-        if (ret != -EAGAIN || !policy->wait_seconds || seconds_now() >= end)
+        bool last = !policy->wait_seconds || seconds_now() >= end;
+        ret = try_once(fd, wanted, missing, name, last ? err : NULL);
+        if (ret != -EAGAIN || last)
             break;
         if (blk_cancelled())
             return blk_fail(err, ECANCELED, "waiting for the lock on '%s'", name);
@@ -171,7 +179,7 @@ int file_locks_take(struct file_locks *locks, int fd, unsigned wanted,
         return 0;
     }
     if (ret < 0)
-        return ret;
+        return blk_fail_if_unset(err, -ret, "locking '%s'", name);
     locks->fd = fd;
     locks->held |= wanted;
     return 0;

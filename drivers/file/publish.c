@@ -90,7 +90,8 @@ static int link_unnamed(int fd, const struct file_target *t, const char *name)
 
 static bool is_unsupported(int code)
 {
-    return code == EPERM || code == EOPNOTSUPP || code == ENOSYS || code == EINVAL || code == EMLINK;
+    return code == EPERM || code == EOPNOTSUPP || code == ENOSYS || code == EINVAL ||
+           code == EMLINK;
 }
 
 /*
@@ -99,8 +100,13 @@ static bool is_unsupported(int code)
  */
 static int move_to_free_name(struct file_target *t)
 {
-    if (blk_sys->linkat(t->folder_fd, t->temporary, t->folder_fd, t->base, 0) == 0)
-        return blk_sys->unlinkat(t->folder_fd, t->temporary, 0) < 0 ? -errno : 0;
+    if (blk_sys->linkat(t->folder_fd, t->temporary, t->folder_fd, t->base, 0) == 0) {
+        if (blk_sys->unlinkat(t->folder_fd, t->temporary, 0) == 0)
+            return 0;
+        int ret = -errno;
+        (void)blk_sys->unlinkat(t->folder_fd, t->base, 0);
+        return ret;
+    }
     if (!is_unsupported(errno))
         return -errno;
     if (blk_sys->renameat2(t->folder_fd, t->temporary, t->folder_fd, t->base,

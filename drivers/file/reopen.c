@@ -1,9 +1,9 @@
 /*
  * Reopening: the same file under a descriptor with other flags.
  *
- * The locks stay with the first descriptor for the node's whole life. So there is no moment without them, and no
- * conflict of the node with itself: what the new mode needs beyond the old one is taken in
- * prepare, what it no longer needs is given back in commit.
+ * The locks stay with the first descriptor for the node's whole life. So there is no moment
+ * without them, and no conflict of the node with itself: what the new mode needs beyond the old
+ * one is taken in prepare, what it no longer needs is given back in commit.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -56,11 +56,12 @@ int file_reopen_prepare(struct blk_reopen *reopen, struct blk_error *err)
     struct file_state *s = node->state;
     struct prepared *p = blk_xcalloc(1, sizeof(*p));
     bool writable = reopen->flags & BLK_WRITABLE;
+    bool same = writable == blk_is_writable(node) && reopen->cache.direct == node->cache.direct;
 
     *p = (struct prepared){ .fd = -1, .old_locks = s->locks.held, .limits = node->limits };
     int ret = file_locks_take(&s->locks, s->first_fd, file_lock_bits(reopen->flags),
                               &s->lock_policy, node->name, err);
-    if (ret == 0 && (writable != blk_is_writable(node) || reopen->cache.direct != node->cache.direct))
+    if (ret == 0 && !same)
         ret = open_again(node, reopen->flags, reopen->cache, p, err);
     /* The last chance to hear of lost writes while the reopen can still fail. */
     if (ret == 0 && p->fd >= 0 && blk_is_writable(node)) {
@@ -86,7 +87,10 @@ void file_reopen_commit(struct blk_reopen *reopen)
             s->close_error = -ret;
         s->fd = p->fd;
         node->limits = p->limits;
-        /* A new description does not know of write-back errors that the old one would still report. */
+        /*
+         * A new description does not know of write-back errors that the old one would still
+         * report.
+         */
         file_changed(s);
     }
     file_locks_keep(&s->locks, file_lock_bits(reopen->flags));

@@ -1,11 +1,11 @@
 /*
  * Where a file made by this run is written until it is complete (C6).
  *
- * The name is free: into a file without a name in the same folder (O_TMPFILE), or one with a temporary name
- * where that cannot be. A regular file has it: that file is locked, and the new one is written beside it
- * and put in its place at the end. A device, or a file that cannot be replaced (other names lead to it,
- * the folder is not ours to change, its owner or attributes cannot be passed on, something is mounted on
- * it): in place (held.c).
+ * The name is free: into a file without a name in the same folder (O_TMPFILE), or one with a
+ * temporary name where that cannot be. A regular file has it: that file is locked, and the new one
+ * is written beside it and put in its place at the end. A device, or a file that cannot be
+ * replaced (other names lead to it, the folder is not ours to change, its owner or attributes
+ * cannot be passed on, something is mounted on it): in place (held.c).
  */
 #include <errno.h>
 #include <limits.h>
@@ -27,7 +27,7 @@
 
 const struct blk_option_desc file_create_options[] = {
     { "nocow", BLK_OPT_BOOL, "No copy-on-write for this file (btrfs)", "off" },
-    { "extent_size_hint", BLK_OPT_SIZE, "Extent size that the file system should aim at (XFS)", NULL },
+    { "extent_size_hint", BLK_OPT_SIZE, "Extent size to aim at (XFS)", NULL },
     { NULL, 0, NULL, NULL },
 };
 
@@ -62,8 +62,9 @@ static int follow(char **path)
 }
 
 /*
- * Finds the file that `filename` stands for: *path is not a symlink. Returns 1 when it exists (*st filled), 0
- * when the name is free, -errno. What only the kernel can follow (/proc/self/fd/3) keeps its name.
+ * Finds the file that `filename` stands for: *path is not a symlink. Returns 1 when it exists (*st
+ * filled), 0 when the name is free, -errno. What only the kernel can follow (/proc/self/fd/3)
+ * keeps its name.
  */
 static int resolve(const char *filename, char **path, struct stat *st)
 {
@@ -114,7 +115,8 @@ char *file_temporary_name(const char *base)
 
 static bool lacks_unnamed_files(int code)
 {
-    return code == EOPNOTSUPP || code == EISDIR || code == EINVAL || code == ENOENT || code == ENOSYS;
+    return code == EOPNOTSUPP || code == EISDIR || code == EINVAL || code == ENOENT ||
+           code == ENOSYS;
 }
 
 /* Without /proc a file that has no name could never get one. */
@@ -224,8 +226,9 @@ static bool may_rename_over(int folder_fd, const struct stat *old)
 }
 
 /*
- * Tries to make a file beside the old one that can replace it. Returns 1 when it is there, 0 when it cannot
- * be, -errno when the medium fails (a full disk must not lead to the old content being overwritten).
+ * Tries to make a file beside the old one that can replace it. Returns 1 when it is there, 0 when
+ * it cannot be, -errno when the medium fails (a full disk must not lead to the old content being
+ * overwritten).
  */
 static int make_successor(struct making *making, const struct stat *old)
 {

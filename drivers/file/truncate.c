@@ -1,6 +1,6 @@
 /*
- * The size of a file, and preallocation: falloc reserves blocks, full writes them. Grown space reads as
- * zeroes. A growth that fails half-way is taken back.
+ * The size of a file, and preallocation: falloc reserves blocks, full writes them. Grown space
+ * reads as zeroes. A growth that fails half-way is taken back.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -39,7 +39,10 @@ int file_extend(struct blk_node *node, uint64_t size)
     return ret;
 }
 
-/* Writes zeroes to [from, to). `from` is rounded down to what O_DIRECT demands: past the old end all is zero. */
+/*
+ * Writes zeroes to [from, to). `from` is rounded up to what O_DIRECT demands: past the old end
+ * all is zero.
+ */
 static int write_full(struct blk_node *node, uint64_t from, uint64_t to, struct blk_error *err)
 {
     struct file_state *s = node->state;

@@ -4,6 +4,7 @@
  */
 #include <errno.h>
 #include <ftw.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <sys/wait.h>
 #include <sys/xattr.h>
@@ -89,6 +90,7 @@ static struct stat stat_of(const char *name)
 /* ---- graphs ---- */
 
 static struct blk_error err;
+static const struct blk_cache_mode writeback = { .direct = false };
 
 static struct blk_node *open_image(const char *name, unsigned flags)
 {
@@ -119,7 +121,7 @@ static struct blk_node *create_cached(const char *name, const char *size, const 
 
 static struct blk_node *create_image(const char *name, const char *size)
 {
-    return create_cached(name, size, NULL, (struct blk_cache_mode){ .direct = false });
+    return create_cached(name, size, NULL, writeback);
 }
 
 static int write_text(struct blk_node *node, uint64_t offset, const char *text)
@@ -315,6 +317,62 @@ TEST(status_tells_data_from_holes)
     leave_folder();
 }
 
+/* ---- growing from several threads ---- */
+
+#define THREADS 4
+#define ROUNDS 200
+
+struct grower {
+    struct blk_node *node;
+    unsigned number;
+    int ret;
+};
+
+/* Each writes its own blocks, interleaved with the others', every third as zeroes. */
+static void *grow(void *opaque)
+{
+    struct grower *g = opaque;
+    char block[1024];
+    memset(block, 'a' + (int)g->number, sizeof(block));
+    for (unsigned i = 0; i < ROUNDS && g->ret == 0; i++) {
+        uint64_t offset = (uint64_t)(i * THREADS + g->number) * sizeof(block);
+        unsigned unmap = i % 2 ? BLK_REQ_MAY_UNMAP : 0;
+        g->ret = i % 3 == 2
+                     ? blk_child_write_zeroes(g->node, offset, sizeof(block), unmap, NULL)
+                     : blk_child_pwrite(g->node, offset, sizeof(block), block, 0, NULL);
+    }
+    return NULL;
+}
+
+TEST(writers_that_extend_the_file_do_not_cut_each_other_off)
+{
+    enter_folder();
+    struct blk_node *node = create_image("a", "0");
+    REQUIRE(node);
+    pthread_t threads[THREADS];
+    struct grower growers[THREADS];
+    for (unsigned i = 0; i < THREADS; i++) {
+        growers[i] = (struct grower){ .node = node, .number = i };
+        REQUIRE(pthread_create(&threads[i], NULL, grow, &growers[i]) == 0);
+    }
+    for (unsigned i = 0; i < THREADS; i++) {
+        pthread_join(threads[i], NULL);
+        CHECK_INT(growers[i].ret, 0);
+    }
+    CHECK_INT(blk_size(node), THREADS * ROUNDS * 1024);
+    int wrong = 0;
+    for (unsigned i = 0; i < THREADS * ROUNDS; i++) {
+        char block[1024];
+        char want = i / THREADS % 3 == 2 ? '\0' : (char)('a' + (int)(i % THREADS));
+        if (blk_pread(node, (uint64_t)i * 1024, 1024, block, &err) < 0 || block[0] != want ||
+            block[1023] != want)
+            wrong++;
+    }
+    CHECK_INT(wrong, 0);
+    CHECK_INT(close_image(node), 0);
+    leave_folder();
+}
+
 /* ---- copying ---- */
 
 static int no_ioctl(int fd, unsigned long request, void *argument)
@@ -470,7 +528,7 @@ TEST(a_dropped_or_abandoned_file_leaves_nothing)
         blk_abandon(node);
         CHECK_INT(close_image(node), 0);
         CHECK_INT(entries(), 0);
-        CHECK(!create_cached("a", "1k", "nonsense", node->cache));
+        CHECK(!create_cached("a", "1k", "nonsense", writeback));
         CHECK_INT(entries(), 0);
         end_faults();
     }
@@ -555,7 +613,8 @@ TEST(a_failed_publication_leaves_what_was_there)
     enter_folder();
     publish_with_fault(NULL, 1, install_fdatasync, EIO);
     publish_with_fault(NULL, 1, install_fsync, EIO);
-    publish_with_fault(NULL, 2, install_fsync, EIO); /* the folder's: the name is taken away again */
+    /* The folder's: the name is taken away again. */
+    publish_with_fault(NULL, 2, install_fsync, EIO);
     publish_with_fault(NULL, 1, install_close, EDQUOT);
     publish_with_fault(NULL, 1, install_linkat, ENOSPC);
     publish_with_fault("old", 1, install_fdatasync, EIO);
@@ -670,7 +729,7 @@ TEST(nothing_is_overwritten_before_the_first_change)
     enter_folder();
     put_file("a", "old magic");
     CHECK_INT(link("a", "b"), 0);
-    CHECK(!create_cached("a", "1M", "nonsense", (struct blk_cache_mode){ .direct = false }));
+    CHECK(!create_cached("a", "1M", "nonsense", writeback));
     CHECK_STR(text_of("a"), "old magic");
 
     /* An old magic that cannot be destroyed for good: nothing new is written. */
@@ -779,8 +838,8 @@ TEST(waiting_for_a_lock_ends_with_the_new_file)
     fflush(stdout);
     pid_t child = fork();
     if (child == 0) {
-        struct blk_open how = { .filename = "json:{\"driver\":\"raw\",\"file\":{\"driver\":\"file\","
-                                            "\"filename\":\"a\",\"lock-wait\":10}}",
+        struct blk_open how = { .filename = "json:{\"driver\":\"raw\",\"file\":{\"driver\":"
+                                            "\"file\",\"filename\":\"a\",\"lock-wait\":10}}",
                                 .flags = BLK_WRITABLE };
         struct blk_node *root;
         char buf[4] = "";
@@ -805,16 +864,15 @@ TEST(waiting_for_a_lock_ends_with_the_new_file)
 TEST(preallocation_and_shrinking)
 {
     enter_folder();
-    struct blk_cache_mode cache = { .direct = false };
     static const char *const modes[] = { "off", "falloc", "full" };
     for (int i = 0; i < 3; i++) {
-        struct blk_node *node = create_cached("a", "1M", modes[i], cache);
+        struct blk_node *node = create_cached("a", "1M", modes[i], writeback);
         REQUIRE(node);
         CHECK_INT(close_image(node), 0);
         CHECK_INT(stat_of("a").st_size, 1 << 20);
         CHECK_INT(stat_of("a").st_blocks >= 2048, i > 0);
     }
-    CHECK(!create_cached("b", "1M", "metadata", cache));
+    CHECK(!create_cached("b", "1M", "metadata", writeback));
     struct blk_node *node = open_image("a", BLK_WRITABLE);
     CHECK_INT(blk_truncate(node, 512, BLK_PREALLOC_OFF, true, &err), 0);
     CHECK_INT(blk_size(node), 512);
