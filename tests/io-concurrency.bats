@@ -62,7 +62,8 @@ neighbours() {
         writes+=("aio_write -qP $((i % 250 + 1)) $((i * 37)) 37")
         reads+=("aio_read -qP $((i % 250 + 1)) $((i * 37)) 37")
     done
-    run blkimg io -t none -f "$format" image < <(printf '%s\n' "${writes[@]}" aio_flush "${reads[@]}")
+    run blkimg io -t none -f "$format" image \
+        < <(printf '%s\n' "${writes[@]}" aio_flush "${reads[@]}")
     [[ $output != *'Invalid argument'* ]] || skip 'no O_DIRECT here'
     assert_success
     refute_output

@@ -1,7 +1,7 @@
 /*
- * aio_read and aio_write: requests on the threads of the pool. A result is printed when its request completes,
- * and a request that fails, or reads something else than its pattern, fails the session: the exit status does not
- * depend on when a request ran.
+ * aio_read and aio_write: requests on the threads of the pool. A result is printed when its request
+ * completes, and a request that fails, or reads something else than its pattern, fails the session:
+ * the exit status does not depend on when a request ran.
  */
 #include <errno.h>
 #include <stdio.h>

@@ -59,10 +59,10 @@ const struct io_command io_commands[] = {
       "  -s, -C  are refused: there is no overlay and no copy-on-read\n" },
     { "quit", "q", io_quit, 0, 0, 0, NULL, "wait for all requests, close the image, and end",
       NULL },
-    { "read", "r", io_read, 2, ANY, IO_NEEDS_IMAGE, "[-bCqv] [-P pattern [-s off] [-l len]] off len",
-      "read a range",
+    { "read", "r", io_read, 2, ANY, IO_NEEDS_IMAGE,
+      "[-bCqv] [-P pattern [-s off] [-l len]] off len", "read a range",
       REPORT_OPTIONS "  -P BYTE  what the content must be\n"
-                     "  -s OFF, -l LEN  verify only this part; OFF counts from the start of the read\n"
+                     "  -s OFF, -l LEN  verify only this part of what was read\n"
                      "  -v   show the content\n"
                      "  -b   the state of a machine; no format here has it outside of snapshots\n"
                      "  -p   has no meaning\n" },

@@ -1,6 +1,6 @@
 /*
- * Breakpoints: the commands, and what a session must do about them before it can close its image. They act on
- * the first node below the image that knows breakpoints (blkdebug).
+ * Breakpoints: the commands, and what a session must do about them before it can close its image.
+ * They act on the first node below the image that knows breakpoints (blkdebug).
  */
 #include <errno.h>
 #include <stdio.h>

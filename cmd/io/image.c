@@ -225,6 +225,7 @@ static int take_node_options(struct change *change, struct blk_options *options)
 {
     struct blk_error err = BLK_ERROR_INIT;
     bool clash = change->has_cache && blk_options_has_group(options, "cache");
+    struct blk_cache_mode *cache = &change->cache;
     bool read_only = change->read_only;
     int ret = 0;
 
@@ -233,8 +234,8 @@ static int take_node_options(struct change *change, struct blk_options *options)
     else if (blk_options_peek(options, "read-only") && (change->read_only || change->writable))
         ret = blk_fail_why(&err, EINVAL, "-r and -w exclude it", "option 'read-only'");
     if (ret < 0 ||
-        (ret = blk_options_get_bool(options, "cache.direct", &change->cache.direct, &err)) < 0 ||
-        (ret = blk_options_get_bool(options, "cache.no-flush", &change->cache.no_flush, &err)) < 0 ||
+        (ret = blk_options_get_bool(options, "cache.direct", &cache->direct, &err)) < 0 ||
+        (ret = blk_options_get_bool(options, "cache.no-flush", &cache->no_flush, &err)) < 0 ||
         (ret = blk_options_get_bool(options, "read-only", &read_only, &err)) < 0)
         return io_report_error(&err);
 

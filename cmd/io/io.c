@@ -1,9 +1,9 @@
 /*
  * `blkimg io`: its options, and the loop that feeds command lines to the session.
  *
- * Commands come from -c, else from standard input: with a prompt on a terminal, silently from elsewhere. Every
- * command runs whatever became of those before; the exit status is 1 when any of them, or any request in the
- * background, failed, and 5 when a close did.
+ * Commands come from -c, else from standard input: with a prompt on a terminal, silently from
+ * elsewhere. Every command runs whatever became of those before; the exit status is 1 when any of
+ * them, or any request in the background, failed, and 5 when a close did.
  */
 #include "cmd/io/io.h"
 

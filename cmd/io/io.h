@@ -30,7 +30,7 @@ struct io_session {
     struct io_pool *pool;  /* runs aio requests; idle whenever `node` changes or goes away */
     char **tags;           /* of the breakpoints that were set on `node` */
     size_t tag_count;
-    uint64_t compressed_bytes; /* length of one compressed write to `node`; 0: its format has none */
+    uint64_t compressed_bytes; /* length of a compressed write to `node`; 0: its format has none */
     bool misalign;         /* buffers are misaligned on purpose (-m) */
     bool quit;
     bool close_failed;
@@ -129,8 +129,8 @@ int io_session_open(struct io_session *session, const struct io_open_how *how,
                     struct blk_error *err);
 
 /*
- * Lets go of what breakpoints hold, waits for all requests and closes the image, if there is one. What
- * fails is said and recorded. Returns 0 or -EIO.
+ * Lets go of what breakpoints hold, waits for all requests and closes the image, if there is one.
+ * What fails is said and recorded. Returns 0 or -EIO.
  */
 int io_session_close(struct io_session *session);
 

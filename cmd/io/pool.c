@@ -1,6 +1,7 @@
 /*
- * The threads of aio requests. Threads are started as they are needed and stay: a request that waits at a
- * breakpoint or for another's range keeps its thread, and those behind it must still run.
+ * The threads of aio requests. Threads are started as they are needed and stay: a request that
+ * waits at a breakpoint or for another's range keeps its thread, and those behind it must still
+ * run.
  */
 #include <pthread.h>
 #include <signal.h>

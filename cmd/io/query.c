@@ -14,8 +14,8 @@
 /* ---- allocation ---- */
 
 /*
- * Finds how far from `offset` (at most `bytes`) the image is allocated, or is not. In a format without backing
- * files all is: nothing can show through.
+ * Finds how far from `offset` (at most `bytes`) the image is allocated, or is not. In a format
+ * without backing files all is: nothing can show through.
  */
 static int next_run(struct blk_node *image, uint64_t offset, uint64_t bytes, bool *allocated,
                     uint64_t *run, struct blk_error *err)
