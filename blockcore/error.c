@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
+__attribute__((format(printf, 4, 0)))
 static int fail(struct blk_error *err, int code, const char *why, const char *what, va_list args)
 {
     if (code <= 0)

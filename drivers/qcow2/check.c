@@ -12,6 +12,7 @@
 
 #include "blockcore/memory.h"
 
+__attribute__((format(printf, 3, 0)))
 static void say(struct qcow2_check *check, bool is_error, const char *text, va_list args)
 {
     if (!check->result->message)
