@@ -90,9 +90,9 @@ one_line() {
 }
 
 @test "help, of the program and of each command" {
-    blkimg help >help
-    blkimg --help | cmp - help
-    blkimg -h | cmp - help
+    blkimg help >all
+    blkimg --help | cmp - all
+    blkimg -h | cmp - all
     # What callers look for in it.
     local name summary
     while read -r name summary; do
@@ -100,10 +100,10 @@ one_line() {
         blkimg help "$name" | cmp - "help.$name"
         head -n 1 "help.$name" | grep -q "^usage: blkimg $name "
         [[ -n $summary ]]
-    done < <(sed -n '/^Commands:/,/^$/{/^  /p}' help)
+    done < <(sed -n '/^Commands:/,/^$/{/^  /p}' all)
     assert_file_exists help.info
-    grep -Eq '^  resize .*filename' help
-    grep -Eq '^Supported formats:.* raw( |$)' help
+    grep -Eq '^  resize .*filename' all
+    grep -Eq '^Supported formats:.* raw( |$)' all
 }
 
 @test "the version names the libraries built in" {

@@ -1,0 +1,61 @@
+#!/usr/bin/env bats
+# "blkimg amend" against qemu-img.
+
+bats_require_minimum_version 1.5.0
+load lib/common
+
+need_format() {
+    blkimg --help | grep -Eq "^Supported formats:.* $1( |$)" || skip "no $1 in this build"
+}
+
+@test "formats that have nothing to amend, and what cannot be meant" {
+    truncate -s 1M a
+    local args
+    for args in '' a '-o size=1M' '-f raw -o size=1M a' '-o size=1M nosuch' '-f raw -o help' \
+        '-f bogus -o help' '-f raw -o size=1M -t bogus a'; do
+        # shellcheck disable=SC2086 # a list
+        same_output amend $args
+        assert_equal "$status" 1
+        # shellcheck disable=SC2086
+        run -1 --separate-stderr blkimg amend $args
+        assert_equal "${#stderr_lines[@]}" 1
+    done
+}
+
+@test "qcow2: changes that can be made" {
+    need_format qcow2
+    qemu-img create -q -f qcow2 a 10M
+    qemu-io -c 'write -P 5 0 1M' a >/dev/null
+    local options
+    for options in compat=0.10 compat=1.1 lazy_refcounts=on lazy_refcounts=off size=20M \
+        refcount_bits=8 refcount_bits=64 compat=1.1,refcount_bits=16; do
+        cp a peer
+        qemu-img amend -o "$options" peer
+        run -0 --separate-stderr blkimg amend -o "$options" a
+        assert_equal "$output$stderr" ''
+        qemu-img check -q a
+        diff <(qemu-img info peer | grep -v '^image\|^disk') <(qemu-img info a | grep -v '^image\|^disk')
+        qemu-img compare -q a peer
+    done
+    run -0 --separate-stderr blkimg amend -p -o refcount_bits=32 a
+    [[ $output == *'(100.00/100%)'* ]]
+    run -0 --separate-stderr blkimg amend -p -q -o refcount_bits=16 a
+    assert_equal "$output" ''
+}
+
+@test "qcow2: changes that cannot, by name and without effect" {
+    need_format qcow2
+    qemu-img create -q -f qcow2 a 10M
+    cp a before
+    local options
+    for options in bogus=1 cluster_size=4k refcount_bits=9 compat=2.0 backing_file=before \
+        lazy_refcounts=maybe; do
+        run -1 --separate-stderr blkimg amend -o "$options" a
+        assert_equal "${#stderr_lines[@]}" 1
+        [[ $stderr == *"${options%%=*}"* ]] || fail "$stderr"
+        qemu-img compare -q a before
+        qemu-img check -q a
+    done
+    blkimg amend -f qcow2 -o help | grep -q '^  compat=<str> '
+    blkimg amend -o help a | grep -q '^  refcount_bits=<num> '
+}
