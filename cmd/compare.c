@@ -138,23 +138,21 @@ static bool next_chunk(struct job *job, struct chunk *chunk)
 /* ---- comparing one chunk ---- */
 
 /*
- * The offset in [0, bytes) of the first sector that differs, or `bytes`. With a NULL `b`, that is not zero. Sectors are
- * counted from the start of the image, whatever `offset` the buffers begin at.
+ * The offset of the first sector in [offset, offset + bytes) that differs, or UINT64_MAX. With a NULL `b`, that is not
+ * zero. Sectors are the image's: one that begins before `offset` was the same up to there, and is the answer.
  */
 static uint64_t first_difference(const uint8_t *a, const uint8_t *b, uint64_t bytes,
                                  uint64_t offset)
 {
     if (b ? memcmp(a, b, bytes) == 0 : bytes_are_zero(a, bytes))
-        return bytes;
+        return UINT64_MAX;
     uint64_t at = 0;
-    while (at < bytes) {
-        uint64_t piece =
-            u64_min(BLK_SECTOR_BYTES - (offset + at) % BLK_SECTOR_BYTES, bytes - at);
+    for (;;) {
+        uint64_t piece = u64_min(BLK_SECTOR_BYTES - (offset + at) % BLK_SECTOR_BYTES, bytes - at);
         if (b ? memcmp(a + at, b + at, piece) != 0 : !bytes_are_zero(a + at, piece))
-            break;
+            return round_down(offset + at, BLK_SECTOR_BYTES);
         at += piece;
     }
-    return at;
 }
 
 static void compare_chunk(struct job *job, const struct chunk *chunk, uint8_t *buffers[2])
@@ -174,8 +172,8 @@ static void compare_chunk(struct job *job, const struct chunk *chunk, uint8_t *b
     }
     uint64_t at =
         first_difference(read[0], count == 2 ? read[1] : NULL, chunk->bytes, chunk->offset);
-    if (at < chunk->bytes)
-        found_by_worker(job, CONTENT_DIFFERS, chunk->offset + at, NULL);
+    if (at != UINT64_MAX)
+        found_by_worker(job, CONTENT_DIFFERS, at, NULL);
 }
 
 /* ---- workers ---- */

@@ -137,8 +137,6 @@ static int copy(struct blk_node *source, struct blk_node *target, const struct p
         .workers = WORKERS,
     };
     int ret = part->bytes ? blk_copy_run(&params, err) : 0;
-    if (ret == 0)
-        ret = blk_flush(target, err);
     return ret < 0 ? ret : check_not_shrunk(source, err);
 }
 

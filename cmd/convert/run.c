@@ -1,6 +1,6 @@
 /*
- * The order of steps is what makes the status true: copy everything, flush the target, see that the sources are
- * what they were, close them, and only then close the target, which publishes it. Whatever fails
+ * The order of steps is what makes the status true: copy everything, see that the sources are as long as they
+ * were, close them, and only then close the target, which flushes and publishes it. Whatever fails
  * before abandons the target: one that this run makes never appears, and one that it replaces stays.
  */
 #include <errno.h>
@@ -258,7 +258,7 @@ static int find_cluster(struct conversion *c, struct blk_error *err)
     return ret;
 }
 
-static int copy_and_flush(struct conversion *c, struct blk_error *err)
+static int copy_and_check(struct conversion *c, struct blk_error *err)
 {
     int ret = find_cluster(c, err);
     if (ret < 0)
@@ -266,8 +266,6 @@ static int copy_and_flush(struct conversion *c, struct blk_error *err)
 
     progress_start(&c->progress, c->options->progress);
     ret = copy_all(c, err);
-    if (ret == 0)
-        ret = blk_flush(c->target, err);
     for (size_t i = 0; i < c->sources->count && ret == 0; i++)
         ret = check_not_shrunk(c->sources->roots[i], err);
     progress_finish(&c->progress, ret == 0);
@@ -290,7 +288,7 @@ static int convert(struct convert_options *o, const struct blk_driver *driver,
                            : create_with(o, driver, creation, bytes, &c.target, &err);
     }
     if (ret == 0)
-        ret = copy_and_flush(&c, &err);
+        ret = copy_and_check(&c, &err);
     if (ret < 0)
         blk_fail_if_unset(&err, -ret, "converting to '%s'", o->output);
     return convert_finish(&sources, c.target, ret < 0 ? report_error(&err) : EXIT_OK);

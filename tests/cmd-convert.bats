@@ -1,0 +1,364 @@
+#!/usr/bin/env bats
+# "blkimg convert" beside qemu-img: the same status, the same image; and nothing where it fails.
+
+bats_require_minimum_version 1.5.0
+load lib/common
+
+need_format() {
+    blkimg --help | grep -Eq "^Supported formats:.* $1( |$)" || skip "no $1 in this build"
+}
+
+# An image of 8 MiB with data, written zeroes and holes whose borders are not those of clusters.
+make_image() {
+    truncate -s 8M "$1"
+    fill "$1" 0 70000 "${2:-0x21}"
+    fill "$1" 1000000 300000 "${2:-0x21}"
+    fill "$1" 2000000 500000 0
+    fill "$1" 5242880 1048576 "${2:-0x21}"
+    fill "$1" 8388096 512 "${2:-0x21}"
+}
+
+# Both programs convert with these arguments, each in its copy of the folder "given": same output,
+# same status; the targets, all named t.*, have the same content and nearly the same blocks.
+same_convert() {
+    local peer_status=0 mine_status=0 file
+    rm -rf peer mine
+    cp -a given peer
+    cp -a given mine
+    (cd peer && qemu-img convert "$@") >peer.out 2>peer.err || peer_status=$?
+    (cd mine && blkimg convert "$@") >mine.out 2>mine.err || mine_status=$?
+    diff -u peer.out mine.out || fail "convert $*"
+    [[ $peer_status == "$mine_status" ]] || fail "convert $*: $peer_status, $mine_status: $(<mine.err)"
+    if ((mine_status)); then
+        assert_equal "$(wc -l <mine.err)" 1
+        assert_equal "$(cd mine && stat -c '%n %s' -- *)" "$(cd given && stat -c '%n %s' -- *)"
+        return
+    fi
+    assert_file_empty mine.err
+    for file in peer/t.*; do
+        same_image "$file" "mine/${file#*/}" || fail "convert $*"
+    done
+}
+
+same_image() {
+    qemu-img compare -q "$1" "$2" || return 1
+    cmp <(describe "$1") <(describe "$2") || return 1
+    local theirs ours
+    theirs=$(stat -c %b "$1") ours=$(stat -c %b "$2")
+    ((ours <= theirs + theirs / 50 + 64)) || {
+        echo "$ours blocks instead of $theirs"
+        return 1
+    }
+}
+
+describe() {
+    qemu-img info "$1" | grep -v -e '^image:' -e '^disk size'
+}
+
+# refuses TEXT ARG...: one line with the text, status 1, and the folder is as it was.
+refuses() {
+    local text=$1 status=0 before message
+    shift
+    before=$(stat -c '%n %s %a %i' -- * .[!.]* 2>/dev/null || :)
+    message=$(blkimg convert "$@" 2>&1 >/dev/null </dev/null) || status=$?
+    assert_equal "$status" 1
+    [[ $message != *$'\n'* && $message == blkimg:*"$text"* ]] || fail "convert $*: $message"
+    assert_equal "$(stat -c '%n %s %a %i' -- * .[!.]* 2>/dev/null || :)" "$before"
+}
+
+@test "raw to raw: content and holes" {
+    mkdir given
+    make_image given/a
+    same_convert a t.raw
+    same_convert -f raw -O raw a t.raw
+    same_convert -S 64k a t.raw
+    same_convert -S 1M a t.raw
+    same_convert -S 16M a t.raw
+    same_convert -S 0 a t.raw
+    same_convert -S 6144 a t.raw
+    same_convert -t none -T none a t.raw
+    same_convert -t unsafe a t.raw
+    same_convert -t directsync -T writeback a t.raw
+    same_convert -m 1 a t.raw
+    same_convert -m 16 -W a t.raw
+    same_convert -C a t.raw
+    same_convert -q -p a t.raw
+    same_convert -r 1G a t.raw
+    same_convert -r 0 a t.raw
+    same_convert -U a t.raw
+    same_convert --salvage a t.raw
+    same_convert -o preallocation=falloc a t.raw
+    same_convert -o preallocation=full a t.raw
+    same_convert -o size=1M a t.raw
+    same_convert --object secret,id=s,data=x a t.raw
+    same_convert --image-opts driver=raw,file.filename=a t.raw
+    same_convert 'json:{"file.driver": "file", "file.filename": "a"}' t.raw
+    same_convert a -O raw t.raw -p -q
+}
+
+@test "sizes that are no multiple of a sector" {
+    mkdir given
+    local size
+    for size in 0 1 511 513 1000 65537; do
+        truncate -s "$size" given/a
+        [[ $size == 0 ]] || fill given/a $((size - 1)) 1
+        same_convert a t.raw
+        same_convert -S 0 a t.raw
+        same_convert -t none -T none a t.raw
+    done
+}
+
+@test "several inputs are joined" {
+    mkdir given
+    make_image given/a
+    make_image given/b 0x42
+    truncate -s 1000 given/c
+    fill given/c 0 1000 0x17
+    same_convert a b t.raw
+    same_convert c a c b t.raw
+    same_convert -S 0 c b c t.raw
+    same_convert a a t.raw
+    truncate -s 20M given/t.there
+    fill given/t.there 0 20971520 0x99
+    same_convert -n c a c t.there
+}
+
+@test "-n: an existing target" {
+    mkdir given
+    make_image given/a
+    # What a zero extent overwrites, and what lies behind the source, in targets of both kinds.
+    truncate -s 10M given/t.full
+    fill given/t.full 0 10485760 0x99
+    cp given/t.full given/t.same
+    truncate -s 8M given/t.same
+    truncate -s 9M given/t.empty
+    same_convert -n a t.full
+    same_convert -n a t.same
+    same_convert -n a t.empty
+    same_convert -n -S 0 a t.full
+    same_convert -n --target-is-zero a t.empty
+    same_convert -n --target-is-zero -W -S 1M -O raw -t none -U --image-opts driver=raw,file.filename=a t.empty
+    same_convert -n --target-image-opts a driver=raw,file.filename=t.full
+    # What was asserted is believed: what is not written stays.
+    same_convert -n --target-is-zero a t.full
+    truncate -s 7M given/t.small
+    same_convert -n a t.small
+    same_convert -n a missing
+}
+
+@test "an existing target is replaced, with owner and mode, when all is done" {
+    make_image a
+    fill t.raw 0 1000 0x77
+    chmod 640 t.raw
+    ((EUID)) || chown 12:34 t.raw
+    local before
+    before=$(stat -c '%u %g %a' t.raw)
+    run blkimg convert a t.raw
+    assert_success
+    assert_output ""
+    cmp a t.raw
+    assert_equal "$(stat -c '%u %g %a' t.raw)" "$before"
+}
+
+@test "a target that is a device" {
+    need_root
+    make_image a
+    truncate -s 16M disk
+    fill disk 0 16777216 0x99
+    loop_device disk
+    run blkimg convert a "$LOOP"
+    assert_success
+    cmp -n 8388608 a "$LOOP"
+    run blkimg convert -n -t none a "$LOOP"
+    assert_success
+    cmp -n 8388608 a "$LOOP"
+    # What lies behind is nobody's business.
+    cmp <(tail -c 8388608 disk) <(head -c 8388608 /dev/zero | tr '\0' '\231')
+}
+
+@test "the target is one of the files that are read" {
+    make_image a
+    ln a hard
+    ln -s a soft
+    local name
+    for name in a hard soft ./a; do
+        refuses "same file" a "$name"
+        refuses "same file" -U a "$name"
+        refuses "same file" -n a "$name"
+        refuses "same file" -n --target-image-opts a "driver=raw,file.filename=$name,file.locking=off"
+    done
+    refuses "same file" --image-opts driver=raw,file.filename=a,file.locking=off soft
+    make_image b
+    refuses "same file" b a b hard
+}
+
+@test "the target is the backing file of the source" {
+    need_format qcow2
+    make_image a
+    ln -s a soft
+    qemu-img create -q -f qcow2 -b a -F raw top.qcow2
+    refuses "same file" top.qcow2 a
+    refuses "same file" -U top.qcow2 a
+    refuses "same file" -n -U top.qcow2 soft
+}
+
+@test "a source that becomes shorter meanwhile is noticed" {
+    make_image a
+    fill a 0 8388608 0x31
+    spawn "$BLKIMG" convert -r 2M -m 1 a t.raw
+    sleep 0.7
+    truncate -s 3M a
+    finish
+    assert_equal "$status" 1
+    [[ $output == *"became shorter"* ]]
+    assert_not_exists t.raw
+}
+
+@test "combinations that make no sense" {
+    make_image a
+    truncate -s 8M there
+    refuses "-C and -c" -c -C -O qcow2 a t
+    refuses "-C and -S" -S 4k -C a t
+    refuses "-C and --salvage" --salvage -C a t
+    refuses "--target-is-zero needs -n" --target-is-zero a t
+    refuses "needs -n" --target-image-opts a driver=raw,file.filename=t
+    refuses "exclude each other" -n -O raw --target-image-opts a driver=raw,file.filename=there
+    refuses "exclude each other" --image-opts -f raw driver=raw,file.filename=a t
+    refuses "no effect" -n -o preallocation=off a there
+    refuses "needs --bitmaps" --skip-broken-bitmaps a t
+    refuses "--bitmaps" --bitmaps a t
+    refuses "compress" -c -O raw a t
+    refuses "compress" -n -c a there
+    refuses "backing" -B a -F raw a t
+    refuses "-F needs -B" -F raw a t
+    refuses "one input" -l x a a t
+    refuses "exclude each other" -n --target-is-zero -B a -F raw a there
+    refuses "-S" -S 100 a t
+    refuses "-S" -S 17M a t
+    refuses "-m" -m 0 a t
+    refuses "-m" -m 17 a t
+    refuses "not a number" -m x a t
+    refuses "not a size" -r x a t
+    refuses "cache" -t foo a t
+    refuses "cache" -T foo a t
+    refuses "foo" -O foo a t
+    refuses "foo" -f foo a t
+    refuses "bar" -o bar=1 a t
+    refuses "preallocation" -o preallocation=some a t
+    refuses "snapshot" -l x a t
+    refuses "expects" a
+    refuses "expects"
+    refuses "No such file" missing t
+    refuses "No such file" a missing/t
+    refuses "folder" a .
+    refuses "folder" . t
+    refuses "empty" a ""
+    refuses "empty" "" t
+}
+
+@test "what qemu-img refuses" {
+    mkdir given
+    make_image given/a
+    same_convert -S 4k -C a t.raw
+    same_convert --salvage -C a t.raw
+    same_convert --target-is-zero a t.raw
+    same_convert -S 100 a t.raw
+    same_convert -m 17 a t.raw
+    same_convert -t foo a t.raw
+    same_convert -O foo a t.raw
+    same_convert a
+    same_convert a a
+    same_convert -f raw -l x a t.raw
+}
+
+@test "-o help lists the options" {
+    local peer mine
+    peer=$(qemu-img convert -O raw -o help a b | sed -n 's/^  \([a-z_]*\)=.*/\1/p')
+    mine=$(blkimg convert -O raw -o help a b | sed -n 's/^  \([a-z_]*\)=.*/\1/p')
+    assert_equal "$mine" "$peer"
+    run blkimg convert -o '?'
+    assert_success
+    assert_line --partial "preallocation="
+}
+
+@test "--help mentions what callers look for" {
+    run blkimg --help
+    assert_output --partial "--target-is-zero"
+    assert_output --partial "--bitmaps"
+}
+
+@test "-p: the progress in the form that scripts read" {
+    make_image a
+    run blkimg convert -p a t.raw
+    assert_success
+    local first last
+    first=$(tr '\r' '\n' <<<"$output" | head -1)
+    last=$(tr '\r' '\n' <<<"$output" | grep . | tail -1)
+    assert_equal "$first" "    (0.00/100%)"
+    assert_equal "$last" "    (100.00/100%)"
+    ! tr '\r' '\n' <<<"$output" | grep . | grep -Evx ' *\([0-9]{1,3}\.[0-9]{2}/100%\)'
+}
+
+@test "--salvage: what cannot be read becomes zeroes, and is told" {
+    make_image a 0x31
+    cat >rules <<'END'
+[inject-error]
+event = "read_aio"
+errno = "5"
+sector = "2000"
+END
+    refuses "read" blkdebug:rules:a t.raw
+    run --separate-stderr blkimg convert --salvage blkdebug:rules:a t.raw
+    assert_success
+    [[ -n $stderr ]]
+    run --separate-stderr blkimg convert -q --salvage blkdebug:rules:a t2.raw
+    assert_success
+    assert_equal "$stderr" ""
+    cp a expected
+    fill expected $((2000 * 512)) 512 0
+    cmp expected t.raw
+    cmp expected t2.raw
+}
+
+@test "a locked source or target" {
+    need qemu-io
+    make_image a
+    truncate -s 8M t.raw
+    coproc qemu-io -f raw t.raw
+    local holder=$COPROC_PID
+    echo 'read 0 512' >&"${COPROC[1]}"
+    wait_for 10 test -n "$(head -c 1 <&"${COPROC[0]}")"
+    refuses "lock" a t.raw
+    refuses "lock" -n a t.raw
+    refuses "lock" t.raw other
+    run blkimg convert -U t.raw other
+    assert_success
+    echo quit >&"${COPROC[1]}"
+    wait "$holder"
+    run blkimg convert a t.raw
+    assert_success
+}
+
+@test "cache modes: what is synced" {
+    need strace
+    need_unsanitized
+    make_image a
+    run strace -f -qq -o trace -e trace=fsync,fdatasync,sync_file_range,syncfs \
+        "$BLKIMG" convert -t unsafe a t1.raw
+    assert_success
+    ! grep -q 'sync(.*= 0' trace
+    run strace -f -qq -o trace -e trace=fsync,fdatasync "$BLKIMG" convert a t2.raw
+    assert_success
+    grep -q 'sync(.*= 0' trace
+}
+
+@test "a full disk leaves no target" {
+    small_tmpfs 4m full
+    make_image a
+    fill a 0 8388608 0x31
+    cd full
+    refuses "space" ../a t.raw
+    truncate -s 8M there
+    fill there 0 4096 0x11
+    refuses "space" ../a there
+}
