@@ -129,18 +129,18 @@ allocated_mib() {
     qemu-img create -q -f qcow2 q 1M
     truncate -s 1M a
     [[ $(blkimg info --output=json q) == *'"format": "qcow2"'* ]] || skip "qcow2 is not built in"
-    head -c 512 q >head
-    run -1 blkimg io -c "write -s head 0 512" a
+    head -c 512 q >header
+    run -1 blkimg io -c "write -s header 0 512" a
     assert_output --partial "Operation not permitted"
-    run -1 blkimg io -c "write -s head 0 64k" a
+    run -1 blkimg io -c "write -s header 0 64k" a
     # In pieces: the one that completes it is refused.
     head -c 4 q >magic
-    tail -c +5 head >rest
+    tail -c +5 header >rest
     run -1 blkimg io -c "write -s rest 4 508" -c "write -s magic 0 4" a
     assert_output --partial "Operation not permitted"
     run -0 blkimg info --output=json a
     assert_output --partial '"format": "raw"'
-    run -0 blkimg io -f raw -c "write -s head 0 512" a
+    run -0 blkimg io -f raw -c "write -s header 0 512" a
 }
 
 # --- O_DIRECT --------------------------------------------------------------------------------

@@ -208,15 +208,15 @@ need_nobody() {
     mkdir d
     start_target d/a
     assert_equal "$(ls -A d)" ""
-    kill -KILL $target_pid
-    wait $target_pid || true
+    kill -KILL "$target_pid"
+    wait "$target_pid" || true
     assert_equal "$(ls -A d)" ""
 
     fill d/a 0 64k
     cp d/a before
     start_target d/a
-    kill -KILL $target_pid
-    wait $target_pid || true
+    kill -KILL "$target_pid"
+    wait "$target_pid" || true
     assert_equal "$(ls -A d)" a
     run -0 cmp d/a before
 }
@@ -224,10 +224,10 @@ need_nobody() {
 @test "SIGTERM leaves nothing and is told by the status" {
     mkdir d
     start_target d/a
-    kill -TERM $target_pid
-    kill -CONT $target_pid
+    kill -TERM "$target_pid"
+    kill -CONT "$target_pid"
     status=0
-    wait $target_pid || status=$?
+    wait "$target_pid" || status=$?
     assert_equal $status 143
     assert_equal "$(ls -A d)" ""
 }

@@ -159,8 +159,9 @@ struct file_target {
     int old_fd;            /* FILE_TARGET_REPLACE: the file that will be replaced */
     struct file_locks old_locks; /* held on it */
 
-    /* In place. The mutex guards the content of held, and erasing. */
-    pthread_mutex_t held_mutex;
+    /* In place. Lock order: erase_mutex, file_state.growth, held_mutex. */
+    pthread_mutex_t erase_mutex; /* held while the old content is destroyed */
+    pthread_mutex_t held_mutex;  /* guards the content of held */
     uint8_t *held; /* the first held_bytes, not yet on the medium; else NULL */
     uint32_t held_bytes;
     atomic_bool erased; /* the old content is destroyed */

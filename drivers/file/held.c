@@ -65,11 +65,11 @@ int file_overwrite(struct blk_node *node, struct blk_error *err)
         return 0;
 
     struct file_target *t = s->target;
-    pthread_mutex_lock(&t->held_mutex);
+    pthread_mutex_lock(&t->erase_mutex);
     int ret = t->erased ? 0 : erase(node);
     if (ret == 0)
         t->erased = true;
-    pthread_mutex_unlock(&t->held_mutex);
+    pthread_mutex_unlock(&t->erase_mutex);
     return ret < 0 ? blk_fail(err, -ret, "erasing the old content of '%s'", node->name) : 0;
 }
 

@@ -351,6 +351,7 @@ static void free_target(struct file_target *t)
 {
     file_close(&t->old_fd);
     file_close(&t->folder_fd);
+    pthread_mutex_destroy(&t->erase_mutex);
     pthread_mutex_destroy(&t->held_mutex);
     free(t->held);
     free(t->base);
@@ -404,6 +405,7 @@ int file_create(struct blk_create *create, struct blk_node **node, struct blk_er
     making.target = blk_xcalloc(1, sizeof(*making.target));
     *making.target = (struct file_target){ .folder_fd = -1, .old_fd = -1,
                                            .old_locks = FILE_LOCKS_NONE };
+    pthread_mutex_init(&making.target->erase_mutex, NULL);
     pthread_mutex_init(&making.target->held_mutex, NULL);
     ret = make(&making, node, err);
     if (ret < 0) {

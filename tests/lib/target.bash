@@ -10,6 +10,6 @@ has_unnamed_file() {
 start_target() {
     "$BLKIMG" create -q -f raw -o preallocation=full "$1" 16G &
     target_pid=$!
-    wait_for 20 has_unnamed_file $target_pid
-    kill -STOP $target_pid
+    wait_for 20 has_unnamed_file "$target_pid"
+    kill -STOP "$target_pid"
 }
