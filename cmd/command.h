@@ -1,6 +1,7 @@
 /*
- * What a subcommand is. cmd/main.c has the only list of them; cmd/NAME.c implements one each: it parses its options
- * into locals, calls blockcore, and reports. What commands share is in cmd/common/ (see common.h there).
+ * What a subcommand is. cmd/main.c has the only list of them; cmd/NAME.c implements one each: it
+ * parses its options into locals, calls blockcore, and reports. What commands share is in
+ * cmd/common/ (see common.h there).
  */
 #ifndef CMD_COMMAND_H
 #define CMD_COMMAND_H

@@ -44,7 +44,10 @@ static bool same_file(const char *a, const char *b)
            first.st_ino == second.st_ino;
 }
 
-/* Opens the backing file, which shows that it is one, and takes its size where none is given. Returns an exit status. */
+/*
+ * Opens the backing file, which shows that it is one, and takes its size where none is given.
+ * Returns an exit status.
+ */
 static int look_at_backing(const struct request *request, const char *name, const char *format,
                            struct blk_options *options)
 {

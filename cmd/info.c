@@ -1,5 +1,6 @@
 /*
- * blkimg info: what an image is. Each layer becomes a JSON object, which is printed as it is or as text.
+ * blkimg info: what an image is. Each layer becomes a JSON object, which is printed as it is or as
+ * text.
  *
  * Nothing is read but headers and small tables, so that it is quick and works within narrow memory
  * limits. An image that is in use is no obstacle: it is opened again without asking for locks.
@@ -18,7 +19,9 @@
 
 /* ---- gathering ---- */
 
-/* An object's member; running out of memory here ends the program, as with all small allocations. */
+/*
+ * An object's member; running out of memory here ends the program, as with all small allocations.
+ */
 static void set(json_t *object, const char *key, json_t *value)
 {
     if (json_object_set_new(object, key, value) < 0)
@@ -50,7 +53,10 @@ static int allocated_bytes(struct blk_node *node, uint64_t *bytes, struct blk_er
     return ret;
 }
 
-/* Drivers that only pass their file through have no information of their own; a protocol has none to give. */
+/*
+ * Drivers that only pass their file through have no information of their own; a protocol has none
+ * to give.
+ */
 static int get_info(struct blk_node *node, struct blk_info *info, struct blk_error *err)
 {
     while (node && !node->driver->get_info)
@@ -177,8 +183,8 @@ static int note_layer(struct chain *chain, struct blk_node *node, struct blk_err
 }
 
 /*
- * Adds the layer `name` to the chain and closes it. *next and *next_format are its backing file (malloc()ed) or NULL.
- * Returns an exit status.
+ * Adds the layer `name` to the chain and closes it. *next and *next_format are its backing file
+ * (malloc()ed) or NULL. Returns an exit status.
  */
 static int add_layer(struct chain *chain, const struct image_args *args, const char *name,
                      char **next, char **next_format)
@@ -289,17 +295,14 @@ static void print_layer(const json_t *layer)
 
 static void print_chain(const json_t *layers, enum output_format format, bool whole)
 {
-    size_t index;
-    json_t *layer;
-
     if (format == OUTPUT_JSON) {
         json_print(stdout, whole ? layers : json_array_get(layers, 0));
         return;
     }
-    json_array_foreach(layers, index, layer) {
-        if (index)
+    for (size_t i = 0; i < json_array_size(layers); i++) {
+        if (i)
             putchar('\n');
-        print_layer(layer);
+        print_layer(json_array_get(layers, i));
     }
 }
 

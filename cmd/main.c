@@ -1,5 +1,6 @@
 /*
- * The program: finds the command, runs it, and makes sure that its output got out before it says so.
+ * The program: finds the command, runs it, and makes sure that its output got out before it says
+ * so.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -60,7 +61,10 @@ static unsigned smaller(unsigned a, unsigned b)
     return a < b ? a : b;
 }
 
-/* How many characters must be added, removed, changed or swapped with their neighbour to get from a to b. */
+/*
+ * How many characters must be added, removed, changed or swapped with their neighbour to get from a
+ * to b.
+ */
 static unsigned edit_distance(const char *a, const char *b)
 {
     size_t rows = strlen(a), columns = strlen(b);
@@ -159,7 +163,10 @@ static int run(int argc, char **argv)
 
 /* ---- the standard streams ---- */
 
-/* A descriptor below 3 that is closed would be given to an image, and messages would be written into it. */
+/*
+ * A descriptor below 3 that is closed would be given to an image, and messages would be written
+ * into it.
+ */
 static bool fill_standard_descriptors(void)
 {
     for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++) {

@@ -21,8 +21,8 @@ struct entry {
 #define SHOWN_FLAGS (BLK_EXT_DATA | BLK_EXT_ZERO | BLK_EXT_ALLOCATED | BLK_EXT_OFFSET_VALID)
 
 /*
- * The state at `offset`: of the first layer that has data there or knows that it reads as zeroes. The size of an
- * image is shown in whole sectors; what the last one lacks reads as zeroes.
+ * The state at `offset`: of the first layer that has data there or knows that it reads as zeroes.
+ * The size of an image is shown in whole sectors; what the last one lacks reads as zeroes.
  */
 static int find_entry(struct blk_node *root, uint64_t offset, uint64_t bytes, struct entry *entry,
                       struct blk_error *err)

@@ -89,10 +89,12 @@ static int run(int argc, char **argv)
     const char *target_format = "raw", *snapshot = NULL, *output = NULL;
     const struct cmd_option table[] = {
         IMAGE_OPTIONS(&image),
-        { 'O', "target-format", CMD_STRING, &target_format, "FMT", "format of the new image (raw)" },
+        { 'O', "target-format", CMD_STRING, &target_format, "FMT",
+          "format of the new image (raw)" },
         { 'o', "options", CMD_LIST, &texts, "NAME=VALUE,...", "options as of create" },
         { 0, "size", CMD_SIZE, &size, "SIZE", "measure an empty image of this size" },
-        { 'l', "snapshot", CMD_STRING, &snapshot, "SNAPSHOT", "measure this snapshot of the image" },
+        { 'l', "snapshot", CMD_STRING, &snapshot, "SNAPSHOT",
+          "measure this snapshot of the image" },
         { 0, "output", CMD_STRING, &output, "human|json", "the form of the output" },
         CMD_OPTIONS_END,
     };

@@ -7,7 +7,8 @@
 #include "cmd/common/common.h"
 
 /*
- * The size that "10G", "+1G" or "-1G" means for an image of `old` bytes. Returns 0 or an exit status.
+ * The size that "10G", "+1G" or "-1G" means for an image of `old` bytes. Returns 0 or an exit
+ * status.
  */
 static int new_size(const char *text, uint64_t old, uint64_t *size)
 {

@@ -91,7 +91,10 @@ static void print_help(const struct command *command, const struct cmd_option *o
 
 /* ---- arranging ---- */
 
-/* The row for the first `length` characters of `name`, which may be abbreviated; NULL if none or several fit. */
+/*
+ * The row for the first `length` characters of `name`, which may be abbreviated; NULL if none or
+ * several fit.
+ */
 static const struct cmd_option *find_long(const struct cmd_option *options, const char *name,
                                           size_t length)
 {

@@ -62,9 +62,9 @@ struct cmd_operands {
 #define CMD_RUN (-1)
 
 /*
- * Parses argv[1..]. Options and operands may be mixed; "--" ends the options; long options may be abbreviated as
- * far as they stay unique; a value keeps a leading "=" ("-o=x" is the value "=x", as with getopt) and may begin with "-".
- * Prints help, or reports the first error.
+ * Parses argv[1..]. Options and operands may be mixed; "--" ends the options; long options may be
+ * abbreviated as far as they stay unique; a value keeps a leading "=" ("-o=x" is the value "=x", as
+ * with getopt) and may begin with "-". Prints help, or reports the first error.
  */
 int cmd_parse(const struct command *command, const struct cmd_option *options, int argc,
               char **argv, struct cmd_operands *operands);
@@ -73,8 +73,9 @@ int cmd_parse(const struct command *command, const struct cmd_option *options, i
 void cmd_list_add(struct cmd_list *list, const char *text);
 
 /*
- * Parses a size given as an operand or within an option's value. Reports an error that calls it `what` and shows the
- * text: "blkimg: bs: '1.5.2G' is not a size". Sizes above BLK_MAX_BYTES are errors too. Returns 0 or an exit status.
+ * Parses a size given as an operand or within an option's value. Reports an error that calls it
+ * `what` and shows the text: "blkimg: bs: '1.5.2G' is not a size". Sizes above BLK_MAX_BYTES are
+ * errors too. Returns 0 or an exit status.
  */
 int cmd_size_parse(const char *what, const char *text, uint64_t *bytes);
 int cmd_uint_parse(const char *what, const char *text, uint64_t *value);

@@ -30,13 +30,14 @@
  *     }
  *
  * and there is one line for it in the table of cmd/main.c. What must hold:
- * - Every failure passes through report_error(), report_failure() or report_usage(), once: one line on stderr. Nothing
- *   else is written there.
- * - Every root that was opened ends in finish() (or in blk_drop() where an error was already reported and
- *   nothing was written). finish() turns a failed close into exit status 5; a command never returns EXIT_OK
- *   after a root of its was merely dropped.
+ * - Every failure passes through report_error(), report_failure() or report_usage(), once: one line
+ *   on stderr. Nothing else is written there.
+ * - Every root that was opened ends in finish() (or in blk_drop() where an error was already
+ *   reported and nothing was written). finish() turns a failed close into exit status 5; a command
+ *   never returns EXIT_OK after a root of its was merely dropped.
  * - Nobody flushes or closes stdout but main(), which checks it.
- * - After a signal blockcore's calls return -ECANCELED; report that like any error. main() makes 128 + signal of it.
+ * - After a signal blockcore's calls return -ECANCELED; report that like any error. main() makes
+ *   128 + signal of it.
  */
 #ifndef CMD_COMMON_COMMON_H
 #define CMD_COMMON_COMMON_H

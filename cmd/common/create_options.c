@@ -198,7 +198,10 @@ void amend_options_help(const struct option_tables *tables)
     print_list(tables, false);
 }
 
-/* What qemu-img's line shows although it was not given; it has other defaults that it keeps to itself. */
+/*
+ * What qemu-img's line shows although it was not given; it has other defaults that it keeps to
+ * itself.
+ */
 static bool default_is_shown(const char *name)
 {
     static const char *const shown[] = {

@@ -1,6 +1,7 @@
 /*
- * The -o options of create, convert, dd, measure and amend: checked against the tables of the format's driver and of
- * the protocol below it before anything is touched, so that an option that nobody knows stops the command by name.
+ * The -o options of create, convert, dd, measure and amend: checked against the tables of the
+ * format's driver and of the protocol below it before anything is touched, so that an option that
+ * nobody knows stops the command by name.
  */
 #ifndef CMD_COMMON_CREATE_OPTIONS_H
 #define CMD_COMMON_CREATE_OPTIONS_H
@@ -19,8 +20,8 @@ struct option_tables {
 };
 
 /*
- * The tables for creating `driver` at `filename` (NULL: only the driver's). Errors: -ENOTSUP when the driver or the
- * protocol cannot create; those of a file name that means nothing.
+ * The tables for creating `driver` at `filename` (NULL: only the driver's). Errors: -ENOTSUP when
+ * the driver or the protocol cannot create; those of a file name that means nothing.
  */
 int create_tables(const struct blk_driver *driver, const char *filename,
                   struct option_tables *tables, struct blk_error *err);

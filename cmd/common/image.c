@@ -31,7 +31,10 @@ int image_check_objects(const struct cmd_list *objects, struct blk_error *err)
     for (size_t i = 0; i < objects->count; i++) {
         const char *text = objects->items[i];
         size_t length = strcspn(text, ",");
-        /* A secret that nothing refers to is harmless; a node that refers to one says that it cannot. */
+        /*
+         * A secret that nothing refers to is harmless; a node that refers to one says that it
+         * cannot.
+         */
         if (length != strlen("secret") || strncmp(text, "secret", length) != 0)
             return blk_fail_why(err, EINVAL, "only 'secret' objects are known", "--object %s",
                                 text);

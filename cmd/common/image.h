@@ -22,9 +22,13 @@ struct image_args {
 
 #define IMAGE_ARGS_INIT { .format = NULL }
 
-/* The rows that nearly every command has. A command that gives -f another meaning takes the second list. */
+/*
+ * The rows that nearly every command has. A command that gives -f another meaning takes the second
+ * list.
+ */
 #define IMAGE_OPTIONS(image)                                                                      \
-    { 'f', "format", CMD_STRING, &(image)->format, "FMT", "format of the image; guessed if not given" }, \
+    { 'f', "format", CMD_STRING, &(image)->format, "FMT",                                         \
+      "format of the image; guessed if not given" },                                              \
         IMAGE_OPTIONS_NO_FORMAT(image)
 
 #define IMAGE_OPTIONS_NO_FORMAT(image)                                                            \
@@ -38,21 +42,24 @@ struct image_args {
       "declare an object such as a secret" }
 
 /*
- * Opens the graph of `name`. `flags`: enum blk_open_flags; `cache`: the text of -t or -T, NULL for writeback. On failure
- * nothing is open, *root is NULL, and `err` names the image.
+ * Opens the graph of `name`. `flags`: enum blk_open_flags; `cache`: the text of -t or -T, NULL for
+ * writeback. On failure nothing is open, *root is NULL, and `err` names the image.
  */
 int image_open(const struct image_args *args, const char *name, unsigned flags, const char *cache,
                struct blk_node **root, struct blk_error *err);
 
-/* Options that file nodes get by default (locking), for struct blk_open and blk_create; the caller frees. NULL: none. */
+/*
+ * Options that file nodes get by default (locking), for struct blk_open and blk_create; the caller
+ * frees. NULL: none.
+ */
 struct blk_options *image_defaults(const struct image_args *args);
 
 /* Checks what --object declares. -EINVAL for what this program has no use for. */
 int image_check_objects(const struct cmd_list *objects, struct blk_error *err);
 
 /*
- * Makes reads of a read-only image show one of its internal snapshots: `text` is an id or a name, or
- * "snapshot.id=ID,snapshot.name=NAME" with either or both.
+ * Makes reads of a read-only image show one of its internal snapshots: `text` is an id or a name,
+ * or "snapshot.id=ID,snapshot.name=NAME" with either or both.
  */
 int image_load_snapshot(struct blk_node *node, const char *text, struct blk_error *err);
 

@@ -1,6 +1,7 @@
 /*
- * JSON in qemu-img's form. QEMU keeps objects in a hash table and prints them in the order of its buckets: to its
- * readers an arbitrary but fixed order of the keys, which is written down here as a table.
+ * JSON in qemu-img's form. QEMU keeps objects in a hash table and prints them in the order of its
+ * buckets: to its readers an arbitrary but fixed order of the keys, which is written down here as a
+ * table.
  */
 #include "cmd/common/json_print.h"
 
@@ -65,8 +66,8 @@ const char **json_keys_in_order(const json_t *object, size_t *count)
 /* ---- strings ---- */
 
 /*
- * Decodes one character of UTF-8 and moves *text behind it. Anything else (a stray or missing continuation, an overlong
- * form, a surrogate) is U+FFFD and moves on by what belongs together.
+ * Decodes one character of UTF-8 and moves *text behind it. Anything else (a stray or missing
+ * continuation, an overlong form, a surrogate) is U+FFFD and moves on by what belongs together.
  */
 static uint32_t next_character(const unsigned char **text)
 {

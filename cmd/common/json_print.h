@@ -10,7 +10,10 @@
 
 enum output_format { OUTPUT_HUMAN, OUTPUT_JSON };
 
-/* Parses the text of --output (NULL: human). Reports and returns an exit status if it is neither human nor json. */
+/*
+ * Parses the text of --output (NULL: human). Reports and returns an exit status if it is neither
+ * human nor json.
+ */
 int output_format_parse(const char *text, enum output_format *format);
 
 /*
@@ -20,8 +23,8 @@ int output_format_parse(const char *text, enum output_format *format);
 void json_print(FILE *to, const json_t *value);
 
 /*
- * Prints the members of an object or array for people, as in "Format specific information": a line each,
- * indented by four spaces a level, dashes in names shown as spaces.
+ * Prints the members of an object or array for people, as in "Format specific information": a line
+ * each, indented by four spaces a level, dashes in names shown as spaces.
  */
 void json_print_members(FILE *to, const json_t *value, unsigned level);
 

@@ -12,7 +12,10 @@
 #include "blockcore/node.h"
 #include "cmd/command.h"
 
-/* Prints "blkimg: what: why (left)" and returns EXIT_FAILED. Control characters are shown as escapes. */
+/*
+ * Prints "blkimg: what: why (left)" and returns EXIT_FAILED. Control characters are shown as
+ * escapes.
+ */
 int report_error(const struct blk_error *err);
 
 /* Prints "blkimg: <text>" and returns EXIT_FAILED. */
@@ -23,23 +26,27 @@ int report_usage(const struct command *command, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
 
 /*
- * Ends a command: closes all roots (NULL ones are left out) strictly, in this order, so sources go before targets. If
- * `status` is not EXIT_OK, or an earlier close failed, the graphs are abandoned first: closed, but nothing is
- * published or called clean. Prints every step that failed. Returns `status` unless that was
- * EXIT_OK and a close failed: then EXIT_CLOSE_FAILED. The entries of `roots` are NULL afterwards.
+ * Ends a command: closes all roots (NULL ones are left out) strictly, in this order, so sources go
+ * before targets. If `status` is not EXIT_OK, or an earlier close failed, the graphs are abandoned
+ * first: closed, but nothing is published or called clean. Prints every step that failed. Returns
+ * `status` unless that was EXIT_OK and a close failed: then EXIT_CLOSE_FAILED. The entries of
+ * `roots` are NULL afterwards.
  */
 int finish(int status, struct blk_node **roots, size_t count);
 
 /*
- * The same for a graph whose work came to a true end with a status other than EXIT_OK (images that differ,
- * findings of a check): it is closed as after success.
+ * The same for a graph whose work came to a true end with a status other than EXIT_OK (images that
+ * differ, findings of a check): it is closed as after success.
  */
 int finish_done(int status, struct blk_node **roots, size_t count);
 
 /* Prints the failed steps of a close; `err` is what blk_close() returned. */
 void report_close(const struct blk_close_report *report, const struct blk_error *err);
 
-/* The exit status of the process: 128 + signal where an error was reported because of one, else `status`. */
+/*
+ * The exit status of the process: 128 + signal where an error was reported because of one, else
+ * `status`.
+ */
 int report_exit_status(int status);
 
 /* Prints `text` with control characters as escapes, for one-line messages. */

@@ -91,11 +91,8 @@ static void print_snapshot(const json_t *snapshot)
 
 void snapshot_list_print(const json_t *list)
 {
-    size_t index;
-    json_t *snapshot;
-
     printf("Snapshot list:\n");
     printf("%-10s%-17s%8s%20s%13s%11s\n", "ID", "TAG", "VM SIZE", "DATE", "VM CLOCK", "ICOUNT");
-    json_array_foreach(list, index, snapshot)
-        print_snapshot(snapshot);
+    for (size_t i = 0; i < json_array_size(list); i++)
+        print_snapshot(json_array_get(list, i));
 }

@@ -9,7 +9,10 @@
 #include "blockcore/error.h"
 #include "blockcore/node.h"
 
-/* The snapshots as an array of objects for json_print(); *list is NULL where there are none. The caller owns it. */
+/*
+ * The snapshots as an array of objects for json_print(); *list is NULL where there are none. The
+ * caller owns it.
+ */
 int snapshot_list_get(struct blk_node *node, json_t **list, struct blk_error *err);
 
 /* Prints such an array as a table. */
