@@ -372,7 +372,7 @@ static void *work(void *argument)
 {
     struct job *job = argument;
     struct blk_error err = BLK_ERROR_INIT;
-    struct chunk chunk;
+    struct chunk chunk = { .bytes = 0 };
     int ret;
 
     uint8_t *buf = blk_buffer_alloc(u64_max(CHUNK_BYTES, job->unit));
