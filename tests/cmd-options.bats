@@ -104,6 +104,12 @@ one_line() {
     assert_file_exists help.info
     grep -Eq '^  resize .*filename' all
     grep -Eq '^Supported formats:.* raw( |$)' all
+    if grep -q '^  convert ' all; then
+        grep -qe --target-is-zero all
+    fi
+    if grep -q '^  bitmap ' all; then
+        grep -Pq '^\s+bitmap (.+) filename bitmap' all
+    fi
 }
 
 @test "the version names the libraries built in" {
