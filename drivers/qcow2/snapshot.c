@@ -161,33 +161,10 @@ static void end(struct change *change)
     free(change->l1);
 }
 
-/* Takes the live snapshot table out of the counts and writes the new one. */
-static int write_table(struct change *change, struct blk_error *err)
+static int replace_table(struct change *change, struct blk_error *err)
 {
-    struct qcow2_shadow *shadow = &change->shadow;
-    struct qcow2_header *next = &change->next;
-    uint64_t bytes = round_up(change->table.bytes, BLK_SECTOR_BYTES), offset;
-    int ret = 0;
-
-    if (change->old_table_bytes)
-        ret = qcow2_shadow_add(shadow, next->snapshots_offset, change->old_table_bytes, -1, err);
-    if (ret < 0)
-        return ret;
-    next->snapshot_count = change->table.count;
-    next->snapshots_offset = 0;
-    if (!change->table.count)
-        return 0;
-
-    BLK_AUTOFREE uint8_t *buf = blk_buffer_alloc(bytes);
-    if (!buf)
-        return blk_fail(err, ENOMEM, "writing the snapshot table of '%s'", change->node->name);
-    memcpy(buf, change->table.data, change->table.bytes);
-    memset(buf + change->table.bytes, 0, bytes - change->table.bytes);
-    ret = qcow2_shadow_alloc(shadow, bytes, &offset, err);
-    if (ret == 0)
-        ret = blk_child_pwrite(qcow2_file(change->node), offset, bytes, buf, 0, err);
-    next->snapshots_offset = offset;
-    return ret;
+    return qcow2_snapshot_table_replace(&change->shadow, &change->table, change->old_table_bytes,
+                                        &change->next, err);
 }
 
 /* Frees, or does not free, the place of the active L1 (`keep_old`: it has become a snapshot's) and writes the new one. */
@@ -316,7 +293,7 @@ static int create(struct change *change, const char *name, struct blk_error *err
         (ret = qcow2_tree_count(&change->shadow, change->l1, change->next.l1_entries, 1, err)) < 0 ||
         (ret = qcow2_tree_set_copied(&change->shadow, change->l1, change->next.l1_entries, &changed,
                                      err)) < 0 ||
-        (ret = write_l1(change, true, err)) < 0 || (ret = write_table(change, err)) < 0)
+        (ret = write_l1(change, true, err)) < 0 || (ret = replace_table(change, err)) < 0)
         return ret;
     return commit(change, err);
 }
@@ -456,7 +433,7 @@ static int delete(struct change *change, const struct search *search, struct blk
     if (ret == 0 && changed)
         ret = write_l1(change, false, err);
     if (ret == 0)
-        ret = write_table(change, err);
+        ret = replace_table(change, err);
     return ret < 0 ? ret : commit(change, err);
 }
 

@@ -53,6 +53,14 @@ struct qcow2_snapshot_table {
 int qcow2_snapshot_table_add(struct qcow2_snapshot_table *table,
                              const struct qcow2_snapshot *snapshot, struct blk_error *err);
 
+/*
+ * Writes the table to a new place and sets the fields of *next for it; the live table, which is `old_bytes` long, loses its
+ * count. An empty table needs no place.
+ */
+int qcow2_snapshot_table_replace(struct qcow2_shadow *shadow,
+                                 const struct qcow2_snapshot_table *table, uint64_t old_bytes,
+                                 struct qcow2_header *next, struct blk_error *err);
+
 /* ---- snapshot_tree.c ---- */
 
 /*

@@ -225,3 +225,28 @@ int qcow2_snapshot_table_add(struct qcow2_snapshot_table *table,
     be32_put(p + AT_L1_ENTRIES, snapshot->l1_entries);
     return 0;
 }
+
+int qcow2_snapshot_table_replace(struct qcow2_shadow *shadow,
+                                 const struct qcow2_snapshot_table *table, uint64_t old_bytes,
+                                 struct qcow2_header *next, struct blk_error *err)
+{
+    struct blk_node *node = shadow->node;
+    uint64_t bytes = round_up(table->bytes, BLK_SECTOR_BYTES), offset = 0;
+    int ret = 0;
+
+    if (old_bytes)
+        ret = qcow2_shadow_add(shadow, qcow2_state(node)->header.snapshots_offset, old_bytes, -1, err);
+    if (ret == 0 && table->count) {
+        BLK_AUTOFREE uint8_t *buf = blk_buffer_alloc(bytes);
+        if (!buf)
+            return blk_fail(err, ENOMEM, "writing the snapshot table of '%s'", node->name);
+        memcpy(buf, table->data, table->bytes);
+        memset(buf + table->bytes, 0, bytes - table->bytes);
+        ret = qcow2_shadow_alloc(shadow, bytes, &offset, err);
+        if (ret == 0)
+            ret = blk_child_pwrite(qcow2_file(node), offset, bytes, buf, 0, err);
+    }
+    next->snapshot_count = table->count;
+    next->snapshots_offset = offset;
+    return ret;
+}

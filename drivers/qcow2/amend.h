@@ -1,0 +1,19 @@
+/*
+ * Changing the format of an image that exists.
+ *
+ *   amend.c       the options; version 2 to 3, refcount width, flags, data file
+ *   downgrade.c   version 3 to 2
+ */
+#ifndef DRIVERS_QCOW2_AMEND_H
+#define DRIVERS_QCOW2_AMEND_H
+
+#include "drivers/qcow2/snapshot.h"
+
+/*
+ * Makes an image of version 3 with 16 bit refcounts one of version 2, by one switch. What version 2 cannot express is
+ * refused (-ENOTSUP, by name) or expanded: clusters that read as zeroes become unallocated, or data where a
+ * backing file would show.
+ */
+int qcow2_downgrade(struct blk_node *node, struct blk_error *err);
+
+#endif
