@@ -1,5 +1,5 @@
-# Every request, and every system call, of every command fails once: the command says so by its status and on
-# stderr, names the step and the file, and leaves no unfinished target.
+# Every request, and every system call, of every command fails once: the command says so by its
+# status and on stderr, names the step and the file, and leaves no unfinished target.
 
 load lib/common
 load lib/faults
@@ -51,12 +51,15 @@ scene_image() {
 
 @test "io" {
     scene_image t.raw
-    request_faults untouched t.raw "read close" io -r -f raw -c "read 0 1M" -c "read -P 0x11 1M 64k" @
-    request_faults in-place t.raw "write flush close" io -f raw -c "write 0 64k" -c flush -c "write 1M 64k" @
+    request_faults untouched t.raw "read close" \
+        io -r -f raw -c "read 0 1M" -c "read -P 0x11 1M 64k" @
+    request_faults in-place t.raw "write flush close" \
+        io -f raw -c "write 0 64k" -c flush -c "write 1M 64k" @
     request_faults in-place t.raw "write-zeroes flush close" \
         io -f raw -c "write -z 0 64k" -c flush -c "write -z -u 1M 64k" -c "reopen -r" @
     request_faults in-place t.raw "discard flush close" io -f raw -d unmap -c "discard 0 64k" @
-    request_faults in-place t.raw "truncate flush close" io -f raw -c "truncate 6M" -c "truncate 1M" @
+    request_faults in-place t.raw "truncate flush close" \
+        io -f raw -c "truncate 6M" -c "truncate 1M" @
     request_faults in-place t.raw "write flush close" io -f raw -t writethrough -c "write 0 64k" @
     call_faults in-place t.raw write,sync,truncate,close \
         io -f raw -c "write 0 64k" -c flush -c "truncate 6M" -c "write 5M 4k" t.raw
@@ -111,6 +114,12 @@ scene_image() {
     report_faults
 }
 
+@test "convert by copies in the kernel" {
+    scene_image s.raw
+    call_faults named new.raw write,sync,truncate,close,link convert -C -f raw -O raw s.raw new.raw
+    report_faults
+}
+
 @test "a disk that is full from the n-th write on" {
     local FAULT_ONCE=off FAULT_ERRNO=28
     scene_image s.raw
@@ -119,7 +128,8 @@ scene_image() {
     request_faults untouched t.raw "truncate write" convert -f raw -O raw -W -m 4 s.raw @
     request_faults in-place t.raw "write write-zeroes" convert -n -f raw -O raw s.raw @
     request_faults in-place t.raw "truncate flush" resize -q -f raw @ 6M
-    request_faults in-place t.raw "write flush" io -f raw -c "write 0 64k" -c flush -c "write 1M 64k" @
+    request_faults in-place t.raw "write flush" \
+        io -f raw -c "write 0 64k" -c flush -c "write 1M 64k" @
     call_faults named new.raw write,truncate,fallocate convert -f raw -O raw s.raw new.raw
     report_faults
 }
@@ -129,7 +139,8 @@ scene_image() {
     request_faults untouched s.raw "read close" dd -f raw -O raw bs=256k if=@ of=new.raw
     request_faults untouched new.raw "create truncate write flush publish close" \
         dd -f raw -O raw bs=256k if=s.raw of=@
-    call_faults named new.raw write,sync,truncate,close,link dd -f raw -O raw bs=256k if=s.raw of=new.raw
+    call_faults named new.raw write,sync,truncate,close,link \
+        dd -f raw -O raw bs=256k if=s.raw of=new.raw
     report_faults
 }
 
@@ -155,9 +166,9 @@ scene_image() {
     assert_file_exist "$TEST_TOOLS/fault-preload.so"
     for ((n = 1; n <= 3; n++)); do
         cp "$SCENE/t.raw" t.raw
-        run env LD_PRELOAD="$TEST_TOOLS/fault-preload.so" FAULT_FILES="$PWD/t.raw" FAULT_CALL=sync FAULT_N=$n FAULT_ONCE=1 \
-            "$BLKIMG" io -f raw -c "write 0 4k" -c flush -c "write 4k 4k" -c flush -c "write 8k 4k" -c flush \
-            -c flush t.raw
+        run env LD_PRELOAD="$TEST_TOOLS/fault-preload.so" FAULT_FILES="$PWD/t.raw" \
+            FAULT_CALL=sync FAULT_N=$n FAULT_ONCE=1 "$BLKIMG" io -f raw -c "write 0 4k" -c flush \
+            -c "write 4k 4k" -c flush -c "write 8k 4k" -c flush -c flush t.raw
         assert_failure
         assert_line --regexp "^blkimg: flushing 't.raw': Input/output error"
         assert_line --regexp "closing 't.raw'.*flush"

@@ -1,18 +1,21 @@
 /*
  * The blkdebug filter: lets chosen requests to its file fail, and stops requests at breakpoints.
  *
- * "blkdebug:RULES:FILE", where RULES is a file of rules or empty; or as options, with the file as "image":
+ * "blkdebug:RULES:FILE", where RULES is a file of rules or empty; or as options, with the file as
+ * "image":
  *
- *     driver=blkdebug,image.driver=file,image.filename=x,inject-error.0.iotype=flush,inject-error.0.nth=2
+ *     driver=blkdebug,image.filename=x,inject-error.0.iotype=flush,inject-error.0.nth=2
  *
- * What the rules mean is in rules.h. A request that is to fail fails here, before the file sees it; except
- * a flush, which fails after the file's own, and a close, after which everything is closed all the same. No
- * message is given: blockcore's own is what a real failure would show.
+ * What the rules mean is in rules.h. A request that is to fail fails here, before the file sees
+ * it; except a flush, which fails after the file's own, and a close, after which everything is
+ * closed all the same. No message is given: blockcore's own is what a real failure would show.
  *
- * When the node is closed, rules with a `stats` file write there what became of them. So a test can let the
- * first, second, ... request fail until there is no such request any more.
+ * When the node is closed, rules with a `stats` file write there what became of them. So a test
+ * can let the first, second, ... request fail until there is no such request any more.
  *
  * Durable writes (FUA) are left to blockcore, which makes them a write and a flush: each can fail.
+ * Block status names the file, so bytes that the kernel copies from there (convert -C) are not
+ * read here.
  */
 #include <errno.h>
 #include <limits.h>
@@ -34,7 +37,10 @@ struct blkdebug {
     struct blkdebug_rules rules;
     struct blkdebug_breaks breaks;
 
-    /* Zeroing and discarding: what is not a multiple of the unit is refused, longer than max is split. */
+    /*
+     * Zeroing and discarding: what is not a multiple of the unit is refused, longer than max is
+     * split.
+     */
     uint64_t zero_unit, max_zero_bytes;
     uint64_t discard_unit, max_discard_bytes;
 };
@@ -85,7 +91,9 @@ static int blkdebug_parse_filename(const char *filename, struct blk_options *opt
     struct blk_options *image = blk_options_new();
     int ret = blk_filename_to_options(name, image, err);
     if (ret == 0 && strncmp(name, "json:", 5) != 0) {
-        /* A plain name gives the options of a format over the file; here the file itself is meant. */
+        /*
+         * A plain name gives the options of a format over the file; here the file itself is meant.
+         */
         struct blk_options *file = blk_options_take_group(image, "file");
         set_image_options(options, file);
         blk_options_free(file);
@@ -96,7 +104,10 @@ static int blkdebug_parse_filename(const char *filename, struct blk_options *opt
     return ret;
 }
 
-/* Reads a size that must be a multiple of `unit`, below 2 GiB; as in QEMU 0 stands for "not given". */
+/*
+ * Reads a size that must be a multiple of `unit`, below 2 GiB; as in QEMU 0 stands for "not
+ * given".
+ */
 static int get_limit(struct blk_options *options, const char *key, uint64_t unit, uint64_t *bytes,
                      struct blk_error *err)
 {
@@ -142,7 +153,10 @@ static int read_limits(struct blk_node *node, struct blk_options *options, struc
     return get_limit(options, "max-discard", debug->discard_unit, &debug->max_discard_bytes, err);
 }
 
-/* QEMU's permissions for the child are a matter between its own users of one graph: known, but without effect. */
+/*
+ * QEMU's permissions for the child are a matter between its own users of one graph: known, but
+ * without effect.
+ */
 static void skip_permissions(struct blk_options *options)
 {
     blk_options_free(blk_options_take_group(options, "take-child-perms"));

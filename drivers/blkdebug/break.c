@@ -10,7 +10,9 @@
 /* How soon a waiting request notices a signal. */
 #define CANCEL_POLL_NS (50 * 1000 * 1000)
 
-/* A breakpoint goes from SET over SUSPENDED to RESUMED; the request that it stopped then frees it. */
+/*
+ * A breakpoint goes from SET over SUSPENDED to RESUMED; the request that it stopped then frees it.
+ */
 enum break_stage { BREAK_SET, BREAK_SUSPENDED, BREAK_RESUMED };
 
 struct blkdebug_break {

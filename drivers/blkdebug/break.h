@@ -1,9 +1,9 @@
 /*
- * Breakpoints of the fault injector: a request that comes to the event of a breakpoint waits there until
- * the breakpoint is resumed or removed, so that a test decides in which order things happen.
+ * Breakpoints of the fault injector: a request that comes to the event of a breakpoint waits there
+ * until the breakpoint is resumed or removed, so that a test decides in which order things happen.
  *
- * A breakpoint stops one request and is then used up. All functions are called with the owner's mutex held;
- * only blkdebug_breaks_meet() gives it up, while it waits.
+ * A breakpoint stops one request and is then used up. All functions are called with the owner's
+ * mutex held; only blkdebug_breaks_meet() gives it up, while it waits.
  */
 #ifndef DRIVERS_BLKDEBUG_BREAK_H
 #define DRIVERS_BLKDEBUG_BREAK_H
@@ -29,13 +29,16 @@ void blkdebug_breaks_destroy(struct blkdebug_breaks *breaks);
 void blkdebug_breaks_set(struct blkdebug_breaks *breaks, enum blk_event event, const char *tag);
 
 /*
- * The calling request has come to `event`: waits until each breakpoint that was set there has been resumed, or
- * until the program is told to stop (cancel.h).
+ * The calling request has come to `event`: waits until each breakpoint that was set there has been
+ * resumed, or until the program is told to stop (cancel.h).
  */
 void blkdebug_breaks_meet(struct blkdebug_breaks *breaks, enum blk_event event,
                           pthread_mutex_t *mutex);
 
-/* Lets the request that waits at the breakpoint `tag` that was set first go on; false when there is none. */
+/*
+ * Lets the request that waits at the breakpoint `tag` that was set first go on; false when there
+ * is none.
+ */
 bool blkdebug_breaks_resume(struct blkdebug_breaks *breaks, const char *tag);
 
 /* Takes away all breakpoints `tag` and lets go what waits at them; false when there are none. */

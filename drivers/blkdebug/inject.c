@@ -1,5 +1,6 @@
 /*
- * Rules at work: which of them an event activates, whether a request fails, and what became of them.
+ * Rules at work: which of them an event activates, whether a request fails, and what became of
+ * them.
  */
 #include <errno.h>
 #include <inttypes.h>

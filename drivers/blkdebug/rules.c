@@ -1,7 +1,8 @@
 /*
  * Reading rules: from a file in the configuration syntax that QEMU knows, and from options.
  *
- * A file looks like this; a value is always quoted, and a name behind the section's word is ignored:
+ * A file looks like this; a value is always quoted, and a name behind the section's word is
+ * ignored:
  *
  *     # the second write of the block that holds sector 8 fails
  *     [inject-error]

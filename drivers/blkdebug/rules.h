@@ -1,13 +1,13 @@
 /*
  * The rules of a fault injector: which requests fail, and how.
  *
- * An inject-error rule makes requests fail; a set-state rule moves a small state machine, so that a
- * rule can wait for others. A rule becomes active when its event is seen while the machine is in the rule's
- * state; the event replaces what earlier events have activated. A rule without an event needs none:
- * it is active whenever the machine is in its state. The words and their meaning are those of QEMU's blkdebug
- * (BlkdebugInjectErrorOptions, BlkdebugSetStateOptions), with these additions: an event may be left
- * out, `nth` counts, there are request types for what else can fail here, and `stats` names a file for
- * what became of the rule.
+ * An inject-error rule makes requests fail; a set-state rule moves a small state machine, so that
+ * a rule can wait for others. A rule becomes active when its event is seen while the machine is in
+ * the rule's state; the event replaces what earlier events have activated. A rule without an event
+ * needs none: it is active whenever the machine is in its state. The words and their meaning are
+ * those of QEMU's blkdebug (BlkdebugInjectErrorOptions, BlkdebugSetStateOptions), with these
+ * additions: an event may be left out, `nth` counts, there are request types for what else can
+ * fail here, and `stats` names a file for what became of the rule.
  *
  * Nothing here locks: whoever owns the rules keeps threads apart.
  */
@@ -49,12 +49,12 @@ struct blkdebug_rule {
 
     /* BLKDEBUG_INJECT_ERROR */
     unsigned iotypes; /* bit per enum blkdebug_iotype */
-    int code;         /* positive errno; 0 lets the request pass and keeps later rules away from it */
+    int code;         /* positive errno; 0: the request passes, later rules do not see it */
     bool anywhere;    /* else only requests that contain the byte at `offset` */
     uint64_t offset;
     uint64_t nth;     /* the first matching request to fail, from 1 */
     bool once;        /* fails one request only */
-    char *stats_path; /* gets "requests matched: N" and "errors injected: N", a line each; or NULL */
+    char *stats_path; /* gets "requests matched: N" and "errors injected: N"; or NULL */
 
     /* changes at run time */
     bool active;       /* its event was seen last */
@@ -69,13 +69,16 @@ struct blkdebug_rules {
     uint64_t state; /* of the machine; begins at 1 */
 };
 
-/* Adds the rules of a file in QEMU's configuration syntax. Errors: -errno, -EINVAL with file and line named. */
+/*
+ * Adds the rules of a file in QEMU's configuration syntax. Errors: -errno, -EINVAL with file and
+ * line named.
+ */
 int blkdebug_rules_read_file(struct blkdebug_rules *rules, const char *path,
                              struct blk_error *err);
 
 /*
- * Adds the rules in "inject-error.N.KEY" and "set-state.N.KEY" (N from 0; left out when there is but
- * one rule) and takes these options out of the set. Errors: -EINVAL.
+ * Adds the rules in "inject-error.N.KEY" and "set-state.N.KEY" (N from 0; left out when there is
+ * but one rule) and takes these options out of the set. Errors: -EINVAL.
  */
 int blkdebug_rules_take_options(struct blkdebug_rules *rules, struct blk_options *options,
                                 struct blk_error *err);

@@ -3,16 +3,18 @@
 #
 #   check-fault.bash EXPECT FILE SCENE FOLDER
 #
-# FOLDER is where the command ran, on copies of the files in SCENE. FILE is the image at which the fault
-# happened. EXPECT says what must hold of FILE; all others are what they were, and no new ones are there:
+# FOLDER is where the command ran, on copies of the files in SCENE. FILE is the image at which the
+# fault happened. EXPECT says what must hold of FILE; all others are what they were, and no new
+# ones are there:
 #   untouched   it is what it was
-#   named       or, if what failed came after its new content had got its name, it is the complete result
+#   named       or, if the fault came after the new content got its name, the complete result
 #   in-place    it may have changed
 #
-# Environment (as faultloop.py sets it): FAULT_STATUS the exit status, FAULT_CALL what failed, FAULT_N which one of
-# them (0: none), FAULT_LINE more about it, and FAULT_STDERR; besides FAULT_RESULT, the folder that a run without a
-# fault left (for "named"), FAULT_SAID, which is set when the command has reported a failure on stdout, and
-# FAULT_STATUSES, the statuses of a failure as a regular expression, for a command with more of them.
+# Environment (as faultloop.py sets it): FAULT_STATUS the exit status, FAULT_CALL what failed,
+# FAULT_N which one of them (0: none), FAULT_LINE more about it, and FAULT_STDERR; besides
+# FAULT_RESULT, the folder that a run without a fault left (for "named"), FAULT_SAID, which is set
+# when the command has reported a failure on stdout, and FAULT_STATUSES, the statuses of a failure
+# as a regular expression, for a command with more of them.
 set -u
 
 expect=$1 file=$2 scene=$3 folder=$4
@@ -75,7 +77,8 @@ may_differ() {
 check_files() {
     local name
     for name in $(cd "$scene" && ls -A); do
-        cmp -s "$scene/$name" "$folder/$name" || may_differ "$name" || wrong "$name is not what it was"
+        cmp -s "$scene/$name" "$folder/$name" || may_differ "$name" ||
+            wrong "$name is not what it was"
     done
     for name in $(cd "$folder" && ls -A); do
         [[ -e $scene/$name ]] || may_differ "$name" || wrong "$name is left behind"

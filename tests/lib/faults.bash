@@ -1,7 +1,8 @@
-# Fault loops: a command runs once for each request (or system call) that it makes, with that one failing.
+# Fault loops: a command runs once for each request (or system call) that it makes, with that one
+# failing.
 #
-# A test lays out its files in the folder $SCENE. Each run gets a copy of it and works in that folder.
-# What must hold after a fault is in check-fault.bash.
+# A test lays out its files in the folder $SCENE. Each run gets a copy of it and works in that
+# folder. What must hold after a fault is in check-fault.bash.
 # shellcheck shell=bash
 
 # Call in setup, after common_setup.
@@ -18,9 +19,9 @@ report_faults() {
     ((FAULTS > 0))
 }
 
-# request_faults EXPECT FILE IOTYPES ARG...: fails each request of these types to FILE in "blkimg ARG...",
-# where "@" at the end of an argument stands for the file name with the injector in front. Each type must occur.
-# With FAULT_ONCE=off all later requests of the type fail too.
+# request_faults EXPECT FILE IOTYPES ARG...: fails each request of these types to FILE in "blkimg
+# ARG...", where "@" at the end of an argument stands for the file name with the injector in
+# front. Each type must occur. With FAULT_ONCE=off all later requests of the type fail too.
 request_faults() {
     local expect=$1 file=$2 iotypes=$3 iotype
     shift 3
@@ -84,8 +85,8 @@ explain() {
     sed 's/^/stderr: /' "$T/err"
 }
 
-# call_faults EXPECT FILE CALLS ARG...: fails each system call of these kinds (see tools/README.md) on the
-# files of the scene, FILE among them whether it exists or not.
+# call_faults EXPECT FILE CALLS ARG...: fails each system call of these kinds (see
+# tools/README.md) on the files of the scene, FILE among them whether it exists or not.
 call_faults() {
     local expect=$1 file=$2 calls=$3 names
     local -x FAULT_SAID=
@@ -99,9 +100,10 @@ call_faults() {
     local sticky=
     [[ ${FAULT_ONCE:-on} == on ]] || sticky=--sticky
     FAULT_RESULT=$T/result \
-        python3 "$SRCDIR/tests/tools/faultloop.py" --files "$names" --calls "$calls" --jobs 2 --workdir "$T" \
-        --errno "${FAULT_ERRNO:-5}" $sticky \
-        --check "bash $SRCDIR/tests/lib/check-fault.bash $expect $file $SCENE" -- "$BLKIMG" "$@" >"$T/loop" ||
+        python3 "$SRCDIR/tests/tools/faultloop.py" --files "$names" --calls "$calls" \
+        --errno "${FAULT_ERRNO:-5}" $sticky --jobs 2 --workdir "$T" \
+        --check "bash $SRCDIR/tests/lib/check-fault.bash $expect $file $SCENE" \
+        -- "$BLKIMG" "$@" >"$T/loop" ||
         {
             printf 'command: blkimg %s\n' "$*"
             cat "$T/loop"

@@ -1,5 +1,6 @@
 /*
- * The rules and breakpoints of blkdebug by themselves, and the driver under requests from several threads.
+ * The rules and breakpoints of blkdebug by themselves, and the driver under requests from several
+ * threads.
  */
 #include <errno.h>
 #include <pthread.h>
@@ -434,8 +435,8 @@ static void *run_writer(void *opaque)
 {
     struct writer *writer = opaque;
     char buf[512] = { 0 };
-    for (int i = 0; i < REQUESTS_PER_THREAD; i++)
-        writer->failed += blk_pwrite(writer->node, 512 * (uint64_t)i, sizeof(buf), buf, 0, NULL) < 0;
+    for (uint64_t i = 0; i < REQUESTS_PER_THREAD; i++)
+        writer->failed += blk_pwrite(writer->node, 512 * i, sizeof(buf), buf, 0, NULL) < 0;
     return NULL;
 }
 
