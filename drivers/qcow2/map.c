@@ -352,15 +352,19 @@ static int map_in_slice(struct blk_node *node, const struct qcow2_table *slice, 
     return 0;
 }
 
-/* Where there is no L2 table. */
+/* Where there is no L2 table, nor in the L1 entries that follow. */
 static void map_nothing(const struct qcow2_state *s, uint64_t offset, uint64_t bytes,
                         struct qcow2_mapping *mapping)
 {
     uint64_t per_table = (uint64_t)s->l2_entries << s->cluster_bits;
-    *mapping = (struct qcow2_mapping){
-        .kind = QCOW2_UNALLOCATED,
-        .bytes = u64_min(bytes, per_table - offset % per_table),
-    };
+    uint64_t length = per_table - offset % per_table;
+
+    for (uint64_t at = l1_index(s, offset) + 1; length < bytes; at++) {
+        if (at < s->l1_entries && s->l1[at] & QCOW2_ENTRY_OFFSET)
+            break;
+        length += per_table;
+    }
+    *mapping = (struct qcow2_mapping){ .kind = QCOW2_UNALLOCATED, .bytes = u64_min(length, bytes) };
 }
 
 /* Looks up without loading anything; false if something has to be loaded. The lock is held for reading. */

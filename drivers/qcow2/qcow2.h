@@ -11,7 +11,7 @@
  *   map.c          guest offset -> where its data is; L1 and L2
  *   status.c       block_status
  *   read.c, write.c, zero.c, compressed.c   the data operations
- *   in_use.c       C5 for the bitmaps of an image
+ *   bitmap*.c      dirty bitmaps (bitmap.h)
  *   resize.c       truncate, preallocation, make_empty
  *   shadow.c       a whole new refcount structure beside the live one (C8)
  *   qcow2.c        the driver table, open, close, info
@@ -233,7 +233,6 @@ struct qcow2_state {
     uint8_t sector0[BLK_SECTOR_BYTES];
 
     atomic_int poisoned;      /* errno once the medium's state is unknown: nothing is written any more */
-    atomic_bool bitmaps_seen; /* C5 has been taken care of (in_use.c) */
     atomic_bool l1_loaded;
 
     /* guarded by lock */
@@ -258,7 +257,6 @@ struct qcow2_state {
     struct qcow2_frees frees; /* of the open epoch */
     struct qcow2_cluster_set metadata;
     bool metadata_known;      /* the set is filled */
-    bool tables_need_barrier; /* guest data written since the last barrier */
     atomic_int preallocation; /* block_status: -1 not looked yet, else whether data clusters may be holes */
 };
 
@@ -482,16 +480,28 @@ int qcow2_read_held(struct blk_node *node, uint64_t offset, uint64_t bytes, void
                     struct blk_error *err);
 int qcow2_pwrite(struct blk_node *node, uint64_t offset, uint64_t bytes, const void *buf,
                  unsigned flags, struct blk_error *err);
+/* Writes zeroes as data: for what cannot be marked as zero. */
+int qcow2_write_zero_data(struct blk_node *node, uint64_t offset, uint64_t bytes,
+                          struct blk_error *err);
+/* Whether the guest range is known to read as zeroes without a look at any data. For whoever holds the range. */
+int qcow2_is_known_zero(struct blk_node *node, uint64_t offset, uint64_t bytes, bool *zero,
+                        struct blk_error *err);
 int qcow2_copy_range(struct blk_node *node, uint64_t offset, struct blk_node *source,
                      uint64_t source_offset, uint64_t bytes, struct blk_error *err);
 int qcow2_write_zeroes(struct blk_node *node, uint64_t offset, uint64_t bytes, unsigned flags,
                        struct blk_error *err);
 int qcow2_discard(struct blk_node *node, uint64_t offset, uint64_t bytes, struct blk_error *err);
+/*
+ * Takes the mapping of whole clusters away, so that the backing file shows or zeroes do. May reach past the
+ * virtual size, as far as L1 does.
+ */
+int qcow2_unmap(struct blk_node *node, uint64_t offset, uint64_t bytes, enum qcow2_free_why why,
+                struct blk_error *err);
+/* Marks whole (sub)clusters as zeroes, as write_zeroes does; may reach past the virtual size. Version 3. */
+int qcow2_zero_behind(struct blk_node *node, uint64_t offset, uint64_t bytes,
+                      struct blk_error *err);
 int qcow2_write_compressed(struct blk_node *node, uint64_t offset, uint64_t bytes, const void *buf,
                            struct blk_error *err);
-
-/* in_use.c: before the first guest write, marks the image's enabled bitmaps as in use (C5). */
-int qcow2_before_write(struct blk_node *node, struct blk_error *err);
 
 /* ---- resize.c ---- */
 
@@ -522,15 +532,15 @@ struct qcow2_shadow {
     unsigned order;      /* width of the new counts */
     uint8_t *counts;     /* packed, of that width: qcow2_count_get() */
     uint64_t clusters;   /* counts there are; grows */
+    uint64_t capacity;   /* counts there is room for */
     uint8_t *live;       /* a bit a cluster: not to be written over before the switch */
     uint64_t hint;       /* no free cluster below */
-    uint64_t old_table_offset, old_table_clusters; /* of the live structure; taken out by _finish */
 };
 
 /*
- * `copy_counts`: start from the live counts; else from zeroes. Live clusters are kept from being written over in both cases;
- * `trust_live` false (repair: live counts may be too low) also protects every cluster that the caller marks with
- * qcow2_shadow_protect(). Errors: -ENOMEM, -EIO, -ERANGE when a live count does not fit the width.
+ * `copy_counts`: start from the live counts; else from zeroes (repair), where live counts that cannot be read are no error.
+ * Clusters with a live count are kept from being written over in both cases, and so is what the caller
+ * marks with qcow2_shadow_protect(). Errors: -ENOMEM, -EIO, -ERANGE when a live count does not fit the width.
  */
 int qcow2_shadow_begin(struct blk_node *node, unsigned order, bool copy_counts,
                        struct qcow2_shadow *shadow, struct blk_error *err);
@@ -572,7 +582,7 @@ int qcow2_snapshot_list(struct blk_node *node, struct blk_snapshot **list, size_
                         struct blk_error *err);
 int qcow2_snapshot_create(struct blk_node *node, const char *name, struct blk_error *err);
 int qcow2_snapshot_apply(struct blk_node *node, const char *id_or_name, struct blk_error *err);
-int qcow2_snapshot_delete(struct blk_node *node, const char *id_or_name, struct blk_error *err);
+int qcow2_snapshot_delete(struct blk_node *node, const char *name, struct blk_error *err);
 int qcow2_snapshot_load(struct blk_node *node, const char *id_or_name, struct blk_error *err);
 
 /* create.c, amend.c, measure.c */

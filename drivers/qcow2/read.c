@@ -95,6 +95,28 @@ int qcow2_read_held(struct blk_node *node, uint64_t offset, uint64_t bytes, void
     return 0;
 }
 
+int qcow2_is_known_zero(struct blk_node *node, uint64_t offset, uint64_t bytes, bool *zero,
+                        struct blk_error *err)
+{
+    struct blk_node *backing = blk_child(node, BLK_ROLE_BACKING);
+    uint64_t backing_end = backing ? blk_size(backing) : node->backing_name ? UINT64_MAX : 0;
+    uint64_t size = blk_size(node);
+
+    bytes = offset < size ? u64_min(bytes, size - offset) : 0;
+    for (*zero = true; bytes && *zero;) {
+        struct qcow2_mapping mapping;
+        int ret = qcow2_map(node, offset, bytes, &mapping, err);
+        if (ret < 0)
+            return ret;
+        bool nothing = mapping.kind == QCOW2_UNALLOCATED || mapping.kind == QCOW2_UNALLOCATED_HOST;
+        *zero = mapping.kind == QCOW2_ZERO || mapping.kind == QCOW2_ZERO_HOST ||
+                (nothing && offset >= backing_end);
+        offset += mapping.bytes;
+        bytes -= mapping.bytes;
+    }
+    return 0;
+}
+
 int qcow2_pread(struct blk_node *node, uint64_t offset, uint64_t bytes, void *buf,
                 struct blk_error *err)
 {

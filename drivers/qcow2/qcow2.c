@@ -1,0 +1,353 @@
+/*
+ * The qcow2 driver: opening, closing, reopening, information, and the table of operations.
+ */
+#include "drivers/qcow2/qcow2.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "blockcore/memory.h"
+#include "blockcore/open.h"
+#include "blockcore/options.h"
+#include "blockcore/reopen.h"
+#include "drivers/drivers.h"
+#include "drivers/qcow2/bitmap.h"
+#include "drivers/qcow2/options.h"
+
+#define MAX_REFSLICE_BYTES (64 * KIB)
+
+void qcow2_lock(struct qcow2_state *s)
+{
+    pthread_rwlock_wrlock(&s->lock);
+}
+
+void qcow2_unlock(struct qcow2_state *s)
+{
+    qcow2_cache_trim(&s->l2_cache);
+    qcow2_cache_trim(&s->refblock_cache);
+    pthread_rwlock_unlock(&s->lock);
+}
+
+void qcow2_derive(struct qcow2_state *s)
+{
+    const struct qcow2_header *header = &s->header;
+
+    s->cluster_bits = header->cluster_bits;
+    s->cluster_bytes = UINT32_C(1) << header->cluster_bits;
+    s->extended = header->incompatible & QCOW2_INCOMPAT_EXTENDED_L2;
+    s->l2_entry_bytes = s->extended ? 16 : 8;
+    s->l2_entries = s->cluster_bytes / s->l2_entry_bytes;
+    s->slice_entries = s->l2_cache.entry_bytes / s->l2_entry_bytes;
+    s->subclusters = s->extended ? QCOW2_SUBCLUSTERS : 1;
+    s->subcluster_bytes = s->cluster_bytes / s->subclusters;
+    s->refcount_order = header->refcount_order;
+    s->refcount_max = qcow2_count_max(header->refcount_order);
+    s->refblock_entries = ((uint64_t)s->cluster_bytes * 8) >> header->refcount_order;
+    s->data_file = header->incompatible & QCOW2_INCOMPAT_DATA_FILE;
+    s->data_file_raw = s->data_file && header->autoclear & QCOW2_AUTOCLEAR_RAW_DATA;
+    s->l1_entries = header->l1_entries;
+    s->l1_offset = header->l1_offset;
+}
+
+static int probe(const uint8_t *head, size_t bytes)
+{
+    if (bytes < QCOW2_AT_BACKING_OFFSET || be32_get(head) != QCOW2_MAGIC)
+        return 0;
+    return be32_get(head + QCOW2_AT_VERSION) >= 2 ? 100 : 0;
+}
+
+/* ---- open ---- */
+
+static void init_caches(struct blk_node *node, const struct qcow2_cache_sizes *sizes)
+{
+    struct qcow2_state *s = qcow2_state(node);
+    uint32_t unit = (uint32_t)u64_max(qcow2_file(node)->limits.request_alignment, BLK_SECTOR_BYTES);
+
+    s->l1_unit = (uint32_t)u64_min(unit, s->cluster_bytes);
+    qcow2_cache_init(&s->l2_cache, (uint32_t)sizes->slice_bytes, unit, sizes->l2, BLK_EVENT_L2_LOAD);
+    qcow2_cache_init(&s->refblock_cache, (uint32_t)u64_min(s->cluster_bytes, MAX_REFSLICE_BYTES),
+                     unit, sizes->refcount, BLK_EVENT_REFBLOCK_LOAD);
+    qcow2_derive(s);
+}
+
+/* What the header names: backing file and its format. */
+static void set_backing(struct blk_node *node)
+{
+    const struct qcow2_state *s = qcow2_state(node);
+    const struct qcow2_extension *format = qcow2_tail_find(&s->tail, QCOW2_EXT_BACKING_FORMAT);
+
+    free(node->backing_name);
+    free(node->backing_format);
+    node->backing_name = blk_xstrdup(s->tail.backing_name);
+    node->backing_format = NULL;
+    if (format && format->bytes && node->backing_name)
+        node->backing_format = blk_xstrndup((const char *)format->data, format->bytes);
+}
+
+static int check_access(struct blk_node *node, struct blk_error *err)
+{
+    const struct qcow2_state *s = qcow2_state(node);
+    if (s->header.crypt != QCOW2_CRYPT_NONE && !(node->flags & BLK_NO_IO))
+        return blk_fail_why(err, ENOTSUP, "it is encrypted", "opening '%s'", node->name);
+    if (s->header.incompatible & QCOW2_INCOMPAT_CORRUPT && blk_is_writable(node) &&
+        !(node->flags & BLK_IN_CHECK))
+        return blk_fail_why(err, EACCES, "it is marked as corrupt and needs a check",
+                            "opening '%s' for writing", node->name);
+    return 0;
+}
+
+static char *data_file_name(const struct qcow2_state *s)
+{
+    const struct qcow2_extension *name = qcow2_tail_find(&s->tail, QCOW2_EXT_DATA_FILE);
+    return name && name->bytes ? blk_xstrndup((const char *)name->data, name->bytes) : NULL;
+}
+
+/* Not for those who only look at headers: the name comes from a file that nobody vouches for. */
+static int open_data_file(struct blk_node *node, struct blk_options *options, struct blk_error *err)
+{
+    const struct qcow2_state *s = qcow2_state(node);
+    if (blk_child(node, BLK_ROLE_DATA))
+        return 0; /* just made, see blk_create_data() */
+    if (!s->data_file || node->flags & BLK_NO_IO) {
+        struct blk_options *unused =
+            s->data_file ? blk_options_take_group(options, "data-file") : NULL;
+        blk_options_free(unused);
+        return 0;
+    }
+    if (!blk_options_has_group(options, "data-file")) {
+        BLK_AUTOFREE char *name = data_file_name(s);
+        if (!name)
+            return blk_fail_why(err, EINVAL, "neither its header nor an option names its data file",
+                                "opening '%s'", node->name);
+        /* Unlike a backing file's, the name is seen from the current folder: so QEMU makes and opens it. */
+        blk_options_set(options, "data-file.filename", name);
+    }
+    int ret = blk_open_child(node, BLK_ROLE_DATA, options, "data-file", node->flags, true, err);
+    if (ret < 0)
+        blk_context(err, "data file of '%s'", node->name);
+    return ret;
+}
+
+/*
+ * What a writer has to do before anything else: clear autoclear bits that it does not know, and make a dirty
+ * image's refcounts right. A check wants to see the image as it is.
+ */
+static int prepare_writing(struct blk_node *node, struct blk_error *err)
+{
+    struct qcow2_state *s = qcow2_state(node);
+    int ret = 0;
+    if (node->flags & BLK_IN_CHECK)
+        return 0;
+    if (s->header.autoclear & ~QCOW2_AUTOCLEAR_KNOWN) {
+        struct qcow2_header next = s->header;
+        next.autoclear &= QCOW2_AUTOCLEAR_KNOWN;
+        ret = qcow2_header_switch(node, &next, err);
+    }
+    if (ret == 0 && s->header.incompatible & QCOW2_INCOMPAT_DIRTY)
+        ret = qcow2_repair_dirty(node, err);
+    return ret;
+}
+
+static void free_state(struct blk_node *node)
+{
+    struct qcow2_state *s = qcow2_state(node);
+    qcow2_cache_clear(&s->l2_cache);
+    qcow2_cache_clear(&s->refblock_cache);
+    free(s->l1);
+    free(s->l1_dirty);
+    free(s->reftable);
+    free(s->frees.list);
+    free(s->metadata.slots);
+    qcow2_tail_free(&s->tail);
+    pthread_mutex_destroy(&s->commit_mutex);
+    pthread_mutex_destroy(&s->header_mutex);
+    pthread_rwlock_destroy(&s->lock);
+}
+
+static int open_inner(struct blk_node *node, struct blk_options *options, struct blk_error *err)
+{
+    struct qcow2_state *s = qcow2_state(node);
+    struct qcow2_cache_sizes sizes;
+    int ret = qcow2_header_read(node, &s->header, &s->tail, err);
+    if (ret < 0)
+        return ret;
+    ret = blk_child_pread(qcow2_file(node), 0,
+                          u64_min(blk_size(qcow2_file(node)), sizeof(s->sector0)), s->sector0, err);
+    if (ret < 0)
+        return ret;
+
+    qcow2_derive(s);
+    if ((ret = check_access(node, err)) < 0 ||
+        (ret = qcow2_options_read(node, options, &sizes, err)) < 0)
+        return ret;
+    init_caches(node, &sizes);
+    set_backing(node);
+    blk_node_set_size(node, s->header.size);
+    node->limits.zero_alignment = s->subcluster_bytes;
+    node->limits.discard_alignment = s->cluster_bytes;
+
+    ret = open_data_file(node, options, err);
+    if (ret == 0 && blk_is_writable(node))
+        ret = prepare_writing(node, err);
+    if (ret == 0)
+        ret = qcow2_bitmaps_open(node, err);
+    return ret;
+}
+
+static int qcow2_open(struct blk_node *node, struct blk_options *options, struct blk_error *err)
+{
+    struct qcow2_state *s = qcow2_state(node);
+
+    pthread_mutex_init(&s->commit_mutex, NULL);
+    pthread_mutex_init(&s->header_mutex, NULL);
+    pthread_rwlock_init(&s->lock, NULL);
+    atomic_init(&s->preallocation, -1);
+    int ret = open_inner(node, options, err);
+    if (ret < 0)
+        free_state(node);
+    return ret;
+}
+
+/* ---- close ---- */
+
+static int qcow2_store(struct blk_node *node, struct blk_close_report *report,
+                       struct blk_error *err)
+{
+    return qcow2_bitmaps_store(node, report, err);
+}
+
+static int qcow2_release(struct blk_node *node, struct blk_error *err)
+{
+    (void)err;
+    free_state(node);
+    return 0;
+}
+
+/* ---- reopen ---- */
+
+static int qcow2_reopen_prepare(struct blk_reopen *reopen, struct blk_error *err)
+{
+    struct blk_node *node = reopen->node;
+    bool to_writable = reopen->flags & BLK_WRITABLE && !blk_is_writable(node);
+    bool to_read_only = !(reopen->flags & BLK_WRITABLE) && blk_is_writable(node);
+    unsigned old_flags = node->flags;
+
+    if (to_read_only)
+        return qcow2_bitmaps_store(node, NULL, err);
+    if (!to_writable)
+        return 0;
+    node->flags = reopen->flags;
+    int ret = check_access(node, err);
+    if (ret == 0)
+        ret = prepare_writing(node, err);
+    node->flags = old_flags;
+    return ret;
+}
+
+/* ---- information ---- */
+
+static int qcow2_get_info(struct blk_node *node, struct blk_info *info, struct blk_error *err)
+{
+    const struct qcow2_state *s = qcow2_state(node);
+    const struct qcow2_header *header = &s->header;
+    (void)err;
+
+    info->cluster_bytes = s->cluster_bytes;
+    info->dirty = header->incompatible & QCOW2_INCOMPAT_DIRTY;
+    info->corrupt = header->incompatible & QCOW2_INCOMPAT_CORRUPT;
+    info->encrypted = header->crypt != QCOW2_CRYPT_NONE;
+    info->has_snapshots = true;
+    info->specific_type = "qcow2";
+    json_t *specific = info->specific = json_object();
+    json_object_set_new(specific, "compat", json_string(header->version < 3 ? "0.10" : "1.1"));
+    json_object_set_new(specific, "compression-type",
+                        json_string(header->compression == QCOW2_ZSTD ? "zstd" : "zlib"));
+    if (header->version < 3) {
+        json_object_set_new(specific, "refcount-bits", json_integer(1 << s->refcount_order));
+        return 0;
+    }
+    json_object_set_new(specific, "lazy-refcounts",
+                        json_boolean(header->compatible & QCOW2_COMPAT_LAZY_REFCOUNTS));
+    json_t *bitmaps = qcow2_bitmaps_info(node);
+    if (bitmaps)
+        json_object_set_new(specific, "bitmaps", bitmaps);
+    json_object_set_new(specific, "refcount-bits", json_integer(1 << s->refcount_order));
+    BLK_AUTOFREE char *data_file = s->data_file ? data_file_name(s) : NULL;
+    if (data_file)
+        json_object_set_new(specific, "data-file", json_string(data_file));
+    if (s->data_file)
+        json_object_set_new(specific, "data-file-raw", json_boolean(s->data_file_raw));
+    json_object_set_new(specific, "corrupt", json_boolean(info->corrupt));
+    json_object_set_new(specific, "extended-l2", json_boolean(s->extended));
+    return 0;
+}
+
+/* ---- backing file ---- */
+
+static int qcow2_change_backing(struct blk_node *node, const char *name, const char *format,
+                                struct blk_error *err)
+{
+    struct qcow2_state *s = qcow2_state(node);
+    if (name && s->data_file_raw)
+        return blk_fail_why(err, EINVAL, "a raw data file shows the whole content by itself",
+                            "giving '%s' a backing file", node->name);
+    if (name && strlen(name) > QCOW2_MAX_BACKING_NAME)
+        return blk_fail_why(err, EINVAL, "the name is too long", "giving '%s' a backing file",
+                            node->name);
+
+    struct qcow2_tail tail;
+    qcow2_tail_copy(&tail, &s->tail);
+    qcow2_tail_set_backing(&tail, name && *name ? name : NULL);
+    if (tail.backing_name && format && *format)
+        qcow2_tail_set(&tail, QCOW2_EXT_BACKING_FORMAT, format, (uint32_t)strlen(format));
+    else
+        qcow2_tail_remove(&tail, QCOW2_EXT_BACKING_FORMAT);
+    /* Copied data must be stable before the header stops naming the file that had it. */
+    int ret = qcow2_settle(node, err);
+    if (ret == 0)
+        ret = qcow2_header_relayout(node, &s->header, &tail, err);
+    qcow2_tail_free(&tail);
+    if (ret == 0)
+        set_backing(node);
+    return ret;
+}
+
+const struct blk_driver blk_driver_qcow2 = {
+    .name = "qcow2",
+    .kind = BLK_FORMAT,
+    .state_bytes = sizeof(struct qcow2_state),
+    .supports_backing = true,
+    .probe = probe,
+    .open = qcow2_open,
+    .create_options = qcow2_create_options,
+    .create = qcow2_create,
+    .store = qcow2_store,
+    .release = qcow2_release,
+    .reopen_prepare = qcow2_reopen_prepare,
+    .pread = qcow2_pread,
+    .pwrite = qcow2_pwrite,
+    .write_zeroes = qcow2_write_zeroes,
+    .discard = qcow2_discard,
+    .write_compressed = qcow2_write_compressed,
+    .block_status = qcow2_block_status,
+    .copy_range = qcow2_copy_range,
+    .flush_to_os = qcow2_flush_to_os,
+    .truncate = qcow2_truncate,
+    .get_info = qcow2_get_info,
+    .measure = qcow2_measure,
+    .amend_options = qcow2_amend_options,
+    .amend = qcow2_amend,
+    .check = qcow2_check,
+    .make_empty = qcow2_make_empty,
+    .change_backing = qcow2_change_backing,
+    .snapshot_list = qcow2_snapshot_list,
+    .snapshot_create = qcow2_snapshot_create,
+    .snapshot_apply = qcow2_snapshot_apply,
+    .snapshot_delete = qcow2_snapshot_delete,
+    .snapshot_load = qcow2_snapshot_load,
+    .bitmaps_load = qcow2_bitmaps_load,
+    .bitmaps_track = qcow2_bitmaps_track,
+    .bitmap_release = qcow2_bitmap_release,
+    .bitmaps_can_add = qcow2_bitmaps_can_add,
+};

@@ -1,0 +1,489 @@
+/*
+ * Another size, and an empty image.
+ *
+ * What changes at once for all is one header sector (C4): growing prepares everything behind the old end, where
+ * nobody looks, and then switches the size; shrinking switches the size and then gives back what is behind it. A crash in between leaves
+ * mappings past the end. They are harmless until the image grows again, and growing takes them away first.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "blockcore/units.h"
+#include "drivers/qcow2/bitmap.h"
+#include "drivers/qcow2/qcow2.h"
+
+/* ---- L1 tables ---- */
+
+/* Writes `entries` of `table` (zeroes behind its `count`) to newly allocated clusters; not flushed. */
+static int write_l1(struct blk_node *node, const uint64_t *table, uint32_t count, uint32_t entries,
+                    uint64_t *offset, struct blk_error *err)
+{
+    struct qcow2_state *s = qcow2_state(node);
+    uint64_t bytes = round_up(u64_max((uint64_t)entries * 8, 8), s->cluster_bytes);
+
+    blk_event(qcow2_file(node), BLK_EVENT_L1_GROW_ALLOC_TABLE);
+    uint8_t *buf = blk_buffer_alloc(bytes);
+    if (!buf)
+        return blk_fail(err, ENOMEM, "writing an L1 table of '%s'", node->name);
+    memset(buf, 0, bytes);
+    for (uint32_t i = 0; i < count; i++)
+        be64_put(buf + (size_t)i * 8, table[i]);
+
+    qcow2_lock(s);
+    int ret = qcow2_metadata_load(node, err);
+    if (ret == 0)
+        ret = qcow2_alloc(node, bytes, offset, err);
+    qcow2_unlock(s);
+    if (ret == 0) {
+        blk_event(qcow2_file(node), BLK_EVENT_L1_GROW_WRITE_TABLE);
+        ret = blk_child_pwrite(qcow2_file(node), *offset, bytes, buf, 0, err);
+    }
+    free(buf);
+    return ret;
+}
+
+/* Makes the table at `offset`, which is written, the active one on the medium and in memory. */
+static int activate_l1(struct blk_node *node, uint64_t offset, uint64_t *table, uint32_t entries,
+                       struct blk_error *err)
+{
+    struct qcow2_state *s = qcow2_state(node);
+    uint8_t *dirty = calloc(div_round_up((uint64_t)entries * 8, s->l1_unit) + 1, 1);
+    if (!dirty)
+        return blk_fail(err, ENOMEM, "changing the L1 table of '%s'", node->name);
+
+    int ret = qcow2_settle(node, err);
+    if (ret == 0) {
+        struct qcow2_header next = s->header;
+        next.l1_offset = offset;
+        next.l1_entries = entries;
+        blk_event(qcow2_file(node), BLK_EVENT_L1_GROW_ACTIVATE_TABLE);
+        ret = qcow2_header_switch(node, &next, err);
+    }
+    if (ret < 0) {
+        free(dirty);
+        return ret;
+    }
+    qcow2_lock(s);
+    qcow2_free_later(node, s->l1_offset, (uint64_t)s->l1_entries * 8, QCOW2_FREE_OTHER);
+    free(s->l1);
+    free(s->l1_dirty);
+    s->l1 = table;
+    s->l1_dirty = dirty;
+    s->l1_any_dirty = false;
+    s->l1_entries = entries;
+    s->l1_offset = offset;
+    qcow2_unlock(s);
+    return 0;
+}
+
+static int load_l1(struct blk_node *node, struct blk_error *err)
+{
+    struct qcow2_state *s = qcow2_state(node);
+    qcow2_lock(s);
+    int ret = qcow2_l1_load(node, err);
+    qcow2_unlock(s);
+    return ret;
+}
+
+static int grow_l1(struct blk_node *node, uint64_t entries, struct blk_error *err)
+{
+    struct qcow2_state *s = qcow2_state(node);
+    if (entries <= s->l1_entries)
+        return 0;
+    if (entries > QCOW2_MAX_L1_BYTES / 8)
+        return blk_fail_why(err, EFBIG, "its L1 table would become too large", "resizing '%s'",
+                            node->name);
+    /* The table is copied as it is: it must not change between here and the switch. */
+    int ret = qcow2_settle(node, err);
+    if (ret < 0)
+        return ret;
+    uint64_t *table = calloc(entries, sizeof(*table));
+    if (!table)
+        return blk_fail(err, ENOMEM, "resizing '%s'", node->name);
+    memcpy(table, s->l1, (size_t)s->l1_entries * 8);
+
+    uint64_t offset;
+    ret = write_l1(node, table, s->l1_entries, (uint32_t)entries, &offset, err);
+    if (ret == 0)
+        ret = activate_l1(node, offset, table, (uint32_t)entries, err);
+    if (ret < 0)
+        free(table);
+    return ret;
+}
+
+/* [locked] Frees (later) an L2 table that nothing points to any more, and all that it points to. */
+static int free_l2(struct blk_node *node, uint64_t table, struct blk_error *err)
+{
+    struct qcow2_state *s = qcow2_state(node);
+    if (table & (s->cluster_bytes - 1))
+        return qcow2_corrupt(node, err, "an L2 table at the unaligned offset %llu",
+                             (unsigned long long)table);
+
+    for (uint64_t at = 0; at < s->cluster_bytes; at += s->l2_cache.entry_bytes) {
+        struct qcow2_table *slice;
+        int ret = qcow2_cache_get(node, &s->l2_cache, table + at, &slice, err);
+        if (ret < 0)
+            return ret;
+        for (uint32_t i = 0; i < s->slice_entries; i++)
+            qcow2_entry_free(node, qcow2_entry_get(s, slice->data, i), QCOW2_FREE_OTHER);
+    }
+    qcow2_cache_drop(&s->l2_cache, table, s->cluster_bytes);
+    qcow2_metadata_remove(s, table);
+    qcow2_free_later(node, table, s->cluster_bytes, QCOW2_FREE_OTHER);
+    return 0;
+}
+
+/* Empties the L1 entries from `first` on. */
+static int clear_l1(struct blk_node *node, uint64_t first, struct blk_error *err)
+{
+    struct qcow2_state *s = qcow2_state(node);
+    int ret = 0;
+
+    blk_event(qcow2_file(node), BLK_EVENT_L1_SHRINK_WRITE_TABLE);
+    for (uint64_t i = first; i < s->l1_entries && ret == 0; i++) {
+        uint64_t table = s->l1[i] & QCOW2_ENTRY_OFFSET;
+        if (!table)
+            continue;
+        qcow2_lock(s);
+        ret = qcow2_metadata_load(node, err);
+        if (ret == 0)
+            ret = free_l2(node, table, err);
+        if (ret == 0)
+            qcow2_l1_set(node, (uint32_t)i, 0);
+        qcow2_unlock(s);
+        if (ret == 0)
+            ret = qcow2_relieve(node, err);
+    }
+    return ret;
+}
+
+/* Takes away all mappings behind `size`, up to the end of L1. */
+static int clear_behind(struct blk_node *node, uint64_t size, struct blk_error *err)
+{
+    struct qcow2_state *s = qcow2_state(node);
+    uint64_t per_table = (uint64_t)s->l2_entries << s->cluster_bits;
+    uint64_t start = round_up(size, s->cluster_bytes);
+    uint64_t whole = div_round_up(start, per_table);
+
+    int ret = 0;
+    if (start < whole * per_table && whole <= s->l1_entries)
+        ret = qcow2_unmap(node, start, whole * per_table - start, QCOW2_FREE_OTHER, err);
+    return ret < 0 ? ret : clear_l1(node, whole, err);
+}
+
+/* ---- the end of the file ---- */
+
+/* Cuts off what is free at the end of the file. Everything is settled. */
+static int trim_file(struct blk_node *node, struct blk_error *err)
+{
+    struct qcow2_state *s = qcow2_state(node);
+    struct blk_node *file = qcow2_file(node);
+    uint64_t size = blk_size(file);
+    uint64_t clusters = div_round_up(size, s->cluster_bytes);
+    uint64_t count = 0;
+    int ret = 0;
+
+    if (!file->driver->growable)
+        return 0;
+    qcow2_lock(s);
+    while (clusters && ret == 0) {
+        ret = qcow2_refcount(node, clusters - 1, &count, err);
+        if (ret < 0 || count)
+            break;
+        clusters--;
+    }
+    qcow2_unlock(s);
+    uint64_t end = clusters << s->cluster_bits;
+    if (ret < 0 || end >= size)
+        return ret;
+    ret = blk_child_truncate(file, end, BLK_PREALLOC_OFF, false, err);
+    if (ret < 0)
+        return ret;
+    qcow2_lock(s);
+    s->virgin = end;
+    qcow2_unlock(s);
+    return 0;
+}
+
+/* ---- preallocation ---- */
+
+/* A row of clusters without a place, in one slice. */
+struct row {
+    uint64_t guest, clusters, host;
+};
+
+static bool has_place(const struct qcow2_state *s, struct qcow2_entry entry)
+{
+    return entry.entry & (QCOW2_ENTRY_OFFSET | QCOW2_ENTRY_COMPRESSED) ||
+           (s->data_file && entry.entry & QCOW2_ENTRY_COPIED);
+}
+
+/* [locked] The first such row at or behind row->guest, up to `end`, and a place for it. */
+static int place_row(struct blk_node *node, uint64_t end, struct row *row, struct blk_error *err)
+{
+    struct qcow2_state *s = qcow2_state(node);
+    struct qcow2_table *slice;
+    uint32_t index;
+    int ret = qcow2_slice_write(node, row->guest, &slice, &index, err);
+    if (ret < 0)
+        return ret;
+
+    row->clusters = 0;
+    for (; index < s->slice_entries && row->guest + row->clusters * s->cluster_bytes < end; index++) {
+        bool placed = has_place(s, qcow2_entry_get(s, slice->data, index));
+        if (placed && row->clusters)
+            break;
+        if (placed)
+            row->guest += s->cluster_bytes;
+        else
+            row->clusters++;
+    }
+    uint64_t bytes = row->clusters * s->cluster_bytes;
+    if (!bytes)
+        return 0;
+    if (s->data_file) {
+        row->host = row->guest;
+        return 0;
+    }
+    if (qcow2_file(node)->driver->growable)
+        return qcow2_alloc_end(node, bytes, &row->host, err);
+    ret = qcow2_alloc_run(node, bytes, &row->host, &bytes, NULL, err);
+    row->clusters = bytes / s->cluster_bytes;
+    return ret;
+}
+
+/* Makes the place of the row exist and read as zeroes. */
+static int zero_row(struct blk_node *node, const struct row *row, enum blk_prealloc prealloc,
+                    struct blk_error *err)
+{
+    const struct qcow2_state *s = qcow2_state(node);
+    struct blk_node *file = qcow2_file(node);
+    uint64_t end = row->host + row->clusters * s->cluster_bytes;
+
+    if (s->data_file)
+        return 0;
+    if (!file->driver->growable)
+        return blk_child_write_zeroes(file, row->host, end - row->host,
+                                      prealloc == BLK_PREALLOC_METADATA ? BLK_REQ_MAY_UNMAP : 0, err);
+    if (end <= blk_size(file))
+        return 0;
+    return blk_child_truncate(file, end,
+                              prealloc == BLK_PREALLOC_METADATA ? BLK_PREALLOC_OFF : prealloc, false,
+                              err);
+}
+
+static int link_row(struct blk_node *node, const struct row *row, struct blk_error *err)
+{
+    const struct qcow2_state *s = qcow2_state(node);
+    struct qcow2_table *slice;
+    uint32_t index;
+    int ret = qcow2_slice_write(node, row->guest, &slice, &index, err);
+
+    for (uint64_t i = 0; i < row->clusters && ret == 0; i++) {
+        struct qcow2_entry entry = qcow2_entry_get(s, slice->data, index + (uint32_t)i);
+        entry.entry = (row->host + i * s->cluster_bytes) | QCOW2_ENTRY_COPIED;
+        ret = qcow2_slice_set(node, slice, index + (uint32_t)i, entry, QCOW2_FREE_OTHER, err);
+    }
+    return ret;
+}
+
+int qcow2_preallocate(struct blk_node *node, uint64_t offset, uint64_t bytes,
+                      enum blk_prealloc prealloc, struct blk_error *err)
+{
+    struct qcow2_state *s = qcow2_state(node);
+    uint64_t per_slice = (uint64_t)s->slice_entries << s->cluster_bits;
+    uint64_t end = round_up(offset + bytes, s->cluster_bytes);
+    int ret = 0;
+
+    if (prealloc == BLK_PREALLOC_OFF)
+        return 0;
+    for (uint64_t at = round_down(offset, s->cluster_bytes); at < end && ret == 0;) {
+        struct row row = { .guest = at };
+        uint64_t slice_end = u64_min(end, round_down(at, per_slice) + per_slice);
+
+        qcow2_lock(s);
+        ret = place_row(node, slice_end, &row, err);
+        qcow2_unlock(s);
+        if (ret == 0 && row.clusters)
+            ret = zero_row(node, &row, prealloc, err);
+        if (ret == 0 && row.clusters) {
+            qcow2_lock(s);
+            ret = link_row(node, &row, err);
+            qcow2_unlock(s);
+        }
+        if (ret == 0)
+            ret = qcow2_relieve(node, err);
+        at = row.clusters ? row.guest + row.clusters * s->cluster_bytes : slice_end;
+    }
+    atomic_store(&s->preallocation, -1);
+    return ret;
+}
+
+/* ---- growing ---- */
+
+/* Data between the old end and the end of its cluster was never the guest's: it becomes zeroes. */
+static int zero_old_end(struct blk_node *node, uint64_t old_size, struct blk_error *err)
+{
+    const struct qcow2_state *s = qcow2_state(node);
+    uint64_t end = round_up(old_size, s->cluster_bytes);
+    int ret = 0;
+
+    for (uint64_t at = old_size; at < end && ret == 0;) {
+        struct qcow2_mapping mapping;
+        ret = qcow2_map(node, at, end - at, &mapping, err);
+        if (ret == 0 && (mapping.kind == QCOW2_DATA || mapping.kind == QCOW2_COMPRESSED))
+            ret = qcow2_write_zero_data(node, at, mapping.bytes, err);
+        at += mapping.bytes;
+    }
+    return ret;
+}
+
+/* What a longer backing file has behind the old end must not show. */
+static int hide_backing(struct blk_node *node, uint64_t old_size, uint64_t size,
+                        struct blk_error *err)
+{
+    const struct qcow2_state *s = qcow2_state(node);
+    struct blk_node *backing = blk_child(node, BLK_ROLE_BACKING);
+    uint64_t end = backing ? u64_min(size, blk_size(backing)) : 0;
+    if (end <= old_size)
+        return 0;
+
+    uint64_t aligned = round_up(old_size, s->subcluster_bytes);
+    if (s->header.version < 3)
+        aligned = end;
+    int ret = 0;
+    if (aligned > old_size)
+        ret = qcow2_write_zero_data(node, old_size, aligned - old_size, err);
+    if (ret == 0 && end > aligned)
+        ret = qcow2_zero_behind(node, aligned, round_up(end, s->subcluster_bytes) - aligned, err);
+    return ret;
+}
+
+static int grow(struct blk_node *node, uint64_t old_size, uint64_t size,
+                enum blk_prealloc prealloc, struct blk_error *err)
+{
+    struct qcow2_state *s = qcow2_state(node);
+    int ret = load_l1(node, err);
+    if (ret == 0)
+        ret = clear_behind(node, old_size, err);
+    if (ret == 0)
+        ret = grow_l1(node, qcow2_l1_entries_for(size, s->cluster_bits, s->extended), err);
+    if (ret == 0)
+        ret = zero_old_end(node, old_size, err);
+    if (ret == 0)
+        ret = hide_backing(node, old_size, size, err);
+    if (ret == 0 && s->data_file)
+        ret = blk_child_truncate(blk_child(node, BLK_ROLE_DATA), size,
+                                 prealloc == BLK_PREALLOC_METADATA ? BLK_PREALLOC_OFF : prealloc,
+                                 false, err);
+    /* Others may write a raw data file directly: all of it has to be mapped. */
+    if (s->data_file_raw && prealloc == BLK_PREALLOC_OFF)
+        prealloc = BLK_PREALLOC_METADATA;
+    if (ret == 0)
+        ret = qcow2_preallocate(node, old_size, size - old_size, prealloc, err);
+    return ret;
+}
+
+/* ---- the operations ---- */
+
+static int switch_size(struct blk_node *node, uint64_t size, struct blk_error *err)
+{
+    struct qcow2_state *s = qcow2_state(node);
+    int ret = qcow2_settle(node, err);
+    if (ret < 0)
+        return ret;
+    struct qcow2_header next = s->header;
+    next.size = size;
+    ret = qcow2_header_switch(node, &next, err);
+    if (ret == 0)
+        blk_node_set_size(node, size);
+    return ret;
+}
+
+static int shrink(struct blk_node *node, uint64_t size, struct blk_error *err)
+{
+    const struct qcow2_state *s = qcow2_state(node);
+    int ret = load_l1(node, err);
+    if (ret == 0)
+        ret = switch_size(node, size, err);
+    if (ret == 0)
+        ret = clear_behind(node, size, err);
+    if (ret == 0 && s->data_file_raw)
+        ret = blk_child_truncate(blk_child(node, BLK_ROLE_DATA), size, BLK_PREALLOC_OFF, false, err);
+    if (ret == 0)
+        ret = qcow2_settle(node, err);
+    return ret < 0 ? ret : trim_file(node, err);
+}
+
+int qcow2_truncate(struct blk_node *node, uint64_t size, enum blk_prealloc prealloc, bool exact,
+                   struct blk_error *err)
+{
+    const struct qcow2_state *s = qcow2_state(node);
+    uint64_t old_size = blk_size(node);
+    (void)exact; /* always */
+
+    if (size % BLK_SECTOR_BYTES)
+        return blk_fail_why(err, EINVAL, "the new size must be a multiple of 512", "resizing '%s'",
+                            node->name);
+    if (size > BLK_MAX_BYTES)
+        return blk_fail(err, EFBIG, "resizing '%s'", node->name);
+    if (s->header.version < 3 && s->header.snapshot_count)
+        return blk_fail_why(err, ENOTSUP, "in version 2 snapshots do not know the size they had",
+                            "resizing '%s'", node->name);
+    if (size == old_size)
+        return 0;
+
+    int ret = qcow2_check_poison(node, err);
+    if (ret == 0)
+        ret = qcow2_bitmaps_suspend(node, err);
+    if (ret == 0 && size < old_size)
+        return shrink(node, size, err);
+    if (ret == 0)
+        ret = grow(node, old_size, size, prealloc, err);
+    return ret < 0 ? ret : switch_size(node, size, err);
+}
+
+int qcow2_make_empty(struct blk_node *node, struct blk_error *err)
+{
+    struct qcow2_state *s = qcow2_state(node);
+    uint64_t offset;
+
+    blk_event(qcow2_file(node), BLK_EVENT_EMPTY_IMAGE_PREPARE);
+    int ret = load_l1(node, err);
+    if (ret == 0)
+        ret = qcow2_settle(node, err);
+    if (ret < 0)
+        return ret;
+
+    uint32_t entries = s->l1_entries;
+    uint64_t *empty = calloc(entries ? entries : 1, sizeof(*empty));
+    uint64_t *old = malloc(entries ? entries * sizeof(*old) : 1);
+    if (!empty || !old)
+        ret = blk_fail(err, ENOMEM, "emptying '%s'", node->name);
+    if (ret == 0) {
+        memcpy(old, s->l1, entries * sizeof(*old));
+        ret = write_l1(node, empty, 0, entries, &offset, err);
+    }
+    if (ret == 0)
+        ret = activate_l1(node, offset, empty, entries, err);
+    if (ret < 0)
+        free(empty);
+
+    for (uint32_t i = 0; i < entries && ret == 0; i++) {
+        if (!(old[i] & QCOW2_ENTRY_OFFSET))
+            continue;
+        qcow2_lock(s);
+        ret = free_l2(node, old[i] & QCOW2_ENTRY_OFFSET, err);
+        qcow2_unlock(s);
+        if (ret == 0)
+            ret = qcow2_relieve(node, err);
+    }
+    free(old);
+    if (ret == 0 && s->data_file_raw)
+        ret = blk_child_write_zeroes(blk_child(node, BLK_ROLE_DATA), 0, blk_size(node),
+                                     BLK_REQ_MAY_UNMAP, err);
+    if (ret == 0)
+        ret = qcow2_settle(node, err);
+    return ret < 0 ? ret : trim_file(node, err);
+}

@@ -1,0 +1,208 @@
+/*
+ * write_zeroes and discard: marking instead of writing.
+ *
+ * Both work on whole clusters (write_zeroes with extended L2: subclusters). Parts of them are left to the caller,
+ * which writes zeroes as data, unless they are known to be zero anyway.
+ */
+#include <errno.h>
+
+#include "drivers/qcow2/qcow2.h"
+
+struct zeroing {
+    bool discard; /* else write_zeroes */
+    bool clear;   /* no mapping is left at all: the backing file shows, or zeroes */
+    bool unmap;   /* host clusters are given back */
+    enum qcow2_free_why why;
+};
+
+/* The entry that makes subclusters [first, last] read as zeroes. -ENOTSUP: only data can. */
+static int zeroed_entry(const struct qcow2_state *s, const struct zeroing *zeroing,
+                        struct qcow2_entry old, unsigned first, unsigned last,
+                        struct qcow2_entry *entry)
+{
+    bool whole = last - first + 1 == s->subclusters;
+    bool compressed = old.entry & QCOW2_ENTRY_COMPRESSED;
+    uint64_t host = compressed ? 0 : old.entry & (QCOW2_ENTRY_OFFSET | QCOW2_ENTRY_COPIED);
+    uint64_t touched = (QCOW2_SUBCLUSTERS_ALL_ALLOCATED >> (s->subclusters - 1 - (last - first)));
+
+    if (zeroing->clear) {
+        *entry = (struct qcow2_entry){ 0, 0 };
+        return 0;
+    }
+    if (s->extended) {
+        if (compressed && !whole)
+            return -ENOTSUP;
+        touched <<= first;
+        entry->bitmap = compressed ? 0 : old.bitmap;
+        entry->bitmap = (entry->bitmap & ~touched) | touched << QCOW2_SUBCLUSTERS;
+        whole = entry->bitmap == QCOW2_SUBCLUSTERS_ALL_ZERO;
+        entry->entry = whole && zeroing->unmap ? 0 : host;
+        return 0;
+    }
+    entry->bitmap = 0;
+    entry->entry = (zeroing->unmap ? 0 : host) | QCOW2_ENTRY_ZERO;
+    return 0;
+}
+
+/* Whether the entry can stay as it is: nothing shows through that is not zero. */
+static bool nothing_to_do(struct blk_node *node, const struct zeroing *zeroing, uint64_t guest,
+                          struct qcow2_entry old)
+{
+    const struct blk_node *backing = blk_child(node, BLK_ROLE_BACKING);
+    bool unallocated = !old.entry && !old.bitmap;
+    if (zeroing->clear)
+        return unallocated;
+    /* Zeroes that were asked for are recorded; what was discarded only has to read as zeroes. */
+    return zeroing->discard && unallocated && !node->backing_name &&
+           (!backing || guest >= blk_size(backing));
+}
+
+/* [locked] Zeroes [from, to) of the guest, which one slice maps. */
+static int zero_in_slice(struct blk_node *node, const struct zeroing *zeroing, uint64_t from,
+                         uint64_t to, struct blk_error *err)
+{
+    struct qcow2_state *s = qcow2_state(node);
+    struct qcow2_table *slice;
+    uint32_t index;
+    int ret = qcow2_slice_write(node, from, &slice, &index, err);
+
+    for (uint64_t at = from; at < to && ret == 0; index++) {
+        uint64_t cluster = round_down(at, s->cluster_bytes);
+        uint64_t end = u64_min(cluster + s->cluster_bytes, to);
+        struct qcow2_entry old = qcow2_entry_get(s, slice->data, index), entry;
+        unsigned first = (unsigned)((at - cluster) / s->subcluster_bytes);
+        unsigned last = (unsigned)((end - 1 - cluster) / s->subcluster_bytes);
+
+        if (!nothing_to_do(node, zeroing, at, old)) {
+            ret = zeroed_entry(s, zeroing, old, first, last, &entry);
+            if (ret == 0 && (entry.entry != old.entry || entry.bitmap != old.bitmap))
+                ret = qcow2_slice_set(node, slice, index, entry, zeroing->why, err);
+        }
+        at = end;
+    }
+    return ret;
+}
+
+/* How much of the range can be skipped because nothing is mapped there and nothing needs to be. */
+static int bytes_to_skip(struct blk_node *node, const struct zeroing *zeroing, uint64_t offset,
+                         uint64_t bytes, uint64_t *skip, struct blk_error *err)
+{
+    struct qcow2_mapping mapping;
+    *skip = 0;
+    if (!nothing_to_do(node, zeroing, offset, (struct qcow2_entry){ 0, 0 }))
+        return 0;
+    int ret = qcow2_map(node, offset, bytes, &mapping, err);
+    if (ret == 0 && mapping.kind == QCOW2_UNALLOCATED)
+        *skip = mapping.bytes;
+    return ret;
+}
+
+/* With a data file: its bytes follow where they must, or may, before the mapping says so (C2). */
+static int zero_data_file(struct blk_node *node, const struct zeroing *zeroing, uint64_t offset,
+                          uint64_t bytes, struct blk_error *err)
+{
+    const struct qcow2_state *s = qcow2_state(node);
+    struct blk_node *data = blk_child(node, BLK_ROLE_DATA);
+    uint64_t size = blk_size(node);
+    bytes = offset < size ? u64_min(bytes, size - offset) : 0;
+    if (s->data_file_raw)
+        return blk_child_write_zeroes(data, offset, bytes, zeroing->unmap ? BLK_REQ_MAY_UNMAP : 0,
+                                      err);
+    return s->data_file && zeroing->unmap ? blk_child_discard(data, offset, bytes, err) : 0;
+}
+
+/* Zeroes what one slice maps. */
+static int zero_piece(struct blk_node *node, struct zeroing zeroing, uint64_t offset,
+                      uint64_t bytes, struct blk_error *err)
+{
+    struct qcow2_state *s = qcow2_state(node);
+    struct blk_range range;
+
+    blk_range_take(&node->ranges, &range, offset, bytes, s->cluster_bytes);
+    int ret = zero_data_file(node, &zeroing, offset, bytes, err);
+    if (ret == 0) {
+        /* Where the data file must agree with the guest, its clusters stay mapped. */
+        zeroing.unmap = zeroing.unmap && !s->data_file_raw;
+        qcow2_lock(s);
+        ret = zero_in_slice(node, &zeroing, offset, offset + bytes, err);
+        qcow2_unlock(s);
+    }
+    blk_range_release(&node->ranges, &range);
+    return ret;
+}
+
+/* Whole (sub)clusters. */
+static int zero_units(struct blk_node *node, struct zeroing zeroing, uint64_t offset,
+                      uint64_t bytes, struct blk_error *err)
+{
+    const struct qcow2_state *s = qcow2_state(node);
+    uint64_t per_slice = (uint64_t)s->slice_entries << s->cluster_bits;
+    int ret = qcow2_check_poison(node, err);
+
+    while (bytes && ret == 0) {
+        uint64_t piece;
+        ret = bytes_to_skip(node, &zeroing, offset, bytes, &piece, err);
+        if (ret == 0 && !piece) {
+            piece = u64_min(bytes, per_slice - offset % per_slice);
+            ret = qcow2_relieve(node, err);
+            if (ret == 0)
+                ret = zero_piece(node, zeroing, offset, piece, err);
+        }
+        offset += piece;
+        bytes -= piece;
+    }
+    return ret;
+}
+
+int qcow2_write_zeroes(struct blk_node *node, uint64_t offset, uint64_t bytes, unsigned flags,
+                       struct blk_error *err)
+{
+    const struct qcow2_state *s = qcow2_state(node);
+    /* The last (sub)cluster may reach past the end of the image. */
+    uint64_t end = offset + bytes == blk_size(node) ? round_up(offset + bytes, s->subcluster_bytes)
+                                                    : offset + bytes;
+    struct zeroing zeroing = { .unmap = flags & BLK_REQ_MAY_UNMAP };
+
+    if (s->header.version >= 3 && (offset | end) % s->subcluster_bytes == 0)
+        return zero_units(node, zeroing, offset, end - offset, err);
+
+    bool zero;
+    struct blk_range range;
+    blk_range_take_shared(&node->ranges, &range, offset, bytes, 1);
+    int ret = qcow2_is_known_zero(node, offset, bytes, &zero, err);
+    blk_range_release(&node->ranges, &range);
+    return ret == 0 && !zero ? -ENOTSUP : ret;
+}
+
+int qcow2_zero_behind(struct blk_node *node, uint64_t offset, uint64_t bytes,
+                      struct blk_error *err)
+{
+    return zero_units(node, (struct zeroing){ .why = QCOW2_FREE_OTHER }, offset, bytes, err);
+}
+
+int qcow2_unmap(struct blk_node *node, uint64_t offset, uint64_t bytes, enum qcow2_free_why why,
+                struct blk_error *err)
+{
+    struct zeroing zeroing = { .discard = true, .clear = true, .unmap = true, .why = why };
+    return zero_units(node, zeroing, offset, bytes, err);
+}
+
+int qcow2_discard(struct blk_node *node, uint64_t offset, uint64_t bytes, struct blk_error *err)
+{
+    const struct qcow2_state *s = qcow2_state(node);
+    uint64_t end = offset + bytes;
+    if (end == blk_size(node))
+        end = round_up(end, s->cluster_bytes);
+    uint64_t start = round_up(offset, s->cluster_bytes);
+    end = round_down(end, s->cluster_bytes);
+    if (start >= end)
+        return 0;
+    if (s->header.version < 3) {
+        /* No zero clusters here: what is not mapped shows the backing file, if there is one. */
+        if (node->backing_name || blk_child(node, BLK_ROLE_BACKING))
+            return 0;
+        return qcow2_unmap(node, start, end - start, QCOW2_FREE_REQUEST, err);
+    }
+    return zero_units(node, (struct zeroing){ .discard = true, .unmap = true }, start, end - start,
+                      err);
+}
