@@ -11,6 +11,7 @@ extern const struct blk_driver blk_driver_host_device;
 extern const struct blk_driver blk_driver_blkdebug;
 extern const struct blk_driver blk_driver_null_co;
 extern const struct blk_driver blk_driver_null_aio;
+extern const struct blk_driver blk_driver_qcow2;
 extern const struct blk_driver blk_driver_raw;
 
 #endif

@@ -5,6 +5,7 @@
 
 const struct blk_driver *const blk_drivers[] = {
     &blk_driver_raw,
+    &blk_driver_qcow2,
     &blk_driver_file,
     &blk_driver_host_device,
     &blk_driver_blkdebug,
