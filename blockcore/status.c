@@ -50,16 +50,22 @@ static int look_for_holes(struct blk_extent *extent, struct blk_error *err)
 }
 
 /*
- * Where this node has nothing and nothing can show through, it reads as zeroes. A backing file that was left
- * unopened for now may hold anything; one that the user has taken away by an option holds nothing.
+ * Where this node has nothing, its backing file shows through as far as that goes; behind it, and where there is
+ * none, it reads as zeroes. A backing file that was left unopened for now may hold anything; one that the
+ * user has taken away by an option holds nothing.
  */
-static bool nothing_behind(const struct blk_node *node, uint64_t offset)
+static void look_behind(const struct blk_node *node, uint64_t offset, struct blk_extent *extent)
 {
     const struct blk_node *backing = blk_child(node, BLK_ROLE_BACKING);
-    if (backing)
-        return offset >= blk_size(backing);
-    bool left_unopened = node->backing_name && node->flags & BLK_NO_BACKING;
-    return node->driver->supports_backing && !left_unopened;
+    uint64_t end = backing ? blk_size(backing) : 0;
+
+    if (!node->driver->supports_backing ||
+        (!backing && node->backing_name && node->flags & BLK_NO_BACKING))
+        return;
+    if (offset >= end)
+        extent->flags |= BLK_EXT_ZERO;
+    else
+        extent->bytes = u64_min(extent->bytes, end - offset);
 }
 
 int blk_child_block_status(struct blk_node *node, uint64_t offset, uint64_t bytes, unsigned want,
@@ -89,8 +95,8 @@ int blk_child_block_status(struct blk_node *node, uint64_t offset, uint64_t byte
     if (ret < 0)
         return ret;
 
-    if (!(extent->flags & BLK_EXT_ALLOCATED) && nothing_behind(node, offset))
-        extent->flags |= BLK_EXT_ZERO;
+    if (!(extent->flags & BLK_EXT_ALLOCATED))
+        look_behind(node, offset, extent);
     extent->flags &= ~(unsigned)(BLK_EXT_EOF | BLK_EXT_RECURSE);
     if (offset + extent->bytes == size)
         extent->flags |= BLK_EXT_EOF;

@@ -1,0 +1,157 @@
+/* Range locks: who excludes whom, in which order, and that nothing is lost under many threads. */
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "blockcore/range_lock.h"
+#include "tests/unit/check.h"
+
+/* A thread that takes one range, says so, and gives it back when told to. */
+struct taker {
+    struct blk_range_lock *lock;
+    uint64_t offset, bytes, alignment;
+    bool shared;
+    atomic_bool took, let_go;
+    pthread_t thread;
+};
+
+static void *take(void *argument)
+{
+    struct taker *t = argument;
+    struct blk_range range;
+    if (t->shared)
+        blk_range_take_shared(t->lock, &range, t->offset, t->bytes, t->alignment);
+    else
+        blk_range_take(t->lock, &range, t->offset, t->bytes, t->alignment);
+    t->took = true;
+    while (!t->let_go)
+        usleep(500);
+    blk_range_release(t->lock, &range);
+    return NULL;
+}
+
+/* Starts the thread and waits until it holds its range or stands in the queue. */
+static void start(struct taker *t)
+{
+    pthread_mutex_lock(&t->lock->mutex);
+    size_t before = 0, now = 0;
+    for (struct blk_range *r = t->lock->list; r; r = r->next)
+        before++;
+    pthread_mutex_unlock(&t->lock->mutex);
+
+    pthread_create(&t->thread, NULL, take, t);
+    while (now <= before) {
+        usleep(500);
+        now = 0;
+        pthread_mutex_lock(&t->lock->mutex);
+        for (struct blk_range *r = t->lock->list; r; r = r->next)
+            now++;
+        pthread_mutex_unlock(&t->lock->mutex);
+    }
+    usleep(5000); /* time to take what may be taken */
+}
+
+static void finish(struct taker *t)
+{
+    t->let_go = true;
+    pthread_join(t->thread, NULL);
+}
+
+/* Whether a second range gets in while the first is held. */
+static bool both_hold(struct taker first, struct taker second)
+{
+    struct blk_range_lock lock;
+    blk_range_lock_init(&lock);
+    first.lock = second.lock = &lock;
+    start(&first);
+    start(&second);
+    bool both = second.took;
+    finish(&first);
+    finish(&second);
+    CHECK(second.took);
+    blk_range_lock_destroy(&lock);
+    return both;
+}
+
+#define RANGE(at, length, unit, is_shared) \
+    ((struct taker){ .offset = at, .bytes = length, .alignment = unit, .shared = is_shared })
+
+TEST(who_excludes_whom)
+{
+    CHECK(!both_hold(RANGE(0, 10, 1, false), RANGE(9, 1, 1, false)));
+    CHECK(!both_hold(RANGE(0, 10, 1, false), RANGE(9, 1, 1, true)));
+    CHECK(!both_hold(RANGE(0, 10, 1, true), RANGE(9, 1, 1, false)));
+    CHECK(both_hold(RANGE(0, 10, 1, true), RANGE(9, 1, 1, true)));
+    CHECK(both_hold(RANGE(0, 10, 1, false), RANGE(10, 1, 1, false)));
+}
+
+TEST(ranges_are_rounded_outwards)
+{
+    CHECK(!both_hold(RANGE(100, 1, 512, false), RANGE(400, 1, 512, false)));
+    CHECK(both_hold(RANGE(100, 1, 512, false), RANGE(512, 1, 512, false)));
+    CHECK(!both_hold(RANGE(1000, BLK_RANGE_TO_END - 1000, 512, false),
+                     RANGE(UINT64_C(1) << 62, 1, 1, false)));
+}
+
+TEST(nobody_overtakes_a_range_that_waits)
+{
+    struct blk_range_lock lock;
+    struct taker first = RANGE(0, 10, 1, true), writer = RANGE(0, 10, 1, false),
+                 late = RANGE(5, 1, 1, true);
+    blk_range_lock_init(&lock);
+    first.lock = writer.lock = late.lock = &lock;
+    start(&first);
+    start(&writer);
+    start(&late);
+    CHECK(first.took && !writer.took && !late.took);
+    finish(&first);
+    finish(&writer);
+    finish(&late);
+    blk_range_lock_destroy(&lock);
+}
+
+/* ---- many threads on a few slots; what they share is guarded by the lock alone ---- */
+
+enum { SLOTS = 16, ROUNDS = 2000, THREADS = 6 };
+
+struct crowd {
+    struct blk_range_lock lock;
+    int value[SLOTS];
+    atomic_uint seed;
+};
+
+static void *mingle(void *argument)
+{
+    struct crowd *crowd = argument;
+    unsigned seed = atomic_fetch_add(&crowd->seed, 1);
+    for (int round = 0; round < ROUNDS; round++) {
+        uint64_t from = (uint64_t)rand_r(&seed) % SLOTS;
+        uint64_t count = 1 + (uint64_t)rand_r(&seed) % (SLOTS - from);
+        struct blk_range range;
+        blk_range_take(&crowd->lock, &range, from, count, 1);
+        for (uint64_t i = from; i < from + count; i++)
+            crowd->value[i]++;
+        for (uint64_t i = from; i < from + count; i++)
+            crowd->value[i]--;
+        blk_range_release(&crowd->lock, &range);
+    }
+    return NULL;
+}
+
+TEST(many_threads)
+{
+    static struct crowd crowd;
+    pthread_t threads[THREADS];
+    crowd.seed = (unsigned)time(NULL);
+    printf("# seed %u\n", crowd.seed);
+    blk_range_lock_init(&crowd.lock);
+    for (int i = 0; i < THREADS; i++)
+        pthread_create(&threads[i], NULL, mingle, &crowd);
+    for (int i = 0; i < THREADS; i++)
+        pthread_join(threads[i], NULL);
+    for (int i = 0; i < SLOTS; i++)
+        CHECK_INT(crowd.value[i], 0);
+    blk_range_lock_destroy(&crowd.lock);
+}
