@@ -75,6 +75,7 @@ struct blk_driver {
      * returns with *node untouched: blockcore opens the image over the same file node.
      * `create->options` holds the create options; used ones are marked.
      */
+    /* The rows are in the order in which `qemu-img create` prints them: scripts compare that line. */
     const struct blk_option_desc *create_options;
     int (*create)(struct blk_create *create, struct blk_node **node, struct blk_error *err);
 

@@ -14,7 +14,10 @@ same_create() {
     local peer_status=0 mine_status=0
     rm -rf peer mine
     mkdir peer mine
-    [[ ! -d given ]] || cp -a given/. peer && cp -a given/. mine
+    if [[ -d given ]]; then
+        cp -a given/. peer
+        cp -a given/. mine
+    fi
     (cd peer && qemu-img create "$@") >peer.out 2>peer.err || peer_status=$?
     (cd mine && blkimg create "$@") >mine.out 2>mine.err || mine_status=$?
     diff -u peer.out mine.out || fail "create $*"

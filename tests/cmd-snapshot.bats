@@ -57,10 +57,10 @@ need_format() {
     blkimg snapshot -a one a
     qemu-img check -q a
     qemu-io -c 'read -P 1 0 64k' -c 'read -P 0 64k 64k' a >out
-    assert_file_not_contains out verification
+    [[ $(<out) != *verification* ]]
     blkimg snapshot -a 2 a
     qemu-io -c 'read -P 2 0 128k' a >out
-    assert_file_not_contains out verification
+    [[ $(<out) != *verification* ]]
     blkimg snapshot -d one a
     qemu-img check -q a
     assert_equal "$(qemu-img snapshot -l a | tail -n +3 | awk '{ print $2 }')" two
