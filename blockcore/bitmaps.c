@@ -17,17 +17,28 @@ struct blk_dirty_bitmaps *blk_bitmaps_of(struct blk_node *node)
     return node->bitmaps;
 }
 
-void blk_bitmaps_free(struct blk_dirty_bitmaps *bitmaps)
+/* Frees one bitmap, with what the driver keeps beside it. */
+static void free_bitmap(struct blk_node *node, struct blk_dirty_bitmap *bitmap)
 {
+    if (node->driver->bitmap_release)
+        node->driver->bitmap_release(bitmap);
+    blk_dirty_bitmap_free(bitmap);
+}
+
+void blk_bitmaps_free(struct blk_node *node)
+{
+    struct blk_dirty_bitmaps *bitmaps = node->bitmaps;
+
     if (!bitmaps)
         return;
     while (bitmaps->first) {
         struct blk_dirty_bitmap *bitmap = bitmaps->first;
         bitmaps->first = bitmap->next;
-        blk_dirty_bitmap_free(bitmap);
+        free_bitmap(node, bitmap);
     }
     pthread_mutex_destroy(&bitmaps->mutex);
     free(bitmaps);
+    node->bitmaps = NULL;
 }
 
 struct blk_dirty_bitmap *blk_bitmaps_find(const struct blk_node *node, const char *name)
@@ -61,9 +72,7 @@ void blk_bitmaps_remove(struct blk_node *node, struct blk_dirty_bitmap *bitmap)
         at = &(*at)->next;
     *at = bitmap->next;
     node->bitmaps->changed = true;
-    if (node->driver->bitmap_release)
-        node->driver->bitmap_release(bitmap);
-    blk_dirty_bitmap_free(bitmap);
+    free_bitmap(node, bitmap);
 }
 
 int blk_bitmaps_load(struct blk_node *node, struct blk_error *err)

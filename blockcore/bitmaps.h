@@ -37,8 +37,8 @@ int blk_bitmaps_add(struct blk_node *node, struct blk_dirty_bitmap *bitmap, stru
 /* Takes the bitmap out of the set and frees it. */
 void blk_bitmaps_remove(struct blk_node *node, struct blk_dirty_bitmap *bitmap);
 
-/* Frees the set and all in it. For blk_node_free(). */
-void blk_bitmaps_free(struct blk_dirty_bitmaps *bitmaps);
+/* Frees the node's set and all in it. For blk_node_free(). */
+void blk_bitmaps_free(struct blk_node *node);
 
 /* The bitmap of that name, or NULL. */
 struct blk_dirty_bitmap *blk_bitmaps_find(const struct blk_node *node, const char *name);

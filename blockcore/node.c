@@ -31,7 +31,7 @@ void blk_node_free(struct blk_node *node)
 {
     for (int role = 0; role < BLK_ROLE_COUNT; role++)
         assert(!node->children[role]);
-    blk_bitmaps_free(node->bitmaps);
+    blk_bitmaps_free(node);
     blk_gate_destroy(&node->gate);
     blk_range_lock_destroy(&node->ranges);
     pthread_mutex_destroy(&node->to_disk);

@@ -19,8 +19,10 @@
 /* All commands, by name. */
 #define COMMANDS(X) \
     X(amend) \
+    X(bitmap) \
     X(check) \
     X(close_check) \
+    X(commit) \
     X(compare) \
     X(convert) \
     X(create) \
