@@ -138,6 +138,50 @@ TEST(threads_that_share_blocks_lose_nothing)
     free(model);
 }
 
+/* ---- whole blocks against parts of them ---- */
+
+struct block_user {
+    struct blk_node *node;
+    atomic_bool *stop;
+};
+
+static void *write_part(void *argument)
+{
+    struct block_user *user = argument;
+    uint8_t part[100] = { 0 };
+    while (!*user->stop)
+        blk_pwrite(user->node, 50, sizeof(part), part, 0, NULL);
+    return NULL;
+}
+
+TEST(a_read_modify_write_puts_nothing_old_back)
+{
+    struct memory_calls calls = { .count = { 0 } };
+    struct blk_node *node = memory_node(&memory_protocol, SIZE, ALIGNMENT, &calls);
+    uint8_t *block = blk_buffer_alloc(ALIGNMENT), *got = blk_buffer_alloc(ALIGNMENT);
+    atomic_bool stop = false;
+    struct block_user user = { node, &stop };
+    unsigned wrong = 0;
+    pthread_t thread;
+
+    pthread_create(&thread, NULL, write_part, &user);
+    for (int i = 0; i < 3000 || calls.count[MEMORY_WRITE] < 9000; i++) {
+        memset(block, i % 255 + 1, ALIGNMENT);
+        blk_pwrite(node, 0, ALIGNMENT, block, 0, NULL);
+        struct blk_range range; /* reads need no order with writes; this one wants it */
+        blk_range_take(&node->ranges, &range, 0, ALIGNMENT, 1);
+        blk_pread(node, 0, ALIGNMENT, got, NULL);
+        blk_range_release(&node->ranges, &range);
+        wrong += memcmp(got + 150, block + 150, ALIGNMENT - 150) != 0;
+    }
+    stop = true;
+    pthread_join(thread, NULL);
+    CHECK_INT(wrong, 0);
+    free(block);
+    free(got);
+    blk_drop(node);
+}
+
 /* ---- appending: a widened write cuts the file back, and must not cut off what others append ---- */
 
 struct appender {
