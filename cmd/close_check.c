@@ -1,6 +1,7 @@
 /*
- * blkimg close-check: opens an image for writing and closes it again by the strict path, and reports how each
- * step went; or, with --read-only, says from the image alone whether it was closed cleanly.
+ * blkimg close-check: opens an image for writing and closes it again by the strict path, and
+ * reports how each step went; or, with --read-only, says from the image alone whether it was closed
+ * cleanly.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -93,7 +94,9 @@ static int close_strictly(struct blk_node *root, const char *filename, enum outp
     return ret < 0 ? EXIT_CLOSE_FAILED : EXIT_OK;
 }
 
-/* Returns 1 if the image says that it was closed cleanly, 0 if not, or -errno when it cannot say. */
+/*
+ * Returns 1 if the image says that it was closed cleanly, 0 if not, or -errno when it cannot say.
+ */
 static int was_closed(struct blk_node *root, struct blk_error *err)
 {
     struct blk_node *node = blk_skip_filters(root);

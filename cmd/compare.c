@@ -2,8 +2,9 @@
  * blkimg compare: whether two images have the same content.
  *
  * An iterator walks the block status of both under a mutex; worker threads read and compare what is
- * not known to be zero on both sides. What is reported is the finding with the lowest offset, as if one thread had
- * gone through the images from the start: the workers go on until all before it is done.
+ * not known to be zero on both sides. What is reported is the finding with the lowest offset, as if
+ * one thread had gone through the images from the start: the workers go on until all before it is
+ * done.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -138,8 +139,9 @@ static bool next_chunk(struct job *job, struct chunk *chunk)
 /* ---- comparing one chunk ---- */
 
 /*
- * The offset of the first sector in [offset, offset + bytes) that differs, or UINT64_MAX. With a NULL `b`, that is not
- * zero. Sectors are the image's: one that begins before `offset` was the same up to there, and is the answer.
+ * The offset of the first sector in [offset, offset + bytes) that differs, or UINT64_MAX. With a
+ * NULL `b`, that is not zero. Sectors are the image's: one that begins before `offset` was the same
+ * up to there, and is the answer.
  */
 static uint64_t first_difference(const uint8_t *a, const uint8_t *b, uint64_t bytes,
                                  uint64_t offset)
@@ -287,7 +289,8 @@ static int run(int argc, char **argv)
     bool strict = false, progress = false, quiet = false;
     const struct cmd_option options[] = {
         IMAGE_OPTIONS(&images[0]),
-        { 'F', "second-format", CMD_STRING, &images[1].format, "FMT", "format of the second image" },
+        { 'F', "second-format", CMD_STRING, &images[1].format, "FMT",
+          "format of the second image" },
         { 'T', "cache", CMD_STRING, &cache, "CACHE", "cache mode of both images" },
         { 's', "strict", CMD_FLAG, &strict, NULL,
           "sizes and the allocation of sectors must be the same too" },

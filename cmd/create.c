@@ -6,11 +6,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #include "blockcore/bytes.h"
 #include "blockcore/memory.h"
 #include "cmd/common/common.h"
+#include "cmd/common/same_file.h"
 
 static int run(int argc, char **argv);
 
@@ -34,15 +34,6 @@ struct request {
 };
 
 /* ---- the backing file ---- */
-
-static bool same_file(const char *a, const char *b)
-{
-    struct stat first, second;
-    if (strcmp(a, b) == 0)
-        return true;
-    return stat(a, &first) == 0 && stat(b, &second) == 0 && first.st_dev == second.st_dev &&
-           first.st_ino == second.st_ino;
-}
 
 /*
  * Opens the backing file, which shows that it is one, and takes its size where none is given.
@@ -98,7 +89,7 @@ static int check_backing(const struct request *request, const struct option_tabl
         return report_error(&err);
 
     BLK_AUTOFREE char *name = blk_resolve_backing_name(request->filename, file);
-    if (same_file(request->filename, name))
+    if (is_same_file(request->filename, name))
         return report_failure("creating '%s': it cannot be its own backing file",
                               request->filename);
     if (!request->unsafe)

@@ -1,6 +1,6 @@
 /*
- * blkimg dd: copies a part of an image, in dd's way of speaking. Blocks only say how much and from where: the copy
- * engine moves the data in pieces of its own.
+ * blkimg dd: copies a part of an image, in dd's way of speaking. Blocks only say how much and from
+ * where: the copy engine moves the data in pieces of its own.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -38,7 +38,7 @@ struct request {
 struct part {
     uint64_t from, bytes, to;
     uint64_t target_bytes;
-    bool past_end; /* more is skipped than there is: worth a warning, as in every dd, but no failure */
+    bool past_end; /* more is skipped than there is: a warning, as in every dd, and no failure */
 };
 
 /* ---- operands ---- */
@@ -85,7 +85,7 @@ static uint64_t blocks_to_bytes(uint64_t blocks, uint64_t block_bytes)
     return blocks > BLK_MAX_BYTES / block_bytes ? BLK_MAX_BYTES : blocks * block_bytes;
 }
 
-/* As in qemu-img, count is counted from the start of the input, so skipped blocks are among them. */
+/* As in qemu-img, blocks are counted from the start of the input: skipped ones are among them. */
 static struct part choose_part(const struct request *request, uint64_t input_bytes)
 {
     uint64_t skip = blocks_to_bytes(request->skip, request->block_bytes);

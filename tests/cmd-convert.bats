@@ -28,7 +28,7 @@ same_convert() {
     (cd peer && qemu-img convert "$@") >peer.out 2>peer.err || peer_status=$?
     (cd mine && blkimg convert "$@") >mine.out 2>mine.err || mine_status=$?
     diff -u peer.out mine.out || fail "convert $*"
-    [[ $peer_status == "$mine_status" ]] || fail "convert $*: $peer_status, $mine_status: $(<mine.err)"
+    ((peer_status == mine_status)) || fail "convert $*: $peer_status, $mine_status: $(<mine.err)"
     if ((mine_status)); then
         assert_equal "$(wc -l <mine.err)" 1
         assert_equal "$(cd mine && stat -c '%n %s' -- *)" "$(cd given && stat -c '%n %s' -- *)"
@@ -137,7 +137,8 @@ refuses() {
     same_convert -n a t.empty
     same_convert -n -S 0 a t.full
     same_convert -n --target-is-zero a t.empty
-    same_convert -n --target-is-zero -W -S 1M -O raw -t none -U --image-opts driver=raw,file.filename=a t.empty
+    same_convert -n --target-is-zero -W -S 1M -O raw -t none -U --image-opts \
+        driver=raw,file.filename=a t.empty
     same_convert -n --target-image-opts a driver=raw,file.filename=t.full
     # What was asserted is believed: what is not written stays.
     same_convert -n --target-is-zero a t.full

@@ -15,6 +15,14 @@ static bool is_same(const struct stat *a, const struct stat *b)
     return a->st_dev == b->st_dev && a->st_ino == b->st_ino;
 }
 
+bool is_same_file(const char *a, const char *b)
+{
+    struct stat first, second;
+    if (strcmp(a, b) == 0)
+        return true;
+    return stat(a, &first) == 0 && stat(b, &second) == 0 && is_same(&first, &second);
+}
+
 /* The first protocol node of the graph whose file `st` is, or NULL. */
 static const struct blk_node *find_file(const struct blk_node *node, const struct stat *st)
 {

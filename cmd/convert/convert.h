@@ -1,6 +1,6 @@
 /*
- * blkimg convert, in three parts: options.c reads the command line, sources.c has the images that are read
- * as one, run.c makes the target and copies.
+ * blkimg convert, in three parts: options.c reads the command line, sources.c has the images that
+ * are read as one, run.c makes the target and copies.
  */
 #ifndef CMD_CONVERT_CONVERT_H
 #define CMD_CONVERT_CONVERT_H

@@ -1,7 +1,8 @@
 /*
- * The order of steps is what makes the status true: copy everything, see that the sources are as long as they
- * were, close them, and only then close the target, which flushes and publishes it. Whatever fails
- * before abandons the target: one that this run makes never appears, and one that it replaces stays.
+ * The order of steps is what makes the status true: copy everything, see that the sources are as
+ * long as they were, close them, and only then close the target, which flushes and publishes it.
+ * Whatever fails before abandons the target: one that this run makes never appears, and one that it
+ * replaces stays.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -10,6 +11,7 @@
 
 #include "blockcore/bytes.h"
 #include "blockcore/copy.h"
+#include "blockcore/memory.h"
 #include "blockcore/options.h"
 #include "cmd/common/same_file.h"
 #include "cmd/convert/convert.h"
@@ -62,6 +64,10 @@ static int read_backing(struct convert_options *o, const struct option_tables *t
     if (o->input_count > 1)
         return blk_fail_why(err, EINVAL, "several inputs are joined",
                             "creating '%s' over a backing file", o->output);
+    BLK_AUTOFREE char *name = blk_resolve_backing_name(o->output, o->backing);
+    if (is_same_file(o->output, name))
+        return blk_fail_why(err, EINVAL, "it cannot be its own backing file", "creating '%s'",
+                            o->output);
     return 0;
 }
 
@@ -163,7 +169,7 @@ static int copy_part(struct conversion *c, size_t i, uint64_t start, uint64_t en
         .target = c->target,
         .target_offset = start,
         .bytes = end - start,
-        /* The target's backing file stands for the source's; a source without one has no part in it. */
+        /* The target's backing file stands for the source's, if there is one. */
         .only_allocated = o->backing && base,
         .base = base,
         .target_reads_zero = reads_zero,
@@ -182,7 +188,7 @@ static int copy_part(struct conversion *c, size_t i, uint64_t start, uint64_t en
     return ret;
 }
 
-/* A cluster that is to be written compressed, as all of a cluster must be, but belongs to several inputs. */
+/* A cluster that must be written as a whole, being compressed, but belongs to several inputs. */
 static int copy_joint(struct conversion *c, uint64_t offset, bool reads_zero,
                       struct blk_error *err)
 {
@@ -226,7 +232,7 @@ static int copy_all(struct conversion *c, struct blk_error *err)
     int ret = 0;
 
     for (size_t i = 0; i < sources->count && ret == 0; i++) {
-        /* The end of the last input may lie within a cluster; that of another one is shared with the next. */
+        /* Only the last input may end within a cluster; others share it with the next. */
         uint64_t end = sources->starts[i + 1];
         uint64_t own_end = i + 1 == sources->count ? end : round_down(end, c->cluster_bytes);
         if (at < own_end) {

@@ -6,8 +6,9 @@
 #
 # Environment: BLKIMG (the program), SIZE_MIB (default 4096), TMPDIR, ROWS (a pattern of row names).
 #
-# Both programs run alternately within one run of this script, so that whatever else the machine does falls on
-# both. A row shows the median of the times and of the ratios of the pairs (below 1: blkimg is faster).
+# Both programs run alternately within one run of this script, so that whatever else the machine
+# does falls on both. A row shows the median of the times and of the ratios of the pairs (below 1:
+# blkimg is faster).
 set -eu
 
 BLKIMG=$(realpath "${BLKIMG:-${BUILDDIR:-.}/blkimg}")
