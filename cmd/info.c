@@ -192,7 +192,7 @@ static int add_layer(struct chain *chain, const struct image_args *args, const c
     struct blk_error err = BLK_ERROR_INIT;
     struct blk_node *node;
     bool in_use;
-    json_t *object;
+    json_t *object = NULL;
 
     if (open_layer(args, name, &in_use, &node, &err) < 0)
         return report_error(&err);

@@ -32,7 +32,7 @@ static int new_size(const char *text, uint64_t old, uint64_t *size)
 static int resize(struct blk_node *root, const char *text, enum blk_prealloc prealloc, bool shrink)
 {
     struct blk_error err = BLK_ERROR_INIT;
-    uint64_t old = blk_size(root), size;
+    uint64_t old = blk_size(root), size = 0;
 
     int status = new_size(text, old, &size);
     if (status)
