@@ -27,6 +27,7 @@ struct blk_options;
 struct blk_create;
 struct blk_reopen;
 struct blk_dirty_bitmap;
+struct blk_identity;
 
 enum blk_kind {
     BLK_PROTOCOL, /* reaches bytes by itself: no file child */
@@ -182,6 +183,14 @@ struct blk_driver {
     int (*bitmaps_can_add)(struct blk_node *node, struct blk_error *err);
     /* Frees bitmap->state when the bitmap leaves the set. */
     void (*bitmap_release)(struct blk_dirty_bitmap *bitmap);
+
+    /*
+     * Identity in a chain of backups (identity.h); all zero where the image has none. What is set takes effect together
+     * with the bitmaps, in the next store.
+     */
+    int (*identity_get)(struct blk_node *node, struct blk_identity *identity,
+                        struct blk_error *err);
+    void (*identity_set)(struct blk_node *node, const struct blk_identity *identity);
 
     /* A point in the driver above is reached (fault injection). */
     void (*event)(struct blk_node *node, enum blk_event event);

@@ -244,6 +244,7 @@ static int switch_directory(struct blk_node *node, const struct qcow2_bitmap_dir
         qcow2_tail_remove(&tail, QCOW2_EXT_BITMAPS);
         next.autoclear &= ~QCOW2_AUTOCLEAR_BITMAPS;
     }
+    qcow2_identity_apply(node, &tail);
     int ret = qcow2_header_relayout(node, &next, &tail, err);
     qcow2_tail_free(&tail);
     return ret;

@@ -159,6 +159,7 @@ static void free_state(struct blk_node *node)
     free(s->reftable);
     free(s->frees.list);
     free(s->metadata.slots);
+    free(s->next_identity);
     qcow2_tail_free(&s->tail);
     pthread_mutex_destroy(&s->commit_mutex);
     pthread_mutex_destroy(&s->header_mutex);
@@ -350,4 +351,6 @@ const struct blk_driver blk_driver_qcow2 = {
     .bitmaps_track = qcow2_bitmaps_track,
     .bitmap_release = qcow2_bitmap_release,
     .bitmaps_can_add = qcow2_bitmaps_can_add,
+    .identity_get = qcow2_identity_get,
+    .identity_set = qcow2_identity_set,
 };

@@ -47,6 +47,7 @@
 #include "drivers/qcow2/format.h"
 
 struct blk_create;
+struct blk_identity;
 struct blk_options;
 
 /* ---- header.c ---- */
@@ -231,6 +232,8 @@ struct qcow2_state {
     struct qcow2_header header;
     struct qcow2_tail tail;
     uint8_t sector0[BLK_SECTOR_BYTES];
+
+    struct blk_identity *next_identity; /* to be stored with the bitmaps, or NULL */
 
     atomic_int poisoned;      /* errno once the medium's state is unknown: nothing is written any more */
     atomic_bool l1_loaded;
@@ -584,6 +587,11 @@ int qcow2_snapshot_create(struct blk_node *node, const char *name, struct blk_er
 int qcow2_snapshot_apply(struct blk_node *node, const char *id_or_name, struct blk_error *err);
 int qcow2_snapshot_delete(struct blk_node *node, const char *name, struct blk_error *err);
 int qcow2_snapshot_load(struct blk_node *node, const char *id_or_name, struct blk_error *err);
+
+/* identity.c: the driver's identity_get and identity_set; and the new one put into a header's tail, for bitmap_store.c. */
+int qcow2_identity_get(struct blk_node *node, struct blk_identity *identity, struct blk_error *err);
+void qcow2_identity_set(struct blk_node *node, const struct blk_identity *identity);
+void qcow2_identity_apply(struct blk_node *node, struct qcow2_tail *tail);
 
 /* create.c, amend.c, measure.c */
 extern const struct blk_option_desc qcow2_create_options[];

@@ -1,0 +1,79 @@
+#include "blockcore/identity.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/random.h>
+
+int blk_id_new(struct blk_id *id)
+{
+    if (getrandom(id->bytes, sizeof(id->bytes), 0) != (ssize_t)sizeof(id->bytes))
+        return errno ? -errno : -EIO;
+    id->bytes[6] = (uint8_t)((id->bytes[6] & 0x0f) | 0x40);
+    id->bytes[8] = (uint8_t)((id->bytes[8] & 0x3f) | 0x80);
+    return 0;
+}
+
+bool blk_id_is_none(const struct blk_id *id)
+{
+    static const struct blk_id none;
+    return blk_id_equal(id, &none);
+}
+
+bool blk_id_equal(const struct blk_id *a, const struct blk_id *b)
+{
+    return memcmp(a->bytes, b->bytes, sizeof(a->bytes)) == 0;
+}
+
+void blk_id_format(const struct blk_id *id, char text[BLK_ID_TEXT_BYTES])
+{
+    size_t at = 0;
+    for (size_t i = 0; i < BLK_ID_BYTES; i++) {
+        bool dash = i == 4 || i == 6 || i == 8 || i == 10;
+        at += (size_t)snprintf(text + at, BLK_ID_TEXT_BYTES - at, "%s%02x", dash ? "-" : "",
+                               id->bytes[i]);
+    }
+}
+
+uint64_t blk_identity_hash(const char *name)
+{
+    uint64_t hash = UINT64_C(0xcbf29ce484222325);
+    for (; *name; name++)
+        hash = (hash ^ (uint8_t)*name) * UINT64_C(0x100000001b3);
+    return hash;
+}
+
+const struct blk_id *blk_identity_since(const struct blk_identity *identity, const char *bitmap)
+{
+    uint64_t hash = blk_identity_hash(bitmap);
+    for (size_t i = 0; i < identity->bitmap_count; i++)
+        if (identity->bitmaps[i].name_hash == hash)
+            return &identity->bitmaps[i].since;
+    return NULL;
+}
+
+/* Takes the entry out; later ones move up, so the order is that of their last use. */
+static void forget(struct blk_identity *identity, size_t index)
+{
+    identity->bitmap_count--;
+    memmove(&identity->bitmaps[index], &identity->bitmaps[index + 1],
+            (identity->bitmap_count - index) * sizeof(identity->bitmaps[0]));
+}
+
+void blk_identity_set_since(struct blk_identity *identity, const char *bitmap,
+                            const struct blk_id *id)
+{
+    uint64_t hash = blk_identity_hash(bitmap);
+
+    for (size_t i = 0; i < identity->bitmap_count; i++) {
+        if (identity->bitmaps[i].name_hash == hash) {
+            forget(identity, i);
+            break;
+        }
+    }
+    if (identity->bitmap_count == BLK_IDENTITY_BITMAPS)
+        forget(identity, 0);
+    identity->bitmaps[identity->bitmap_count].name_hash = hash;
+    identity->bitmaps[identity->bitmap_count].since = *id;
+    identity->bitmap_count++;
+}

@@ -1,0 +1,87 @@
+/*
+ * The identity of backups as a header extension of our own, which QEMU keeps as it keeps all that it does not know.
+ *
+ * Layout: layout version u32 (1), bitmap count u32, backup id, parent id (16 bytes each), then for each bitmap the hash of
+ * its name u64 and the id it counts from (16 bytes). It lies in the first sector with the other extensions, so it
+ * changes with the directory of the bitmaps, in the same write.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "blockcore/bitmaps.h"
+#include "blockcore/identity.h"
+#include "blockcore/memory.h"
+#include "drivers/qcow2/qcow2.h"
+
+#define EXT_IDENTITY UINT32_C(0x626b6964) /* "bkid" */
+#define LAYOUT_VERSION 1
+#define FIXED_BYTES (8 + 2 * BLK_ID_BYTES)
+#define BITMAP_BYTES (8 + BLK_ID_BYTES)
+
+static const uint8_t *take_id(const uint8_t *from, struct blk_id *id)
+{
+    memcpy(id->bytes, from, BLK_ID_BYTES);
+    return from + BLK_ID_BYTES;
+}
+
+static uint8_t *put_id(uint8_t *to, const struct blk_id *id)
+{
+    memcpy(to, id->bytes, BLK_ID_BYTES);
+    return to + BLK_ID_BYTES;
+}
+
+int qcow2_identity_get(struct blk_node *node, struct blk_identity *identity, struct blk_error *err)
+{
+    const struct qcow2_state *s = qcow2_state(node);
+    const struct qcow2_extension *extension = qcow2_tail_find(&s->tail, EXT_IDENTITY);
+
+    *identity = (struct blk_identity){ .bitmap_count = 0 };
+    if (s->next_identity) {
+        *identity = *s->next_identity;
+        return 0;
+    }
+    if (!extension)
+        return 0;
+    uint32_t count = extension->bytes >= FIXED_BYTES ? be32_get(extension->data + 4) : 0;
+    if (extension->bytes < FIXED_BYTES || be32_get(extension->data) != LAYOUT_VERSION ||
+        count > BLK_IDENTITY_BITMAPS || extension->bytes != FIXED_BYTES + count * BITMAP_BYTES)
+        return blk_fail_why(err, EINVAL, "its backup identity is of an unknown form", "'%s'",
+                            node->name);
+
+    const uint8_t *from = take_id(extension->data + 8, &identity->backup);
+    from = take_id(from, &identity->parent);
+    for (; identity->bitmap_count < count; identity->bitmap_count++) {
+        identity->bitmaps[identity->bitmap_count].name_hash = be64_get(from);
+        from = take_id(from + 8, &identity->bitmaps[identity->bitmap_count].since);
+    }
+    return 0;
+}
+
+void qcow2_identity_set(struct blk_node *node, const struct blk_identity *identity)
+{
+    struct qcow2_state *s = qcow2_state(node);
+
+    if (!s->next_identity)
+        s->next_identity = blk_xcalloc(1, sizeof(*s->next_identity));
+    *s->next_identity = *identity;
+    blk_bitmaps_of(node)->changed = true;
+}
+
+void qcow2_identity_apply(struct blk_node *node, struct qcow2_tail *tail)
+{
+    const struct blk_identity *identity = qcow2_state(node)->next_identity;
+    uint8_t data[FIXED_BYTES + BLK_IDENTITY_BITMAPS * BITMAP_BYTES];
+
+    if (!identity)
+        return;
+    be32_put(data, LAYOUT_VERSION);
+    be32_put(data + 4, (uint32_t)identity->bitmap_count);
+    uint8_t *to = put_id(data + 8, &identity->backup);
+    to = put_id(to, &identity->parent);
+    for (size_t i = 0; i < identity->bitmap_count; i++) {
+        be64_put(to, identity->bitmaps[i].name_hash);
+        to = put_id(to + 8, &identity->bitmaps[i].since);
+    }
+    qcow2_tail_set(tail, EXT_IDENTITY, data, (uint32_t)(to - data));
+}
