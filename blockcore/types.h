@@ -52,7 +52,8 @@ struct blk_extent {
 
 /* What block_status should find out. */
 enum blk_want {
-    BLK_WANT_ZERO = 1 << 0, /* precise about zeroes, which may cost a look at the medium */
+    BLK_WANT_ZERO = 1 << 0,  /* precise about zeroes, which may cost a look at the medium */
+    BLK_WANT_HOLES = 1 << 1, /* with ZERO: also where that look is not known to pay; for who would read it all else */
 };
 
 /* What `info` shows of one node. Zeroed by the caller; `specific` is owned by the caller. */

@@ -93,7 +93,7 @@ static bool look_at(struct job *job, int side)
     if (job->extents[side].bytes)
         return true;
     if (blk_block_status_above(job->roots[side], NULL, job->next, job->total - job->next,
-                               BLK_WANT_ZERO, &job->extents[side], &err) == 0)
+                               BLK_WANT_ZERO | BLK_WANT_HOLES, &job->extents[side], &err) == 0)
         return true;
     found(job, MAP_FAILED, job->next, &err);
     return false;

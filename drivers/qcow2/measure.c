@@ -50,7 +50,7 @@ static int count_data(struct blk_node *source, uint64_t cluster_bytes, uint64_t 
     return 0;
 }
 
-/* What the source's bitmaps would take: data, tables and directory. Inconsistent ones are not copied. */
+/* What the source's bitmaps would take: data, tables and directory. As in qemu-img, inconsistent ones count too. */
 static int count_bitmaps(struct blk_node *source, uint64_t cluster_bytes, uint64_t *bytes,
                          struct blk_error *err)
 {
@@ -61,8 +61,6 @@ static int count_bitmaps(struct blk_node *source, uint64_t cluster_bytes, uint64
     int ret = qcow2_bitmap_directory_read(source, &directory, err);
     for (size_t i = 0; ret == 0 && i < directory.count; i++) {
         const struct qcow2_bitmap_entry *entry = &directory.entries[i];
-        if (entry->flags & QCOW2_BITMAP_IN_USE)
-            continue;
         uint64_t bits = div_round_up(blk_size(source), UINT64_C(1) << entry->granularity_bits);
         uint64_t clusters = div_round_up(div_round_up(bits, 8), cluster_bytes);
         *bytes += clusters * cluster_bytes + round_up(clusters * 8, cluster_bytes);

@@ -13,8 +13,6 @@ static int looks_preallocated(struct blk_node *node, struct blk_error *err)
     struct blk_node *bottom = blk_bottom(qcow2_file(node));
     uint64_t allocated;
 
-    if (s->data_file)
-        return 1;
     if (!bottom->driver->allocated_bytes)
         return 0;
     int ret = bottom->driver->allocated_bytes(bottom, &allocated, err);
@@ -56,7 +54,7 @@ int qcow2_block_status(struct blk_node *node, uint64_t offset, uint64_t bytes, u
 {
     static const unsigned flags[] = {
         [QCOW2_UNALLOCATED] = 0,
-        [QCOW2_UNALLOCATED_HOST] = 0,
+        [QCOW2_UNALLOCATED_HOST] = BLK_EXT_OFFSET_VALID,
         [QCOW2_ZERO] = BLK_EXT_ZERO | BLK_EXT_ALLOCATED,
         [QCOW2_ZERO_HOST] = BLK_EXT_ZERO | BLK_EXT_ALLOCATED | BLK_EXT_OFFSET_VALID,
         [QCOW2_DATA] = BLK_EXT_DATA | BLK_EXT_ALLOCATED | BLK_EXT_OFFSET_VALID,
@@ -74,8 +72,10 @@ int qcow2_block_status(struct blk_node *node, uint64_t offset, uint64_t bytes, u
         extent->host_offset = mapping.host_offset;
     }
     if (want & BLK_WANT_ZERO && mapping.kind == QCOW2_DATA) {
-        bool preallocated;
-        ret = is_preallocated(node, &preallocated, err);
+        /* What is in use of a data file, only that file knows. */
+        bool preallocated = want & BLK_WANT_HOLES && qcow2_state(node)->data_file;
+        if (!preallocated)
+            ret = is_preallocated(node, &preallocated, err);
         if (ret == 0 && preallocated)
             extent->flags |= BLK_EXT_RECURSE;
     }
