@@ -75,6 +75,27 @@ static int find(struct blk_node *node, const char *id_or_name, struct search *se
     return ret < 0 || search->found ? ret : not_found(node, id_or_name, err);
 }
 
+/* What lies behind the end of the file was never written, and reading it as zeroes would lose all that it mapped. */
+static int check_l1_place(struct blk_node *node, const struct qcow2_snapshot *snapshot,
+                          struct blk_error *err)
+{
+    if (range_within(snapshot->l1_offset, (uint64_t)snapshot->l1_entries * 8,
+                     round_up(blk_size(qcow2_file(node)), qcow2_state(node)->cluster_bytes)))
+        return 0;
+    return blk_fail_why(err, EIO, "it goes on behind the end of the file",
+                        "reading the L1 table of a snapshot of '%s'", node->name);
+}
+
+static int read_l1(struct blk_node *node, const struct qcow2_snapshot *snapshot, uint64_t **table,
+                   struct blk_error *err)
+{
+    *table = NULL;
+    int ret = check_l1_place(node, snapshot, err);
+    return ret < 0 ? ret
+                   : qcow2_read_table(node, snapshot->l1_offset, snapshot->l1_entries,
+                                      QCOW2_MAX_L1_BYTES, table, "L1 table of a snapshot", err);
+}
+
 /* ---- listing ---- */
 
 struct listing {
@@ -329,8 +350,7 @@ static int take_l1(struct change *change, const struct qcow2_snapshot *snapshot,
 {
     const struct qcow2_state *s = qcow2_state(change->node);
     uint64_t *table;
-    int ret = qcow2_read_table(change->node, snapshot->l1_offset, snapshot->l1_entries,
-                               QCOW2_MAX_L1_BYTES, &table, "L1 table of a snapshot", err);
+    int ret = read_l1(change->node, snapshot, &table, err);
     if (ret < 0)
         return ret;
 
@@ -420,8 +440,7 @@ static int delete(struct change *change, const struct search *search, struct blk
     if (ret < 0)
         return ret;
     uint64_t *table;
-    ret = qcow2_read_table(change->node, snapshot->l1_offset, snapshot->l1_entries,
-                           QCOW2_MAX_L1_BYTES, &table, "L1 table of a snapshot", err);
+    ret = read_l1(change->node, snapshot, &table, err);
     if (ret == 0)
         ret = qcow2_tree_count(shadow, table, snapshot->l1_entries, -1, err);
     free(table);
@@ -469,5 +488,8 @@ int qcow2_snapshot_load(struct blk_node *node, const char *id_or_name, struct bl
         return blk_fail_why(err, EINVAL, "only an image opened read-only can show a snapshot",
                             "loading snapshot '%s' of '%s'", id_or_name, node->name);
     const struct qcow2_snapshot *snapshot = &search.snapshot;
+    ret = check_l1_place(node, snapshot, err);
+    if (ret < 0)
+        return ret;
     return qcow2_use_l1(node, snapshot->l1_offset, snapshot->l1_entries, snapshot->disk_bytes, err);
 }
