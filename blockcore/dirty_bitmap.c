@@ -13,6 +13,13 @@
 /* 512 MiB of bits is what QEMU takes. */
 #define MAX_BITS (UINT64_C(512) * MIB * 8)
 
+unsigned blk_dirty_bitmap_default_granularity_bits(uint64_t cluster_bytes)
+{
+    if (!cluster_bytes || cluster_bytes > 64 * KIB)
+        return 16;
+    return cluster_bytes < 4 * KIB ? 12 : (unsigned)__builtin_ctzll(cluster_bytes);
+}
+
 static uint64_t bits_for(uint64_t size, unsigned granularity_bits)
 {
     return div_round_up(size, UINT64_C(1) << granularity_bits);

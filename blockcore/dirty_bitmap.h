@@ -21,6 +21,9 @@
 #define BLK_BITMAP_MAX_GRANULARITY_BITS 31
 #define BLK_BITMAP_MAX_NAME_BYTES 1023
 
+/* QEMU's default granularity for an image: its cluster size (0: none), but 4 KiB at least and 64 KiB at most. */
+unsigned blk_dirty_bitmap_default_granularity_bits(uint64_t cluster_bytes);
+
 struct blk_dirty_bitmap {
     char *name;
     uint64_t size; /* bytes of the node that it covers */
