@@ -128,14 +128,17 @@ static void mark(struct blk_dirty_bitmaps *bitmaps, uint64_t offset, uint64_t by
             blk_dirty_bitmap_set(b, offset, bytes);
 }
 
-/* The first recorded write: the image has to say so before. */
+/*
+ * The first recorded write: the image has to say so before. Loading may find bitmaps damaged, so what records is looked up
+ * under the mutex too.
+ */
 static int begin_tracking(struct blk_node *node, struct blk_error *err)
 {
     struct blk_dirty_bitmaps *bitmaps = node->bitmaps;
     int ret = 0;
 
     pthread_mutex_lock(&bitmaps->mutex);
-    if (!atomic_load(&bitmaps->tracking)) {
+    if (!atomic_load(&bitmaps->tracking) && any_records(bitmaps)) {
         ret = blk_bitmaps_load(node, err);
         if (ret == 0 && node->driver->bitmaps_track)
             ret = node->driver->bitmaps_track(node, err);
@@ -151,20 +154,17 @@ int blk_bitmaps_will_write(struct blk_node *node, uint64_t offset, uint64_t byte
 {
     struct blk_dirty_bitmaps *bitmaps = node->bitmaps;
 
-    if (!bitmaps || !any_records(bitmaps))
+    if (!bitmaps || !bitmaps->first)
         return 0;
-    if (!atomic_load(&bitmaps->tracking)) {
-        int ret = begin_tracking(node, err);
-        if (ret < 0)
-            return ret;
-    }
-    mark(bitmaps, offset, bytes);
-    return 0;
+    int ret = atomic_load(&bitmaps->tracking) ? 0 : begin_tracking(node, err);
+    if (ret == 0)
+        blk_bitmaps_did_write(node, offset, bytes);
+    return ret;
 }
 
 void blk_bitmaps_did_write(struct blk_node *node, uint64_t offset, uint64_t bytes)
 {
-    if (node->bitmaps)
+    if (node->bitmaps && atomic_load(&node->bitmaps->tracking))
         mark(node->bitmaps, offset, bytes);
 }
 

@@ -235,11 +235,7 @@ static int begin_change(struct blk_node *node, uint64_t offset, uint64_t bytes,
                         struct blk_error *err)
 {
     int ret = check_writable(node, err);
-    if (ret == 0)
-        ret = blk_bitmaps_will_write(node, offset, bytes, err);
-    if (ret == 0)
-        atomic_fetch_add(&node->write_count, 1);
-    return ret;
+    return ret < 0 ? ret : blk_bitmaps_will_write(node, offset, bytes, err);
 }
 
 /* After a change that must be durable, where the driver could not make it so by itself. */
@@ -411,7 +407,6 @@ int blk_child_truncate(struct blk_node *node, uint64_t size, enum blk_prealloc p
         ret = -EFBIG;
     else
         ret = node->driver->truncate(node, size, prealloc, exact, err);
-    atomic_fetch_add(&node->write_count, 1);
     if (ret < 0)
         return blk_fail_if_unset(err, -ret, "resizing '%s' to %llu bytes", node->name,
                                  (unsigned long long)size);

@@ -78,7 +78,6 @@ struct blk_node {
     /* any time */
     atomic_uint_fast64_t size; /* bytes */
     atomic_int flush_error;    /* errno of the first flush that failed: it stays failed (DESIGN 5) */
-    atomic_uint_fast64_t write_count; /* writes and other changes issued so far */
 
     /* own locking */
     struct blk_gate gate;           /* requests in flight; drained by structural changes */
