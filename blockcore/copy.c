@@ -30,6 +30,7 @@ enum action {
 struct chunk {
     uint64_t offset, bytes; /* relative to the start of the copy */
     enum action action;
+    uint64_t turn;         /* its number: in_order, it is written after those before */
     uint64_t moved_before; /* when this many bytes may have been moved, it is this chunk's turn */
     struct blk_node *host; /* where the source's bytes lie as they are, or NULL */
     uint64_t host_offset;
@@ -41,6 +42,9 @@ struct job {
 
     pthread_mutex_t mutex; /* guards what follows */
     uint64_t next;         /* everything before has been handed out */
+    uint64_t turns;        /* chunks handed out */
+    uint64_t turn;         /* in_order: the chunk that may write now */
+    pthread_cond_t turn_changed; /* or the job has failed */
     struct blk_extent extent; /* source state at `next`; bytes 0: unknown */
     uint64_t done;
     uint64_t moved; /* bytes handed out to be read and written: what the rate counts */
@@ -140,6 +144,7 @@ static int next_chunk(struct job *job, struct chunk *chunk, struct blk_error *er
         fit_to_unit(job, chunk);
 
     job->next += chunk->bytes;
+    chunk->turn = job->turns++;
     chunk->moved_before = job->moved;
     if (chunk->action == ACTION_COPY)
         job->moved += chunk->bytes;
@@ -153,6 +158,31 @@ static int next_chunk(struct job *job, struct chunk *chunk, struct blk_error *er
 }
 
 /* ---- moving one chunk ---- */
+
+/*
+ * Waits until all chunks before are written. Reading needs no turn. Every chunk that was handed out
+ * ends its turn or fails the job, so nobody waits for ever; after a failure nobody waits at all.
+ */
+static void await_turn(struct job *job, const struct chunk *chunk)
+{
+    if (!job->params->in_order)
+        return;
+    pthread_mutex_lock(&job->mutex);
+    while (job->turn != chunk->turn && job->ret == 0)
+        pthread_cond_wait(&job->turn_changed, &job->mutex);
+    pthread_mutex_unlock(&job->mutex);
+}
+
+static void end_turn(struct job *job, const struct chunk *chunk)
+{
+    if (!job->params->in_order)
+        return;
+    await_turn(job, chunk);
+    pthread_mutex_lock(&job->mutex);
+    job->turn = chunk->turn + 1;
+    pthread_cond_broadcast(&job->turn_changed);
+    pthread_mutex_unlock(&job->mutex);
+}
 
 static int zero_target(const struct job *job, uint64_t offset, uint64_t bytes,
                        struct blk_error *err)
@@ -268,6 +298,7 @@ static int copy_in_kernel(struct job *job, const struct chunk *chunk, struct blk
     if (tried_in_vain)
         return -ENOTSUP;
 
+    await_turn(job, chunk);
     int ret = blk_copy_range(p->target, p->target_offset + chunk->offset, chunk->host,
                              chunk->host_offset, chunk->bytes, err);
     if (ret == -ENOTSUP) {
@@ -290,6 +321,7 @@ static int copy_chunk(struct job *job, const struct chunk *chunk, uint8_t *buf,
     ret = read_source(job, chunk, buf, err);
     if (ret < 0)
         return ret;
+    await_turn(job, chunk);
     if (p->compressed)
         return write_compressed(job, chunk, buf, err);
     if (p->sparse_bytes)
@@ -304,6 +336,7 @@ static int move_chunk(struct job *job, const struct chunk *chunk, uint8_t *buf,
     case ACTION_SKIP:
         return 0;
     case ACTION_ZERO:
+        await_turn(job, chunk);
         return zero_target(job, chunk->offset, chunk->bytes, err);
     case ACTION_COPY:
         return copy_chunk(job, chunk, buf, err);
@@ -320,6 +353,7 @@ static void fail_job(struct job *job, int ret, const struct blk_error *err)
         job->ret = ret;
         job->err = *err;
     }
+    pthread_cond_broadcast(&job->turn_changed);
     pthread_mutex_unlock(&job->mutex);
 }
 
@@ -386,6 +420,7 @@ static void *work(void *argument)
         ret = move_chunk(job, &chunk, buf, &err);
         if (ret < 0)
             break;
+        end_turn(job, &chunk);
         count_done(job, &chunk);
     }
     if (ret < 0)
@@ -422,6 +457,7 @@ int blk_copy_run(const struct blk_copy_params *params, struct blk_error *err)
     if (ret < 0)
         return ret;
     pthread_mutex_init(&job.mutex, NULL);
+    pthread_cond_init(&job.turn_changed, NULL);
 
     /* This thread is a worker too; where the system gives no more threads, the work goes on with fewer. */
     unsigned extra = params->workers > 1 ? params->workers - 1 : 0;
@@ -434,6 +470,7 @@ int blk_copy_run(const struct blk_copy_params *params, struct blk_error *err)
         pthread_join(threads[i], NULL);
     free(threads);
 
+    pthread_cond_destroy(&job.turn_changed);
     pthread_mutex_destroy(&job.mutex);
     if (job.ret < 0 && err)
         *err = job.err;

@@ -35,6 +35,7 @@ struct blk_copy_params {
     uint64_t sparse_bytes;     /* zeroes of at least this length become holes; 0: everything is written as data */
     bool compressed;           /* write with blk_write_compressed(), one cluster at a time */
     bool allow_copy_range;     /* try blk_copy_range() first */
+    bool in_order;             /* write by ascending offsets: the same input gives the same file */
     bool salvage;              /* an unreadable range is written as zeroes and counted, not an error */
     unsigned workers;          /* at least 1 */
     uint64_t bytes_per_second; /* 0: no limit */

@@ -134,6 +134,7 @@ static int copy(struct blk_node *source, struct blk_node *target, const struct p
         .target_offset = part->to,
         .bytes = part->bytes,
         .target_reads_zero = target->reads_zero,
+        .in_order = true,
         .workers = WORKERS,
     };
     int ret = part->bytes ? blk_copy_run(&params, err) : 0;

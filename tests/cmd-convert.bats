@@ -231,7 +231,7 @@ refuses() {
     refuses "compress" -c -O raw a t
     refuses "compress" -n -c a there
     refuses "backing" -B a -F raw a t
-    refuses "-F needs -B" -F raw a t
+    refuses "no backing file" -F raw a t
     refuses "one input" -l x a a t
     refuses "exclude each other" -n --target-is-zero -B a -F raw a there
     refuses "-S" -S 100 a t

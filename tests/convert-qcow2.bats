@@ -89,6 +89,22 @@ own_ranges() {
     same_convert -c -n -O qcow2 a t.there
 }
 
+@test "the same input gives the same file, unless -W is given" {
+    cd given
+    fill a 0 8388608 0x51
+    local i mode
+    for mode in "" -c "-m 16"; do
+        for i in 1 2 3; do
+            # shellcheck disable=SC2086 # options or none
+            blkimg convert $mode -O qcow2 a "t$i"
+        done
+        cmp t1 t2
+        cmp t1 t3
+    done
+    blkimg convert -W -O qcow2 a t1
+    qemu-img compare a t1
+}
+
 @test "compressed: inputs that meet within a cluster" {
     truncate -s 1000 given/b
     fill given/b 0 1000 0x31

@@ -24,6 +24,7 @@ struct convert_options {
     bool compressed;
     bool copy_range;
     bool salvage;
+    bool out_of_order;
     bool progress, quiet;
     uint64_t sparse_bytes;     /* -S; 0: write all zeroes as data */
     uint64_t bytes_per_second; /* 0: no limit */

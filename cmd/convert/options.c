@@ -14,7 +14,7 @@
 struct given {
     struct cmd_size sparse, rate, workers;
     const char *format; /* -O */
-    bool out_of_order, bitmaps, skip_broken_bitmaps;
+    bool bitmaps, skip_broken_bitmaps;
 };
 
 /* Pairs that exclude each other, or need each other. Returns an exit status. */
@@ -35,7 +35,6 @@ static int check_combinations(const struct convert_options *o, const struct give
         { o->target_is_zero && !o->no_create, "--target-is-zero needs -n" },
         { o->target_is_zero && o->backing,
           "--target-is-zero and a backing file of the target exclude each other" },
-        { !o->backing && o->backing_format, "-F needs -B" },
         { o->source.image_opts && o->source.format, "--image-opts and -f exclude each other" },
         { o->input_count > 1 && o->snapshot, "-l goes with one input only" },
         { o->input_count > 1 && o->backing,
@@ -103,8 +102,8 @@ int convert_parse(int argc, char **argv, struct convert_options *o)
           "zeroes of this length are not written (4k); 0: all are" },
         { 't', "target-cache", CMD_STRING, &o->target_cache, "CACHE", "cache mode of the target" },
         { 'T', "source-cache", CMD_STRING, &o->source_cache, "CACHE", "cache mode of the inputs" },
-        { 'W', "out-of-order", CMD_FLAG, &given.out_of_order, NULL,
-          "write in any order, as is always done" },
+        { 'W', "out-of-order", CMD_FLAG, &o->out_of_order, NULL,
+          "write in any order: for devices, and to compress in parallel" },
         { 0, "salvage", CMD_FLAG, &o->salvage, NULL, "take what cannot be read for zeroes" },
         { 0, "bitmaps", CMD_FLAG, &given.bitmaps, NULL, "copy persistent bitmaps too" },
         { 0, "skip-broken-bitmaps", CMD_FLAG, &given.skip_broken_bitmaps, NULL,

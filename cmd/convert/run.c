@@ -53,6 +53,9 @@ static int read_backing(struct convert_options *o, const struct option_tables *t
     o->backing = blk_options_peek(creation, "backing_file");
     o->backing_format = blk_options_peek(creation, "backing_fmt");
 
+    if (!o->backing && o->backing_format)
+        return blk_fail_why(err, EINVAL, "there is no backing file (-B)",
+                            "creating '%s' with a backing format", o->output);
     if (!o->backing)
         return 0;
     if (!create_options_has(tables, "backing_file"))
@@ -176,6 +179,7 @@ static int copy_part(struct conversion *c, size_t i, uint64_t start, uint64_t en
         .sparse_bytes = o->sparse_bytes,
         .compressed = o->compressed,
         .allow_copy_range = o->copy_range,
+        .in_order = !o->out_of_order,
         .salvage = o->salvage,
         .workers = o->workers,
         .bytes_per_second = o->bytes_per_second,
