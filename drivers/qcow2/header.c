@@ -222,7 +222,7 @@ static int parse_tail(const struct blk_node *node, const uint8_t *buf,
 {
     uint64_t end = header->backing_offset ? header->backing_offset
                                           : UINT64_C(1) << header->cluster_bits;
-    uint64_t used;
+    uint64_t used = 0;
     int ret = parse_extensions(node, buf, header->header_bytes, end, tail, &used, err);
     if (ret < 0)
         return ret;
