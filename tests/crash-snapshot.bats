@@ -1,0 +1,93 @@
+#!/usr/bin/env bats
+# "snapshot" killed or cut off from power at any moment: never a corrupt image (leaks are fine), guest data
+# wholly old or wholly new, the list of snapshots too, and what the others hold untouched.
+#
+# CRASH_STATES=N tries N states of each command with each kind of image, of which there are then more (give it time:
+# BATS_TEST_TIMEOUT).
+
+bats_require_minimum_version 1.5.0
+load lib/common
+
+memory=/dev/shm
+[[ -w $memory ]] || memory=${TMPDIR:-/tmp}
+
+crashes() {
+    [[ -z $SANITIZERS ]] || skip 'the preloaded recorder and sanitizers exclude each other'
+    TMPDIR=$memory python3 "$SRCDIR/tests/tools/crashstates.py" run --quiet --states "${CRASH_STATES:-110}" \
+        "$@" >crash.out 2>&1 || fail "$(tail -40 crash.out)"
+    echo "# $BATS_TEST_DESCRIPTION: $(tail -1 crash.out)" >&3
+}
+
+# An image with data, compressed pieces, zeroes and holes; the snapshot "first"; then other data. Beside it
+# raw files of what they hold: first.raw and now.raw.
+make_image() {
+    qemu-img create -q -f qcow2 -o "$1" a 3M
+    qemu-io -c 'write -P 1 0 300k' -c 'write -c -P 2 1M 64k' -c 'write -z 1200k 64k' -c 'write -P 3 2M 700k' a >/dev/null
+    qemu-img convert -O raw a first.raw
+    qemu-img snapshot -c first a
+    qemu-io -c 'write -P 4 100k 300k' -c 'write -P 5 1M 64k' -c 'discard 2M 64k' -c 'write -P 6 2900k 32k' a >/dev/null
+    qemu-img convert -O raw a now.raw
+}
+
+# Which snapshots there are: one of the two lists, separated by commas.
+lists() {
+    cat >list-check <<EOF
+#!/bin/sh
+names=\$(qemu-img snapshot -l "\$1/a" | awk 'NR > 2 { print \$2 }' | paste -sd,)
+[ "\$names" = "$1" ] || [ "\$names" = "$2" ] || { echo "snapshots: \$names"; exit 1; }
+EOF
+    chmod +x list-check
+}
+
+options=(cluster_size=64k cluster_size=4k,refcount_bits=8 cluster_size=512,refcount_bits=64)
+[[ -z ${CRASH_STATES-} ]] || options+=(compat=0.10,cluster_size=1k extended_l2=on,cluster_size=16k)
+
+@test "snapshot -c" {
+    local o
+    for o in "${options[@]}"; do
+        make_image "$o"
+        lists first first,second
+        crashes --files a --image a --old now.raw --new now.raw --atomic --snapshot first=first.raw \
+            --snapshot second=now.raw --check "$PWD/list-check" -- "$BLKIMG" snapshot -c second a
+    done
+}
+
+@test "snapshot -a" {
+    local o
+    for o in "${options[@]}"; do
+        make_image "$o"
+        lists first first
+        crashes --files a --image a --old now.raw --new first.raw --atomic --kept --snapshot first=first.raw \
+            --check "$PWD/list-check" -- "$BLKIMG" snapshot -a first a
+    done
+}
+
+@test "snapshot -d" {
+    local o
+    for o in "${options[@]}"; do
+        make_image "$o"
+        qemu-img snapshot -c second a
+        qemu-io -c 'write -P 7 500k 100k' a >/dev/null
+        qemu-img convert -O raw a later.raw
+        lists first,second second
+        crashes --files a --image a --old later.raw --new later.raw --atomic --snapshot second=now.raw \
+            --snapshot first=first.raw --check "$PWD/list-check" -- "$BLKIMG" snapshot -d first a
+    done
+}
+
+@test "single faults" {
+    need_unsanitized
+    make_image cluster_size=4k
+    local action sticky
+    for action in '-c second' '-a first' '-d first'; do
+        for sticky in '' --sticky; do
+            local new=now.raw
+            [[ $action != -a* ]] || new=first.raw
+            # shellcheck disable=SC2086 # a list
+            TMPDIR=$memory python3 "$SRCDIR/tests/tools/faultloop.py" --files a --image a --old now.raw \
+                --new $new --strict $sticky --calls write,sync,truncate,close \
+                -- "$BLKIMG" snapshot $action a >fault.out 2>&1 || fail "$(tail -30 fault.out)"
+            echo "# snapshot $action $sticky: $(tail -1 fault.out)" >&3
+        done
+    done
+}
