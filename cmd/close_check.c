@@ -8,6 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "blockcore/bitmaps.h"
+#include "blockcore/memory.h"
 #include "cmd/common/common.h"
 
 static int run(int argc, char **argv);
@@ -44,14 +46,17 @@ static json_t *entry_object(const struct blk_close_entry *entry)
     return object;
 }
 
-static void print_json(const char *filename, const struct blk_close_report *report, bool clean)
+/* `why`: what is wrong, or NULL. */
+static void print_json(const char *filename, const struct blk_close_report *report,
+                       const char *why)
 {
     json_t *object = json_object(), *steps = json_array();
 
     for (size_t i = 0; i < report->count; i++)
         json_array_append_new(steps, entry_object(&report->entries[i]));
     set_text(object, "filename", filename);
-    json_object_set_new(object, "clean", json_boolean(clean));
+    json_object_set_new(object, "clean", json_boolean(!why));
+    set_text(object, "message", why);
     if (report->count)
         json_object_set_new(object, "steps", steps);
     else
@@ -85,7 +90,7 @@ static int close_strictly(struct blk_node *root, const char *filename, enum outp
 
     int ret = blk_close(root, &report, &err);
     if (format == OUTPUT_JSON)
-        print_json(filename, &report, ret == 0);
+        print_json(filename, &report, ret < 0 ? err.why : NULL);
     else if (!quiet)
         print_steps(&report);
     if (ret < 0)
@@ -95,22 +100,34 @@ static int close_strictly(struct blk_node *root, const char *filename, enum outp
 }
 
 /*
- * Returns 1 if the image says that it was closed cleanly, 0 if not, or -errno when it cannot say.
+ * Finds out what in the image says that it was not closed cleanly: *why is malloc()ed text, or NULL
+ * if nothing does. -ENOTSUP where the format has nothing that could say so.
  */
-static int was_closed(struct blk_node *root, struct blk_error *err)
+static int find_unclean(struct blk_node *root, char **why, struct blk_error *err)
 {
     struct blk_node *node = blk_skip_filters(root);
     struct blk_info info = { .cluster_bytes = 0 };
 
-    if (!node->driver->mark_clean || !node->driver->get_info)
-        return blk_fail_why(err, ENOTSUP, "images of this format carry no mark that tells",
+    *why = NULL;
+    if (!node->driver->check || !node->driver->get_info)
+        return blk_fail_why(err, ENOTSUP, "nothing in images of this format tells",
                             "finding out whether '%s' (%s) was closed cleanly", root->name,
                             node->driver->name);
     int ret = node->driver->get_info(node, &info, err);
     json_decref(info.specific);
     if (ret < 0)
         return blk_fail_if_unset(err, -ret, "reading the state of '%s'", root->name);
-    return !info.dirty && !info.corrupt;
+
+    const struct blk_dirty_bitmap *bitmap = node->bitmaps ? node->bitmaps->first : NULL;
+    while (bitmap && !bitmap->inconsistent)
+        bitmap = bitmap->next;
+    if (info.corrupt)
+        *why = blk_xstrdup("it is marked as corrupt");
+    else if (info.dirty)
+        *why = blk_xstrdup("its dirty bit is set");
+    else if (bitmap)
+        *why = blk_xasprintf("bitmap '%s' was in use", bitmap->name);
+    return 0;
 }
 
 static int look_only(struct blk_node *root, const char *filename, enum output_format format,
@@ -118,17 +135,19 @@ static int look_only(struct blk_node *root, const char *filename, enum output_fo
 {
     struct blk_close_report none = BLK_CLOSE_REPORT_INIT;
     struct blk_error err = BLK_ERROR_INIT;
+    BLK_AUTOFREE char *why = NULL;
 
-    int clean = was_closed(root, &err);
-    if (clean < 0)
+    if (find_unclean(root, &why, &err) < 0)
         return finish(report_error(&err), &root, 1);
     if (format == OUTPUT_JSON) {
-        print_json(filename, &none, clean);
+        print_json(filename, &none, why);
     } else if (!quiet) {
         print_escaped(stdout, filename);
-        puts(clean ? ": closed cleanly" : ": not closed cleanly");
+        fputs(why ? ": not closed cleanly: " : ": closed cleanly", stdout);
+        print_escaped(stdout, why ? why : "");
+        putchar('\n');
     }
-    return finish_done(clean ? EXIT_OK : NOT_CLEAN, &root, 1);
+    return finish_done(why ? NOT_CLEAN : EXIT_OK, &root, 1);
 }
 
 static int run(int argc, char **argv)
@@ -158,7 +177,7 @@ static int run(int argc, char **argv)
         return report_usage(&cmd_close_check, "expects one image");
 
     /* As it is: a mark that an ordinary opening would repair or refuse is what is asked for. */
-    unsigned flags = read_only ? BLK_NO_BACKING | BLK_IN_CHECK : BLK_WRITABLE;
+    unsigned flags = read_only ? BLK_NO_BACKING | BLK_NO_IO | BLK_IN_CHECK : BLK_WRITABLE;
     struct blk_error err = BLK_ERROR_INIT;
     struct blk_node *root;
     if (image_open(&image, operands.items[0], flags, cache, &root, &err) < 0)

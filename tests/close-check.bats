@@ -29,8 +29,9 @@ need_format() {
     blkimg close-check -f raw --output=json a >report
     assert_equal "$(jq -r .clean report)" true
     assert_equal "$(jq -r .filename report)" a
-    assert_equal "$(jq -r '.steps[] | [.node, .driver, .step, .outcome] | join(" ")' report | sort)" \
-        "$(printf '%s\n' 'a file flush ok' 'a file release ok' 'a raw flush ok' 'a raw release ok')"
+    local steps='.steps[] | [.node, .driver, .step, .outcome] | join(" ")'
+    assert_equal "$(jq -r "$steps" report | sort)" \
+        "$(printf 'a %s ok\n' 'file flush' 'file release' 'raw flush' 'raw release')"
 }
 
 @test "nothing is changed" {
@@ -98,7 +99,7 @@ need_format() {
     chmod 444 a
     run blkimg close-check --read-only -f raw a
     assert_failure 1
-    assert_output --partial "no mark"
+    assert_output --partial "nothing in images of this format"
 }
 
 @test "stdout that is full is a failure" {
@@ -120,11 +121,29 @@ need_format() {
     cp q before
     run --separate-stderr blkimg close-check --read-only q
     assert_failure 2
-    assert_output "q: not closed cleanly"
+    assert_output "q: not closed cleanly: its dirty bit is set"
     need jq
     blkimg close-check --read-only --output=json q >report || true
     assert_equal "$(jq -r .clean report)" false
     cmp q before
+}
+
+@test "qcow2, --read-only: bitmaps that were in use" {
+    need_format qcow2
+    need qemu-io
+    qemu-img create -q -f qcow2 q 1M
+    qemu-img bitmap --add q kept
+    run blkimg close-check --read-only q
+    assert_success
+    coproc qemu-io q
+    local holder=$COPROC_PID
+    echo 'write 0 512' >&"${COPROC[1]}"
+    wait_for 10 test -n "$(head -c 1 <&"${COPROC[0]}")"
+    kill -KILL "$holder"
+    wait "$holder" || true
+    run blkimg close-check --read-only q
+    assert_failure 2
+    assert_output "q: not closed cleanly: bitmap 'kept' was in use"
 }
 
 @test "qcow2: steps of the format and of its file, the backing chain read-only" {
@@ -135,7 +154,7 @@ need_format() {
     run --separate-stderr blkimg close-check top
     assert_success
     assert_line "top (qcow2): flush: ok"
-    assert_line "top (qcow2): mark: ok"
+    assert_line "top (qcow2): store: ok"
     assert_line "base (qcow2): release: ok"
     refute_line "base (qcow2): flush: ok"
     qemu-img check -q top

@@ -72,7 +72,8 @@ make_images() {
     same_output compare -F foo data full
     same_output compare -T foo data full
     same_output compare --foo data full
-    same_output compare --image-opts -f raw driver=raw,file.filename=data driver=raw,file.filename=data
+    local data=driver=raw,file.filename=data
+    same_output compare --image-opts -f raw "$data" "$data"
 }
 
 @test "sizes that are no multiple of a sector" {

@@ -186,7 +186,8 @@ refuses() {
         refuses "same file" a "$name"
         refuses "same file" -U a "$name"
         refuses "same file" -n a "$name"
-        refuses "same file" -n --target-image-opts a "driver=raw,file.filename=$name,file.locking=off"
+        refuses "same file" -n --target-image-opts a \
+            "driver=raw,file.filename=$name,file.locking=off"
     done
     refuses "same file" --image-opts driver=raw,file.filename=a,file.locking=off soft
     make_image b

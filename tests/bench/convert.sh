@@ -28,6 +28,11 @@ make_source() {
     done
     rm block
     cp --sparse=always --reflink=never source.raw copy.raw
+    qemu-img convert -O qcow2 source.raw source.qcow2
+    # Text compresses as the files of a guest do.
+    find /usr -xdev -type f -size +20k -print0 2>/dev/null | sort -z |
+        xargs -0 cat 2>/dev/null | head -c 128M >text.raw || :
+    truncate -s 256M text.raw
     sync
 }
 
@@ -75,5 +80,11 @@ row raw-raw-writeback convert -t writeback -f raw -O raw source.raw target.raw
 row raw-raw-unsafe convert -t unsafe -f raw -O raw source.raw target.raw
 row raw-raw-none convert -t none -T none -f raw -O raw source.raw target.raw
 row raw-raw-no-sparse convert -t unsafe -S 0 -f raw -O raw source.raw target.raw
+row raw-qcow2-writeback convert -t writeback -f raw -O qcow2 source.raw target.qcow2
+row qcow2-raw-writeback convert -t writeback -f qcow2 -O raw source.qcow2 target.raw
+row qcow2-qcow2-writeback convert -t writeback -f qcow2 -O qcow2 source.qcow2 target.qcow2
+row text-compressed convert -c -t writeback -f raw -O qcow2 text.raw target.qcow2
+row text-compressed-W convert -c -W -t writeback -f raw -O qcow2 text.raw target.qcow2
+row compare-raw-qcow2 compare -f raw -F qcow2 source.raw source.qcow2
 row compare-same compare -f raw -F raw source.raw copy.raw
 row dd-1M dd bs=1M -f raw -O raw if=source.raw of=target.raw
