@@ -31,8 +31,7 @@ static atomic_uint_fast64_t *allocate_words(uint64_t bits)
     return calloc(bits / WORD_BITS + 1, sizeof(atomic_uint_fast64_t));
 }
 
-static int check_shape(const char *name, uint64_t size, unsigned granularity_bits,
-                       struct blk_error *err)
+static int check_shape(const char *name, unsigned granularity_bits, struct blk_error *err)
 {
     size_t length = strlen(name);
 
@@ -42,6 +41,12 @@ static int check_shape(const char *name, uint64_t size, unsigned granularity_bit
         granularity_bits > BLK_BITMAP_MAX_GRANULARITY_BITS)
         return blk_fail_why(err, EINVAL, "the granularity must be 512 bytes to 2 GiB",
                             "bitmap '%s'", name);
+    return 0;
+}
+
+int blk_dirty_bitmap_check_size(const char *name, uint64_t size, unsigned granularity_bits,
+                                struct blk_error *err)
+{
     if (bits_for(size, granularity_bits) > MAX_BITS)
         return blk_fail_why(err, EFBIG, "the granularity is too fine for a disk of this size",
                             "bitmap '%s'", name);
@@ -51,7 +56,7 @@ static int check_shape(const char *name, uint64_t size, unsigned granularity_bit
 int blk_dirty_bitmap_describe(const char *name, uint64_t size, unsigned granularity_bits,
                               struct blk_dirty_bitmap **bitmap, struct blk_error *err)
 {
-    int ret = check_shape(name, size, granularity_bits, err);
+    int ret = check_shape(name, granularity_bits, err);
     if (ret < 0)
         return ret;
     struct blk_dirty_bitmap *described = blk_xcalloc(1, sizeof(*described));
@@ -66,6 +71,9 @@ int blk_dirty_bitmap_describe(const char *name, uint64_t size, unsigned granular
 
 int blk_dirty_bitmap_allocate(struct blk_dirty_bitmap *bitmap, struct blk_error *err)
 {
+    int ret = blk_dirty_bitmap_check_size(bitmap->name, bitmap->size, bitmap->granularity_bits, err);
+    if (ret < 0)
+        return ret;
     if (!bitmap->words)
         bitmap->words = allocate_words(bitmap->bit_count);
     return bitmap->words ? 0 : blk_fail(err, ENOMEM, "bitmap '%s'", bitmap->name);
@@ -209,9 +217,30 @@ uint64_t blk_dirty_bitmap_count(const struct blk_dirty_bitmap *bitmap)
     return total;
 }
 
+/* Of equal shape: word by word. */
+static void merge_words(struct blk_dirty_bitmap *to, const struct blk_dirty_bitmap *from)
+{
+    bool changed = false;
+
+    for (uint64_t i = 0; i * WORD_BITS < to->bit_count; i++) {
+        uint64_t word = word_at(from, i);
+        if (!(word & ~word_at(to, i)))
+            continue;
+        atomic_fetch_or(&to->words[i], word);
+        changed = true;
+    }
+    if (changed)
+        atomic_store_explicit(&to->changed, true, memory_order_relaxed);
+}
+
 void blk_dirty_bitmap_merge(struct blk_dirty_bitmap *to, const struct blk_dirty_bitmap *from)
 {
     uint64_t offset = 0, start, bytes;
+
+    if (to->size == from->size && to->granularity_bits == from->granularity_bits) {
+        merge_words(to, from);
+        return;
+    }
 
     while (blk_dirty_bitmap_next(from, offset, to->size, &start, &bytes)) {
         blk_dirty_bitmap_set(to, start, bytes);
@@ -246,6 +275,13 @@ int blk_dirty_bitmap_resize(struct blk_dirty_bitmap *bitmap, uint64_t size, stru
     atomic_store(&bitmap->changed, true);
     blk_dirty_bitmap_free(resized);
     return 0;
+}
+
+void blk_dirty_bitmap_forget(struct blk_dirty_bitmap *bitmap)
+{
+    free(bitmap->words);
+    bitmap->words = NULL;
+    atomic_store(&bitmap->changed, false);
 }
 
 /* ---- the stored form ---- */

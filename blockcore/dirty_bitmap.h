@@ -49,11 +49,21 @@ struct blk_dirty_bitmap {
 int blk_dirty_bitmap_new(const char *name, uint64_t size, unsigned granularity_bits,
                          struct blk_dirty_bitmap **bitmap, struct blk_error *err);
 
-/* The same without memory for the bits: it can only be listed until _allocate(). For bitmaps of an image not yet loaded. */
+/*
+ * The same without memory for the bits, and whatever their number: it can only be listed until _allocate(). For
+ * bitmaps of an image not yet loaded.
+ */
 int blk_dirty_bitmap_describe(const char *name, uint64_t size, unsigned granularity_bits,
                               struct blk_dirty_bitmap **bitmap, struct blk_error *err);
-/* Gives it clean bits, unless it has bits already. -ENOMEM. */
+/* Gives it clean bits, unless it has bits already. -ENOMEM, -EFBIG as blk_dirty_bitmap_check_size(). */
 int blk_dirty_bitmap_allocate(struct blk_dirty_bitmap *bitmap, struct blk_error *err);
+
+/* 0, or -EFBIG when a bitmap of that granularity would have too many bits for `size` bytes. */
+int blk_dirty_bitmap_check_size(const char *name, uint64_t size, unsigned granularity_bits,
+                                struct blk_error *err);
+
+/* Gives up the bits; what remains can be listed, and loaded again. */
+void blk_dirty_bitmap_forget(struct blk_dirty_bitmap *bitmap);
 
 void blk_dirty_bitmap_free(struct blk_dirty_bitmap *bitmap);
 
