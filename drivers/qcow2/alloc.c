@@ -20,6 +20,7 @@
 /* Free clusters in a row. */
 struct run {
     uint64_t start, count;
+    uint64_t first_free; /* the first one seen that stays free; UINT64_MAX: none */
 };
 
 /*
@@ -56,7 +57,7 @@ static int find_run(struct blk_node *node, uint64_t from, uint64_t least, uint64
     const struct qcow2_state *s = qcow2_state(node);
     uint64_t limit = QCOW2_MAX_HOST_OFFSET >> s->cluster_bits;
 
-    *run = (struct run){ .start = from };
+    *run = (struct run){ .start = from, .first_free = UINT64_MAX };
     for (uint64_t at = from; run->count < most;) {
         bool is_free;
         uint64_t length;
@@ -64,13 +65,17 @@ static int find_run(struct blk_node *node, uint64_t from, uint64_t least, uint64
                                &is_free, &length, err);
         if (ret < 0)
             return ret;
-        at += length;
         if (is_free)
+            run->first_free = u64_min(run->first_free, at);
+        at += length;
+        if (is_free) {
             run->count += length;
-        else if (run->count >= least)
+        } else if (run->count >= least) {
             break;
-        else
-            *run = (struct run){ .start = at };
+        } else {
+            run->start = at;
+            run->count = 0;
+        }
         if (at >= limit)
             return blk_fail(err, EFBIG, "allocating clusters in '%s'", node->name);
     }
@@ -153,6 +158,8 @@ static int take_run(struct blk_node *node, struct run *run, struct blk_error *er
     if (ret < 0)
         return ret;
     s->virgin = u64_max(s->virgin, (run->start + run->count) << s->cluster_bits);
+    if (run->first_free == run->start)
+        run->first_free = UINT64_MAX; /* not any more */
     run->start += blocks;
     run->count -= blocks;
     return 0;
@@ -209,8 +216,8 @@ static int alloc_exactly(struct blk_node *node, uint64_t from, uint64_t bytes, u
         return ret;
 
     *offset = run.start << s->cluster_bits;
-    if (run.start == s->free_hint)
-        s->free_hint = run.start + wanted;
+    if (from == s->free_hint)
+        s->free_hint = u64_min(run.first_free, run.start + wanted);
     return 0;
 }
 
