@@ -13,6 +13,7 @@
 
 #include "blockcore/bytes.h"
 #include "blockcore/cancel.h"
+#include "blockcore/digest.h"
 #include "blockcore/driver.h"
 #include "blockcore/io.h"
 
@@ -63,12 +64,11 @@ static uint64_t now_ns(void)
 
 /* ---- the iterator; the job's mutex is held ---- */
 
-static int look_at_source(struct job *job, struct blk_error *err)
+static int look_at_source(struct job *job, uint64_t bytes, struct blk_error *err)
 {
     const struct blk_copy_params *p = job->params;
     const struct blk_node *base = p->only_allocated ? p->base : NULL;
     uint64_t offset = p->source_offset + job->next;
-    uint64_t bytes = p->bytes - job->next;
 
     int ret = blk_block_status_above(p->source, base, offset, bytes, BLK_WANT_ZERO, &job->extent,
                                      err);
@@ -113,15 +113,35 @@ static void fit_to_unit(const struct job *job, struct chunk *chunk)
     chunk->host = NULL;
 }
 
+/* Goes on to the next range that the mask marks; what is skipped counts as done. Returns its length. */
+static uint64_t skip_to_marked(struct job *job)
+{
+    const struct blk_copy_params *p = job->params;
+    uint64_t start, bytes;
+
+    if (!p->mask)
+        return p->bytes - job->next;
+    if (!blk_dirty_bitmap_next(p->mask, job->next, p->bytes, &start, &bytes)) {
+        start = p->bytes;
+        bytes = 0;
+    }
+    job->done += start - job->next;
+    if (start > job->next)
+        job->extent.bytes = 0;
+    job->next = start;
+    return bytes;
+}
+
 /* Returns 1 with the next chunk, 0 at the end, or -errno. */
 static int next_chunk(struct job *job, struct chunk *chunk, struct blk_error *err)
 {
     const struct blk_copy_params *p = job->params;
+    uint64_t marked = skip_to_marked(job);
 
     if (job->next == p->bytes)
         return 0;
     if (!job->extent.bytes) {
-        int ret = look_at_source(job, err);
+        int ret = look_at_source(job, marked, err);
         if (ret < 0)
             return ret;
     }
@@ -290,7 +310,7 @@ static int copy_in_kernel(struct job *job, const struct chunk *chunk, struct blk
 {
     const struct blk_copy_params *p = job->params;
 
-    if (!p->allow_copy_range || p->compressed || !chunk->host)
+    if (!p->allow_copy_range || p->compressed || p->digest || !chunk->host)
         return -ENOTSUP;
     pthread_mutex_lock(&job->mutex);
     bool tried_in_vain = job->no_copy_range;
@@ -319,6 +339,8 @@ static int copy_chunk(struct job *job, const struct chunk *chunk, uint8_t *buf,
     if (ret != -ENOTSUP)
         return ret;
     ret = read_source(job, chunk, buf, err);
+    if (ret == 0 && p->digest)
+        ret = blk_digest_add(p->digest, chunk->offset, chunk->bytes, buf, err);
     if (ret < 0)
         return ret;
     await_turn(job, chunk);
@@ -332,6 +354,12 @@ static int copy_chunk(struct job *job, const struct chunk *chunk, uint8_t *buf,
 static int move_chunk(struct job *job, const struct chunk *chunk, uint8_t *buf,
                       struct blk_error *err)
 {
+    struct blk_digest *digest = job->params->digest;
+    if (digest && chunk->action != ACTION_COPY) {
+        int ret = blk_digest_add_zeroes(digest, chunk->offset, chunk->bytes, err);
+        if (ret < 0)
+            return ret;
+    }
     switch (chunk->action) {
     case ACTION_SKIP:
         return 0;
@@ -385,6 +413,8 @@ static void count_done(struct job *job, const struct chunk *chunk)
 
     pthread_mutex_lock(&job->mutex);
     job->done += chunk->bytes;
+    if (p->remaining)
+        blk_dirty_bitmap_clear(p->remaining, p->source_offset + chunk->offset, chunk->bytes);
     if (p->progress)
         p->progress(p->opaque, job->done, p->bytes);
     pthread_mutex_unlock(&job->mutex);

@@ -11,8 +11,11 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "blockcore/dirty_bitmap.h"
 #include "blockcore/error.h"
 #include "blockcore/node.h"
+
+struct blk_digest;
 
 /* Called from one thread at a time, now and then: `done` of `total` bytes of work. */
 typedef void blk_progress_fn(void *opaque, uint64_t done, uint64_t total);
@@ -30,6 +33,11 @@ struct blk_copy_params {
      */
     bool only_allocated;
     const struct blk_node *base;
+
+    const struct blk_dirty_bitmap *mask; /* copy only what it marks; NULL: everything. source_offset is 0 then */
+    struct blk_dirty_bitmap *remaining;  /* cleared where a whole granule has been copied; or NULL */
+
+    struct blk_digest *digest; /* gets all content, when everything is copied; or NULL */
 
     bool target_reads_zero;    /* whatever is not written reads as zeroes: zero extents are skipped */
     uint64_t sparse_bytes;     /* zeroes of at least this length become holes; 0: everything is written as data */

@@ -1,0 +1,279 @@
+#include "cmd/backup/backup.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "blockcore/memory.h"
+
+#define DEFAULT_WORKERS 4
+
+/* ---- phases ---- */
+
+typedef int disk_phase(struct backup *backup, struct backup_disk *disk, struct blk_error *err);
+
+static int phase(struct backup *backup, disk_phase *run, struct blk_error *err)
+{
+    int ret = 0;
+    for (size_t i = 0; i < backup->count && ret == 0; i++)
+        ret = run(backup, &backup->disks[i], err);
+    return ret;
+}
+
+static int close_disk(struct backup *backup, struct backup_disk *disk, struct blk_error *err)
+{
+    int ret = backup_close_target(backup->options, disk, err);
+    if (ret == 0 && backup->options->verify)
+        ret = backup_verify(backup->options, disk, err);
+    return ret;
+}
+
+/* Everything before the switch: after a failure here nothing has changed but that targets may have come and gone. */
+static int make_targets(struct backup *backup, struct blk_error *err, int *status)
+{
+    *status = EXIT_FAILED;
+    int ret = phase(backup, backup_open_source, err);
+    if (ret == 0)
+        ret = phase(backup, backup_make_target, err);
+    if (ret < 0)
+        return ret;
+
+    for (size_t i = 0; i < backup->count; i++)
+        backup->progress_total += backup->disks[i].bytes;
+    progress_start(&backup->progress, backup->options->progress);
+    ret = phase(backup, backup_copy, err);
+    progress_finish(&backup->progress, ret == 0);
+    if (ret < 0)
+        return ret;
+
+    *status = EXIT_CLOSE_FAILED;
+    return phase(backup, close_disk, err);
+}
+
+/* Says which of the two files can be used, for it is not the status alone that decides. */
+static void say_what_stands(const struct backup *backup)
+{
+    for (size_t i = 0; i < backup->count; i++) {
+        const struct backup_disk *disk = &backup->disks[i];
+        bool partial = disk->partial_name && !disk->target_closed;
+        report_failure("the backup of '%s' failed: the source and its bitmaps are as they were, "
+                       "and %s '%s'", disk->source_name,
+                       disk->target_existed ? "do not use"
+                       : partial            ? "what there is of the target may be in"
+                                            : "there is no target",
+                       partial ? disk->partial_name : disk->target_name);
+    }
+}
+
+/* All sources are closed, whatever fails. */
+static int switch_sources(struct backup *backup)
+{
+    int status = EXIT_OK;
+
+    for (size_t i = 0; i < backup->count; i++) {
+        struct backup_disk *disk = &backup->disks[i];
+        struct blk_error err = BLK_ERROR_INIT;
+        if (backup_switch_source(backup->options, disk, &err) == 0)
+            continue;
+        status = EXIT_CLOSE_FAILED;
+        blk_left_behind(&err, "the target '%s' is complete and can be used; the bitmaps of the "
+                        "source mark too much rather than too little, or are in use",
+                        disk->target_name);
+        report_error(&err);
+    }
+    return status;
+}
+
+static void print_digests(const struct backup *backup)
+{
+    if (backup->options->output == OUTPUT_JSON)
+        return;
+    for (size_t i = 0; i < backup->count && backup->options->checksum; i++)
+        printf("%s  %s\n", backup->disks[i].digest, backup->disks[i].target_name);
+}
+
+static int run_backup(struct backup *backup)
+{
+    struct blk_error err = BLK_ERROR_INIT;
+    int status;
+
+    if (make_targets(backup, &err, &status) == 0) {
+        status = switch_sources(backup);
+        print_digests(backup);
+    } else {
+        report_error(&err);
+        for (size_t i = 0; i < backup->count; i++)
+            backup_put_back(backup->options, &backup->disks[i]);
+        say_what_stands(backup);
+    }
+    if (backup->options->output == OUTPUT_JSON)
+        backup_print_manifest(backup, status);
+    return status;
+}
+
+/* ---- options ---- */
+
+struct texts {
+    const char *mode, *sync, *broken, *output;
+    struct cmd_list disks;
+    struct cmd_size workers, rate;
+    bool target_image_opts;
+};
+
+static int run(int argc, char **argv);
+
+const struct command cmd_backup = {
+    "backup",
+    "Make a full or incremental backup of a disk",
+    "[--mode=full|top|bitmap] [--bitmap=name]... [--bitmap-sync=on-success|never|always] "
+    "[--on-broken-bitmap=fail|full] [--new-bitmap=name] [--base=previous [-F fmt]] [--trust] "
+    "[--verify] [--checksum] [--keep-failed] [--disk source=target]... [-f fmt] [-O output_fmt] "
+    "[-o options] [-c] [-n] [-t cache] [-T src_cache] [-m workers] [-r rate_limit] [-p] [-q] "
+    "[--image-opts] [--target-image-opts] [--output=ofmt] [--lock-wait=seconds] source target",
+    run,
+};
+
+/* The index of `text` in a list of names that ends with NULL, or -1 after having reported it. */
+static int choose(const char *option, const char *text, const char *const *names)
+{
+    for (int i = 0; names[i]; i++)
+        if (strcmp(names[i], text) == 0)
+            return i;
+    report_failure("--%s: '%s' is not one of the choices", option, text);
+    return -1;
+}
+
+static int read_choices(const struct texts *texts, struct backup_options *options)
+{
+    static const char *const modes[] = { "full", "top", "bitmap", NULL };
+    static const char *const syncs[] = { "on-success", "never", "always", NULL };
+    static const char *const brokens[] = { "fail", "full", NULL };
+    const char *default_mode = options->bitmaps.count ? "bitmap" : "full";
+
+    int mode = choose("mode", texts->mode ? texts->mode : default_mode, modes);
+    int sync = choose("bitmap-sync", texts->sync, syncs);
+    int broken = choose("on-broken-bitmap", texts->broken, brokens);
+    if (mode < 0 || sync < 0 || broken < 0)
+        return EXIT_FAILED;
+    options->mode = (enum backup_mode)mode;
+    options->sync = (enum backup_sync)sync;
+    options->full_if_broken = broken == 1;
+    return output_format_parse(texts->output, &options->output);
+}
+
+static const char *find_conflict(const struct backup_options *options)
+{
+    if (options->mode == BACKUP_BITMAP && !options->bitmaps.count)
+        return "--mode=bitmap needs --bitmap";
+    if (options->base && options->mode == BACKUP_FULL)
+        return "a full backup has no --base";
+    if (options->base && options->existing)
+        return "--base and -n exclude each other";
+    if (options->base_format && !options->base)
+        return "-F goes with --base";
+    if (options->existing && options->creation.count)
+        return "-o is for a target that is made, and -n takes one that exists";
+    if (options->existing && options->keep_failed)
+        return "--keep-failed is for a target that is made, and -n takes one that exists";
+    if (options->sync == SYNC_ALWAYS && !options->keep_failed)
+        return "--bitmap-sync=always needs --keep-failed";
+    if (options->workers < 1 || options->workers > 16)
+        return "-m takes 1 to 16";
+    for (size_t i = 0; i < options->bitmaps.count; i++)
+        for (size_t j = 0; j < i; j++)
+            if (strcmp(options->bitmaps.items[i], options->bitmaps.items[j]) == 0)
+                return "the same --bitmap is given twice";
+    return NULL;
+}
+
+/* Takes "SOURCE=TARGET" apart, at the last "=" that leaves both a name. */
+static int add_disk(struct backup *backup, const char *text)
+{
+    const char *equals = strrchr(text, '=');
+    if (!equals || equals == text || !equals[1])
+        return report_failure("--disk: '%s' is not SOURCE=TARGET", text);
+    struct backup_disk *disk = &backup->disks[backup->count++];
+    disk->source_name = blk_xstrndup(text, (size_t)(equals - text));
+    disk->target_name = equals + 1;
+    return EXIT_OK;
+}
+
+static int add_disks(struct backup *backup, const struct cmd_operands *operands,
+                     const struct cmd_list *disks)
+{
+    if (operands->count != 2 && !(operands->count == 0 && disks->count))
+        return report_usage(&cmd_backup, "expects a source and a target, or --disk");
+    backup->disks = blk_xcalloc(disks->count + 1, sizeof(*backup->disks));
+    if (operands->count == 2) {
+        struct backup_disk *disk = &backup->disks[backup->count++];
+        disk->source_name = blk_xstrdup(operands->items[0]);
+        disk->target_name = operands->items[1];
+    }
+    int status = EXIT_OK;
+    for (size_t i = 0; i < disks->count && status == EXIT_OK; i++)
+        status = add_disk(backup, disks->items[i]);
+    return status;
+}
+
+static int run(int argc, char **argv)
+{
+    struct backup_options options = { .target = { .format = "qcow2" }, .workers = DEFAULT_WORKERS };
+    struct texts texts = { .sync = "on-success", .broken = "fail" };
+    const struct cmd_option table[] = {
+        IMAGE_OPTIONS(&options.source),
+        { 0, "mode", CMD_STRING, &texts.mode, "MODE", "full, top (this layer) or bitmap" },
+        { 0, "bitmap", CMD_LIST, &options.bitmaps, "NAME", "back up what this bitmap marks" },
+        { 0, "bitmap-sync", CMD_STRING, &texts.sync, "WHEN",
+          "when bitmaps begin anew: on-success, never, always" },
+        { 0, "on-broken-bitmap", CMD_STRING, &texts.broken, "WHAT",
+          "fail, or make a full backup and begin the bitmap anew" },
+        { 0, "new-bitmap", CMD_STRING, &options.new_bitmap, "NAME",
+          "make a bitmap that begins with this backup" },
+        { 0, "base", CMD_STRING, &options.base, "FILE", "make the target an overlay on this backup" },
+        { 'F', "base-format", CMD_STRING, &options.base_format, "FMT", "format of the base" },
+        { 0, "trust", CMD_FLAG, &options.trust, NULL, "take --base though its identity does not fit" },
+        { 0, "verify", CMD_FLAG, &options.verify, NULL, "read the target back and compare" },
+        { 0, "checksum", CMD_FLAG, &options.checksum, NULL, "print a digest of the disk's content" },
+        { 0, "keep-failed", CMD_FLAG, &options.keep_failed, NULL,
+          "keep what there is of a failed target as TARGET.partial" },
+        { 0, "disk", CMD_LIST, &texts.disks, "SOURCE=TARGET", "one of several disks" },
+        { 'O', "target-format", CMD_STRING, &options.target.format, "FMT", "format of the target (qcow2)" },
+        { 'o', "options", CMD_LIST, &options.creation, "OPTIONS", "options for creating the target" },
+        { 'c', "compress", CMD_FLAG, &options.compressed, NULL, "write compressed clusters" },
+        { 'n', NULL, CMD_FLAG, &options.existing, NULL, "write into a target that exists" },
+        { 't', NULL, CMD_STRING, &options.target_cache, "CACHE", "cache mode of the target" },
+        { 'T', NULL, CMD_STRING, &options.source_cache, "CACHE", "cache mode of the source" },
+        { 'm', NULL, CMD_UINT, &texts.workers, "N", "worker threads (4)" },
+        { 'r', NULL, CMD_SIZE, &texts.rate, "BYTES", "copy at most so much in a second" },
+        { 'p', "progress", CMD_FLAG, &options.progress, NULL, "show progress" },
+        { 'q', "quiet", CMD_FLAG, &options.quiet, NULL, "print nothing but errors" },
+        { 0, "target-image-opts", CMD_FLAG, &options.target.image_opts, NULL,
+          "with -n, the target is given as driver=...,option=value" },
+        { 0, "output", CMD_STRING, &texts.output, "human|json", "print a manifest" },
+        CMD_OPTIONS_END,
+    };
+    struct cmd_operands operands;
+
+    int status = cmd_parse(&cmd_backup, table, argc, argv, &operands);
+    if (status != CMD_RUN)
+        return status;
+    if (read_choices(&texts, &options) != EXIT_OK)
+        return EXIT_FAILED;
+    if (texts.workers.given)
+        options.workers = texts.workers.value > 16 ? 0 : (unsigned)texts.workers.value;
+    options.bytes_per_second = texts.rate.value;
+    options.target.lock_wait = options.source.lock_wait;
+    options.progress = options.progress && !options.quiet && options.output == OUTPUT_HUMAN;
+    const char *conflict = find_conflict(&options);
+    if (conflict)
+        return report_usage(&cmd_backup, "%s", conflict);
+
+    struct backup backup = { .options = &options };
+    status = add_disks(&backup, &operands, &texts.disks);
+    if (status == EXIT_OK)
+        status = run_backup(&backup);
+    for (size_t i = 0; i < backup.count; i++)
+        backup_disk_free(&backup.disks[i]);
+    free(backup.disks);
+    return status;
+}

@@ -1,0 +1,125 @@
+/*
+ * blkimg backup: full and incremental backups of one or several disks at one moment.
+ *
+ *   backup.c     options, and the phases over all disks
+ *   prepare.c    opening the sources, their bitmaps, creating the targets
+ *   base.c       --base: is it the backup that the bitmaps count from?
+ *   copy.c       moving the data, --verify
+ *   end.c        closing targets, then switching bitmaps, or putting everything back
+ *   manifest.c   the result as JSON
+ *
+ * The order is what makes the status true. All disks pass through each phase before the first enters
+ * the next:
+ *
+ *   prepare   sources are open and locked, targets made; the bits of each bitmap used are set aside as `frozen` and
+ *             the bitmap begins anew, in memory only
+ *   copy      data; a guest's writes meanwhile are recorded in the bitmaps that began anew
+ *   close     every target is flushed, closed strictly and so published; verified if asked
+ *   switch    sources are closed strictly, which stores the bitmaps and the new identity in one step
+ *
+ * Fails anything before the switch, the frozen bits are put back and no source has changed: a run without guest
+ * writes has not even marked a bitmap as in use, so that a kill at any moment costs none. After that a failure leaves
+ * bitmaps that mark too much, never too little.
+ */
+#ifndef CMD_BACKUP_BACKUP_H
+#define CMD_BACKUP_BACKUP_H
+
+#include "blockcore/bitmaps.h"
+#include "blockcore/identity.h"
+#include "cmd/common/common.h"
+#include "cmd/common/create_options.h"
+
+enum backup_mode {
+    BACKUP_FULL,   /* the whole disk */
+    BACKUP_TOP,    /* what the source itself holds, not its backing chain */
+    BACKUP_BITMAP, /* what the bitmaps mark */
+};
+
+enum backup_sync { SYNC_ON_SUCCESS, SYNC_NEVER, SYNC_ALWAYS };
+
+struct backup_options {
+    struct image_args source, target;
+    enum backup_mode mode;
+    struct cmd_list bitmaps;
+    enum backup_sync sync;
+    bool full_if_broken; /* --on-broken-bitmap=full */
+    const char *new_bitmap;
+    const char *base, *base_format;
+    bool verify, checksum, keep_failed, trust;
+    bool compressed, existing; /* -c, -n */
+    bool quiet, progress;
+    struct cmd_list creation; /* -o */
+    const char *source_cache, *target_cache;
+    unsigned workers;
+    uint64_t bytes_per_second;
+    enum output_format output;
+};
+
+/* A bitmap of the source that the backup uses. */
+struct backup_bitmap {
+    struct blk_dirty_bitmap *live;   /* the source's; begun anew */
+    struct blk_dirty_bitmap *frozen; /* what it marked at the moment of the backup */
+};
+
+struct backup_disk {
+    char *source_name;
+    const char *target_name;
+    char *partial_name; /* --keep-failed: the target is called so until it is complete */
+
+    struct blk_node *source; /* roots; NULL once closed */
+    struct blk_node *target;
+    struct blk_node *format; /* the source without filters: where its bitmaps are */
+    bool target_existed;
+    bool target_closed; /* it is complete and under its name */
+
+    enum backup_mode mode; /* full where a broken bitmap made it so */
+    struct backup_bitmap *bitmaps;
+    size_t bitmap_count;
+    struct blk_dirty_bitmap *mask;      /* BACKUP_BITMAP: the union of the frozen bits */
+    struct blk_dirty_bitmap *remaining; /* SYNC_ALWAYS: what the target does not hold yet */
+    char *backing_name;              /* --base as the target's header names it */
+    char *backing_format;
+
+    struct blk_id id, parent;
+    uint64_t bytes, bytes_copied; /* of the disk; that had to be looked at */
+    char digest[80];              /* --checksum: hex, or empty */
+    struct blk_close_report source_report, target_report;
+};
+
+struct backup {
+    const struct backup_options *options;
+    struct backup_disk *disks;
+    size_t count;
+    struct progress progress;
+    uint64_t progress_done, progress_total;
+};
+
+/* prepare.c: opens and locks the source, freezes its bitmaps, makes the target. Errors name the file. */
+int backup_open_source(struct backup *backup, struct backup_disk *disk, struct blk_error *err);
+int backup_make_target(struct backup *backup, struct backup_disk *disk, struct blk_error *err);
+
+/* base.c: checks --base and fills disk->backing_name, backing_format and parent. */
+int backup_check_base(const struct backup_options *options, struct backup_disk *disk,
+                      struct blk_error *err);
+
+/* copy.c: copies, and fills disk->digest if that is wanted. */
+int backup_copy(struct backup *backup, struct backup_disk *disk, struct blk_error *err);
+/* Reads the closed target back and compares it with the source. -EIO when they differ. */
+int backup_verify(const struct backup_options *options, struct backup_disk *disk,
+                  struct blk_error *err);
+
+/* end.c: closes the target strictly, so that it stands under its name. */
+int backup_close_target(const struct backup_options *options, struct backup_disk *disk,
+                        struct blk_error *err);
+/* Closes the source strictly with its bitmaps begun anew and its identity set. */
+int backup_switch_source(const struct backup_options *options, struct backup_disk *disk,
+                         struct blk_error *err);
+/* After a failure before the switch: removes the target, puts the bitmaps back. Reports what it cannot do. */
+void backup_put_back(const struct backup_options *options, struct backup_disk *disk);
+void backup_disk_free(struct backup_disk *disk);
+
+/* manifest.c: the JSON result of a run with that exit status, printed to stdout. */
+void backup_print_manifest(const struct backup *backup, int status);
+const char *backup_mode_name(enum backup_mode mode);
+
+#endif

@@ -1,0 +1,202 @@
+/*
+ * Moving the data of one disk, and reading it back.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "blockcore/bytes.h"
+#include "blockcore/cancel.h"
+#include "blockcore/checksum.h"
+#include "blockcore/copy.h"
+#include "blockcore/digest.h"
+#include "cmd/backup/backup.h"
+#include "cmd/common/same_file.h"
+
+struct disk_progress {
+    struct backup *backup;
+    uint64_t before; /* done by disks before this one */
+};
+
+static void on_progress(void *opaque, uint64_t done, uint64_t total)
+{
+    struct disk_progress *progress = opaque;
+    struct backup *backup = progress->backup;
+    (void)total;
+    progress_update(&backup->progress, progress->before + done, backup->progress_total);
+}
+
+/* A full backup reads everything anyway: its digest comes from what is copied. */
+static int copy_with_digest(struct blk_copy_params *params, struct backup_disk *disk,
+                            struct blk_error *err)
+{
+    uint8_t digest[BLK_DIGEST_BYTES];
+
+    int ret = blk_digest_begin(params->bytes, &params->digest, err);
+    if (ret < 0)
+        return ret;
+    ret = params->bytes ? blk_copy_run(params, err) : 0;
+    if (ret == 0)
+        ret = blk_digest_finish(params->digest, digest, err);
+    blk_digest_free(params->digest);
+    if (ret == 0)
+        blk_digest_to_hex(digest, disk->digest);
+    return ret;
+}
+
+/* A partial one does not: the digest is that of the whole disk, which has to be read for it. */
+static int digest_source(const struct backup_options *options, struct backup_disk *disk,
+                         struct blk_error *err)
+{
+    const struct blk_checksum_params params = {
+        .node = disk->source,
+        .workers = options->workers,
+    };
+    uint8_t digest[BLK_DIGEST_BYTES];
+
+    int ret = blk_checksum(&params, digest, err);
+    if (ret == 0)
+        blk_digest_to_hex(digest, disk->digest);
+    return ret;
+}
+
+int backup_copy(struct backup *backup, struct backup_disk *disk, struct blk_error *err)
+{
+    const struct backup_options *options = backup->options;
+    struct disk_progress progress = { .backup = backup, .before = backup->progress_done };
+    bool whole = disk->mode == BACKUP_FULL;
+    struct blk_copy_params params = {
+        .source = disk->source,
+        .target = disk->target,
+        .bytes = disk->bytes,
+        .only_allocated = disk->mode == BACKUP_TOP,
+        .base = blk_child(disk->format, BLK_ROLE_BACKING),
+        .mask = disk->mask,
+        .remaining = disk->remaining,
+        /* In a partial backup a zero is a statement: it must hide what the base has. */
+        .target_reads_zero = whole && disk->target->reads_zero,
+        .sparse_bytes = 4096,
+        .compressed = options->compressed,
+        .workers = options->workers,
+        .bytes_per_second = options->bytes_per_second,
+        .progress = on_progress,
+        .opaque = &progress,
+    };
+
+    disk->bytes_copied = disk->mask ? blk_dirty_bitmap_count(disk->mask) : disk->bytes;
+    int ret = 0;
+    if (options->checksum && whole)
+        ret = copy_with_digest(&params, disk, err);
+    else if (disk->bytes)
+        ret = blk_copy_run(&params, err);
+    if (ret == 0 && options->checksum && !whole)
+        ret = digest_source(options, disk, err);
+    if (ret == 0)
+        ret = check_not_shrunk(disk->source, err);
+    backup->progress_done += disk->bytes;
+    return ret;
+}
+
+/* ---- --verify ---- */
+
+#define VERIFY_BYTES (1 * MIB)
+
+struct verification {
+    struct blk_node *source, *target;
+    uint8_t *expected, *found;
+};
+
+static int compare_range(const struct verification *v, uint64_t offset, uint64_t bytes,
+                         struct blk_error *err)
+{
+    while (bytes) {
+        uint64_t piece = u64_min(bytes, VERIFY_BYTES);
+        if (blk_cancelled())
+            return blk_fail_why(err, ECANCELED, "stopped by a signal", "verifying '%s'",
+                                v->target->name);
+        int ret = blk_pread(v->source, offset, piece, v->expected, err);
+        if (ret == 0)
+            ret = blk_pread(v->target, offset, piece, v->found, err);
+        if (ret < 0)
+            return ret;
+        if (memcmp(v->expected, v->found, piece) != 0)
+            return blk_fail_why(err, EIO, "what it holds is not what was written",
+                                "verifying '%s' at offset %llu", v->target->name,
+                                (unsigned long long)offset);
+        offset += piece;
+        bytes -= piece;
+    }
+    return 0;
+}
+
+/* Only what is not a hole on both sides has to be read. */
+static int compare_extents(const struct verification *v, const struct backup_disk *disk,
+                           uint64_t offset, uint64_t end, struct blk_error *err)
+{
+    const struct blk_node *base = NULL;
+    if (disk->mode == BACKUP_TOP)
+        base = blk_child(disk->format, BLK_ROLE_BACKING);
+
+    while (offset < end) {
+        struct blk_extent a, b;
+        int ret = blk_block_status_above(v->source, base, offset, end - offset, BLK_WANT_ZERO, &a,
+                                         err);
+        if (ret == 0)
+            ret = blk_block_status_above(v->target, NULL, offset, a.bytes, BLK_WANT_ZERO, &b, err);
+        if (ret < 0)
+            return ret;
+        uint64_t bytes = u64_min(a.bytes, b.bytes);
+        bool meant = disk->mode != BACKUP_TOP || a.flags & BLK_EXT_ALLOCATED;
+        bool zero = a.flags & BLK_EXT_ZERO && b.flags & BLK_EXT_ZERO;
+        if (meant && !zero)
+            ret = compare_range(v, offset, bytes, err);
+        if (ret < 0)
+            return ret;
+        offset += bytes;
+    }
+    return 0;
+}
+
+static int compare_all(const struct verification *v, const struct backup_disk *disk,
+                       struct blk_error *err)
+{
+    uint64_t offset = 0, start, bytes;
+    int ret = 0;
+
+    if (!disk->mask)
+        return compare_extents(v, disk, 0, disk->bytes, err);
+    while (ret == 0 && blk_dirty_bitmap_next(disk->mask, offset, disk->bytes, &start, &bytes)) {
+        ret = compare_extents(v, disk, start, start + bytes, err);
+        offset = start + bytes;
+    }
+    return ret;
+}
+
+int backup_verify(const struct backup_options *options, struct backup_disk *disk,
+                  struct blk_error *err)
+{
+    struct image_args args = options->target;
+    struct verification v = {
+        .source = disk->source,
+        .expected = blk_buffer_alloc(VERIFY_BYTES),
+        .found = blk_buffer_alloc(VERIFY_BYTES),
+    };
+    const char *name = disk->partial_name ? disk->partial_name : disk->target_name;
+    struct blk_error close_err = BLK_ERROR_INIT;
+
+    int ret = v.expected && v.found ? 0 : blk_fail(err, ENOMEM, "verifying '%s'", name);
+    if (ret == 0)
+        ret = image_open(&args, name, 0, options->target_cache, &v.target, err);
+    if (ret == 0) {
+        ret = compare_all(&v, disk, err);
+        int closed = blk_close(v.target, NULL, &close_err);
+        if (ret == 0 && closed < 0) {
+            ret = closed;
+            if (err)
+                *err = close_err;
+        }
+    }
+    free(v.expected);
+    free(v.found);
+    return ret;
+}

@@ -1,0 +1,78 @@
+/*
+ * The result of a backup as JSON, for whoever keeps the books: which backup it is, what it builds on, how it
+ * was closed.
+ */
+#include "cmd/backup/backup.h"
+
+const char *backup_mode_name(enum backup_mode mode)
+{
+    static const char *const names[] = {
+        [BACKUP_FULL] = "full",
+        [BACKUP_TOP] = "top",
+        [BACKUP_BITMAP] = "bitmap",
+    };
+    return names[mode];
+}
+
+static json_t *id_text(const struct blk_id *id)
+{
+    char text[BLK_ID_TEXT_BYTES];
+    blk_id_format(id, text);
+    return json_string(text);
+}
+
+static json_t *close_entries(const struct blk_close_report *report)
+{
+    json_t *list = json_array();
+
+    for (size_t i = 0; i < report->count; i++) {
+        const struct blk_close_entry *entry = &report->entries[i];
+        json_t *one = json_object();
+        json_object_set_new(one, "node", json_text(entry->node));
+        json_object_set_new(one, "driver", json_string(entry->driver));
+        json_object_set_new(one, "step", json_string(entry->step));
+        if (entry->detail)
+            json_object_set_new(one, "detail", json_text(entry->detail));
+        json_object_set_new(one, "outcome", json_string(blk_outcome_name(entry->outcome)));
+        if (entry->message)
+            json_object_set_new(one, "message", json_text(entry->message));
+        json_array_append_new(list, one);
+    }
+    return list;
+}
+
+static json_t *describe(const struct backup *backup, const struct backup_disk *disk)
+{
+    json_t *one = json_object();
+
+    json_object_set_new(one, "source", json_text(disk->source_name));
+    json_object_set_new(one, "target", json_text(disk->target_name));
+    json_object_set_new(one, "mode", json_string(backup_mode_name(disk->mode)));
+    json_object_set_new(one, "id", id_text(&disk->id));
+    if (!blk_id_is_none(&disk->parent))
+        json_object_set_new(one, "parent", id_text(&disk->parent));
+    if (disk->backing_name)
+        json_object_set_new(one, "base", json_text(disk->backing_name));
+    json_object_set_new(one, "virtual-size", json_integer((json_int_t)disk->bytes));
+    json_object_set_new(one, "bytes", json_integer((json_int_t)disk->bytes_copied));
+    if (disk->digest[0])
+        json_object_set_new(one, "digest", json_string(disk->digest));
+    json_object_set_new(one, "verified", json_boolean(backup->options->verify));
+    json_object_set_new(one, "target-complete", json_boolean(disk->target_closed));
+    json_object_set_new(one, "target-close", close_entries(&disk->target_report));
+    json_object_set_new(one, "source-close", close_entries(&disk->source_report));
+    return one;
+}
+
+void backup_print_manifest(const struct backup *backup, int status)
+{
+    json_t *result = json_object();
+    json_t *disks = json_array();
+
+    for (size_t i = 0; i < backup->count; i++)
+        json_array_append_new(disks, describe(backup, &backup->disks[i]));
+    json_object_set_new(result, "status", json_integer(status));
+    json_object_set_new(result, "disks", disks);
+    json_print(stdout, result);
+    json_decref(result);
+}

@@ -1,0 +1,271 @@
+/*
+ * The first phase: sources open and locked, bitmaps frozen, targets made.
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "blockcore/memory.h"
+#include "cmd/backup/backup.h"
+#include "cmd/common/same_file.h"
+
+/* ---- bitmaps ---- */
+
+static bool source_changes(const struct backup_options *options)
+{
+    return (options->bitmaps.count && options->sync != SYNC_NEVER) || options->new_bitmap;
+}
+
+static int new_bitmap(struct backup_disk *disk, const char *name, struct blk_dirty_bitmap **bitmap,
+                      struct blk_error *err)
+{
+    struct blk_node *node = disk->format;
+    struct blk_info info = { .cluster_bytes = 0 };
+
+    if (!node->driver->bitmaps_load)
+        return blk_fail_why(err, ENOTSUP, "its format has no bitmaps", "'%s' (%s)", node->name,
+                            node->driver->name);
+    int ret = node->driver->bitmaps_can_add(node, err);
+    if (ret == 0)
+        ret = node->driver->get_info(node, &info, err);
+    json_decref(info.specific);
+    if (ret < 0)
+        return ret;
+    ret = blk_dirty_bitmap_new(name, blk_size(node),
+                               blk_dirty_bitmap_default_granularity_bits(info.cluster_bytes),
+                               bitmap, err);
+    if (ret < 0)
+        return ret;
+    (*bitmap)->persistent = true;
+    ret = blk_bitmaps_add(node, *bitmap, err);
+    if (ret < 0)
+        blk_dirty_bitmap_free(*bitmap);
+    return ret;
+}
+
+/* A bitmap that cannot be relied on: the backup becomes a full one, and the bitmap begins anew with it. */
+static int replace_broken(const struct backup_options *options, struct backup_disk *disk,
+                          const char *name, struct blk_dirty_bitmap **bitmap,
+                          const struct blk_error *why, struct blk_error *err)
+{
+    if (!options->quiet && options->output == OUTPUT_HUMAN) {
+        printf("%s: making a full backup: %s: %s\n", disk->source_name, why->what, why->why);
+        fflush(stdout);
+    }
+    disk->mode = BACKUP_FULL;
+    *bitmap = NULL;
+    if (options->sync == SYNC_NEVER)
+        return 0;
+    struct blk_dirty_bitmap *broken = blk_bitmaps_find(disk->format, name);
+    if (broken)
+        blk_bitmaps_remove(disk->format, broken);
+    return new_bitmap(disk, name, bitmap, err);
+}
+
+static int take_bitmap(const struct backup_options *options, struct backup_disk *disk,
+                       const char *name, struct blk_error *err)
+{
+    struct backup_bitmap *used = &disk->bitmaps[disk->bitmap_count];
+    struct blk_error own = BLK_ERROR_INIT;
+
+    int ret = blk_bitmaps_get_usable(disk->format, name, &used->live, &own);
+    if (ret == -EINVAL || ret == -ENOENT) {
+        if (options->full_if_broken && disk->format->driver->bitmaps_load)
+            ret = replace_broken(options, disk, name, &used->live, &own, err);
+        else if (err)
+            *err = own;
+    } else if (ret < 0 && err) {
+        *err = own;
+    }
+    if (ret < 0 || !used->live)
+        return ret;
+    ret = blk_dirty_bitmap_copy(used->live, &used->frozen, err);
+    if (ret == 0)
+        disk->bitmap_count++;
+    return ret;
+}
+
+/* The union of what the bitmaps mark, at the finest of their granularities. */
+static int make_mask(struct backup_disk *disk, struct blk_error *err)
+{
+    unsigned bits = BLK_BITMAP_MAX_GRANULARITY_BITS;
+    for (size_t i = 0; i < disk->bitmap_count; i++)
+        if (disk->bitmaps[i].frozen->granularity_bits < bits)
+            bits = disk->bitmaps[i].frozen->granularity_bits;
+
+    int ret = blk_dirty_bitmap_new("mask", disk->bytes, bits, &disk->mask, err);
+    for (size_t i = 0; i < disk->bitmap_count && ret == 0; i++)
+        blk_dirty_bitmap_merge(disk->mask, disk->bitmaps[i].frozen);
+    return ret;
+}
+
+static int freeze_bitmaps(const struct backup_options *options, struct backup_disk *disk,
+                          struct blk_error *err)
+{
+    int ret = 0;
+
+    disk->bitmaps = blk_xcalloc(options->bitmaps.count, sizeof(*disk->bitmaps));
+    for (size_t i = 0; i < options->bitmaps.count && ret == 0; i++)
+        ret = take_bitmap(options, disk, options->bitmaps.items[i], err);
+    if (ret == 0 && disk->mode == BACKUP_BITMAP)
+        ret = make_mask(disk, err);
+    struct blk_dirty_bitmap *started;
+    if (ret == 0 && options->new_bitmap)
+        ret = new_bitmap(disk, options->new_bitmap, &started, err);
+    /* From here on the bitmaps record what comes after the moment of this backup. */
+    for (size_t i = 0; i < disk->bitmap_count && ret == 0 && options->sync != SYNC_NEVER; i++)
+        blk_dirty_bitmap_clear_all(disk->bitmaps[i].live);
+    return ret;
+}
+
+int backup_open_source(struct backup *backup, struct backup_disk *disk, struct blk_error *err)
+{
+    const struct backup_options *options = backup->options;
+    unsigned flags = source_changes(options) ? BLK_WRITABLE : 0;
+
+    int ret = image_open(&options->source, disk->source_name, flags, options->source_cache,
+                         &disk->source, err);
+    if (ret < 0)
+        return ret;
+    disk->format = blk_skip_filters(disk->source);
+    disk->mode = options->mode;
+    disk->bytes = blk_size(disk->source);
+    if (disk->mode == BACKUP_TOP && !disk->format->driver->supports_backing)
+        return blk_fail_why(err, ENOTSUP, "its format has no layers", "'%s' (%s)", disk->source_name,
+                            disk->format->driver->name);
+    ret = freeze_bitmaps(options, disk, err);
+    if (ret == 0 && (ret = blk_id_new(&disk->id)) < 0)
+        ret = blk_fail(err, -ret, "making an id for the backup");
+    return ret;
+}
+
+/* ---- the target ---- */
+
+static int create_options(const struct backup_options *options, const struct blk_driver *driver,
+                          const struct backup_disk *disk, struct blk_options *creation,
+                          struct blk_error *err)
+{
+    struct option_tables tables;
+    int ret = create_tables(driver, disk->target_name, &tables, err);
+    if (ret == 0)
+        ret = create_options_parse(&options->creation, &tables, creation, err);
+    if (ret < 0)
+        return ret;
+    if (disk->backing_name && !create_options_has(&tables, "backing_file"))
+        return blk_fail_why(err, ENOTSUP, "the format has no backing files",
+                            "creating '%s' (%s) over '%s'", disk->target_name, driver->name,
+                            disk->backing_name);
+    if (disk->backing_name) {
+        blk_options_set(creation, "backing_file", disk->backing_name);
+        blk_options_set(creation, "backing_fmt", disk->backing_format);
+    }
+    blk_options_setf(creation, "size", "%" PRIu64, disk->bytes);
+    return 0;
+}
+
+static int create_target(const struct backup_options *options, struct backup_disk *disk,
+                         struct blk_error *err)
+{
+    struct blk_create create = {
+        .filename = disk->partial_name ? disk->partial_name : disk->target_name,
+        .driver = image_driver(options->target.format, err),
+        .flags = BLK_WRITABLE | BLK_UNMAP,
+    };
+    if (!create.driver)
+        return -EINVAL;
+    if (options->compressed && !create.driver->write_compressed)
+        return blk_fail_why(err, ENOTSUP, "the format cannot hold compressed data",
+                            "creating '%s' (%s)", disk->target_name, create.driver->name);
+    int ret = image_cache(options->target_cache, &create.cache, err);
+    if (ret < 0)
+        return ret;
+
+    create.options = blk_options_new();
+    struct blk_options *defaults = image_defaults(&options->target);
+    create.defaults = defaults;
+    ret = create_options(options, create.driver, disk, create.options, err);
+    if (ret == 0)
+        ret = blk_create(&create, &disk->target, err);
+    blk_options_free(defaults);
+    blk_options_free(create.options);
+    return ret;
+}
+
+static int open_existing(const struct backup_options *options, struct backup_disk *disk,
+                         struct blk_error *err)
+{
+    int ret = image_open(&options->target, disk->target_name, BLK_WRITABLE | BLK_UNMAP,
+                         options->target_cache, &disk->target, err);
+    if (ret == 0 && blk_size(disk->target) < disk->bytes)
+        ret = blk_fail_why(err, ENOSPC, "it is smaller than the source",
+                           "target '%s' with %" PRIu64 " bytes instead of %" PRIu64,
+                           disk->target_name, blk_size(disk->target), disk->bytes);
+    return ret;
+}
+
+/*
+ * What is copied are whole clusters of the target: a part of one would take the rest from the base, which may
+ * be another backup's.
+ */
+static int fit_mask(const struct backup_options *options, struct backup_disk *disk,
+                    struct blk_error *err)
+{
+    struct blk_node *node = blk_skip_filters(disk->target);
+    struct blk_info info = { .cluster_bytes = 0 };
+    struct blk_dirty_bitmap *coarse;
+
+    if (!disk->mask)
+        return 0;
+    int ret = node->driver->get_info ? node->driver->get_info(node, &info, err) : 0;
+    json_decref(info.specific);
+    if (ret == 0 && info.cluster_bytes > UINT64_C(1) << disk->mask->granularity_bits) {
+        ret = blk_dirty_bitmap_new("mask", disk->bytes,
+                                   (unsigned)__builtin_ctzll(info.cluster_bytes), &coarse, err);
+        if (ret < 0)
+            return ret;
+        blk_dirty_bitmap_merge(coarse, disk->mask);
+        blk_dirty_bitmap_free(disk->mask);
+        disk->mask = coarse;
+    }
+    if (ret == 0 && options->sync == SYNC_ALWAYS)
+        ret = blk_dirty_bitmap_copy(disk->mask, &disk->remaining, err);
+    return ret;
+}
+
+/* The target says which backup it is, where its format can. */
+static void set_target_identity(struct backup_disk *disk)
+{
+    struct blk_node *node = blk_skip_filters(disk->target);
+    struct blk_identity identity = { .backup = disk->id, .parent = disk->parent };
+
+    if (node->driver->identity_set)
+        node->driver->identity_set(node, &identity);
+}
+
+int backup_make_target(struct backup *backup, struct backup_disk *disk, struct blk_error *err)
+{
+    const struct backup_options *options = backup->options;
+    bool image_opts = options->existing && options->target.image_opts;
+
+    disk->target_existed = options->existing || access(disk->target_name, F_OK) == 0;
+    if (options->keep_failed && disk->target_existed)
+        return blk_fail_why(err, EEXIST, "--keep-failed needs a target that does not exist yet",
+                            "'%s'", disk->target_name);
+    if (options->keep_failed)
+        disk->partial_name = blk_xasprintf("%s.partial", disk->target_name);
+
+    int ret = check_apart(disk->source, disk->target_name, image_opts, err);
+    if (ret == 0 && options->base)
+        ret = backup_check_base(options, disk, err);
+    if (ret == 0)
+        ret = options->existing ? open_existing(options, disk, err)
+                                : create_target(options, disk, err);
+    if (ret == 0)
+        ret = fit_mask(options, disk, err);
+    if (ret == 0)
+        set_target_identity(disk);
+    return ret;
+}
