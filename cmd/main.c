@@ -19,8 +19,10 @@
 /* All commands, by name. */
 #define COMMANDS(X) \
     X(amend) \
+    X(backup) \
     X(bitmap) \
     X(check) \
+    X(checksum) \
     X(close_check) \
     X(commit) \
     X(compare) \

@@ -1,0 +1,104 @@
+/*
+ * blkimg checksum: the digest of what a guest sees in an image (blockcore/digest.h defines it).
+ */
+#include <inttypes.h>
+#include <stdio.h>
+
+#include "blockcore/bytes.h"
+#include "blockcore/checksum.h"
+#include "cmd/common/common.h"
+
+static int run(int argc, char **argv);
+
+const struct command cmd_checksum = {
+    "checksum",
+    "Compute a digest of the content of an image",
+    "[--object objectdef] [--image-opts] [-f fmt] [-T src_cache] [-m num_workers] "
+    "[--output=ofmt] [-p] [-U] [--lock-wait=seconds] filename",
+    run,
+};
+
+#define DEFAULT_WORKERS 4
+#define MAX_WORKERS 16
+
+static void print_result(const char *name, uint64_t size, const char *hex,
+                         enum output_format format)
+{
+    if (format == OUTPUT_HUMAN) {
+        printf("%s  ", hex);
+        print_escaped(stdout, name);
+        putchar('\n');
+        return;
+    }
+    json_t *object = json_object();
+    json_object_set_new(object, "filename", json_text(name));
+    json_object_set_new(object, "virtual-size", json_integer((json_int_t)size));
+    json_object_set_new(object, "algorithm", json_string(BLK_DIGEST_NAME));
+    json_object_set_new(object, "digest", json_string(hex));
+    json_print(stdout, object);
+    json_decref(object);
+}
+
+/* Returns the exit status; `hex` is filled when that is EXIT_OK. */
+static int compute(struct blk_node *root, unsigned workers, bool show_progress,
+                   char hex[BLK_DIGEST_HEX_BYTES])
+{
+    struct blk_error err = BLK_ERROR_INIT;
+    struct progress progress;
+    uint8_t digest[BLK_DIGEST_BYTES];
+    const struct blk_checksum_params params = {
+        .node = root,
+        .workers = workers,
+        .progress = progress_update,
+        .opaque = &progress,
+    };
+
+    progress_start(&progress, show_progress);
+    int ret = blk_checksum(&params, digest, &err);
+    progress_finish(&progress, ret == 0);
+    if (ret < 0)
+        return report_error(&err);
+    blk_digest_to_hex(digest, hex);
+    return EXIT_OK;
+}
+
+static int run(int argc, char **argv)
+{
+    struct image_args image = IMAGE_ARGS_INIT;
+    struct cmd_size workers = { .value = DEFAULT_WORKERS };
+    const char *cache = NULL, *output = NULL;
+    bool progress = false;
+    const struct cmd_option table[] = {
+        IMAGE_OPTIONS(&image),
+        { 'T', "cache", CMD_STRING, &cache, "CACHE", "cache mode" },
+        { 'm', "parallel", CMD_UINT, &workers, "NUMBER", "so many threads read and hash (4)" },
+        { 0, "output", CMD_STRING, &output, "human|json", "the form of the output" },
+        { 'p', "progress", CMD_FLAG, &progress, NULL, "show the progress" },
+        CMD_OPTIONS_END,
+    };
+    struct cmd_operands operands;
+    enum output_format format;
+
+    int status = cmd_parse(&cmd_checksum, table, argc, argv, &operands);
+    if (status != CMD_RUN)
+        return status;
+    status = output_format_parse(output, &format);
+    if (status)
+        return status;
+    if (operands.count != 1)
+        return report_usage(&cmd_checksum, "expects one image");
+    if (workers.value < 1 || workers.value > MAX_WORKERS)
+        return report_usage(&cmd_checksum, "-m must be 1 to %d", MAX_WORKERS);
+
+    struct blk_error err = BLK_ERROR_INIT;
+    struct blk_node *root;
+    char hex[BLK_DIGEST_HEX_BYTES];
+    if (image_open(&image, operands.items[0], 0, cache, &root, &err) < 0)
+        return report_error(&err);
+    uint64_t size = blk_size(root);
+    status = compute(root, (unsigned)workers.value, progress, hex);
+    status = finish(status, &root, 1);
+    if (status == EXIT_OK)
+        print_result(operands.items[0], size, hex, format);
+    return status;
+}
