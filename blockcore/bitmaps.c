@@ -62,6 +62,8 @@ int blk_bitmaps_add(struct blk_node *node, struct blk_dirty_bitmap *bitmap, stru
     *end = bitmap;
     bitmap->next = NULL;
     bitmaps->changed = true;
+    /* The next write says for this one too that it is in use. */
+    atomic_store(&bitmaps->tracking, false);
     return 0;
 }
 
@@ -124,7 +126,7 @@ static bool any_records(const struct blk_dirty_bitmaps *bitmaps)
 static void mark(struct blk_dirty_bitmaps *bitmaps, uint64_t offset, uint64_t bytes)
 {
     for (struct blk_dirty_bitmap *b = bitmaps->first; b; b = b->next)
-        if (b->enabled && !b->inconsistent && !b->unusable)
+        if (b->enabled && !b->inconsistent && !b->unusable && !b->read_only)
             blk_dirty_bitmap_set(b, offset, bytes);
 }
 
@@ -170,11 +172,32 @@ void blk_bitmaps_did_write(struct blk_node *node, uint64_t offset, uint64_t byte
 
 int blk_bitmaps_resize(struct blk_node *node, uint64_t size, struct blk_error *err)
 {
-    struct blk_dirty_bitmaps *bitmaps = node->bitmaps;
-    int ret = blk_bitmaps_load(node, err);
+    int first = 0;
 
-    for (struct blk_dirty_bitmap *b = bitmaps ? bitmaps->first : NULL; b && ret == 0; b = b->next)
-        if (!b->inconsistent && !b->unusable)
-            ret = blk_dirty_bitmap_resize(b, size, err);
-    return ret;
+    for (struct blk_dirty_bitmap *b = node->bitmaps ? node->bitmaps->first : NULL; b; b = b->next) {
+        if (b->inconsistent || b->unusable || b->size == size)
+            continue;
+        int ret = blk_dirty_bitmap_resize(b, size, err);
+        if (ret == 0)
+            continue;
+        /* It stands for a disk that is no more. */
+        b->inconsistent = true;
+        node->bitmaps->changed = true;
+        first = first ? first : ret;
+    }
+    return first;
+}
+
+bool blk_bitmaps_unsaved(const struct blk_node *node)
+{
+    const struct blk_dirty_bitmaps *bitmaps = node->bitmaps;
+
+    if (!bitmaps)
+        return false;
+    if (bitmaps->changed || atomic_load(&bitmaps->tracking))
+        return true;
+    for (const struct blk_dirty_bitmap *b = bitmaps->first; b; b = b->next)
+        if (b->persistent && !b->inconsistent && !b->unusable && atomic_load(&b->changed))
+            return true;
+    return false;
 }

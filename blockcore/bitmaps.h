@@ -37,6 +37,9 @@ int blk_bitmaps_add(struct blk_node *node, struct blk_dirty_bitmap *bitmap, stru
 /* Takes the bitmap out of the set and frees it. */
 void blk_bitmaps_remove(struct blk_node *node, struct blk_dirty_bitmap *bitmap);
 
+/* Whether the image does not have what the set has: what a close that cannot store has to say. */
+bool blk_bitmaps_unsaved(const struct blk_node *node);
+
 /* Frees the node's set and all in it. For blk_node_free(). */
 void blk_bitmaps_free(struct blk_node *node);
 
@@ -58,7 +61,10 @@ int blk_bitmaps_will_write(struct blk_node *node, uint64_t offset, uint64_t byte
                            struct blk_error *err);
 void blk_bitmaps_did_write(struct blk_node *node, uint64_t offset, uint64_t bytes);
 
-/* After a change of the node's size: every loaded bitmap follows. */
+/*
+ * After a change of the node's size: every usable bitmap, loaded before, follows. One that cannot is inconsistent
+ * from then on, and the first such failure is returned.
+ */
 int blk_bitmaps_resize(struct blk_node *node, uint64_t size, struct blk_error *err);
 
 #endif

@@ -34,7 +34,7 @@ struct blk_dirty_bitmap {
     bool persistent;   /* the image keeps it */
     bool inconsistent; /* found in use: it missed writes; to be listed and removed, never used */
     bool unusable;     /* has flags or extra data that we do not know: kept in the image as it is */
-    bool read_only;    /* the node is read-only: a write that wants to record is a bug */
+    bool read_only;    /* the node is read-only: nothing is recorded */
     atomic_bool changed; /* differs from what the image holds */
 
     atomic_uint_fast64_t *words; /* NULL: not loaded */

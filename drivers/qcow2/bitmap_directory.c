@@ -34,12 +34,25 @@ void qcow2_bitmap_directory_free(struct qcow2_bitmap_directory *directory)
     *directory = (struct qcow2_bitmap_directory){ .count = 0 };
 }
 
-static bool name_is_taken(const struct qcow2_bitmap_directory *directory, const char *name)
+static int compare_names(const void *a, const void *b)
 {
-    for (size_t i = 0; i < directory->count; i++)
-        if (strcmp(directory->entries[i].name, name) == 0)
-            return true;
-    return false;
+    return strcmp(*(const char *const *)a, *(const char *const *)b);
+}
+
+/* Sorted, as an image may have very many. */
+static int check_names(struct blk_node *node, const struct qcow2_bitmap_directory *directory,
+                       struct blk_error *err)
+{
+    size_t count = directory->count;
+    BLK_AUTOFREE const char **names = blk_xcalloc(count, sizeof(*names));
+
+    for (size_t i = 0; i < count; i++)
+        names[i] = directory->entries[i].name;
+    qsort(names, count, sizeof(*names), compare_names);
+    for (size_t i = 1; i < count; i++)
+        if (strcmp(names[i - 1], names[i]) == 0)
+            return damaged(node, err, "two bitmaps have the same name");
+    return 0;
 }
 
 /* Decodes the entry at buf, of which `left` bytes are there, and adds it; *bytes is its length. */
@@ -79,10 +92,6 @@ static int parse_entry(struct blk_node *node, const uint8_t *buf, uint64_t left,
         return damaged(node, err, "a table has an impossible place or length");
 
     entry.name = blk_xstrndup(name, name_bytes);
-    if (name_is_taken(directory, entry.name)) {
-        free(entry.name);
-        return damaged(node, err, "two bitmaps have the same name");
-    }
     if (entry.extra_bytes) {
         entry.extra = blk_xcalloc(1, entry.extra_bytes);
         memcpy(entry.extra, buf + ENTRY_FIXED_BYTES, entry.extra_bytes);
@@ -141,7 +150,7 @@ int qcow2_bitmap_directory_read(struct blk_node *node, struct qcow2_bitmap_direc
     }
     if (ret == 0 && at != directory->bytes)
         ret = damaged(node, err, "it is longer than its entries");
-    return ret;
+    return ret == 0 ? check_names(node, directory, err) : ret;
 }
 
 static uint8_t *encode_entry(uint8_t *to, const struct qcow2_bitmap_entry *entry)

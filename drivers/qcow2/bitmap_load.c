@@ -17,19 +17,20 @@ static bool is_known(const struct qcow2_bitmap_entry *entry)
            !(entry->flags & ~QCOW2_BITMAP_FLAGS_KNOWN);
 }
 
-static int add_from_entry(struct blk_node *node, const struct qcow2_bitmap_entry *entry,
-                          struct blk_error *err)
+struct blk_dirty_bitmap *qcow2_bitmap_from_entry(const struct blk_node *node,
+                                                 const struct qcow2_bitmap_entry *entry)
 {
     struct blk_dirty_bitmap *bitmap;
-    int ret = blk_dirty_bitmap_describe(entry->name, blk_size(node), entry->granularity_bits,
-                                        &bitmap, err);
-    if (ret < 0)
-        return ret;
 
+    /* The directory was checked: name and granularity are possible. */
+    if (blk_dirty_bitmap_describe(entry->name, blk_size(node), entry->granularity_bits, &bitmap,
+                                  NULL) < 0)
+        abort();
     bitmap->persistent = true;
     bitmap->enabled = entry->flags & QCOW2_BITMAP_AUTO;
     bitmap->inconsistent = entry->flags & QCOW2_BITMAP_IN_USE;
     bitmap->unusable = !is_known(entry);
+    bitmap->read_only = !blk_is_writable(node);
 
     struct qcow2_bitmap_entry *stored = blk_xcalloc(1, sizeof(*stored));
     *stored = *entry;
@@ -40,7 +41,7 @@ static int add_from_entry(struct blk_node *node, const struct qcow2_bitmap_entry
         memcpy(stored->extra, entry->extra, entry->extra_bytes);
     }
     bitmap->state = stored;
-    return blk_bitmaps_add(node, bitmap, err);
+    return bitmap;
 }
 
 int qcow2_bitmaps_open(struct blk_node *node, struct blk_error *err)
@@ -48,11 +49,19 @@ int qcow2_bitmaps_open(struct blk_node *node, struct blk_error *err)
     struct qcow2_bitmap_directory directory;
     int ret = qcow2_bitmap_directory_read(node, &directory, err);
 
-    for (size_t i = 0; i < directory.count && ret == 0; i++)
-        ret = add_from_entry(node, &directory.entries[i], err);
-    if (node->bitmaps) {
+    /* A check reports the damage. */
+    if (ret < 0 && node->flags & BLK_IN_CHECK) {
+        qcow2_bitmap_directory_free(&directory);
+        blk_error_clear(err);
+        return 0;
+    }
+    if (ret == 0 && directory.count) {
+        struct blk_dirty_bitmap **end = &blk_bitmaps_of(node)->first;
+        for (size_t i = 0; i < directory.count; i++) {
+            *end = qcow2_bitmap_from_entry(node, &directory.entries[i]);
+            end = &(*end)->next;
+        }
         node->bitmaps->loaded = false;
-        node->bitmaps->changed = false;
     }
     qcow2_bitmap_directory_free(&directory);
     return ret;
@@ -139,11 +148,11 @@ static int load_bits(struct blk_node *node, struct blk_dirty_bitmap *bitmap, str
     const struct qcow2_bitmap_entry *stored = bitmap->state;
     uint64_t pieces = div_round_up(blk_dirty_bitmap_stored_bytes(bitmap), s->cluster_bytes);
 
+    if (stored->table_entries != pieces)
+        return damaged(node, bitmap, "its table does not fit the size of the disk", err);
     int ret = blk_dirty_bitmap_allocate(bitmap, err);
     if (ret < 0)
         return ret;
-    if (stored->table_entries != pieces)
-        return damaged(node, bitmap, "its table does not fit the size of the disk", err);
 
     BLK_AUTOFREE uint64_t *table = NULL;
     BLK_AUTOFREE uint8_t *buf = malloc(s->cluster_bytes);
@@ -164,7 +173,9 @@ int qcow2_bitmaps_load(struct blk_node *node, struct blk_error *err)
         if (b->inconsistent || b->unusable || b->words)
             continue;
         int ret = load_bits(node, b, err);
-        if (ret == -EINVAL) {
+        if (ret < 0)
+            blk_dirty_bitmap_forget(b);
+        if (ret == -EINVAL || ret == -EFBIG) {
             /* Damaged beyond use. It must not keep the image from being written: carried along as in use. */
             b->inconsistent = true;
             node->bitmaps->changed = true;

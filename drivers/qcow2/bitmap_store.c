@@ -1,11 +1,9 @@
 /*
- * From memory to the image: in_use before the first recorded write (C5), and storing the set.
+ * From memory to the image: storing the set.
  *
- * in_use is set in the live directory, in place: each flag lies in one sector, and a directory of which only some
- * entries are in use yet is merely pessimistic. Everything else is new beside the old: data and
- * tables, then a directory, made stable together, then one write of the header's sector switches to them (C4), then
- * the old clusters are freed. A failure before the switch leaves the image's bitmaps what they were:
- * in use where they had begun to record, untouched where not.
+ * Everything is new beside the old: data and tables, then a directory, made stable together, then one write of the
+ * header's sector switches to them (C4), then the old clusters are freed. A failure before the switch leaves the
+ * image's bitmaps what they were: in use where they had begun to record, untouched where not.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -28,13 +26,21 @@ struct place {
 struct places {
     struct place *list;
     size_t count;
+    struct place reserve; /* what is left of the clusters that were set aside when tracking began */
 };
 
 static int allocate(struct blk_node *node, struct places *places, uint64_t bytes, uint64_t *offset,
                     struct blk_error *err)
 {
     struct qcow2_state *s = qcow2_state(node);
+    uint64_t whole = round_up(bytes, s->cluster_bytes);
 
+    if (whole <= places->reserve.bytes) {
+        *offset = places->reserve.offset;
+        places->reserve.offset += whole;
+        places->reserve.bytes -= whole;
+        return 0;
+    }
     qcow2_lock(s);
     int ret = qcow2_alloc(node, bytes, offset, err);
     qcow2_unlock(s);
@@ -45,7 +51,10 @@ static int allocate(struct blk_node *node, struct places *places, uint64_t bytes
     return 0;
 }
 
-/* Nothing on the medium points to them. A failure here only leaks clusters of an image that has already failed. */
+/*
+ * Nothing on the medium points to them. A failure here only leaks clusters of an image that has already failed. What
+ * was set aside stays so: the store may be tried again.
+ */
 static void give_back(struct blk_node *node, struct places *places)
 {
     struct qcow2_state *s = qcow2_state(node);
@@ -55,6 +64,22 @@ static void give_back(struct blk_node *node, struct places *places)
         if (qcow2_refcount_decrease(node, places->list[i].offset, places->list[i].bytes, NULL) < 0)
             break;
     qcow2_unlock(s);
+}
+
+/* After the switch: what was set aside and not needed. */
+static int give_back_reserve(struct blk_node *node, const struct places *places,
+                             struct blk_error *err)
+{
+    struct qcow2_state *s = qcow2_state(node);
+    int ret = 0;
+
+    s->bitmap_reserve_bytes = 0;
+    if (!places->reserve.bytes)
+        return 0;
+    qcow2_lock(s);
+    ret = qcow2_refcount_decrease(node, places->reserve.offset, places->reserve.bytes, err);
+    qcow2_unlock(s);
+    return ret;
 }
 
 /* ---- data and tables ---- */
@@ -158,10 +183,7 @@ static bool bits_changed(const struct blk_dirty_bitmap *bitmap)
            (!bitmap->state || atomic_load(&bitmap->changed));
 }
 
-/*
- * One entry, its bits written where they changed. The name is the bitmap's own. A bitmap that we
- * cannot use and that was enabled while writes were made missed them.
- */
+/* One entry, its bits written where they changed. The name is the bitmap's own. */
 static int make_entry(struct blk_node *node, struct blk_dirty_bitmap *bitmap,
                       struct places *places, struct qcow2_bitmap_entry *entry,
                       struct blk_error *err)
@@ -174,8 +196,6 @@ static int make_entry(struct blk_node *node, struct blk_dirty_bitmap *bitmap,
         *entry = (struct qcow2_bitmap_entry){ .type = QCOW2_BITMAP_TYPE_DIRTY };
     entry->name = bitmap->name;
     entry->granularity_bits = (uint8_t)bitmap->granularity_bits;
-    if (bitmap->unusable && bitmap->enabled && atomic_load(&node->bitmaps->tracking))
-        bitmap->inconsistent = true;
     entry->flags = flags_to_store(bitmap);
     if (!bits_changed(bitmap))
         return 0;
@@ -313,25 +333,14 @@ static int free_old(struct blk_node *node, const struct qcow2_bitmap_directory *
     return qcow2_settle(node, err);
 }
 
-/* ---- the entries ---- */
+/* ---- the whole ---- */
 
-static bool anything_to_store(const struct blk_node *node)
-{
-    if (!node->bitmaps)
-        return false;
-    if (node->bitmaps->changed || atomic_load(&node->bitmaps->tracking))
-        return true;
-    for (const struct blk_dirty_bitmap *b = node->bitmaps->first; b; b = b->next)
-        if (b->persistent && bits_changed(b))
-            return true;
-    return false;
-}
-
-/* All steps up to and including the switch. */
+/* All steps up to and including the switch, and the unused reserve. */
 static int store_and_switch(struct blk_node *node, struct qcow2_bitmap_directory *directory,
                             struct blk_error *err)
 {
-    struct places places = { .list = NULL };
+    const struct qcow2_state *s = qcow2_state(node);
+    struct places places = { .reserve = { s->bitmap_reserve, s->bitmap_reserve_bytes } };
 
     int ret = make_entries(node, &places, directory, err);
     if (ret == 0)
@@ -340,8 +349,12 @@ static int store_and_switch(struct blk_node *node, struct qcow2_bitmap_directory
         ret = qcow2_settle(node, err);
     if (ret == 0)
         ret = switch_directory(node, directory, err);
-    else
+    if (ret == 0) {
+        adopt(node, directory);
+        ret = give_back_reserve(node, &places, err);
+    } else if (qcow2_check_poison(node, NULL) == 0) {
         give_back(node, &places);
+    }
     free(places.list);
     return ret;
 }
@@ -349,14 +362,18 @@ static int store_and_switch(struct blk_node *node, struct qcow2_bitmap_directory
 static void report_each(struct blk_node *node, struct blk_close_report *report, int ret,
                         const struct blk_error *err)
 {
-    for (struct blk_dirty_bitmap *b = node->bitmaps->first; b && report; b = b->next)
-        if (b->persistent && !b->inconsistent)
+    struct blk_dirty_bitmap *first = node->bitmaps ? node->bitmaps->first : NULL;
+
+    for (struct blk_dirty_bitmap *b = first; b && report; b = b->next)
+        if (b->persistent)
             blk_close_report_add(report, node, BLK_STEP_STORE, b->name,
-                                 ret < 0 ? BLK_OUTCOME_FAILED : BLK_OUTCOME_OK, err);
+                                 b->inconsistent ? BLK_OUTCOME_SKIPPED
+                                 : ret < 0       ? BLK_OUTCOME_FAILED
+                                                 : BLK_OUTCOME_OK,
+                                 err);
 }
 
-/* Names the bitmaps in the error where the step that failed was about all of them. */
-static void name_bitmaps(const struct blk_node *node, struct blk_error *err)
+void qcow2_bitmaps_name(const struct blk_node *node, const char *action, struct blk_error *err)
 {
     char names[512] = "";
     size_t length = 0;
@@ -367,7 +384,7 @@ static void name_bitmaps(const struct blk_node *node, struct blk_error *err)
         length += (size_t)snprintf(names + length, sizeof(names) - length, "%s'%.64s'",
                                    length ? ", " : "", b->name);
     }
-    blk_context(err, "storing bitmap %s of '%s'", length ? names : "list", node->name);
+    blk_context(err, "%s: bitmap %s of '%s'", action, length ? names : "list", node->name);
 }
 
 int qcow2_bitmaps_store(struct blk_node *node, struct blk_close_report *report,
@@ -376,90 +393,23 @@ int qcow2_bitmaps_store(struct blk_node *node, struct blk_close_report *report,
     struct qcow2_bitmap_directory old, directory = { .count = 0 };
     struct blk_error own = BLK_ERROR_INIT;
 
-    if (!anything_to_store(node))
+    if (!blk_bitmaps_unsaved(node)) {
+        report_each(node, report, 0, NULL);
         return 0;
+    }
     int ret = qcow2_bitmap_directory_read(node, &old, &own);
     if (ret == 0)
         ret = store_and_switch(node, &directory, &own);
-    if (ret == 0) {
-        adopt(node, &directory);
+    if (ret == 0)
         ret = free_old(node, &old, &directory, &own);
-    }
     if (ret < 0) {
         blk_fail_if_unset(&own, -ret, "writing");
-        name_bitmaps(node, &own);
+        qcow2_bitmaps_name(node, "storing", &own);
         if (err)
             *err = own;
     }
     report_each(node, report, ret, &own);
     free(directory.entries);
     qcow2_bitmap_directory_free(&old);
-    return ret;
-}
-
-/* Sets in_use on what records, or will, or did until this run: then the image promises nothing about it. */
-static bool set_in_use(const struct blk_node *node, struct qcow2_bitmap_directory *directory,
-                       bool all)
-{
-    bool any = false;
-
-    for (size_t i = 0; i < directory->count; i++) {
-        struct qcow2_bitmap_entry *entry = &directory->entries[i];
-        const struct blk_dirty_bitmap *bitmap = blk_bitmaps_find(node, entry->name);
-        bool records = entry->flags & QCOW2_BITMAP_AUTO || (bitmap && bitmap->enabled);
-        if ((records || all) && !(entry->flags & QCOW2_BITMAP_IN_USE)) {
-            entry->flags |= QCOW2_BITMAP_IN_USE;
-            any = true;
-        }
-    }
-    return any;
-}
-
-/* Writes the directory over itself; only flags differ. */
-static int rewrite_directory(struct blk_node *node, const struct qcow2_bitmap_directory *directory,
-                             struct blk_error *err)
-{
-    BLK_AUTOFREE uint8_t *buf = NULL;
-    uint64_t bytes;
-
-    int ret = qcow2_bitmap_directory_encode(directory, &buf, &bytes, err);
-    if (ret == 0)
-        ret = blk_child_pwrite(qcow2_file(node), directory->offset,
-                               round_up(bytes, BLK_SECTOR_BYTES), buf, 0, err);
-    return ret < 0 ? ret : blk_child_flush(qcow2_file(node), err);
-}
-
-static int put_in_use(struct blk_node *node, bool all, struct blk_error *err)
-{
-    struct qcow2_bitmap_directory directory;
-
-    int ret = qcow2_check_poison(node, err);
-    if (ret < 0)
-        return ret;
-    ret = qcow2_bitmap_directory_read(node, &directory, err);
-    if (ret == 0 && set_in_use(node, &directory, all))
-        ret = rewrite_directory(node, &directory, err);
-    qcow2_bitmap_directory_free(&directory);
-    if (ret < 0) {
-        blk_context(err, "marking the bitmaps of '%s' as in use", node->name);
-        blk_left_behind(err, "its bitmaps may be marked as in use");
-    }
-    return ret;
-}
-
-int qcow2_bitmaps_track(struct blk_node *node, struct blk_error *err)
-{
-    return put_in_use(node, false, err);
-}
-
-int qcow2_bitmaps_suspend(struct blk_node *node, struct blk_error *err)
-{
-    if (!node->bitmaps || !node->bitmaps->first)
-        return 0;
-    int ret = blk_bitmaps_load(node, err);
-    if (ret == 0)
-        ret = put_in_use(node, true, err);
-    if (ret == 0)
-        node->bitmaps->changed = true;
     return ret;
 }

@@ -239,11 +239,21 @@ static int qcow2_reopen_prepare(struct blk_reopen *reopen, struct blk_error *err
     if (!to_writable)
         return 0;
     node->flags = reopen->flags;
-    int ret = check_access(node, err);
+    int ret = qcow2_bitmaps_reopen(node, err);
+    if (ret == 0)
+        ret = check_access(node, err);
     if (ret == 0)
         ret = prepare_writing(node, err);
     node->flags = old_flags;
     return ret;
+}
+
+static void qcow2_reopen_commit(struct blk_reopen *reopen)
+{
+    const struct blk_dirty_bitmaps *bitmaps = reopen->node->bitmaps;
+
+    for (struct blk_dirty_bitmap *b = bitmaps ? bitmaps->first : NULL; b; b = b->next)
+        b->read_only = !(reopen->flags & BLK_WRITABLE);
 }
 
 /* ---- information ---- */
@@ -326,6 +336,7 @@ const struct blk_driver blk_driver_qcow2 = {
     .store = qcow2_store,
     .release = qcow2_release,
     .reopen_prepare = qcow2_reopen_prepare,
+    .reopen_commit = qcow2_reopen_commit,
     .pread = qcow2_pread,
     .pwrite = qcow2_pwrite,
     .write_zeroes = qcow2_write_zeroes,

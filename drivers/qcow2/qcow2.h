@@ -260,6 +260,7 @@ struct qcow2_state {
     struct qcow2_frees frees; /* of the open epoch */
     struct qcow2_cluster_set metadata;
     bool metadata_known;      /* the set is filled */
+    uint64_t bitmap_reserve, bitmap_reserve_bytes; /* host clusters for the next store of bitmaps (bitmap_in_use.c) */
     atomic_int preallocation; /* block_status: -1 not looked yet, else whether data clusters may be holes */
 };
 

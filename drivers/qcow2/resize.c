@@ -396,8 +396,10 @@ static int switch_size(struct blk_node *node, uint64_t size, struct blk_error *e
     struct qcow2_header next = s->header;
     next.size = size;
     ret = qcow2_header_switch(node, &next, err);
-    if (ret == 0)
+    if (ret == 0) {
         blk_node_set_size(node, size);
+        ret = blk_bitmaps_resize(node, size, err);
+    }
     return ret;
 }
 
@@ -436,7 +438,7 @@ int qcow2_truncate(struct blk_node *node, uint64_t size, enum blk_prealloc preal
 
     int ret = qcow2_check_poison(node, err);
     if (ret == 0)
-        ret = qcow2_bitmaps_suspend(node, err);
+        ret = qcow2_bitmaps_suspend(node, size, err);
     if (ret == 0 && size < old_size)
         return shrink(node, size, err);
     if (ret == 0)

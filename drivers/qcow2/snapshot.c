@@ -18,6 +18,7 @@
 
 #include "blockcore/memory.h"
 #include "blockcore/units.h"
+#include "drivers/qcow2/bitmap.h"
 #include "drivers/qcow2/snapshot.h"
 
 /* Ids are numbers that count up. Larger ones were not made so; the next id does not follow them. */
@@ -337,13 +338,6 @@ int qcow2_snapshot_create(struct blk_node *node, const char *name, struct blk_er
 
 /* ---- apply ---- */
 
-/* A guest that goes back in time makes no writes that bitmaps could record. */
-static bool has_bitmaps(const struct qcow2_state *s)
-{
-    return s->header.autoclear & QCOW2_AUTOCLEAR_BITMAPS &&
-           qcow2_tail_find(&s->tail, QCOW2_EXT_BITMAPS);
-}
-
 /* Replaces change->l1 by the snapshot's table, long enough for its disk size. */
 static int take_l1(struct change *change, const struct qcow2_snapshot *snapshot,
                    struct blk_error *err)
@@ -369,21 +363,21 @@ static int take_l1(struct change *change, const struct qcow2_snapshot *snapshot,
     return 0;
 }
 
-static int check_disk_size(const struct change *change, const struct qcow2_snapshot *snapshot,
+static int check_disk_size(const struct blk_node *node, const struct qcow2_snapshot *snapshot,
                            struct blk_error *err)
 {
-    const struct qcow2_state *s = qcow2_state(change->node);
+    const struct qcow2_state *s = qcow2_state(node);
     uint64_t bytes = snapshot->disk_bytes;
 
     if (bytes == s->header.size)
         return 0;
     if (s->header.version < 3)
         return blk_fail_why(err, ENOTSUP, "the disk had another size then, and an image of version "
-                            "2 with snapshots cannot be resized", "'%s'", change->node->name);
+                            "2 with snapshots cannot be resized", "'%s'", node->name);
     if (bytes > BLK_MAX_BYTES || bytes % BLK_SECTOR_BYTES ||
         qcow2_l1_entries_for(bytes, s->cluster_bits, s->extended) * 8 > QCOW2_MAX_L1_BYTES)
         return blk_fail_why(err, EIO, "the snapshot's disk size is impossible", "'%s'",
-                            change->node->name);
+                            node->name);
     return 0;
 }
 
@@ -395,8 +389,7 @@ static int apply(struct change *change, const struct qcow2_snapshot *snapshot,
     int ret;
 
     /* Counts go down first: where they are narrow there may be no room for one more. */
-    if ((ret = check_disk_size(change, snapshot, err)) < 0 ||
-        (ret = qcow2_tree_count(shadow, change->l1, change->next.l1_entries, -1, err)) < 0 ||
+    if ((ret = qcow2_tree_count(shadow, change->l1, change->next.l1_entries, -1, err)) < 0 ||
         (ret = take_l1(change, snapshot, err)) < 0 ||
         (ret = qcow2_tree_count(shadow, change->l1, change->next.l1_entries, 1, err)) < 0 ||
         (ret = qcow2_tree_set_copied(shadow, change->l1, change->next.l1_entries, &changed, err)) <
@@ -406,21 +399,40 @@ static int apply(struct change *change, const struct qcow2_snapshot *snapshot,
     return commit(change, err);
 }
 
+/* A guest that goes back in time makes no writes that bitmaps could record: what will differ is looked for before. */
+static int begin_recording(struct blk_node *node, const struct qcow2_snapshot *snapshot,
+                           struct blk_dirty_bitmap **changed, struct blk_error *err)
+{
+    BLK_AUTOFREE uint64_t *table = NULL;
+
+    *changed = NULL;
+    int ret = check_disk_size(node, snapshot, err);
+    if (ret == 0)
+        ret = read_l1(node, snapshot, &table, err);
+    return ret < 0 ? ret
+                   : qcow2_bitmaps_begin_apply(node, table, snapshot->l1_entries,
+                                               snapshot->disk_bytes, changed, err);
+}
+
 int qcow2_snapshot_apply(struct blk_node *node, const char *id_or_name, struct blk_error *err)
 {
     struct change change;
     struct search search;
+    struct blk_dirty_bitmap *changed = NULL;
 
-    if (has_bitmaps(qcow2_state(node)))
-        return blk_fail_why(err, EBUSY, "the image has dirty bitmaps, which would miss the change",
-                            "applying snapshot '%s' of '%s'", id_or_name, node->name);
     int ret = find(node, id_or_name, &search, err);
     if (ret < 0)
         return ret;
-    ret = begin(&change, node, err);
+    ret = begin_recording(node, &search.snapshot, &changed, err);
+    if (ret == 0) {
+        ret = begin(&change, node, err);
+        if (ret == 0)
+            ret = apply(&change, &search.snapshot, err);
+        end(&change);
+    }
     if (ret == 0)
-        ret = apply(&change, &search.snapshot, err);
-    end(&change);
+        ret = qcow2_bitmaps_end_apply(node, search.snapshot.disk_bytes, changed, err);
+    blk_dirty_bitmap_free(changed);
     if (ret < 0)
         blk_context(err, "applying snapshot '%s'", id_or_name);
     return ret;
