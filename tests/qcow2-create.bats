@@ -231,3 +231,22 @@ EOF
     [[ $stderr == *'too large'* ]]
     assert_file_not_exists x
 }
+
+@test "single faults: none is swallowed, and nothing is left under the name" {
+    need_unsanitized 'the preloaded fault injector and sanitizers exclude each other'
+    cat >check <<'EOF'
+#!/bin/sh
+[ "${FAULT_N:-0}" -gt 0 ] || exit 0
+[ "$FAULT_STATUS" -ne 0 ] || { echo 'a fault was swallowed'; exit 1; }
+# The last close comes after the complete file got its name.
+[ "$FAULT_CALL,$FAULT_STATUS" != close,5 ] || exit 0
+[ ! -e "$1/x" ] || { echo 'an image is left'; exit 1; }
+EOF
+    chmod +x check
+    local options
+    for options in cluster_size=64k preallocation=metadata,cluster_size=4k preallocation=full data_file=d; do
+        python3 "$SRCDIR/tests/tools/faultloop.py" --files x:d --check "$PWD/check" --calls write,sync,truncate,close,link \
+            -- "$BLKIMG" create -q -f qcow2 -o "$options" x 3M >fault.out 2>&1 || fail "$options: $(tail -20 fault.out)"
+        echo "# create -o $options: $(tail -1 fault.out)" >&3
+    done
+}
