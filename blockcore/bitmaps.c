@@ -1,6 +1,7 @@
 #include "blockcore/bitmaps.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -114,6 +115,51 @@ int blk_bitmaps_get_usable(struct blk_node *node, const char *name,
     return 0;
 }
 
+int blk_bitmaps_can_add(struct blk_node *node, struct blk_error *err)
+{
+    if (!node->driver->bitmaps_load)
+        return blk_fail_why(err, ENOTSUP, "its format has no bitmaps", "'%s' (%s)", node->name,
+                            node->driver->name);
+    return node->driver->bitmaps_can_add ? node->driver->bitmaps_can_add(node, err) : 0;
+}
+
+int blk_bitmaps_check_usable(struct blk_node *node, struct blk_error *err)
+{
+    int ret = 0;
+
+    for (struct blk_dirty_bitmap *b = node->bitmaps ? node->bitmaps->first : NULL; b && ret == 0;
+         b = b->next) {
+        struct blk_dirty_bitmap *usable;
+        ret = blk_bitmaps_get_usable(node, b->name, &usable, err);
+    }
+    return ret;
+}
+
+static int add_like(struct blk_node *node, const struct blk_dirty_bitmap *from,
+                    struct blk_dirty_bitmap **bitmap, struct blk_error *err)
+{
+    int ret = blk_bitmaps_can_add(node, err);
+    if (ret == 0)
+        ret = blk_dirty_bitmap_new(from->name, blk_size(node), from->granularity_bits, bitmap, err);
+    if (ret < 0)
+        return ret;
+    (*bitmap)->persistent = true;
+    (*bitmap)->enabled = from->enabled;
+    return blk_bitmaps_add(node, *bitmap, err);
+}
+
+int blk_bitmaps_merge_same(struct blk_node *node, const struct blk_dirty_bitmap *from,
+                           struct blk_error *err)
+{
+    struct blk_dirty_bitmap *to;
+    int ret = blk_bitmaps_find(node, from->name)
+                  ? blk_bitmaps_get_usable(node, from->name, &to, err)
+                  : add_like(node, from, &to, err);
+    if (ret == 0)
+        blk_dirty_bitmap_merge(to, from);
+    return ret;
+}
+
 /* Whether any bitmap of the set wants to know of writes. */
 static bool any_records(const struct blk_dirty_bitmaps *bitmaps)
 {
@@ -200,4 +246,19 @@ bool blk_bitmaps_unsaved(const struct blk_node *node)
         if (b->persistent && !b->inconsistent && !b->unusable && atomic_load(&b->changed))
             return true;
     return false;
+}
+
+void blk_bitmaps_name(const struct blk_node *node, const char *action, struct blk_error *err)
+{
+    const struct blk_dirty_bitmap *first = node->bitmaps ? node->bitmaps->first : NULL;
+    char names[512] = "";
+    size_t length = 0;
+
+    for (const struct blk_dirty_bitmap *b = first; b; b = b->next) {
+        if (!b->persistent || b->inconsistent || length >= sizeof(names) - 80)
+            continue;
+        length += (size_t)snprintf(names + length, sizeof(names) - length, "%s'%.64s'",
+                                   length ? ", " : "", b->name);
+    }
+    blk_context(err, "%s: bitmap %s of '%s'", action, length ? names : "list", node->name);
 }

@@ -40,6 +40,9 @@ void blk_bitmaps_remove(struct blk_node *node, struct blk_dirty_bitmap *bitmap);
 /* Whether the image does not have what the set has: what a close that cannot store has to say. */
 bool blk_bitmaps_unsaved(const struct blk_node *node);
 
+/* Puts "<action>: bitmap 'a', 'b' of 'node': " before the error of something that was about all of them. */
+void blk_bitmaps_name(const struct blk_node *node, const char *action, struct blk_error *err);
+
 /* Frees the node's set and all in it. For blk_node_free(). */
 void blk_bitmaps_free(struct blk_node *node);
 
@@ -52,6 +55,19 @@ struct blk_dirty_bitmap *blk_bitmaps_find(const struct blk_node *node, const cha
  */
 int blk_bitmaps_get_usable(struct blk_node *node, const char *name,
                            struct blk_dirty_bitmap **bitmap, struct blk_error *err);
+
+/* 0 if the image can keep one more bitmap, else why not: -ENOTSUP for a format without bitmaps. */
+int blk_bitmaps_can_add(struct blk_node *node, struct blk_error *err);
+
+/* -EINVAL or -ENOTSUP, as blk_bitmaps_get_usable(), unless all bitmaps are usable; loads them. */
+int blk_bitmaps_check_usable(struct blk_node *node, struct blk_error *err);
+
+/*
+ * Marks what is dirty in `from` in the bitmap of the same name; where there is none, makes a persistent one of the same
+ * granularity, enabled if `from` is. The node is drained or has no other user.
+ */
+int blk_bitmaps_merge_same(struct blk_node *node, const struct blk_dirty_bitmap *from,
+                           struct blk_error *err);
 
 /* Loads the bits of all usable bitmaps, unless they are in memory. */
 int blk_bitmaps_load(struct blk_node *node, struct blk_error *err);

@@ -1,7 +1,9 @@
 #include "blockcore/close.h"
 
+#include <errno.h>
 #include <stdlib.h>
 
+#include "blockcore/bitmaps.h"
 #include "blockcore/driver.h"
 #include "blockcore/io.h"
 #include "blockcore/memory.h"
@@ -94,16 +96,26 @@ static void flush_step(struct closing *closing, struct blk_node *node)
     add_result(closing, node, BLK_STEP_FLUSH, ret, &err);
 }
 
+static int bitmaps_lost(const struct blk_node *node, struct blk_error *err)
+{
+    int ret = blk_fail_why(err, EIO, "an earlier step failed", "not done");
+    blk_bitmaps_name(node, "storing", err);
+    return ret;
+}
+
 /* The three steps that call an image clean or finished, and so must not follow a failure. */
 static void store_step(struct closing *closing, struct blk_node *node)
 {
     if (!node->driver->store)
         return;
+    struct blk_error err = BLK_ERROR_INIT;
     if (closing->report->failed) {
-        skip(closing, node, BLK_STEP_STORE);
+        if (blk_bitmaps_unsaved(node))
+            add_result(closing, node, BLK_STEP_STORE, bitmaps_lost(node, &err), &err);
+        else
+            skip(closing, node, BLK_STEP_STORE);
         return;
     }
-    struct blk_error err = BLK_ERROR_INIT;
     int ret = node->driver->store(node, closing->report, &err);
     add_result(closing, node, BLK_STEP_STORE, ret, &err);
 }

@@ -40,10 +40,7 @@ static int do_add(struct request *request, struct blk_error *err)
     struct blk_dirty_bitmap *bitmap;
     uint64_t granularity = request->granularity;
 
-    if (!node->driver->bitmaps_load)
-        return blk_fail_why(err, ENOTSUP, "its format has no bitmaps", "'%s' (%s)", node->name,
-                            node->driver->name);
-    int ret = node->driver->bitmaps_can_add ? node->driver->bitmaps_can_add(node, err) : 0;
+    int ret = blk_bitmaps_can_add(node, err);
     if (ret == 0 && !granularity)
         ret = default_granularity(node, &granularity, err);
     if (ret < 0)
@@ -246,15 +243,20 @@ static int list_bitmaps(const struct image_args *image, const char *name, enum o
  * Runs the actions. If one fails, nothing was written yet: the graph is dropped and the image is what it was.
  */
 static int change_bitmaps(struct request *request, const struct steps *steps,
-                          struct blk_node *source_root)
+                          const char *filename, struct blk_node *source_root)
 {
     struct blk_node *roots[] = { source_root, request->root };
 
     request->root = blk_skip_filters(request->root);
     request->source = source_root ? blk_skip_filters(source_root) : request->root;
     int status = run_steps(request, steps);
-    if (status == EXIT_OK)
-        return finish(status, roots, 2);
+    if (status == EXIT_OK) {
+        status = finish(status, roots, 2);
+        if (status != EXIT_OK)
+            report_failure("bitmap '%s' of '%s' may not be what it should: its image could not be "
+                           "closed", request->name, filename);
+        return status;
+    }
     blk_drop(roots[0]);
     blk_drop(roots[1]);
     return status;
@@ -331,5 +333,5 @@ static int run(int argc, char **argv)
         blk_drop(request.root);
         return report_error(&err);
     }
-    return change_bitmaps(&request, &steps, source_root);
+    return change_bitmaps(&request, &steps, operands.items[0], source_root);
 }

@@ -73,41 +73,29 @@ static int find_base(struct commit *commit, const char *name, struct blk_error *
 
 /* ---- bitmaps ---- */
 
-/* Marks in the base's bitmap of the same name, made where it is missing, what is dirty in the overlay's. */
-static int merge_bitmap(struct blk_node *base, const struct blk_dirty_bitmap *from,
-                        struct blk_error *err)
+/* Before anything is written: all that could keep the bitmaps from being merged. */
+static int check_bitmaps(const struct commit *commit, struct blk_error *err)
 {
-    struct blk_dirty_bitmap *to;
-    int ret;
+    struct blk_node *top = commit->top, *base = commit->base;
+    int ret = blk_bitmaps_check_usable(top, err);
 
-    if (!blk_bitmaps_find(base, from->name)) {
-        ret = base->driver->bitmaps_can_add ? base->driver->bitmaps_can_add(base, err) : -ENOTSUP;
-        if (ret == 0)
-            ret = blk_dirty_bitmap_new(from->name, blk_size(base), from->granularity_bits, &to, err);
-        if (ret < 0)
-            return ret;
-        to->persistent = true;
-        to->enabled = from->enabled;
-        ret = blk_bitmaps_add(base, to, err);
-    } else {
-        ret = blk_bitmaps_get_usable(base, from->name, &to, err);
+    for (struct blk_dirty_bitmap *b = top->bitmaps ? top->bitmaps->first : NULL; b && ret == 0;
+         b = b->next) {
+        struct blk_dirty_bitmap *usable;
+        ret = blk_bitmaps_find(base, b->name)
+                  ? blk_bitmaps_get_usable(base, b->name, &usable, err)
+                  : blk_bitmaps_can_add(base, err);
     }
-    if (ret == 0)
-        blk_dirty_bitmap_merge(to, from);
     return ret;
 }
 
 static int merge_bitmaps(const struct commit *commit, struct blk_error *err)
 {
-    int ret = blk_bitmaps_load(commit->top, err);
     struct blk_dirty_bitmaps *bitmaps = commit->top->bitmaps;
+    int ret = 0;
 
-    for (struct blk_dirty_bitmap *b = bitmaps ? bitmaps->first : NULL; b && ret == 0; b = b->next) {
-        struct blk_dirty_bitmap *usable;
-        ret = blk_bitmaps_get_usable(commit->top, b->name, &usable, err);
-        if (ret == 0)
-            ret = merge_bitmap(commit->base, usable, err);
-    }
+    for (struct blk_dirty_bitmap *b = bitmaps ? bitmaps->first : NULL; b && ret == 0; b = b->next)
+        ret = blk_bitmaps_merge_same(commit->base, b, err);
     if (ret < 0)
         blk_context(err, "merging the bitmaps of '%s'", commit->top->name);
     return ret;
@@ -135,8 +123,10 @@ static int copy_down(struct commit *commit, struct blk_error *err)
 static int commit_into_base(struct commit *commit, struct blk_error *err)
 {
     struct blk_node *base = commit->base;
-    int ret = blk_reopen(base, true, base->cache, err);
+    int ret = commit->merge_bitmaps ? check_bitmaps(commit, err) : 0;
 
+    if (ret == 0)
+        ret = blk_reopen(base, true, base->cache, err);
     if (ret == 0 && blk_size(commit->root) > blk_size(base))
         ret = blk_truncate(base, blk_size(commit->root), BLK_PREALLOC_OFF, false, err);
     if (ret == 0)

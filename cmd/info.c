@@ -269,6 +269,36 @@ static void print_backing(const json_t *layer)
         printf("backing file format: %s\n", text_of(layer, "backing-filename-format"));
 }
 
+static bool has_flag(const json_t *bitmap, const char *flag)
+{
+    const json_t *flags = json_object_get(bitmap, "flags");
+    for (size_t i = 0; i < json_array_size(flags); i++)
+        if (strcmp(json_string_value(json_array_get(flags, i)), flag) == 0)
+            return true;
+    return false;
+}
+
+/* A bitmap that is in use although nobody uses the image has missed writes. */
+static void print_warnings(const json_t *layer)
+{
+    const json_t *data = json_object_get(json_object_get(layer, "format-specific"), "data");
+    const json_t *bitmaps = json_object_get(data, "bitmaps");
+
+    if (json_object_get(layer, "in-use"))
+        return;
+    for (size_t i = 0; i < json_array_size(bitmaps); i++) {
+        const json_t *bitmap = json_array_get(bitmaps, i);
+        if (!has_flag(bitmap, "in-use"))
+            continue;
+        printf("warning: bitmap '");
+        print_escaped(stdout, text_of(bitmap, "name"));
+        printf("' is inconsistent (it was in use when the image was last written) and cannot be "
+               "used; 'blkimg bitmap --remove %s ", text_of(layer, "filename"));
+        print_escaped(stdout, text_of(bitmap, "name"));
+        puts("' removes it");
+    }
+}
+
 static void print_layer(const json_t *layer)
 {
     printf("image: %s\nfile format: %s\n", text_of(layer, "filename"), text_of(layer, "format"));
@@ -291,6 +321,7 @@ static void print_layer(const json_t *layer)
         printf("Format specific information:\n");
         json_print_members(stdout, json_object_get(specific, "data"), 1);
     }
+    print_warnings(layer);
 }
 
 static void print_chain(const json_t *layers, enum output_format format, bool whole)

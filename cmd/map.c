@@ -1,11 +1,13 @@
 /*
- * blkimg map: which layer of the chain decides each range, and where its bytes are.
+ * blkimg map: which layer of the chain decides each range, and where its bytes are; or what is
+ * dirty in one of the image's bitmaps.
  */
 #include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 
+#include "blockcore/bitmaps.h"
 #include "blockcore/bytes.h"
 #include "blockcore/cancel.h"
 #include "cmd/common/common.h"
@@ -147,13 +149,43 @@ static int map(struct blk_node *root, uint64_t start, uint64_t end, enum output_
     return print_entry(root, format, &current, true);
 }
 
+/* ---- the dirty extents of a bitmap ---- */
+
+static int map_bitmap(struct blk_node *root, const char *name, uint64_t start, uint64_t end,
+                      enum output_format format)
+{
+    struct blk_error err = BLK_ERROR_INIT;
+    struct blk_dirty_bitmap *bitmap;
+    uint64_t offset = start, at, bytes;
+    bool any = false;
+
+    if (blk_bitmaps_get_usable(blk_skip_filters(root), name, &bitmap, &err) < 0)
+        return report_error(&err);
+    if (format == OUTPUT_HUMAN)
+        printf("%-16s%s\n", "Offset", "Length");
+    else
+        putchar('[');
+    while (blk_dirty_bitmap_next(bitmap, offset, end, &at, &bytes)) {
+        if (format == OUTPUT_HUMAN)
+            printf("%#-16" PRIx64 "%#" PRIx64 "\n", at, bytes);
+        else
+            printf("%s{ \"start\": %" PRIu64 ", \"length\": %" PRIu64 ", \"dirty\": true}",
+                   any ? ",\n" : "", at, bytes);
+        any = true;
+        offset = at + bytes;
+    }
+    if (format == OUTPUT_JSON)
+        puts("]");
+    return EXIT_OK;
+}
+
 static int run(int argc, char **argv);
 
 const struct command cmd_map = {
     "map",
     "Show where the contents of an image are",
     "[--object objectdef] [--image-opts] [-f fmt] [--start-offset=offset] [--max-length=len] "
-    "[--output=ofmt] [-U] [--lock-wait=seconds] filename",
+    "[--bitmap=name] [--output=ofmt] [-U] [--lock-wait=seconds] filename",
     run,
 };
 
@@ -161,11 +193,12 @@ static int run(int argc, char **argv)
 {
     struct image_args image = IMAGE_ARGS_INIT;
     struct cmd_size start = { 0 }, max_length = { 0 };
-    const char *output = NULL;
+    const char *output = NULL, *bitmap = NULL;
     const struct cmd_option options[] = {
         IMAGE_OPTIONS(&image),
         { 's', "start-offset", CMD_SIZE, &start, "OFFSET", "begin there" },
         { 'l', "max-length", CMD_SIZE, &max_length, "LENGTH", "look at so many bytes at most" },
+        { 0, "bitmap", CMD_STRING, &bitmap, "NAME", "show what is dirty in this bitmap" },
         { 0, "output", CMD_STRING, &output, "human|json", "the form of the output" },
         CMD_OPTIONS_END,
     };
@@ -183,12 +216,13 @@ static int run(int argc, char **argv)
 
     struct blk_error err = BLK_ERROR_INIT;
     struct blk_node *root;
-    if (image_open(&image, operands.items[0], 0, NULL, &root, &err) < 0)
+    if (image_open(&image, operands.items[0], bitmap ? BLK_NO_BACKING : 0, NULL, &root, &err) < 0)
         return report_error(&err);
 
     uint64_t end = round_up(blk_size(root), BLK_SECTOR_BYTES);
     if (max_length.given)
         end = u64_min(end, start.value + max_length.value);
-    status = map(root, start.value, end, format);
+    status = bitmap ? map_bitmap(root, bitmap, start.value, end, format)
+                    : map(root, start.value, end, format);
     return finish(status, &root, 1);
 }

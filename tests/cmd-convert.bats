@@ -228,7 +228,8 @@ refuses() {
     refuses "exclude each other" --image-opts -f raw driver=raw,file.filename=a t
     refuses "no effect" -n -o preallocation=off a there
     refuses "needs --bitmaps" --skip-broken-bitmaps a t
-    refuses "--bitmaps" --bitmaps a t
+    refuses "no bitmaps" --bitmaps a t
+    refuses "one input" --bitmaps a a t
     refuses "compress" -c -O raw a t
     refuses "compress" -n -c a there
     refuses "backing" -B a -F raw a t

@@ -1,6 +1,6 @@
 /*
- * blkimg convert, in three parts: options.c reads the command line, sources.c has the images that
- * are read as one, run.c makes the target and copies.
+ * blkimg convert, in four parts: options.c reads the command line, sources.c has the images that
+ * are read as one, bitmaps.c copies dirty bitmaps, run.c makes the target and copies.
  */
 #ifndef CMD_CONVERT_CONVERT_H
 #define CMD_CONVERT_CONVERT_H
@@ -24,6 +24,7 @@ struct convert_options {
     bool compressed;
     bool copy_range;
     bool salvage;
+    bool bitmaps, skip_broken_bitmaps;
     bool out_of_order;
     bool progress, quiet;
     uint64_t sparse_bytes;     /* -S; 0: write all zeroes as data */
@@ -62,6 +63,21 @@ int convert_read(const struct convert_sources *sources, uint64_t offset, uint64_
 
 /* Closes the sources, then the target; frees everything. As finish() (report.h). */
 int convert_finish(struct convert_sources *sources, struct blk_node *target, int status);
+
+/* ---- bitmaps.c ---- */
+
+/*
+ * Before the target is made: sees that the source's persistent bitmaps can be read, and loads them. Inconsistent ones
+ * are an error, or left out if the user chose so.
+ */
+int convert_load_bitmaps(const struct convert_options *options, struct blk_node *source,
+                         struct blk_error *err);
+
+/* Before anything is copied: sees that the target can keep them, and has none of their names. */
+int convert_check_bitmaps(struct blk_node *source, struct blk_node *target, struct blk_error *err);
+
+/* After everything is copied: gives the target the same bitmaps. */
+int convert_copy_bitmaps(struct blk_node *source, struct blk_node *target, struct blk_error *err);
 
 /* ---- run.c ---- */
 

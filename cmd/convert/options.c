@@ -14,7 +14,6 @@
 struct given {
     struct cmd_size sparse, rate, workers;
     const char *format; /* -O */
-    bool bitmaps, skip_broken_bitmaps;
 };
 
 /* Pairs that exclude each other, or need each other. Returns an exit status. */
@@ -24,8 +23,8 @@ static int check_combinations(const struct convert_options *o, const struct give
         bool wrong;
         const char *text;
     } rules[] = {
-        { given->bitmaps, "--bitmaps: copying bitmaps is not supported" },
-        { given->skip_broken_bitmaps, "--skip-broken-bitmaps needs --bitmaps" },
+        { o->skip_broken_bitmaps && !o->bitmaps, "--skip-broken-bitmaps needs --bitmaps" },
+        { o->input_count > 1 && o->bitmaps, "--bitmaps goes with one input only" },
         { o->copy_range && o->compressed, "-C and -c exclude each other" },
         { o->copy_range && given->sparse.given, "-C and -S exclude each other" },
         { o->copy_range && o->salvage, "-C and --salvage exclude each other" },
@@ -105,8 +104,8 @@ int convert_parse(int argc, char **argv, struct convert_options *o)
         { 'W', "out-of-order", CMD_FLAG, &o->out_of_order, NULL,
           "write in any order: for devices, and to compress in parallel" },
         { 0, "salvage", CMD_FLAG, &o->salvage, NULL, "take what cannot be read for zeroes" },
-        { 0, "bitmaps", CMD_FLAG, &given.bitmaps, NULL, "copy persistent bitmaps too" },
-        { 0, "skip-broken-bitmaps", CMD_FLAG, &given.skip_broken_bitmaps, NULL,
+        { 0, "bitmaps", CMD_FLAG, &o->bitmaps, NULL, "copy persistent bitmaps too" },
+        { 0, "skip-broken-bitmaps", CMD_FLAG, &o->skip_broken_bitmaps, NULL,
           "with --bitmaps: leave out inconsistent ones" },
         CMD_OPTIONS_END,
     };

@@ -292,13 +292,19 @@ static int convert(struct convert_options *o, const struct blk_driver *driver,
     struct conversion c = { .options = o, .sources = &sources };
 
     int ret = convert_open_sources(o, &sources, &err);
+    if (ret == 0 && o->bitmaps)
+        ret = convert_load_bitmaps(o, sources.roots[0], &err);
     if (ret == 0) {
         uint64_t bytes = convert_total(&sources);
         ret = o->no_create ? open_existing(o, bytes, &c.target, &err)
                            : create_with(o, driver, creation, bytes, &c.target, &err);
     }
+    if (ret == 0 && o->bitmaps)
+        ret = convert_check_bitmaps(sources.roots[0], c.target, &err);
     if (ret == 0)
         ret = copy_and_check(&c, &err);
+    if (ret == 0 && o->bitmaps)
+        ret = convert_copy_bitmaps(sources.roots[0], c.target, &err);
     if (ret < 0)
         blk_fail_if_unset(&err, -ret, "converting to '%s'", o->output);
     return convert_finish(&sources, c.target, ret < 0 ? report_error(&err) : EXIT_OK);

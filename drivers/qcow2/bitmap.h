@@ -103,9 +103,6 @@ int qcow2_bitmaps_suspend(struct blk_node *node, uint64_t size, struct blk_error
 int qcow2_bitmaps_store(struct blk_node *node, struct blk_close_report *report,
                         struct blk_error *err);
 
-/* Names the bitmaps in the error of an action that was about all of them. */
-void qcow2_bitmaps_name(const struct blk_node *node, const char *action, struct blk_error *err);
-
 /* ---- bitmap_reopen.c ---- */
 
 /*

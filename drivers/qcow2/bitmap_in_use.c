@@ -145,7 +145,7 @@ static int begin(struct blk_node *node, bool all, uint64_t size, struct blk_erro
     if (ret == 0)
         ret = put_in_use(node, all, err);
     if (ret < 0)
-        qcow2_bitmaps_name(node, "marking as in use", err);
+        blk_bitmaps_name(node, "marking as in use", err);
     return ret;
 }
 

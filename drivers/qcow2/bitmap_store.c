@@ -373,20 +373,6 @@ static void report_each(struct blk_node *node, struct blk_close_report *report, 
                                  err);
 }
 
-void qcow2_bitmaps_name(const struct blk_node *node, const char *action, struct blk_error *err)
-{
-    char names[512] = "";
-    size_t length = 0;
-
-    for (const struct blk_dirty_bitmap *b = node->bitmaps->first; b; b = b->next) {
-        if (!b->persistent || b->inconsistent || length >= sizeof(names) - 80)
-            continue;
-        length += (size_t)snprintf(names + length, sizeof(names) - length, "%s'%.64s'",
-                                   length ? ", " : "", b->name);
-    }
-    blk_context(err, "%s: bitmap %s of '%s'", action, length ? names : "list", node->name);
-}
-
 int qcow2_bitmaps_store(struct blk_node *node, struct blk_close_report *report,
                         struct blk_error *err)
 {
@@ -404,7 +390,7 @@ int qcow2_bitmaps_store(struct blk_node *node, struct blk_close_report *report,
         ret = free_old(node, &old, &directory, &own);
     if (ret < 0) {
         blk_fail_if_unset(&own, -ret, "writing");
-        qcow2_bitmaps_name(node, "storing", &own);
+        blk_bitmaps_name(node, "storing", &own);
         if (err)
             *err = own;
     }
