@@ -1,7 +1,7 @@
 /*
- * The order of a check: count the references, compare them with the refcounts, look at the entries of the active
- * tables. A repair makes the counts right first and then looks again: what it reports as fixed is what the
- * second look no longer finds.
+ * The order of a check: count the references, compare them with the refcounts, look at the entries
+ * of the active tables. A repair makes the counts right first and then looks again: what it reports
+ * as fixed is what the second look no longer finds.
  */
 #include "drivers/qcow2/check.h"
 
@@ -96,7 +96,7 @@ static int mend_all(struct qcow2_check *check, struct blk_error *err)
     if (ret == 0)
         ret = blk_child_flush(qcow2_file(check->node), err);
     if (ret == 0 && (check->broken_counts || check->result->leaks || check->result->corruptions))
-        ret = qcow2_repair_counts(check, false, err);
+        ret = qcow2_repair_counts(check, err);
     if (ret == 0)
         ret = qcow2_check_entries(check, QCOW2_MEND_SET, err);
     if (ret == 0)
@@ -124,7 +124,7 @@ static int repair_image(struct qcow2_check *check, unsigned repair, struct blk_e
     if (repair & BLK_REPAIR_ERRORS)
         ret = mend_all(check, err);
     else if (result->leaks && !check->broken_counts)
-        ret = qcow2_repair_counts(check, true, err);
+        ret = qcow2_repair_leaks(check, err);
     if (ret < 0)
         return ret;
 

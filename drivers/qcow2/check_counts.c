@@ -1,6 +1,6 @@
 /*
- * The references found, beside the refcounts that the image has. Both have the same form, so equal blocks are found by
- * comparing bytes.
+ * The references found, beside the refcounts that the image has. Both have the same form, so equal
+ * blocks are found by comparing bytes.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -23,7 +23,10 @@ static void report_difference(struct qcow2_check *check, uint64_t cluster, uint6
                          (unsigned long long)count, (unsigned long long)refs);
 }
 
-/* Compares the counts in `block` (NULL: all zero) with the references to `entries` clusters from `first` on. */
+/*
+ * Compares the counts in `block` (NULL: all zero) with the references to `entries` clusters from
+ * `first` on.
+ */
 static void compare_block(struct qcow2_check *check, const uint8_t *block, uint64_t first,
                           uint64_t entries)
 {
@@ -47,6 +50,9 @@ static void note_end(struct qcow2_check *check, const uint8_t *block, uint64_t f
 {
     uint64_t cluster_bytes = qcow2_state(check->node)->cluster_bytes;
 
+    if (!block && bytes_are_zero(check->refs + qcow2_counts_bytes(check->order, first),
+                                 qcow2_counts_bytes(check->order, entries)))
+        return;
     for (uint64_t i = entries; i-- > 0;) {
         if (qcow2_check_refs(check, first + i) ||
             (block && qcow2_count_get(block, check->order, i))) {
@@ -62,22 +68,24 @@ int qcow2_check_compare(struct qcow2_check *check, struct blk_error *err)
     uint64_t table_entries = (uint64_t)s->header.reftable_clusters * s->cluster_bytes / 8;
     BLK_AUTOFREE uint64_t *table = NULL;
     BLK_AUTOFREE uint8_t *buf = malloc(s->cluster_bytes);
+    int ret = 0;
     if (!buf)
         return blk_fail(err, ENOMEM, "checking '%s'", check->node->name);
-    if (check->broken_counts)
-        return 0; /* said already; the counts mean nothing */
 
-    int ret = qcow2_read_table(check->node, s->header.reftable_offset, table_entries,
+    /* Broken counts have been reported, and mean nothing. */
+    if (!check->broken_counts)
+        ret = qcow2_read_table(check->node, s->header.reftable_offset, table_entries,
                                QCOW2_MAX_REFTABLE_BYTES, &table, "refcount table", err);
     for (uint64_t first = 0; first < check->clusters && ret == 0; first += s->refblock_entries) {
         uint64_t index = first / s->refblock_entries;
         uint64_t entries = u64_min(s->refblock_entries, check->clusters - first);
-        uint64_t offset = index < table_entries ? table[index] & QCOW2_REFTABLE_OFFSET : 0;
+        uint64_t offset = table && index < table_entries ? table[index] & QCOW2_REFTABLE_OFFSET : 0;
         if (offset)
             ret = blk_child_pread(qcow2_file(check->node), offset, s->cluster_bytes, buf, err);
         if (ret < 0)
             break;
-        compare_block(check, offset ? buf : NULL, first, entries);
+        if (table)
+            compare_block(check, offset ? buf : NULL, first, entries);
         note_end(check, offset ? buf : NULL, first, entries);
     }
     return ret;

@@ -1,6 +1,10 @@
 /*
- * Every structure of the image is walked once for each way that leads to it, and each host cluster that it touches
- * gets one reference more; exactly what the refcounts on the medium should say.
+ * Every host cluster gets as many references as there are ways that lead to it: what the refcounts
+ * on the medium should say.
+ *
+ * A shared L2 table is read twice at most, not once for each snapshot: at its first L1 entry, and
+ * at the end for all others together. And a table whose place is taken by something else is not
+ * followed. So the work is bounded by the size of the file, whatever the tables say.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -10,11 +14,6 @@
 #include "drivers/qcow2/check.h"
 #include "drivers/qcow2/snapshot.h"
 
-static enum qcow2_use use_get(const struct qcow2_check *check, uint64_t cluster)
-{
-    return (enum qcow2_use)(check->uses[cluster / 4] >> (cluster % 4 * 2) & 3);
-}
-
 static void use_put(struct qcow2_check *check, uint64_t cluster, enum qcow2_use use)
 {
     uint8_t *byte = &check->uses[cluster / 4];
@@ -22,78 +21,107 @@ static void use_put(struct qcow2_check *check, uint64_t cluster, enum qcow2_use 
     *byte = (uint8_t)((*byte & ~(3u << shift)) | (unsigned)use << shift);
 }
 
-static void add_one(struct qcow2_check *check, uint64_t cluster, enum qcow2_use use,
+/* Adds `times` references to one cluster. False if that contradicts what it is used for already. */
+static bool add_one(struct qcow2_check *check, uint64_t cluster, enum qcow2_use use, uint64_t times,
                     const char *what)
 {
-    enum qcow2_use before = use_get(check, cluster);
-    if (before != QCOW2_USE_NONE && (before != use || use == QCOW2_USE_OTHER))
+    uint64_t offset = cluster * qcow2_state(check->node)->cluster_bytes;
+    enum qcow2_use before = qcow2_check_use(check, cluster);
+    bool fits = before == QCOW2_USE_NONE || (before == use && use != QCOW2_USE_OTHER);
+    if (!fits)
         qcow2_check_corruption(check, "%s overlaps another structure at offset 0x%llx", what,
-                               (unsigned long long)cluster * qcow2_state(check->node)->cluster_bytes);
-    if (use > before)
-        use_put(check, cluster, use);
+                               (unsigned long long)offset);
+    /* A contradiction is nobody's: it is not followed as a table any more, nor mended as one. */
+    if (use != before)
+        use_put(check, cluster, fits ? use : QCOW2_USE_OTHER);
 
     uint64_t refs = qcow2_count_get(check->refs, check->order, cluster);
-    if (refs == qcow2_count_max(check->order)) {
-        if (!check->overflow)
-            qcow2_check_corruption(check, "the refcount width is too small for the references to "
-                                   "the cluster at offset 0x%llx",
-                                   (unsigned long long)cluster *
-                                       qcow2_state(check->node)->cluster_bytes);
+    uint64_t room = qcow2_count_max(check->order) - refs;
+    if (times > room && !check->overflow) {
+        qcow2_check_corruption(check, "the refcount width is too small for the references to "
+                               "the cluster at offset 0x%llx", (unsigned long long)offset);
         check->overflow = true;
-        return;
     }
-    qcow2_count_put(check->refs, check->order, cluster, refs + 1);
+    qcow2_count_put(check->refs, check->order, cluster, refs + u64_min(times, room));
+    return fits;
 }
 
 /*
- * Counts a reference to all clusters that the range touches. Past the end of the file is corruption; a
- * compressed piece, which is counted in sectors, may run on past it within its last cluster.
+ * Counts `times` references to all clusters that the range touches. Past the end of the file is
+ * corruption; a compressed piece, which is counted in sectors, may run on past it within its last
+ * cluster. False if anything was wrong, which has been said then.
  */
-static void add_refs(struct qcow2_check *check, uint64_t offset, uint64_t bytes, enum qcow2_use use,
-                     const char *what)
+static bool add_refs(struct qcow2_check *check, uint64_t offset, uint64_t bytes, enum qcow2_use use,
+                     uint64_t times, const char *what)
 {
     uint64_t cluster_bytes = qcow2_state(check->node)->cluster_bytes;
     if (!bytes)
-        return;
+        return true;
     uint64_t first = offset / cluster_bytes;
     uint64_t last = (offset + bytes - 1) / cluster_bytes;
+    bool fits = true;
 
     if (last >= check->clusters) {
         qcow2_check_corruption(check, "%s at offset 0x%llx lies past the end of the file", what,
                                (unsigned long long)offset);
         if (first >= check->clusters)
-            return;
+            return false;
         last = check->clusters - 1;
+        fits = false;
     }
     for (uint64_t cluster = first; cluster <= last; cluster++)
-        add_one(check, cluster, use, what);
+        if (!add_one(check, cluster, use, times, what))
+            fits = false;
+    return fits;
+}
+
+/* A table that is used once, and by nobody else. Without that nothing it says is followed. */
+static bool add_table(struct qcow2_check *check, uint64_t offset, uint64_t bytes, const char *what)
+{
+    bool fits = offset % qcow2_state(check->node)->cluster_bytes == 0 &&
+                range_within(offset, bytes, QCOW2_MAX_HOST_OFFSET);
+    if (!fits)
+        qcow2_check_corruption(check, "%s has the invalid offset 0x%llx", what,
+                               (unsigned long long)offset);
+    else
+        fits = add_refs(check, offset, bytes, QCOW2_USE_OTHER, 1, what);
+    if (!fits)
+        check->incomplete = true;
+    return fits;
 }
 
 /* ---- L2 tables ---- */
 
-/* Where the clusters of the active table follow each other, and where not. */
-struct contiguity {
-    bool active;
-    uint64_t next;
+/* The walk of one L2 table. */
+struct walk {
+    uint64_t times; /* how often the table is referred to, and so all that it points to */
+    bool active;    /* of the active L1: counts in the allocation figures */
+    uint64_t next;  /* where the cluster that follows the last one would be */
 };
 
-static void count_allocation(struct qcow2_check *check, struct contiguity *run, uint64_t offset)
+static void count_allocation(struct qcow2_check *check, struct walk *walk, uint64_t offset)
 {
-    if (!run->active)
+    if (!walk->active)
         return;
     check->result->allocated_clusters++;
-    if (run->next && offset != run->next)
+    if (walk->next && offset != walk->next)
         check->result->fragmented_clusters++;
-    run->next = offset + qcow2_state(check->node)->cluster_bytes;
+    walk->next = offset + qcow2_state(check->node)->cluster_bytes;
 }
 
-static void collect_compressed(struct qcow2_check *check, uint64_t entry, struct contiguity *run)
+static void collect_compressed(struct qcow2_check *check, uint64_t entry, struct walk *walk)
 {
-    unsigned bits = qcow2_state(check->node)->cluster_bits;
+    const struct qcow2_state *s = qcow2_state(check->node);
 
-    add_refs(check, qcow2_compressed_offset(entry, bits), qcow2_compressed_bytes(entry, bits),
-             QCOW2_USE_DATA, "compressed data");
-    if (run->active) {
+    if (s->data_file) {
+        qcow2_check_corruption(check, "a compressed cluster (0x%llx) in an image with a data file",
+                               (unsigned long long)entry);
+        return;
+    }
+    add_refs(check, qcow2_compressed_offset(entry, s->cluster_bits),
+             qcow2_compressed_bytes(entry, s->cluster_bits), QCOW2_USE_DATA, walk->times,
+             "compressed data");
+    if (walk->active) {
         /* Pieces of odd length never follow each other in whole clusters. */
         check->result->allocated_clusters++;
         check->result->compressed_clusters++;
@@ -101,45 +129,90 @@ static void collect_compressed(struct qcow2_check *check, uint64_t entry, struct
     }
 }
 
-static void collect_entry(struct qcow2_check *check, uint64_t entry, struct contiguity *run)
+static void collect_entry(struct qcow2_check *check, uint64_t entry, struct walk *walk)
 {
     const struct qcow2_state *s = qcow2_state(check->node);
     uint64_t offset = entry & QCOW2_ENTRY_OFFSET;
 
     if (entry & QCOW2_ENTRY_COMPRESSED) {
-        collect_compressed(check, entry, run);
+        collect_compressed(check, entry, walk);
         return;
     }
     if (s->data_file) {
         if (offset || entry & QCOW2_ENTRY_COPIED)
-            count_allocation(check, run, offset);
+            count_allocation(check, walk, offset);
         return;
     }
     if (!offset)
         return;
-    count_allocation(check, run, offset);
+    count_allocation(check, walk, offset);
     if (offset % s->cluster_bytes)
         qcow2_check_corruption(check, "a data cluster has the unaligned offset 0x%llx",
                                (unsigned long long)offset);
     else
-        add_refs(check, offset, s->cluster_bytes, QCOW2_USE_DATA, "a data cluster");
+        add_refs(check, offset, s->cluster_bytes, QCOW2_USE_DATA, walk->times, "a data cluster");
 }
 
-static int collect_l2(struct qcow2_check *check, uint64_t offset, uint8_t *buf, bool active,
-                      struct blk_error *err)
+static int collect_l2(struct qcow2_check *check, uint64_t offset, uint8_t *buf, uint64_t times,
+                      bool active, struct blk_error *err)
 {
     const struct qcow2_state *s = qcow2_state(check->node);
-    struct contiguity run = { .active = active };
+    struct walk walk = { .times = times, .active = active };
 
     int ret = blk_child_pread(qcow2_file(check->node), offset, s->cluster_bytes, buf, err);
     if (ret < 0)
         return ret;
     for (uint32_t at = 0; at < s->cluster_bytes; at += s->l2_entry_bytes)
-        collect_entry(check, be64_get(buf + at), &run);
+        collect_entry(check, be64_get(buf + at), &walk);
     return 0;
 }
 
+/*
+ * The L2 tables that are referred to more than once: what they point to has been counted once so
+ * far.
+ */
+static int collect_shared_l2(struct qcow2_check *check, struct blk_error *err)
+{
+    const struct qcow2_state *s = qcow2_state(check->node);
+    BLK_AUTOFREE uint8_t *buf = malloc(s->cluster_bytes);
+    if (!buf)
+        return blk_fail(err, ENOMEM, "checking '%s'", check->node->name);
+
+    int ret = 0;
+    for (uint64_t cluster = 0; cluster < check->clusters && ret == 0; cluster++) {
+        if (cluster % 4 == 0 && !check->uses[cluster / 4]) {
+            cluster += 3;
+            continue;
+        }
+        uint64_t refs = qcow2_check_refs(check, cluster);
+        if (qcow2_check_use(check, cluster) == QCOW2_USE_L2 && refs > 1)
+            ret = collect_l2(check, cluster * s->cluster_bytes, buf, refs - 1, false, err);
+    }
+    return ret;
+}
+
 /* ---- L1 tables ---- */
+
+/* Follows an L1 entry: the first way to an L2 table walks it. */
+static int collect_l1_entry(struct qcow2_check *check, uint64_t l2, uint8_t *buf, bool active,
+                            struct blk_error *err)
+{
+    const struct qcow2_state *s = qcow2_state(check->node);
+    uint64_t cluster = l2 / s->cluster_bytes;
+
+    if (l2 % s->cluster_bytes || cluster >= check->clusters) {
+        qcow2_check_corruption(check, "an L1 entry has the invalid offset 0x%llx",
+                               (unsigned long long)l2);
+        check->incomplete = true;
+        return 0;
+    }
+    enum qcow2_use before = qcow2_check_use(check, cluster);
+    if (!add_one(check, cluster, QCOW2_USE_L2, 1, "an L2 table"))
+        check->incomplete = true;
+    if (before != QCOW2_USE_NONE && before != QCOW2_USE_DATA)
+        return 0;
+    return collect_l2(check, l2, buf, 1, active, err);
+}
 
 static int collect_l1(struct qcow2_check *check, uint64_t l1_offset, uint64_t entries, bool active,
                       struct blk_error *err)
@@ -150,27 +223,19 @@ static int collect_l1(struct qcow2_check *check, uint64_t l1_offset, uint64_t en
     if (!buf)
         return blk_fail(err, ENOMEM, "checking '%s'", check->node->name);
 
-    add_refs(check, l1_offset, entries * 8, QCOW2_USE_OTHER, "an L1 table");
-    int ret = qcow2_read_table(check->node, l1_offset, entries, QCOW2_MAX_L1_BYTES, &l1, "L1 table",
-                               err);
-    if (ret == -EINVAL || ret == -EFBIG) {
-        qcow2_check_corruption(check, "an L1 table has the invalid offset 0x%llx",
-                               (unsigned long long)l1_offset);
-        blk_error_clear(err);
+    if (entries * 8 > QCOW2_MAX_L1_BYTES) {
+        qcow2_check_corruption(check, "an L1 table is larger than 32 MiB");
+        check->incomplete = true;
         return 0;
     }
-    for (uint64_t i = 0; i < entries && ret == 0; i++) {
-        uint64_t l2 = l1[i] & QCOW2_ENTRY_OFFSET;
-        if (!l2)
-            continue;
-        if (l2 % s->cluster_bytes || l2 / s->cluster_bytes >= check->clusters) {
-            qcow2_check_corruption(check, "an L1 entry has the invalid offset 0x%llx",
-                                   (unsigned long long)l2);
-            continue;
-        }
-        add_refs(check, l2, s->cluster_bytes, QCOW2_USE_L2, "an L2 table");
-        ret = collect_l2(check, l2, buf, active, err);
-    }
+    if (!entries || !add_table(check, l1_offset, entries * 8, "an L1 table"))
+        return 0;
+    check->l1_usable |= active;
+    int ret = qcow2_read_table(check->node, l1_offset, entries, QCOW2_MAX_L1_BYTES, &l1, "L1 table",
+                               err);
+    for (uint64_t i = 0; i < entries && ret == 0; i++)
+        if (l1[i] & QCOW2_ENTRY_OFFSET)
+            ret = collect_l1_entry(check, l1[i] & QCOW2_ENTRY_OFFSET, buf, active, err);
     return ret;
 }
 
@@ -179,53 +244,72 @@ static int collect_l1(struct qcow2_check *check, uint64_t l1_offset, uint64_t en
 static int collect_snapshot(void *opaque, const struct qcow2_snapshot *snapshot,
                             struct blk_error *err)
 {
-    return collect_l1(opaque, snapshot->l1_offset, snapshot->l1_entries, false, err);
+    struct qcow2_check *check = opaque;
+
+    /* Without its size a snapshot has that of the disk, which may have changed since. */
+    if (qcow2_state(check->node)->header.version >= 3 &&
+        snapshot->extra_bytes < QCOW2_SNAPSHOT_EXTRA_V3_BYTES) {
+        qcow2_check_corruption(check, "snapshot '%s' lacks the sizes that version 3 asks for",
+                               snapshot->name);
+        check->old_snapshots = true;
+    }
+    return collect_l1(check, snapshot->l1_offset, snapshot->l1_entries, false, err);
 }
 
 static int collect_snapshots(struct qcow2_check *check, struct blk_error *err)
 {
     const struct qcow2_header *header = &qcow2_state(check->node)->header;
+    struct blk_error why = BLK_ERROR_INIT;
     uint64_t table_bytes = 0;
 
     if (!header->snapshot_count)
         return 0;
-    int ret = qcow2_snapshot_table_walk(check->node, collect_snapshot, check, &table_bytes, err);
+    int ret = qcow2_snapshot_table_walk(check->node, collect_snapshot, check, &table_bytes, &why);
     if (ret == -EINVAL || ret == -EFBIG) {
-        qcow2_check_corruption(check, "the snapshot table is damaged: %s", err ? err->why : "");
-        blk_error_clear(err);
+        qcow2_check_corruption(check, "the snapshot table is damaged: %s", why.why);
+        check->incomplete = true;
+        blk_error_clear(&why);
         return 0;
     }
-    add_refs(check, header->snapshots_offset, table_bytes, QCOW2_USE_OTHER, "the snapshot table");
-    return ret;
+    if (ret < 0) {
+        if (err)
+            *err = why;
+        return ret;
+    }
+    add_table(check, header->snapshots_offset, table_bytes, "the snapshot table");
+    return 0;
 }
 
+static void collect_bitmap_entry(struct qcow2_check *check, const char *name, uint64_t entry)
+{
+    const struct qcow2_state *s = qcow2_state(check->node);
+    uint64_t offset = entry & QCOW2_BITMAP_TABLE_OFFSET;
+
+    if (entry & QCOW2_BITMAP_TABLE_RESERVED || offset % s->cluster_bytes ||
+        (offset && entry & QCOW2_BITMAP_TABLE_ALL_ONES))
+        qcow2_check_corruption(check, "bitmap '%s' has the invalid table entry 0x%llx", name,
+                               (unsigned long long)entry);
+    else if (offset)
+        add_refs(check, offset, s->cluster_bytes, QCOW2_USE_OTHER, 1, "bitmap data");
+}
+
+/* Tables of bitmaps may be large: they are read by pieces. */
 static int collect_bitmap(struct qcow2_check *check, const struct qcow2_bitmap_entry *entry,
                           struct blk_error *err)
 {
-    const struct qcow2_state *s = qcow2_state(check->node);
-    BLK_AUTOFREE uint64_t *table = NULL;
+    uint8_t buf[4 * KIB];
+    uint64_t bytes = entry->table_entries * UINT64_C(8);
 
-    int ret = qcow2_read_table(check->node, entry->table_offset, entry->table_entries,
-                               QCOW2_MAX_BITMAP_TABLE_ENTRIES * UINT64_C(8), &table,
-                               "bitmap table", err);
-    if (ret == -EINVAL || ret == -EFBIG) {
-        qcow2_check_corruption(check, "the table of bitmap '%s' has an invalid place",
-                               entry->name);
-        blk_error_clear(err);
+    if (!add_table(check, entry->table_offset, bytes, "a bitmap table"))
         return 0;
-    }
-    if (ret < 0)
-        return ret;
-    add_refs(check, entry->table_offset, entry->table_entries * UINT64_C(8), QCOW2_USE_OTHER,
-             "a bitmap table");
-    for (uint32_t i = 0; i < entry->table_entries; i++) {
-        uint64_t offset = table[i] & QCOW2_BITMAP_TABLE_OFFSET;
-        bool ones = table[i] & QCOW2_BITMAP_TABLE_ALL_ONES;
-        if (table[i] & QCOW2_BITMAP_TABLE_RESERVED || offset % s->cluster_bytes || (offset && ones))
-            qcow2_check_corruption(check, "bitmap '%s' has the invalid table entry 0x%llx",
-                                   entry->name, (unsigned long long)table[i]);
-        else if (offset)
-            add_refs(check, offset, s->cluster_bytes, QCOW2_USE_OTHER, "bitmap data");
+    for (uint64_t at = 0, length; at < bytes; at += length) {
+        length = u64_min(sizeof(buf), bytes - at);
+        int ret = blk_child_pread(qcow2_file(check->node), entry->table_offset + at, length, buf,
+                                  err);
+        if (ret < 0)
+            return ret;
+        for (uint64_t i = 0; i < length; i += 8)
+            collect_bitmap_entry(check, entry->name, be64_get(buf + i));
     }
     return 0;
 }
@@ -233,15 +317,19 @@ static int collect_bitmap(struct qcow2_check *check, const struct qcow2_bitmap_e
 static int collect_bitmaps(struct qcow2_check *check, struct blk_error *err)
 {
     struct qcow2_bitmap_directory directory;
+    struct blk_error why = BLK_ERROR_INIT;
 
-    int ret = qcow2_bitmap_directory_read(check->node, &directory, err);
+    int ret = qcow2_bitmap_directory_read(check->node, &directory, &why);
     if (ret == -EINVAL) {
-        qcow2_check_corruption(check, "the bitmap directory is damaged: %s", err ? err->why : "");
-        blk_error_clear(err);
+        qcow2_check_corruption(check, "the bitmap directory is damaged: %s", why.why);
+        check->incomplete = true;
+        blk_error_clear(&why);
         ret = 0;
-    } else if (ret == 0) {
-        add_refs(check, directory.offset, directory.bytes, QCOW2_USE_OTHER,
-                 "the bitmap directory");
+    } else if (ret < 0) {
+        if (err)
+            *err = why;
+    } else if (directory.count) {
+        add_table(check, directory.offset, directory.bytes, "the bitmap directory");
         for (size_t i = 0; i < directory.count && ret == 0; i++)
             ret = collect_bitmap(check, &directory.entries[i], err);
     }
@@ -254,8 +342,7 @@ static void collect_encryption_header(struct qcow2_check *check)
     const struct qcow2_extension *luks =
         qcow2_tail_find(&qcow2_state(check->node)->tail, QCOW2_EXT_LUKS);
     if (luks && luks->bytes == 16)
-        add_refs(check, be64_get(luks->data), be64_get(luks->data + 8), QCOW2_USE_OTHER,
-                 "the encryption header");
+        add_table(check, be64_get(luks->data), be64_get(luks->data + 8), "the encryption header");
 }
 
 static int collect_refcount_structure(struct qcow2_check *check, struct blk_error *err)
@@ -264,15 +351,15 @@ static int collect_refcount_structure(struct qcow2_check *check, struct blk_erro
     uint64_t bytes = (uint64_t)s->header.reftable_clusters * s->cluster_bytes;
     BLK_AUTOFREE uint64_t *table = NULL;
 
-    add_refs(check, s->header.reftable_offset, bytes, QCOW2_USE_OTHER, "the refcount table");
-    int ret = qcow2_read_table(check->node, s->header.reftable_offset, bytes / 8,
-                               QCOW2_MAX_REFTABLE_BYTES, &table, "refcount table", err);
-    if (ret == -EINVAL || ret == -EFBIG) {
-        qcow2_check_corruption(check, "the refcount table has an invalid place");
+    if (!bytes)
+        qcow2_check_corruption(check, "there is no refcount table");
+    if (!bytes || !add_refs(check, s->header.reftable_offset, bytes, QCOW2_USE_OTHER, 1,
+                            "the refcount table")) {
         check->broken_counts = true;
-        blk_error_clear(err);
         return 0;
     }
+    int ret = qcow2_read_table(check->node, s->header.reftable_offset, bytes / 8,
+                               QCOW2_MAX_REFTABLE_BYTES, &table, "refcount table", err);
     for (uint64_t i = 0; i < bytes / 8 && ret == 0; i++) {
         uint64_t offset = table[i] & QCOW2_REFTABLE_OFFSET;
         if (table[i] & QCOW2_REFTABLE_RESERVED || offset % s->cluster_bytes ||
@@ -280,10 +367,9 @@ static int collect_refcount_structure(struct qcow2_check *check, struct blk_erro
             qcow2_check_corruption(check, "refcount block %llu has the invalid offset 0x%llx",
                                    (unsigned long long)i, (unsigned long long)table[i]);
             check->broken_counts = true;
-        } else if (offset) {
-            if (use_get(check, offset / s->cluster_bytes) != QCOW2_USE_NONE)
-                check->broken_counts = true;
-            add_refs(check, offset, s->cluster_bytes, QCOW2_USE_OTHER, "a refcount block");
+        } else if (offset && !add_refs(check, offset, s->cluster_bytes, QCOW2_USE_OTHER, 1,
+                                       "a refcount block")) {
+            check->broken_counts = true;
         }
     }
     return ret;
@@ -293,10 +379,12 @@ int qcow2_check_collect(struct qcow2_check *check, bool refcount_structure, stru
 {
     const struct qcow2_header *header = &qcow2_state(check->node)->header;
 
-    add_refs(check, 0, qcow2_state(check->node)->cluster_bytes, QCOW2_USE_OTHER, "the header");
+    add_refs(check, 0, qcow2_state(check->node)->cluster_bytes, QCOW2_USE_OTHER, 1, "the header");
     int ret = collect_l1(check, header->l1_offset, header->l1_entries, true, err);
     if (ret == 0)
         ret = collect_snapshots(check, err);
+    if (ret == 0)
+        ret = collect_shared_l2(check, err);
     if (ret == 0)
         ret = collect_bitmaps(check, err);
     collect_encryption_header(check);

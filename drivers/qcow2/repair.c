@@ -1,12 +1,73 @@
 /*
- * Making the counts right: a new refcount structure is built in free space from the references that the check
- * found, and one write of the header's sector switches to it. Killed at any moment the image has the old structure or
- * the new one, and the repair can be run again.
+ * Making the counts right.
+ *
+ * Counts that are too high are lowered in place, sector by sector: at any moment each is what it
+ * was or what it should be. All else needs more than one sector at once: a new refcount structure
+ * is built in free space from the references that the check found, and one write of the header's
+ * sector switches to it. Killed at any moment the image has the old structure or the new one, and
+ * the repair can be run again.
+ *
+ * Where a table could not be followed, nobody knows what it refers to. Then nothing is freed.
  */
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 
+#include "blockcore/memory.h"
 #include "drivers/qcow2/check.h"
+#include "drivers/qcow2/snapshot.h"
+
+/* ---- too high ---- */
+
+/* Lowers counts in the block at `offset`, whose first is that of cluster `first`. */
+static int lower_block(const struct qcow2_check *check, uint64_t offset, uint64_t first,
+                       uint8_t *block, struct blk_error *err)
+{
+    const struct qcow2_state *s = qcow2_state(check->node);
+    uint64_t entries = u64_min(s->refblock_entries, check->clusters - first);
+    uint64_t bytes = qcow2_counts_bytes(check->order, s->refblock_entries);
+    uint64_t changed_start = bytes, changed_end = 0;
+
+    int ret = blk_child_pread(qcow2_file(check->node), offset, bytes, block, err);
+    if (ret < 0)
+        return ret;
+    for (uint64_t i = 0; i < entries; i++) {
+        uint64_t refs = qcow2_check_refs(check, first + i);
+        if (qcow2_count_get(block, check->order, i) <= refs)
+            continue;
+        qcow2_count_put(block, check->order, i, refs);
+        uint64_t at = (i << check->order) / 8;
+        changed_start = u64_min(changed_start, round_down(at, BLK_SECTOR_BYTES));
+        changed_end = round_down(at, BLK_SECTOR_BYTES) + BLK_SECTOR_BYTES;
+    }
+    if (changed_start >= changed_end)
+        return 0;
+    return blk_child_pwrite(qcow2_file(check->node), offset + changed_start,
+                            changed_end - changed_start, block + changed_start, 0, err);
+}
+
+int qcow2_repair_leaks(struct qcow2_check *check, struct blk_error *err)
+{
+    const struct qcow2_state *s = qcow2_state(check->node);
+    uint64_t entries = (uint64_t)s->header.reftable_clusters * s->cluster_bytes / 8;
+    BLK_AUTOFREE uint64_t *table = NULL;
+    BLK_AUTOFREE uint8_t *block = blk_buffer_alloc(s->cluster_bytes);
+
+    if (check->incomplete)
+        return 0;
+    if (!block)
+        return blk_fail(err, ENOMEM, "repairing '%s'", check->node->name);
+    int ret = qcow2_read_table(check->node, s->header.reftable_offset, entries,
+                               QCOW2_MAX_REFTABLE_BYTES, &table, "refcount table", err);
+    for (uint64_t i = 0; i < entries && i * s->refblock_entries < check->clusters && ret == 0; i++)
+        if (table[i])
+            ret = lower_block(check, table[i], i * s->refblock_entries, block, err);
+    if (ret == 0)
+        ret = blk_child_flush(qcow2_file(check->node), err);
+    return ret;
+}
+
+/* ---- a new structure ---- */
 
 /* What the image refers to now must stay readable until the switch, whatever its counts say. */
 static int protect_all(const struct qcow2_check *check, struct qcow2_shadow *shadow,
@@ -32,7 +93,7 @@ static int counts_from_references(const struct qcow2_check *check, struct qcow2_
     if (ret < 0)
         return ret;
     ret = qcow2_check_collect(&fresh, false, err);
-    for (uint64_t i = 0; i < fresh.clusters && i < shadow->clusters && ret == 0; i++) {
+    for (uint64_t i = 0; i < fresh.clusters && ret == 0; i++) {
         uint64_t refs = qcow2_check_refs(&fresh, i);
         if (refs)
             qcow2_count_put(shadow->counts, shadow->order, i, refs);
@@ -41,36 +102,63 @@ static int counts_from_references(const struct qcow2_check *check, struct qcow2_
     return ret;
 }
 
-/* Lowers what is too high and leaves the rest. */
-static void drop_leaks(const struct qcow2_check *check, struct qcow2_shadow *shadow)
+/* Nothing is freed: a count is at least what it was, or 1 where that cannot be read. */
+static void raise_counts(const struct qcow2_check *check, struct qcow2_shadow *shadow)
 {
-    for (uint64_t i = 0; i < shadow->clusters; i++) {
-        uint64_t refs = qcow2_check_refs(check, i);
-        if (qcow2_shadow_get(shadow, i) > refs)
-            qcow2_count_put(shadow->counts, shadow->order, i, refs);
+    for (uint64_t i = 0; i < check->clusters; i++) {
+        uint64_t least = check->broken_counts ? 1 : qcow2_shadow_get(shadow, i);
+        uint64_t count = u64_max(qcow2_check_refs(check, i), least);
+        if (count)
+            qcow2_count_put(shadow->counts, shadow->order, i, count);
     }
 }
 
-int qcow2_repair_counts(struct qcow2_check *check, bool leaks_only, struct blk_error *err)
+static int add_snapshot(void *opaque, const struct qcow2_snapshot *snapshot, struct blk_error *err)
+{
+    struct qcow2_snapshot entry = *snapshot;
+
+    if (entry.extra_bytes < QCOW2_SNAPSHOT_EXTRA_V3_BYTES)
+        entry.raw = NULL;
+    return qcow2_snapshot_table_add(opaque, &entry, err);
+}
+
+/* A snapshot table whose entries all have what version 3 asks for. */
+static int complete_snapshots(struct qcow2_shadow *shadow, struct qcow2_header *next,
+                              struct blk_error *err)
+{
+    struct qcow2_snapshot_table table = { .count = 0 };
+    uint64_t old_bytes = 0;
+
+    int ret = qcow2_snapshot_table_walk(shadow->node, add_snapshot, &table, &old_bytes, err);
+    if (ret == 0)
+        ret = qcow2_snapshot_table_replace(shadow, &table, old_bytes, next, err);
+    free(table.data);
+    return ret;
+}
+
+int qcow2_repair_counts(struct qcow2_check *check, struct blk_error *err)
 {
     struct blk_node *node = check->node;
     struct qcow2_header next = qcow2_state(node)->header;
     struct qcow2_shadow shadow;
+    bool keep_counts = check->incomplete && !check->broken_counts;
 
-    if (check->overflow && !leaks_only)
+    if (check->overflow)
         return blk_fail_why(err, ERANGE, "the refcount width is too small for its references; "
                             "'blkimg amend -o refcount_bits=…' widens it", "repairing '%s'",
                             node->name);
-    int ret = qcow2_shadow_begin(node, check->order, leaks_only, &shadow, err);
+    int ret = qcow2_shadow_begin(node, check->order, keep_counts, &shadow, err);
     if (ret < 0)
         return ret;
     ret = protect_all(check, &shadow, err);
-    if (ret == 0 && leaks_only)
-        drop_leaks(check, &shadow);
+    if (ret == 0 && check->incomplete)
+        raise_counts(check, &shadow);
     else if (ret == 0)
         ret = counts_from_references(check, &shadow, err);
+    if (ret == 0 && check->old_snapshots && !check->incomplete)
+        ret = complete_snapshots(&shadow, &next, err);
     if (ret == 0)
-        ret = qcow2_shadow_finish(&shadow, leaks_only, &next, err);
+        ret = qcow2_shadow_finish(&shadow, keep_counts, &next, err);
     if (ret == 0)
         ret = blk_child_flush(qcow2_file(node), err);
     if (ret == 0)
