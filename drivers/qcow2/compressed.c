@@ -101,14 +101,13 @@ int qcow2_write_compressed(struct blk_node *node, uint64_t offset, uint64_t byte
     if (ret == 0 && s->data_file)
         ret = blk_fail_why(err, ENOTSUP, "an external data file cannot hold compressed data",
                            "compressed write to '%s'", node->name);
-    if (ret == 0 && offset % s->cluster_bytes)
-        ret = blk_fail_why(err, EINVAL, "it must begin at a cluster", "compressed write to '%s'",
+    /* Less than a cluster only at the end of the image: the rest of it would be lost otherwise. */
+    bool ends_inside = (offset + bytes) % s->cluster_bytes && offset + bytes != blk_size(node);
+    if (ret == 0 && (offset % s->cluster_bytes || ends_inside))
+        ret = blk_fail_why(err, EINVAL, "it must be of whole clusters", "compressed write to '%s'",
                            node->name);
     while (bytes && ret == 0) {
         uint64_t piece = u64_min(bytes, s->cluster_bytes);
-        /* Less than a cluster only at the end of the image: the rest of it would be lost otherwise. */
-        if (piece < s->cluster_bytes && offset + piece != blk_size(node))
-            return qcow2_pwrite(node, offset, piece, from, 0, err);
         ret = write_cluster(node, offset, piece, from, err);
         offset += piece;
         from += piece;
