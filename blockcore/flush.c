@@ -52,7 +52,8 @@ static int flush_levels(struct blk_node *node, struct blk_error *err)
 
     for (int role = 0; role < BLK_ROLE_COUNT && ret == 0; role++) {
         struct blk_node *child = node->children[role];
-        if (child && blk_is_writable(child))
+        /* No data of this node is in its target, which is flushed when it is closed. */
+        if (child && role != BLK_ROLE_TARGET && blk_is_writable(child))
             ret = blk_child_flush(child, err);
     }
     return ret == 0 && both ? to_disk(node, err) : ret;

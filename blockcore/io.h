@@ -98,6 +98,9 @@ int blk_child_copy_range(struct blk_node *node, uint64_t offset, struct blk_node
                          uint64_t source_offset, uint64_t bytes, struct blk_error *err);
 int blk_child_block_status(struct blk_node *node, uint64_t offset, uint64_t bytes, unsigned want,
                            struct blk_extent *extent, struct blk_error *err);
+int blk_child_block_status_above(struct blk_node *node, const struct blk_node *base,
+                                 uint64_t offset, uint64_t bytes, unsigned want,
+                                 struct blk_extent *extent, struct blk_error *err);
 int blk_child_flush(struct blk_node *node, struct blk_error *err);
 int blk_child_truncate(struct blk_node *node, uint64_t size, enum blk_prealloc prealloc,
                        bool exact, struct blk_error *err);

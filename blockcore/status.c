@@ -144,16 +144,24 @@ static int status_below(struct blk_node *node, const struct blk_node *base, uint
     return 0;
 }
 
-int blk_block_status_above(struct blk_node *node, const struct blk_node *base, uint64_t offset,
-                           uint64_t bytes, unsigned want, struct blk_extent *extent,
-                           struct blk_error *err)
+int blk_child_block_status_above(struct blk_node *node, const struct blk_node *base,
+                                 uint64_t offset, uint64_t bytes, unsigned want,
+                                 struct blk_extent *extent, struct blk_error *err)
 {
-    blk_gate_enter(&node->gate);
     int ret = blk_child_block_status(node, offset, bytes, want, extent, err);
     if (ret == 0)
         extent->depth = 0;
     if (ret == 0 && !(extent->flags & BLK_EXT_ALLOCATED))
         ret = status_below(node, base, offset, want, extent, err);
+    return ret;
+}
+
+int blk_block_status_above(struct blk_node *node, const struct blk_node *base, uint64_t offset,
+                           uint64_t bytes, unsigned want, struct blk_extent *extent,
+                           struct blk_error *err)
+{
+    blk_gate_enter(&node->gate);
+    int ret = blk_child_block_status_above(node, base, offset, bytes, want, extent, err);
     blk_gate_leave(&node->gate);
     return ret;
 }

@@ -9,6 +9,8 @@
 extern const struct blk_driver blk_driver_file;
 extern const struct blk_driver blk_driver_host_device;
 extern const struct blk_driver blk_driver_blkdebug;
+extern const struct blk_driver blk_driver_copy_before_write;
+extern const struct blk_driver blk_driver_snapshot_access;
 extern const struct blk_driver blk_driver_null_co;
 extern const struct blk_driver blk_driver_null_aio;
 extern const struct blk_driver blk_driver_qcow2;

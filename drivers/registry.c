@@ -9,6 +9,8 @@ const struct blk_driver *const blk_drivers[] = {
     &blk_driver_file,
     &blk_driver_host_device,
     &blk_driver_blkdebug,
+    &blk_driver_copy_before_write,
+    &blk_driver_snapshot_access,
     &blk_driver_null_co,
     &blk_driver_null_aio,
     NULL,
