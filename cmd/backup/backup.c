@@ -56,8 +56,9 @@ static void say_what_stands(const struct backup *backup)
     for (size_t i = 0; i < backup->count; i++) {
         const struct backup_disk *disk = &backup->disks[i];
         bool partial = disk->partial_name && !disk->target_closed;
-        report_failure("the backup of '%s' failed: the source and its bitmaps are as they were, "
-                       "and %s '%s'", disk->source_name,
+        report_failure("the backup of '%s' failed: %s, and %s '%s'", disk->source_name,
+                       disk->guest_ran ? "its bitmaps mark what they did and what the guest wrote"
+                                       : "the source and its bitmaps are as they were",
                        disk->target_existed ? "do not use"
                        : partial            ? "what there is of the target may be in"
                                             : "there is no target",
@@ -114,10 +115,10 @@ static int run_backup(struct backup *backup)
 /* ---- options ---- */
 
 struct texts {
-    const char *mode, *sync, *broken, *output;
+    const char *mode, *sync, *broken, *on_cbw_error, *output;
     struct cmd_list disks;
-    struct cmd_size workers, rate;
-    bool target_image_opts;
+    struct cmd_size workers, rate, cbw_timeout;
+    const char *chain; /* --list-chain */
 };
 
 static int run(int argc, char **argv);
@@ -127,9 +128,11 @@ const struct command cmd_backup = {
     "Make a full or incremental backup of a disk",
     "[--mode=full|top|bitmap] [--bitmap=name]... [--bitmap-sync=on-success|never|always] "
     "[--on-broken-bitmap=fail|full] [--new-bitmap=name] [--base=previous [-F fmt]] [--trust] "
-    "[--verify] [--checksum] [--keep-failed] [--disk source=target]... [-f fmt] [-O output_fmt] "
+    "[--verify] [--checksum] [--keep-failed] [--guest-io=file] "
+    "[--on-cbw-error=break-guest-write|break-snapshot] [--cbw-timeout=seconds] "
+    "[--disk source=target]... [-f fmt] [-O output_fmt] "
     "[-o options] [-c] [-n] [-t cache] [-T src_cache] [-m workers] [-r rate_limit] [-p] [-q] "
-    "[--image-opts] [--target-image-opts] [--output=ofmt] [--lock-wait=seconds] source target",
+    "[--image-opts] [--target-image-opts] [--output=ofmt] [--lock-wait=seconds] source target | --list-chain=file [--verify]",
     run,
 };
 
@@ -148,16 +151,20 @@ static int read_choices(const struct texts *texts, struct backup_options *option
     static const char *const modes[] = { "full", "top", "bitmap", NULL };
     static const char *const syncs[] = { "on-success", "never", "always", NULL };
     static const char *const brokens[] = { "fail", "full", NULL };
+    static const char *const on_errors[] = { "break-guest-write", "break-snapshot", NULL };
     const char *default_mode = options->bitmaps.count ? "bitmap" : "full";
 
     int mode = choose("mode", texts->mode ? texts->mode : default_mode, modes);
     int sync = choose("bitmap-sync", texts->sync, syncs);
     int broken = choose("on-broken-bitmap", texts->broken, brokens);
-    if (mode < 0 || sync < 0 || broken < 0)
+    int on_error = choose("on-cbw-error", texts->on_cbw_error, on_errors);
+    if (mode < 0 || sync < 0 || broken < 0 || on_error < 0)
         return EXIT_FAILED;
     options->mode = (enum backup_mode)mode;
     options->sync = (enum backup_sync)sync;
     options->full_if_broken = broken == 1;
+    options->on_cbw_error =
+        on_error ? BLK_CBW_BREAK_SNAPSHOT : BLK_CBW_BREAK_GUEST_WRITE;
     return output_format_parse(texts->output, &options->output);
 }
 
@@ -179,6 +186,11 @@ static const char *find_conflict(const struct backup_options *options)
         return "--bitmap-sync=always needs --keep-failed";
     if (options->workers < 1 || options->workers > 16)
         return "-m takes 1 to 16";
+    if (options->guest_io && (options->mode == BACKUP_TOP || options->compressed ||
+                              options->verify || options->checksum ||
+                              options->sync == SYNC_ALWAYS || options->output == OUTPUT_JSON))
+        return "--guest-io does not go with --mode=top, -c, --verify, --checksum, "
+               "--bitmap-sync=always, --output=json";
     for (size_t i = 0; i < options->bitmaps.count; i++)
         for (size_t j = 0; j < i; j++)
             if (strcmp(options->bitmaps.items[i], options->bitmaps.items[j]) == 0)
@@ -210,6 +222,8 @@ static int add_disks(struct backup *backup, const struct cmd_operands *operands,
         disk->target_name = operands->items[1];
     }
     int status = EXIT_OK;
+    if (backup->options->guest_io && operands->count / 2 + disks->count != 1)
+        return report_usage(&cmd_backup, "--guest-io is for one disk");
     for (size_t i = 0; i < disks->count && status == EXIT_OK; i++)
         status = add_disk(backup, disks->items[i]);
     return status;
@@ -218,7 +232,11 @@ static int add_disks(struct backup *backup, const struct cmd_operands *operands,
 static int run(int argc, char **argv)
 {
     struct backup_options options = { .target = { .format = "qcow2" }, .workers = DEFAULT_WORKERS };
-    struct texts texts = { .sync = "on-success", .broken = "fail" };
+    struct texts texts = {
+        .sync = "on-success",
+        .broken = "fail",
+        .on_cbw_error = "break-guest-write",
+    };
     const struct cmd_option table[] = {
         IMAGE_OPTIONS(&options.source),
         { 0, "mode", CMD_STRING, &texts.mode, "MODE", "full, top (this layer) or bitmap" },
@@ -237,6 +255,14 @@ static int run(int argc, char **argv)
         { 0, "keep-failed", CMD_FLAG, &options.keep_failed, NULL,
           "keep what there is of a failed target as TARGET.partial" },
         { 0, "disk", CMD_LIST, &texts.disks, "SOURCE=TARGET", "one of several disks" },
+        { 0, "guest-io", CMD_STRING, &options.guest_io, "FILE",
+          "run these io commands on the source meanwhile" },
+        { 0, "on-cbw-error", CMD_STRING, &texts.on_cbw_error, "WHAT",
+          "what a failed save breaks: break-guest-write or break-snapshot" },
+        { 0, "cbw-timeout", CMD_UINT, &texts.cbw_timeout, "SECONDS",
+          "how long a guest write may wait for a save" },
+        { 0, "list-chain", CMD_STRING, &texts.chain, "FILE",
+          "print and check the backups that FILE builds on" },
         { 'O', "target-format", CMD_STRING, &options.target.format, "FMT", "format of the target (qcow2)" },
         { 'o', "options", CMD_LIST, &options.creation, "OPTIONS", "options for creating the target" },
         { 'c', "compress", CMD_FLAG, &options.compressed, NULL, "write compressed clusters" },
@@ -262,11 +288,17 @@ static int run(int argc, char **argv)
     if (texts.workers.given)
         options.workers = texts.workers.value > 16 ? 0 : (unsigned)texts.workers.value;
     options.bytes_per_second = texts.rate.value;
+    options.cbw_timeout_seconds = texts.cbw_timeout.value;
     options.target.lock_wait = options.source.lock_wait;
     options.progress = options.progress && !options.quiet && options.output == OUTPUT_HUMAN;
     const char *conflict = find_conflict(&options);
     if (conflict)
         return report_usage(&cmd_backup, "%s", conflict);
+
+    if (texts.chain && operands.count)
+        return report_usage(&cmd_backup, "--list-chain stands alone");
+    if (texts.chain)
+        return backup_list_chain(&options, texts.chain);
 
     struct backup backup = { .options = &options };
     status = add_disks(&backup, &operands, &texts.disks);

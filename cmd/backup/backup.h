@@ -5,8 +5,10 @@
  *   prepare.c    opening the sources, their bitmaps, creating the targets
  *   base.c       --base: is it the backup that the bitmaps count from?
  *   copy.c       moving the data, --verify
+ *   guest.c      --guest-io: the same while a guest writes
  *   end.c        closing targets, then switching bitmaps, or putting everything back
  *   manifest.c   the result as JSON
+ *   chain.c      --list-chain
  *
  * The order is what makes the status true. All disks pass through each phase before the first enters
  * the next:
@@ -25,6 +27,7 @@
 #define CMD_BACKUP_BACKUP_H
 
 #include "blockcore/bitmaps.h"
+#include "blockcore/cbw.h"
 #include "blockcore/identity.h"
 #include "cmd/common/common.h"
 #include "cmd/common/create_options.h"
@@ -53,12 +56,16 @@ struct backup_options {
     unsigned workers;
     uint64_t bytes_per_second;
     enum output_format output;
+    const char *guest_io; /* file of io commands that run during the backup */
+    enum blk_cbw_on_error on_cbw_error;
+    uint64_t cbw_timeout_seconds;
 };
 
 /* A bitmap of the source that the backup uses. */
 struct backup_bitmap {
     struct blk_dirty_bitmap *live;   /* the source's; begun anew */
     struct blk_dirty_bitmap *frozen; /* what it marked at the moment of the backup */
+    bool replaced;                   /* it was broken or missing, and means nothing if this backup fails */
 };
 
 struct backup_disk {
@@ -71,6 +78,7 @@ struct backup_disk {
     struct blk_node *format; /* the source without filters: where its bitmaps are */
     bool target_existed;
     bool target_closed; /* it is complete and under its name */
+    bool guest_ran;     /* the source was written during the backup */
 
     enum backup_mode mode; /* full where a broken bitmap made it so */
     struct backup_bitmap *bitmaps;
@@ -104,6 +112,8 @@ int backup_check_base(const struct backup_options *options, struct backup_disk *
 
 /* copy.c: copies, and fills disk->digest if that is wanted. */
 int backup_copy(struct backup *backup, struct backup_disk *disk, struct blk_error *err);
+/* guest.c: the same while options->guest_io runs; returns when both have come to their end. */
+int backup_copy_with_guest(struct backup *backup, struct backup_disk *disk, struct blk_error *err);
 /* Reads the closed target back and compares it with the source. -EIO when they differ. */
 int backup_verify(const struct backup_options *options, struct backup_disk *disk,
                   struct blk_error *err);
@@ -117,6 +127,9 @@ int backup_switch_source(const struct backup_options *options, struct backup_dis
 /* After a failure before the switch: removes the target, puts the bitmaps back. Reports what it cannot do. */
 void backup_put_back(const struct backup_options *options, struct backup_disk *disk);
 void backup_disk_free(struct backup_disk *disk);
+
+/* chain.c: prints and checks the chain that ends in `name`. Returns the exit status. */
+int backup_list_chain(const struct backup_options *options, const char *name);
 
 /* manifest.c: the JSON result of a run with that exit status, printed to stdout. */
 void backup_print_manifest(const struct backup *backup, int status);

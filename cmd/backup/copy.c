@@ -85,6 +85,8 @@ int backup_copy(struct backup *backup, struct backup_disk *disk, struct blk_erro
 
     disk->bytes_copied = disk->mask ? blk_dirty_bitmap_count(disk->mask) : disk->bytes;
     int ret = 0;
+    if (options->guest_io)
+        return backup_copy_with_guest(backup, disk, err);
     if (options->checksum && whole)
         ret = copy_with_digest(&params, disk, err);
     else if (disk->bytes)

@@ -138,6 +138,27 @@ static void advance_bitmaps(const struct backup_options *options, struct backup_
         report_error(&err);
 }
 
+/* The guest's writes are in the source and recorded in its bitmaps: they join what was set aside. */
+static void keep_guest_writes(const struct backup_options *options, struct backup_disk *disk)
+{
+    struct blk_error err = BLK_ERROR_INIT;
+    struct blk_dirty_bitmap *started =
+        options->new_bitmap ? blk_bitmaps_find(disk->format, options->new_bitmap) : NULL;
+
+    for (size_t i = 0; i < disk->bitmap_count; i++) {
+        struct backup_bitmap *used = &disk->bitmaps[i];
+        if (options->sync != SYNC_NEVER)
+            blk_dirty_bitmap_merge(used->live, used->frozen);
+        used->live->inconsistent |= used->replaced;
+    }
+    if (started)
+        blk_bitmaps_remove(disk->format, started);
+    if (close_root(&disk->source, &disk->source_report, &err) < 0) {
+        blk_left_behind(&err, "what the guest wrote may not all be in '%s'", disk->source_name);
+        report_error(&err);
+    }
+}
+
 void backup_put_back(const struct backup_options *options, struct backup_disk *disk)
 {
     bool kept = options->keep_failed && keep_partial(disk);
@@ -147,7 +168,9 @@ void backup_put_back(const struct backup_options *options, struct backup_disk *d
     disk->target = NULL;
     if (kept && options->sync == SYNC_ALWAYS && disk->remaining && disk->source)
         advance_bitmaps(options, disk);
-    /* Nothing was written to the source, so dropping it leaves it as it was. */
+    if (disk->guest_ran && disk->source)
+        keep_guest_writes(options, disk);
+    /* Else nothing was written to the source, and dropping it leaves it as it was. */
     blk_drop(disk->source);
     disk->source = NULL;
 }

@@ -16,7 +16,8 @@
 
 static bool source_changes(const struct backup_options *options)
 {
-    return (options->bitmaps.count && options->sync != SYNC_NEVER) || options->new_bitmap;
+    return (options->bitmaps.count && options->sync != SYNC_NEVER) || options->new_bitmap ||
+           options->guest_io;
 }
 
 static int new_bitmap(struct backup_disk *disk, const char *name, struct blk_dirty_bitmap **bitmap,
@@ -73,6 +74,7 @@ static int take_bitmap(const struct backup_options *options, struct backup_disk 
 
     int ret = blk_bitmaps_get_usable(disk->format, name, &used->live, &own);
     if (ret == -EINVAL || ret == -ENOENT) {
+        used->replaced = true;
         if (options->full_if_broken && disk->format->driver->bitmaps_load)
             ret = replace_broken(options, disk, name, &used->live, &own, err);
         else if (err)

@@ -1,0 +1,129 @@
+/*
+ * --list-chain: what a chain of backups consists of, and whether it is whole: every parent is there and is the one that
+ * its overlay was made on, and all files were closed cleanly.
+ */
+#include <inttypes.h>
+#include <stdio.h>
+
+#include "blockcore/checksum.h"
+#include "blockcore/digest.h"
+#include "cmd/backup/backup.h"
+
+struct link {
+    struct blk_node *node;
+    struct blk_identity identity;
+    const char *fault; /* what is wrong with it, or NULL */
+    char digest[BLK_DIGEST_HEX_BYTES];
+};
+
+static int look_at(struct blk_node *node, const struct backup_options *options, struct link *link,
+                   struct blk_error *err)
+{
+    struct blk_info info = { .cluster_bytes = 0 };
+    struct blk_node *backing = blk_child(node, BLK_ROLE_BACKING);
+    struct blk_identity below = { .bitmap_count = 0 };
+
+    *link = (struct link){ .node = node };
+    int ret = node->driver->identity_get ? node->driver->identity_get(node, &link->identity, err) : 0;
+    if (ret == 0 && node->driver->get_info)
+        ret = node->driver->get_info(node, &info, err);
+    json_decref(info.specific);
+    if (ret == 0 && backing && blk_skip_filters(backing)->driver->identity_get)
+        ret = blk_skip_filters(backing)->driver->identity_get(blk_skip_filters(backing), &below, err);
+    if (ret < 0)
+        return ret;
+
+    bool has_parent = !blk_id_is_none(&link->identity.parent);
+    if (info.corrupt)
+        link->fault = "it is marked as corrupt";
+    else if (info.dirty)
+        link->fault = "it was not closed cleanly";
+    else if (blk_id_is_none(&link->identity.backup))
+        link->fault = "it does not say which backup it is";
+    else if (has_parent && !backing)
+        link->fault = "its parent is missing";
+    else if (has_parent && !blk_id_equal(&link->identity.parent, &below.backup))
+        link->fault = "the file below it is not its parent";
+
+    if (options->verify) {
+        const struct blk_checksum_params params = { .node = node, .workers = options->workers };
+        uint8_t digest[BLK_DIGEST_BYTES];
+        ret = blk_checksum(&params, digest, err);
+        if (ret == 0)
+            blk_digest_to_hex(digest, link->digest);
+    }
+    return ret;
+}
+
+static void print_human(const struct link *link)
+{
+    char id[BLK_ID_TEXT_BYTES], parent[BLK_ID_TEXT_BYTES];
+
+    blk_id_format(&link->identity.backup, id);
+    blk_id_format(&link->identity.parent, parent);
+    print_escaped(stdout, link->node->name);
+    printf(": %" PRIu64 " bytes, backup %s, ", blk_size(link->node), id);
+    if (blk_id_is_none(&link->identity.parent))
+        printf("full");
+    else
+        printf("on %s", parent);
+    if (link->digest[0])
+        printf(", digest %s", link->digest);
+    printf(": %s\n", link->fault ? link->fault : "ok");
+}
+
+static json_t *as_json(const struct link *link)
+{
+    char id[BLK_ID_TEXT_BYTES];
+    json_t *one = json_object();
+
+    json_object_set_new(one, "filename", json_text(link->node->name));
+    json_object_set_new(one, "virtual-size", json_integer((json_int_t)blk_size(link->node)));
+    blk_id_format(&link->identity.backup, id);
+    json_object_set_new(one, "id", json_string(id));
+    if (!blk_id_is_none(&link->identity.parent)) {
+        blk_id_format(&link->identity.parent, id);
+        json_object_set_new(one, "parent", json_string(id));
+    }
+    if (link->digest[0])
+        json_object_set_new(one, "digest", json_string(link->digest));
+    json_object_set_new(one, "ok", json_boolean(!link->fault));
+    if (link->fault)
+        json_object_set_new(one, "fault", json_string(link->fault));
+    return one;
+}
+
+static int walk(struct blk_node *root, const struct backup_options *options, json_t *list)
+{
+    int status = EXIT_OK;
+
+    for (struct blk_node *node = root; node; node = blk_child(node, BLK_ROLE_BACKING)) {
+        struct blk_error err = BLK_ERROR_INIT;
+        struct link link;
+        node = blk_skip_filters(node);
+        if (look_at(node, options, &link, &err) < 0)
+            return report_error(&err);
+        if (options->output == OUTPUT_JSON)
+            json_array_append_new(list, as_json(&link));
+        else
+            print_human(&link);
+        if (link.fault)
+            status = report_failure("'%s': %s", node->name, link.fault);
+    }
+    return status;
+}
+
+int backup_list_chain(const struct backup_options *options, const char *name)
+{
+    struct blk_error err = BLK_ERROR_INIT;
+    struct blk_node *root;
+
+    if (image_open(&options->source, name, 0, options->source_cache, &root, &err) < 0)
+        return report_error(&err);
+    json_t *list = json_array();
+    int status = finish_done(walk(root, options, list), &root, 1);
+    if (options->output == OUTPUT_JSON)
+        json_print(stdout, list);
+    json_decref(list);
+    return status;
+}

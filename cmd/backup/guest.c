@@ -1,0 +1,206 @@
+/*
+ * --guest-io: a guest writes to the disk while its backup is made.
+ *
+ * The guest is a thread that runs io commands (blkimg-io(1)) against a copy-before-write filter on the source. What it
+ * overwrites is saved to the target first, and the backup copies the rest through the same record of what is
+ * already there. So the target is the disk of the moment at which the filter was put in, which is the moment at
+ * which the bitmaps began anew.
+ */
+#include <errno.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "blockcore/bytes.h"
+#include "blockcore/cancel.h"
+#include "blockcore/cbw.h"
+#include "blockcore/memory.h"
+#include "cmd/backup/backup.h"
+#include "cmd/io/io.h"
+
+/* What a copying thread takes at once. */
+#define PIECE_BYTES (2 * MIB)
+
+/* ---- the guest ---- */
+
+struct guest {
+    FILE *commands;
+    struct io_session session;
+    int error; /* errno of reading the commands, or 0 */
+};
+
+/* A guest uses its disk; it does not open, close or resize it. */
+static bool is_refused(const char *line)
+{
+    static const char *const refused[] = { "open", "close", "reopen", "truncate", "abort", "sigraise" };
+    size_t length = strcspn(line, " \t");
+
+    for (size_t i = 0; i < sizeof(refused) / sizeof(refused[0]); i++)
+        if (strlen(refused[i]) == length && strncmp(line, refused[i], length) == 0)
+            return true;
+    return false;
+}
+
+static void *run_guest(void *argument)
+{
+    struct guest *guest = argument;
+    BLK_AUTOFREE char *line = NULL;
+    size_t capacity = 0;
+
+    while (!guest->session.quit && !blk_cancelled()) {
+        ssize_t length = getline(&line, &capacity, guest->commands);
+        if (length < 0)
+            break;
+        line[strcspn(line, "\n")] = '\0';
+        const char *command = line + strspn(line, " \t");
+        if (is_refused(command))
+            report_failure("--guest-io: '%s' is not for a guest", command);
+        else
+            io_run_line(&guest->session, command);
+    }
+    guest->error = ferror(guest->commands) ? EIO : 0;
+    io_pool_free(guest->session.pool);
+    return NULL;
+}
+
+/* ---- copying ---- */
+
+struct copying {
+    struct backup *backup;
+    struct blk_cbw *cbw;
+    const struct blk_dirty_bitmap *mask;
+    uint64_t bytes;
+
+    pthread_mutex_t mutex; /* guards what follows */
+    uint64_t next;
+    int ret;
+    struct blk_error err;
+};
+
+/* Hands out the next range to copy; false at the end or after a failure. */
+static bool take_piece(struct copying *copying, uint64_t *offset, uint64_t *bytes)
+{
+    bool more = true;
+
+    pthread_mutex_lock(&copying->mutex);
+    *offset = copying->next;
+    *bytes = copying->bytes - copying->next;
+    if (copying->mask)
+        more = blk_dirty_bitmap_next(copying->mask, copying->next, copying->bytes, offset, bytes);
+    more = more && *bytes && copying->ret == 0;
+    if (more) {
+        *bytes = u64_min(*bytes, PIECE_BYTES - *offset % PIECE_BYTES);
+        copying->next = *offset + *bytes;
+        progress_update(&copying->backup->progress, copying->next, copying->bytes);
+    }
+    pthread_mutex_unlock(&copying->mutex);
+    return more;
+}
+
+static void *copy_pieces(void *argument)
+{
+    struct copying *copying = argument;
+    struct blk_error err = BLK_ERROR_INIT;
+    uint64_t offset, bytes;
+
+    while (take_piece(copying, &offset, &bytes)) {
+        int ret = blk_cancelled() ? blk_fail_why(&err, ECANCELED, "stopped by a signal", "backup")
+                                  : blk_cbw_save(copying->cbw, offset, bytes, &err);
+        if (ret == 0)
+            continue;
+        pthread_mutex_lock(&copying->mutex);
+        if (copying->ret == 0) {
+            copying->ret = ret;
+            copying->err = err;
+        }
+        pthread_mutex_unlock(&copying->mutex);
+    }
+    return NULL;
+}
+
+static int copy_all(struct backup *backup, struct backup_disk *disk, struct blk_cbw *cbw,
+                    struct blk_error *err)
+{
+    struct copying copying = {
+        .backup = backup,
+        .cbw = cbw,
+        .mask = disk->mask,
+        .bytes = disk->bytes,
+    };
+    pthread_t threads[16];
+    unsigned started = 0;
+
+    pthread_mutex_init(&copying.mutex, NULL);
+    while (started + 1 < backup->options->workers &&
+           pthread_create(&threads[started], NULL, copy_pieces, &copying) == 0)
+        started++;
+    copy_pieces(&copying);
+    while (started)
+        pthread_join(threads[--started], NULL);
+    pthread_mutex_destroy(&copying.mutex);
+    if (copying.ret < 0 && err)
+        *err = copying.err;
+    return copying.ret;
+}
+
+/* ---- both together ---- */
+
+/* Copies while the guest runs, and waits for both. */
+static int run_both(struct backup *backup, struct backup_disk *disk, struct blk_node *filter,
+                    FILE *commands, struct blk_error *err)
+{
+    struct guest guest = {
+        .commands = commands,
+        .session = { .node = filter, .pool = io_pool_new() },
+    };
+    pthread_t thread;
+
+    int ret = pthread_create(&thread, NULL, run_guest, &guest);
+    if (ret) {
+        io_pool_free(guest.session.pool);
+        return blk_fail(err, ret, "starting the guest");
+    }
+    disk->guest_ran = true;
+    ret = copy_all(backup, disk, filter->cbw, err);
+    pthread_join(thread, NULL);
+    if (ret == 0)
+        ret = blk_cbw_check(filter->cbw, err);
+    if (ret == 0 && guest.error)
+        ret = blk_fail(err, guest.error, "reading the guest's commands");
+    return ret;
+}
+
+int backup_copy_with_guest(struct backup *backup, struct backup_disk *disk, struct blk_error *err)
+{
+    const struct backup_options *options = backup->options;
+    const struct blk_cbw_params params = {
+        .on_error = options->on_cbw_error,
+        .timeout_ms = options->cbw_timeout_seconds * 1000,
+        .mask = disk->mask,
+    };
+    struct blk_node *filter;
+    struct blk_error close_err = BLK_ERROR_INIT;
+
+    FILE *commands = fopen(options->guest_io, "re");
+    if (!commands)
+        return blk_fail(err, errno, "opening the guest's commands '%s'", options->guest_io);
+
+    disk->bytes_copied = disk->mask ? blk_dirty_bitmap_count(disk->mask) : disk->bytes;
+    blk_node_ref(disk->source); /* the filter takes the other one, and is gone before the source is */
+    int ret = blk_cbw_insert(disk->source, disk->target, &params, &filter, err);
+    if (ret < 0) {
+        disk->source->refs--;
+    } else {
+        ret = run_both(backup, disk, filter, commands, err);
+        int closed = blk_close(filter, NULL, &close_err);
+        if (ret == 0 && closed < 0) {
+            ret = closed;
+            if (err)
+                *err = close_err;
+        }
+    }
+    fclose(commands);
+    return ret;
+}
