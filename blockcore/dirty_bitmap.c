@@ -316,21 +316,17 @@ bool blk_dirty_bitmap_piece_is(const struct blk_dirty_bitmap *bitmap, uint64_t s
     return find_bit(bitmap, from, !ones) >= end;
 }
 
-int blk_dirty_bitmap_import(struct blk_dirty_bitmap *bitmap, uint64_t stored_offset,
-                            uint64_t bytes, const uint8_t *buf, struct blk_error *err)
+void blk_dirty_bitmap_import(struct blk_dirty_bitmap *bitmap, uint64_t stored_offset,
+                             uint64_t bytes, const uint8_t *buf)
 {
     for (uint64_t at = 0; at < bytes; at += sizeof(uint64_t)) {
+        uint64_t first = (stored_offset + at) * 8;
         uint64_t word = 0;
         for (uint64_t i = 0; i < sizeof(uint64_t) && at + i < bytes; i++)
             word |= (uint64_t)buf[at + i] << (8 * i);
-        if (!word)
+        if (!word || first >= bitmap->bit_count)
             continue;
-        uint64_t first = (stored_offset + at) * 8;
-        uint64_t highest = first + WORD_BITS - 1 - (uint64_t)__builtin_clzll(word);
-        if (highest >= bitmap->bit_count)
-            return blk_fail_why(err, EINVAL, "a bit past the end of the disk is set",
-                                "bitmap '%s'", bitmap->name);
+        word &= mask_in_word(first / WORD_BITS, first, bitmap->bit_count - 1);
         atomic_fetch_or(&bitmap->words[first / WORD_BITS], word);
     }
-    return 0;
 }

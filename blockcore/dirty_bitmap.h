@@ -105,8 +105,11 @@ void blk_dirty_bitmap_export(const struct blk_dirty_bitmap *bitmap, uint64_t sto
 /* Whether the piece is all zeroes (or, with `ones`, all ones as far as there are bits). */
 bool blk_dirty_bitmap_piece_is(const struct blk_dirty_bitmap *bitmap, uint64_t stored_offset,
                                uint64_t bytes, bool ones);
-/* Adds the stored bits to the bitmap (which is clean at first). Bits past the last granule: -EINVAL. */
-int blk_dirty_bitmap_import(struct blk_dirty_bitmap *bitmap, uint64_t stored_offset,
-                            uint64_t bytes, const uint8_t *buf, struct blk_error *err);
+/*
+ * Adds the stored bits to the bitmap (which is clean at first). Bits past the last granule are ignored: QEMU writes
+ * them where it had read a piece as all ones.
+ */
+void blk_dirty_bitmap_import(struct blk_dirty_bitmap *bitmap, uint64_t stored_offset,
+                             uint64_t bytes, const uint8_t *buf);
 
 #endif

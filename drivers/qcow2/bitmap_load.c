@@ -139,7 +139,9 @@ static int load_piece(struct blk_node *node, struct blk_dirty_bitmap *bitmap, ui
         return damaged(node, bitmap, "its data lies past the end of the file", err);
 
     int ret = blk_child_pread(qcow2_file(node), offset, bytes, buf, err);
-    return ret < 0 ? ret : blk_dirty_bitmap_import(bitmap, stored_offset, bytes, buf, err);
+    if (ret == 0)
+        blk_dirty_bitmap_import(bitmap, stored_offset, bytes, buf);
+    return ret;
 }
 
 static int load_bits(struct blk_node *node, struct blk_dirty_bitmap *bitmap, struct blk_error *err)
