@@ -534,6 +534,35 @@ TEST(a_write_waits_for_reads_in_flight)
     end(&s);
 }
 
+static void *save_for_job(void *argument)
+{
+    struct request *r = argument;
+    r->ret = blk_cbw_save(r->s->cbw, 0, 1, NULL);
+    return NULL;
+}
+
+/* What a job copied while the snapshot broke may be newer than the frozen moment. */
+TEST(a_save_of_a_job_does_not_outlive_the_snapshot)
+{
+    const struct blk_cbw_params params = {
+        .on_error = BLK_CBW_BREAK_SNAPSHOT,
+        .timeout_ms = 50,
+    };
+    struct scene s;
+    REQUIRE(begin(&s, &params));
+    struct request job = { .s = &s };
+
+    set_blocking(s.target, false, true);
+    pthread_create(&job.thread, NULL, save_for_job, &job);
+    await_blocked(s.target, 1);
+    CHECK_INT(guest_write(&s, 0, SLOT, 1, NULL), 0);
+    set_blocking(s.target, false, false);
+    pthread_join(job.thread, NULL);
+    CHECK_INT(job.ret, -ETIMEDOUT);
+    CHECK(!blk_cbw_is_copied(s.cbw, 0));
+    end(&s);
+}
+
 TEST(a_slow_reader_of_the_target_keeps_no_guest)
 {
     const struct blk_cbw_params params = { .timeout_ms = 20000 };
