@@ -3,12 +3,10 @@
  * to be the backup from which one of the bitmaps counts, by the ids that both files carry.
  */
 #include <errno.h>
-#include <libgen.h>
-#include <stdlib.h>
-#include <string.h>
 
 #include "blockcore/memory.h"
 #include "cmd/backup/backup.h"
+#include "cmd/common/backing_name.h"
 
 /* Whether any of the bitmaps counts from that backup. A union covers what each of them does. */
 static bool continues(const struct blk_identity *source, const struct backup_disk *disk,
@@ -51,25 +49,6 @@ static int check_identity(const struct backup_options *options, struct backup_di
     return 0;
 }
 
-/* As a header in the target's folder should name it: by name alone beside it, else by the whole path. malloc()ed. */
-static char *name_for_header(const char *target, const char *base)
-{
-    BLK_AUTOFREE char *target_copy = blk_xstrdup(target);
-    BLK_AUTOFREE char *folder = realpath(dirname(target_copy), NULL);
-    char *path = realpath(base, NULL);
-    if (!path)
-        return blk_xstrdup(base);
-
-    size_t length = folder ? strlen(folder) : 0;
-    if (folder && strncmp(path, folder, length) == 0 && path[length] == '/' &&
-        !strchr(path + length + 1, '/')) {
-        char *name = blk_xstrdup(path + length + 1);
-        free(path);
-        return name;
-    }
-    return path;
-}
-
 int backup_check_base(const struct backup_options *options, struct backup_disk *disk,
                       struct blk_error *err)
 {
@@ -84,7 +63,7 @@ int backup_check_base(const struct backup_options *options, struct backup_disk *
     struct blk_node *base = blk_skip_filters(root);
     ret = check_identity(options, disk, base, err);
     if (ret == 0) {
-        disk->backing_name = name_for_header(disk->target_name, options->base);
+        disk->backing_name = backing_name_for_header(disk->target_name, options->base);
         disk->backing_format = blk_xstrdup(base->driver->name);
     }
     if (ret < 0) {

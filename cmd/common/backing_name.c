@@ -1,0 +1,25 @@
+#include "cmd/common/backing_name.h"
+
+#include <libgen.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "blockcore/memory.h"
+
+char *backing_name_for_header(const char *overlay, const char *backing)
+{
+    BLK_AUTOFREE char *overlay_copy = blk_xstrdup(overlay);
+    BLK_AUTOFREE char *folder = realpath(dirname(overlay_copy), NULL);
+    char *path = realpath(backing, NULL);
+    if (!path)
+        return blk_xstrdup(backing);
+
+    size_t length = folder ? strlen(folder) : 0;
+    if (folder && strncmp(path, folder, length) == 0 && path[length] == '/' &&
+        !strchr(path + length + 1, '/')) {
+        char *name = blk_xstrdup(path + length + 1);
+        free(path);
+        return name;
+    }
+    return path;
+}
