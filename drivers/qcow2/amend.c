@@ -1,9 +1,9 @@
 /*
  * Amend: the options of an image that can be changed after it was made.
  *
- * Everything is validated before anything is written. Then one step after the other is done, each by one switch
- * of the header (C4, C8), in an order in which the image is valid after each: version up, refcount width,
- * flags and names, size, version down.
+ * Everything is validated before anything is written. Then one step after the other is done, each
+ * by one switch of the header (C4, C8), in an order in which the image is valid after each:
+ * version up, refcount width, flags and names, size, version down.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -27,7 +27,8 @@ const struct blk_option_desc qcow2_amend_options[] = {
     { "data_file_raw", BLK_OPT_BOOL, "Can be turned off: the data file need not be readable as raw",
       NULL },
     { "lazy_refcounts", BLK_OPT_BOOL, "Let other programs write reference counts late", NULL },
-    { "refcount_bits", BLK_OPT_NUMBER, "Width of a reference count: a power of two, 1 to 64", NULL },
+    { "refcount_bits", BLK_OPT_NUMBER, "Width of a reference count: a power of two, 1 to 64",
+      NULL },
     { NULL, 0, NULL, NULL },
 };
 

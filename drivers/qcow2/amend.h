@@ -10,9 +10,9 @@
 #include "drivers/qcow2/snapshot.h"
 
 /*
- * Makes an image of version 3 with 16 bit refcounts one of version 2, by one switch. What version 2 cannot express is
- * refused (-ENOTSUP, by name) or expanded: clusters that read as zeroes become unallocated, or data where a
- * backing file would show.
+ * Makes an image of version 3 with 16 bit refcounts one of version 2, by one switch. What version
+ * 2 cannot express is refused (-ENOTSUP, by name) or expanded: clusters that read as zeroes
+ * become unallocated, or data where a backing file would show.
  */
 int qcow2_downgrade(struct blk_node *node, struct blk_error *err);
 

@@ -1,9 +1,11 @@
 /*
- * One compressed cluster: raw deflate with a window of 4096 bytes (compression type 0), or one zstd frame (type 1).
+ * One compressed cluster: raw deflate with a window of 4096 bytes (compression type 0), or one
+ * zstd frame (type 1).
  *
- * QEMU inflates with a window of 12 bits, so nothing written here looks back further than that. What is read may end
- * anywhere in the piece: the rest of its last sector belongs to somebody else. Only the first cluster of output
- * counts: a piece that would go on is stopped there, one that ends earlier is damaged.
+ * QEMU inflates with a window of 12 bits, so nothing written here looks back further than that.
+ * What is read may end anywhere in the piece: the rest of its last sector belongs to somebody
+ * else. Only the first cluster of output counts: a piece that would go on is stopped there, one
+ * that ends earlier is damaged.
  *
  * Each thread keeps what its compressors work in, up to a few hundred KiB, until it ends: a request
  * is shorter than fetching that much fresh memory takes.
@@ -102,8 +104,8 @@ static struct workspace *get_workspace(void)
 #ifdef HAVE_ISAL
 
 /*
- * Level 3 is a few percent larger than zlib's default level and several times as fast. Returns 0, -ENOSPC, or
- * -EAGAIN when zlib should try.
+ * Level 3 is a few percent larger than zlib's default level and several times as fast. Returns 0,
+ * -ENOSPC, or -EAGAIN when zlib should try.
  */
 static int isal_compress(const void *cluster, size_t bytes, void *out, size_t room,
                          size_t *out_bytes)
@@ -282,8 +284,8 @@ int qcow2_compress_cluster(const struct qcow2_state *s, const void *cluster, voi
     return deflate_compress(cluster, s->cluster_bytes, out, room, out_bytes, err);
 }
 
-int qcow2_decompress_cluster(const struct qcow2_state *s, const void *in, size_t in_bytes, void *out,
-                             struct blk_error *err)
+int qcow2_decompress_cluster(const struct qcow2_state *s, const void *in, size_t in_bytes,
+                             void *out, struct blk_error *err)
 {
     bool zstd = s->header.compression == QCOW2_ZSTD;
     int ret = zstd ? zstd_decompress(in, in_bytes, out, s->cluster_bytes)

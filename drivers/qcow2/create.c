@@ -1,8 +1,9 @@
 /*
- * Making an empty image: header, refcount table and blocks, L1 table, in this order at the beginning of the file. Then
- * preallocation, by the opened image itself.
+ * Making an empty image: header, refcount table and blocks, L1 table, in this order at the
+ * beginning of the file. Then preallocation, by the opened image itself.
  *
- * The file has no name yet, or its old magic is destroyed (C6), so nothing here needs an order or a barrier.
+ * The file has no name yet, or its old magic is destroyed (C6), so nothing here needs an order or
+ * a barrier.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -155,7 +156,10 @@ static int write_header(struct blk_node *file, const struct qcow2_request *reque
     return ret < 0 ? ret : blk_child_pwrite(file, 0, cluster_bytes, cluster, 0, err);
 }
 
-/* The refcount table with its blocks behind it, which count the first plan->clusters clusters once each. */
+/*
+ * The refcount table with its blocks behind it, which count the first plan->clusters clusters
+ * once each.
+ */
 static int write_refcounts(struct blk_node *file, const struct qcow2_request *request,
                            const struct plan *plan, struct blk_error *err)
 {
@@ -246,7 +250,10 @@ int qcow2_create(struct blk_create *create, struct blk_node **node, struct blk_e
     if (why)
         return blk_fail_why(err, EINVAL, why, "creating '%s'", file->name);
 
-    /* A raw data file is only what it promises when every guest cluster lies at its own place in it. */
+    /*
+     * A raw data file is only what it promises when every guest cluster lies at its own place in
+     * it.
+     */
     enum blk_prealloc mode = request.preallocation;
     if (request.data_file_raw && mode == BLK_PREALLOC_OFF)
         mode = BLK_PREALLOC_METADATA;

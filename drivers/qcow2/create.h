@@ -18,7 +18,10 @@ struct qcow2_request {
     const char *backing_file, *backing_format, *data_file;
 };
 
-/* Reads all create options, with the defaults for those not given. Refuses unknown values and encryption. */
+/*
+ * Reads all create options, with the defaults for those not given. Refuses unknown values and
+ * encryption.
+ */
 int qcow2_request_parse(struct blk_options *options, struct qcow2_request *request,
                         struct blk_error *err);
 

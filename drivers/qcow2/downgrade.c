@@ -1,9 +1,10 @@
 /*
  * Version 3 to version 2, which has no flag for clusters that read as zeroes.
  *
- * Where nothing shows through, such a cluster becomes unallocated; above a backing file it becomes data, a new
- * cluster of zeroes. That goes for the active image and all snapshots. The tables that change are built beside the
- * old ones and the header that makes them valid is the one that says version 2 (C8).
+ * Where nothing shows through, such a cluster becomes unallocated; above a backing file it
+ * becomes data, a new cluster of zeroes. That goes for the active image and all snapshots. The
+ * tables that change are built beside the old ones and the header that makes them valid is the
+ * one that says version 2 (C8).
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -99,8 +100,8 @@ static int expand_l2(struct downgrade *d, bool *changed, struct blk_error *err)
 }
 
 /*
- * Rewrites what an L1 table reaches; tables that change get new places. A table shared by several L1 tables is then
- * shared no longer.
+ * Rewrites what an L1 table reaches; tables that change get new places. A table shared by several
+ * L1 tables is then shared no longer.
  */
 static int expand_l1(struct downgrade *d, uint64_t *l1, uint64_t entries, bool *changed,
                      struct blk_error *err)

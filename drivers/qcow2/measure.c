@@ -1,6 +1,6 @@
 /*
- * How large an image would become. The numbers are qemu-img's: metadata for the whole size is always counted,
- * whatever of it would be allocated, and data in whole clusters of the new image.
+ * How large an image would become. The numbers are qemu-img's: metadata for the whole size is
+ * always counted, whatever of it would be allocated, and data in whole clusters of the new image.
  */
 #include <errno.h>
 #include <string.h>
@@ -50,7 +50,10 @@ static int count_data(struct blk_node *source, uint64_t cluster_bytes, uint64_t 
     return 0;
 }
 
-/* What the source's bitmaps would take: data, tables and directory. As in qemu-img, inconsistent ones count too. */
+/*
+ * What the source's bitmaps would take: data, tables and directory. As in qemu-img, inconsistent
+ * ones count too.
+ */
 static int count_bitmaps(struct blk_node *source, uint64_t cluster_bytes, uint64_t *bytes,
                          struct blk_error *err)
 {

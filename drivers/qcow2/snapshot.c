@@ -1,12 +1,14 @@
 /*
- * Internal snapshots. Create, apply and delete build all that changes beside what is there and switch to it by
- * one sector of the header (C8): whatever happens, the image is as before or as after.
+ * Internal snapshots. Create, apply and delete build all that changes beside what is there and
+ * switch to it by one sector of the header (C8): whatever happens, the image is as before or as
+ * after.
  *
- *   create   the live L1 table becomes the snapshot's, as it is; the active image gets a new one, and new L2 tables
- *            where COPIED flags have to go
- *   apply    all that the active L1 reaches loses a reference, all that the snapshot's reaches gains one
- *   delete   all that the snapshot's L1 reaches loses a reference; L2 tables whose clusters are now used
- *            once get their COPIED flags in new copies
+ *   create   the live L1 table becomes the snapshot's, as it is; the active image gets a new one,
+ *            and new L2 tables where COPIED flags have to go
+ *   apply    all that the active L1 reaches loses a reference, all that the snapshot's reaches
+ *            gains one
+ *   delete   all that the snapshot's L1 reaches loses a reference; L2 tables whose clusters are
+ *            now used once get their COPIED flags in new copies
  *
  * Clusters that nobody counts after the switch were never written over before it.
  */
@@ -76,7 +78,10 @@ static int find(struct blk_node *node, const char *id_or_name, struct search *se
     return ret < 0 || search->found ? ret : not_found(node, id_or_name, err);
 }
 
-/* What lies behind the end of the file was never written, and reading it as zeroes would lose all that it mapped. */
+/*
+ * What lies behind the end of the file was never written, and reading it as zeroes would lose all
+ * that it mapped.
+ */
 static int check_l1_place(struct blk_node *node, const struct qcow2_snapshot *snapshot,
                           struct blk_error *err)
 {
@@ -156,7 +161,10 @@ struct change {
     uint64_t old_table_bytes;
 };
 
-/* Settles the image, so that the file has all there is, and starts from its live counts and active L1. */
+/*
+ * Settles the image, so that the file has all there is, and starts from its live counts and
+ * active L1.
+ */
 static int begin(struct change *change, struct blk_node *node, struct blk_error *err)
 {
     struct qcow2_state *s = qcow2_state(node);
@@ -189,7 +197,10 @@ static int replace_table(struct change *change, struct blk_error *err)
                                         &change->next, err);
 }
 
-/* Frees, or does not free, the place of the active L1 (`keep_old`: it has become a snapshot's) and writes the new one. */
+/*
+ * Frees, or does not free, the place of the active L1 (`keep_old`: it has become a snapshot's)
+ * and writes the new one.
+ */
 static int write_l1(struct change *change, bool keep_old, struct blk_error *err)
 {
     const struct qcow2_header *live = &qcow2_state(change->node)->header;
@@ -204,7 +215,10 @@ static int write_l1(struct change *change, bool keep_old, struct blk_error *err)
     return ret;
 }
 
-/* Tells the file which clusters nobody counts any more. A hint: the switch is made, and what it was for is done. */
+/*
+ * Tells the file which clusters nobody counts any more. A hint: the switch is made, and what it
+ * was for is done.
+ */
 static void discard_freed(const struct change *change)
 {
     const struct qcow2_shadow *shadow = &change->shadow;
@@ -308,13 +322,14 @@ static int add_entry(struct change *change, const char *name, struct blk_error *
 
 static int create(struct change *change, const char *name, struct blk_error *err)
 {
+    struct qcow2_shadow *shadow = &change->shadow;
+    uint32_t entries = change->next.l1_entries;
     bool changed;
     int ret;
 
     if ((ret = add_entry(change, name, err)) < 0 ||
-        (ret = qcow2_tree_count(&change->shadow, change->l1, change->next.l1_entries, 1, err)) < 0 ||
-        (ret = qcow2_tree_set_copied(&change->shadow, change->l1, change->next.l1_entries, &changed,
-                                     err)) < 0 ||
+        (ret = qcow2_tree_count(shadow, change->l1, entries, 1, err)) < 0 ||
+        (ret = qcow2_tree_set_copied(shadow, change->l1, entries, &changed, err)) < 0 ||
         (ret = write_l1(change, true, err)) < 0 || (ret = replace_table(change, err)) < 0)
         return ret;
     return commit(change, err);
@@ -399,7 +414,10 @@ static int apply(struct change *change, const struct qcow2_snapshot *snapshot,
     return commit(change, err);
 }
 
-/* A guest that goes back in time makes no writes that bitmaps could record: what will differ is looked for before. */
+/*
+ * A guest that goes back in time makes no writes that bitmaps could record: what will differ is
+ * looked for before.
+ */
 static int begin_recording(struct blk_node *node, const struct qcow2_snapshot *snapshot,
                            struct blk_dirty_bitmap **changed, struct blk_error *err)
 {
@@ -468,7 +486,10 @@ static int delete(struct change *change, const struct search *search, struct blk
     return ret < 0 ? ret : commit(change, err);
 }
 
-/* By name alone, as qemu-img does: a number that is another snapshot's id must not delete that one. */
+/*
+ * By name alone, as qemu-img does: a number that is another snapshot's id must not delete that
+ * one.
+ */
 int qcow2_snapshot_delete(struct blk_node *node, const char *name, struct blk_error *err)
 {
     struct change change;

@@ -1,9 +1,10 @@
 /*
  * The table of internal snapshots: a list of entries of different lengths.
  *
- * A legal table has up to 65536 entries in 64 MiB, and who lists them wants little of each. So it is read through a
- * window that holds one entry at least; only who changes the table has it in memory as a whole. Entries that
- * are kept are copied as they are stored, with whatever a later version of the format put into them.
+ * A legal table has up to 65536 entries in 64 MiB, and who lists them wants little of each. So it
+ * is read through a window that holds one entry at least; only who changes the table has it in
+ * memory as a whole. Entries that are kept are copied as they are stored, with whatever a later
+ * version of the format put into them.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -235,7 +236,8 @@ int qcow2_snapshot_table_replace(struct qcow2_shadow *shadow,
     int ret = 0;
 
     if (old_bytes)
-        ret = qcow2_shadow_add(shadow, qcow2_state(node)->header.snapshots_offset, old_bytes, -1, err);
+        ret = qcow2_shadow_add(shadow, qcow2_state(node)->header.snapshots_offset, old_bytes, -1,
+                               err);
     if (ret == 0 && table->count) {
         BLK_AUTOFREE uint8_t *buf = blk_buffer_alloc(bytes);
         if (!buf)

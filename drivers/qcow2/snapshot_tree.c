@@ -1,11 +1,11 @@
 /*
- * What an L1 table reaches, for operations that switch the whole image to new tables (C8): create, apply and delete of
- * snapshots. Everything works on the new counts of a shadow; what is stored is only read, and new tables go to
- * clusters that are free before and after the switch.
+ * What an L1 table reaches, for operations that switch the whole image to new tables (C8):
+ * create, apply and delete of snapshots. Everything works on the new counts of a shadow; what is
+ * stored is only read, and new tables go to clusters that are free before and after the switch.
  *
- * A cluster's count is the number of paths to it: each L1 table that reaches an L2 table counts that and all
- * that its entries point to. COPIED is accurate in the active L1 and its L2 tables only. A snapshot keeps the
- * tables that it was taken with, flags included.
+ * A cluster's count is the number of paths to it: each L1 table that reaches an L2 table counts
+ * that and all that its entries point to. COPIED is accurate in the active L1 and its L2 tables
+ * only. A snapshot keeps the tables that it was taken with, flags included.
  */
 #include <errno.h>
 #include <stdlib.h>
