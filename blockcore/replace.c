@@ -1,0 +1,92 @@
+#include "blockcore/replace.h"
+
+#include <assert.h>
+#include <errno.h>
+
+/* Whether `node` is in the graph of `root`. */
+static bool is_in(const struct blk_node *root, const struct blk_node *node)
+{
+    if (root == node)
+        return true;
+    for (int role = 0; role < BLK_ROLE_COUNT; role++)
+        if (root->children[role] && is_in(root->children[role], node))
+            return true;
+    return false;
+}
+
+static int check_no_loop(const struct blk_node *parent, const struct blk_node *child,
+                         struct blk_error *err)
+{
+    if (!is_in(child, parent))
+        return 0;
+    return blk_fail_why(err, ELOOP, "it is above it", "putting '%s' below '%s'", child->name,
+                        parent->name);
+}
+
+int blk_graph_replace_child(struct blk_node *root, struct blk_node *parent, enum blk_role role,
+                            struct blk_node *child, struct blk_node **former,
+                            struct blk_error *err)
+{
+    assert(is_in(root, parent));
+    int ret = child ? check_no_loop(parent, child, err) : 0;
+    if (ret < 0)
+        return ret;
+
+    blk_gate_drain_begin(&root->gate);
+    *former = parent->children[role];
+    parent->children[role] = child;
+    blk_gate_drain_end(&root->gate);
+    return 0;
+}
+
+/* The edges below `parent` that lead to `from`, outside of `to`'s graph: counted, and checked for loops. */
+static int count_edges(struct blk_node *parent, const struct blk_node *from,
+                       const struct blk_node *to, unsigned *count, struct blk_error *err)
+{
+    int ret = 0;
+
+    for (int role = 0; role < BLK_ROLE_COUNT && ret == 0; role++) {
+        struct blk_node *child = parent->children[role];
+        if (child == from) {
+            ++*count;
+            ret = check_no_loop(parent, to, err);
+        } else if (child && child != to) {
+            ret = count_edges(child, from, to, count, err);
+        }
+    }
+    return ret;
+}
+
+static void lead_edges(struct blk_node *parent, struct blk_node *from, struct blk_node *to)
+{
+    for (int role = 0; role < BLK_ROLE_COUNT; role++) {
+        struct blk_node *child = parent->children[role];
+        if (child == from) {
+            blk_node_ref(to);
+            parent->children[role] = to;
+            from->refs--;
+            assert(from->refs > 0);
+        } else if (child && child != to) {
+            lead_edges(child, from, to);
+        }
+    }
+}
+
+int blk_graph_replace_node(struct blk_node *root, struct blk_node *from, struct blk_node *to,
+                           struct blk_error *err)
+{
+    unsigned count = 0;
+    assert(from != to);
+    int ret = count_edges(root, from, to, &count, err);
+
+    if (ret < 0)
+        return ret;
+    if (!count)
+        return blk_fail_why(err, ENOENT, "it is not below it", "replacing '%s' below '%s'",
+                            from->name, root->name);
+
+    blk_gate_drain_begin(&root->gate);
+    lead_edges(root, from, to);
+    blk_gate_drain_end(&root->gate);
+    return 0;
+}
