@@ -326,21 +326,27 @@ static int loop_failed(const char *name, struct blk_error *err)
     return blk_fail_why(err, ELOOP, "the backing chain leads back to itself", "'%s'", name);
 }
 
-/* Adds where the image's header says that its backing file is. */
-static int options_from_header(struct blk_node *node, const struct overlay *overlays,
-                               struct blk_options *options, struct blk_error *err)
+/* What a backing file is called, and its format or NULL: by the image's header, or by who wants to change that. */
+struct backing_name {
+    const char *name, *format;
+};
+
+/* Adds where the backing file is that the image knows by `name`. */
+static int options_from_name(struct blk_node *node, const char *name,
+                             const struct overlay *overlays, struct blk_options *options,
+                             struct blk_error *err)
 {
-    BLK_AUTOFREE char *name =
-        blk_resolve_backing_name(blk_bottom(node)->name, node->backing_name);
-    BLK_AUTOFREE char *path = canonical_name(name);
+    BLK_AUTOFREE char *resolved = blk_resolve_backing_name(blk_bottom(node)->name, name);
+    BLK_AUTOFREE char *path = canonical_name(resolved);
     if (leads_back(path, overlays))
-        return loop_failed(name, err);
-    return add_filename(options, name, err);
+        return loop_failed(resolved, err);
+    return add_filename(options, resolved, err);
 }
 
-/* Opens what `options` (the user's "backing.*") and the header describe, and attaches it. */
-static int open_and_attach_backing(struct blk_node *node, struct blk_options *options,
-                                   const struct open_context *context, struct blk_error *err)
+/* Opens what `options` (the user's "backing.*") and the name describe as what could lie behind `node`. */
+static int open_behind(struct blk_node *node, struct blk_options *options,
+                       const struct backing_name *named, const struct open_context *context,
+                       struct blk_node **backing, struct blk_error *err)
 {
     BLK_AUTOFREE char *own_path = canonical_name(blk_bottom(node)->name);
     struct overlay link = {
@@ -355,11 +361,11 @@ static int open_and_attach_backing(struct blk_node *node, struct blk_options *op
 
     bool names_file = blk_options_has_group(options, "file") ||
                       blk_options_peek(options, "filename");
-    if (node->backing_format && !blk_options_peek(options, "driver"))
-        blk_options_set(options, "driver", node->backing_format);
+    if (named->format && !blk_options_peek(options, "driver"))
+        blk_options_set(options, "driver", named->format);
     int ret = 0;
-    if (!names_file && node->backing_name)
-        ret = options_from_header(node, &link, options, err);
+    if (!names_file && named->name)
+        ret = options_from_name(node, named->name, &link, options, err);
     if (ret < 0)
         return ret;
     lift_protocol_options(options);
@@ -368,10 +374,34 @@ static int open_and_attach_backing(struct blk_node *node, struct blk_options *op
     below.flags &= ~(unsigned)(BLK_WRITABLE | BLK_IN_CHECK);
     below.overlays = &link;
     below.protocol = false;
+    return open_node(options, &below, backing, err);
+}
+
+static int open_and_attach_backing(struct blk_node *node, struct blk_options *options,
+                                   const struct open_context *context, struct blk_error *err)
+{
+    const struct backing_name named = { node->backing_name, node->backing_format };
     struct blk_node *backing;
-    ret = open_node(options, &below, &backing, err);
+
+    int ret = open_behind(node, options, &named, context, &backing, err);
     if (ret == 0)
         blk_node_attach(node, BLK_ROLE_BACKING, backing);
+    return ret;
+}
+
+int blk_open_new_backing(struct blk_node *node, const char *name, const char *format,
+                         unsigned flags, struct blk_cache_mode cache, struct blk_node **backing,
+                         struct blk_error *err)
+{
+    const struct backing_name named = { name, format };
+    struct open_context context = { .flags = flags, .cache = cache, .defaults = node->defaults };
+    struct blk_options *options = blk_options_new();
+
+    *backing = NULL;
+    int ret = open_behind(node, options, &named, &context, backing, err);
+    if (ret < 0)
+        blk_context(err, "new backing file of '%s'", node->name);
+    blk_options_free(options);
     return ret;
 }
 

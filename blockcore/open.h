@@ -51,6 +51,14 @@ int blk_open_over_data(const struct blk_driver *driver, struct blk_node *file,
 int blk_open_backing(struct blk_node *node, struct blk_options *options, struct blk_error *err);
 
 /*
+ * Opens, read-only, what would be the backing file of `node` by that name (relative to the image's folder) and format
+ * (NULL: probed), without attaching it. `flags`: enum blk_open_flags. -ELOOP when its chain leads back to `node`.
+ */
+int blk_open_new_backing(struct blk_node *node, const char *name, const char *format,
+                         unsigned flags, struct blk_cache_mode cache, struct blk_node **backing,
+                         struct blk_error *err);
+
+/*
  * Finds the format of what `file` holds; never fails for lack of a match (raw matches all).
  */
 int blk_probe(struct blk_node *file, const struct blk_driver **driver, struct blk_error *err);
