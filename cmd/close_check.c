@@ -32,28 +32,13 @@ static void set_text(json_t *object, const char *key, const char *text)
         abort();
 }
 
-static json_t *entry_object(const struct blk_close_entry *entry)
-{
-    json_t *object = json_object();
-    set_text(object, "node", entry->node);
-    set_text(object, "driver", entry->driver);
-    set_text(object, "step", entry->step);
-    set_text(object, "detail", entry->detail);
-    set_text(object, "outcome", blk_outcome_name(entry->outcome));
-    if (entry->outcome == BLK_OUTCOME_FAILED)
-        json_object_set_new(object, "errno", json_integer(entry->code));
-    set_text(object, "message", entry->message);
-    return object;
-}
-
 /* `why`: what is wrong, or NULL. */
 static void print_json(const char *filename, const struct blk_close_report *report,
                        const char *why)
 {
     json_t *object = json_object(), *steps = json_array();
 
-    for (size_t i = 0; i < report->count; i++)
-        json_array_append_new(steps, entry_object(&report->entries[i]));
+    report_close_json(report, steps);
     set_text(object, "filename", filename);
     json_object_set_new(object, "clean", json_boolean(!why));
     set_text(object, "message", why);

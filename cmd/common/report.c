@@ -8,6 +8,7 @@
 
 #include "blockcore/cancel.h"
 #include "blockcore/memory.h"
+#include "cmd/common/json_print.h"
 
 /* Whether an error was reported because a signal asked to stop. */
 static bool stopped_by_signal;
@@ -91,7 +92,32 @@ void report_close(const struct blk_close_report *report, const struct blk_error 
         report_error(err);
 }
 
-static int close_all(int status, bool complete, struct blk_node **roots, size_t count)
+static void set_text(json_t *object, const char *key, const char *text)
+{
+    if (text)
+        json_object_set_new(object, key, json_text(text));
+}
+
+void report_close_json(const struct blk_close_report *report, json_t *steps)
+{
+    for (size_t i = 0; i < report->count; i++) {
+        const struct blk_close_entry *entry = &report->entries[i];
+        json_t *object = json_object();
+        set_text(object, "node", entry->node);
+        set_text(object, "driver", entry->driver);
+        set_text(object, "step", entry->step);
+        set_text(object, "detail", entry->detail);
+        set_text(object, "outcome", blk_outcome_name(entry->outcome));
+        if (entry->outcome == BLK_OUTCOME_FAILED)
+            json_object_set_new(object, "errno", json_integer(entry->code));
+        set_text(object, "message", entry->message);
+        json_array_append_new(steps, object);
+    }
+}
+
+/* Adds each step to `steps`, if that is not NULL. */
+static int close_all(int status, bool complete, struct blk_node **roots, size_t count,
+                     json_t *steps)
 {
     bool close_failed = false;
 
@@ -106,6 +132,8 @@ static int close_all(int status, bool complete, struct blk_node **roots, size_t 
             report_close(&report, &err);
             close_failed = true;
         }
+        if (steps)
+            report_close_json(&report, steps);
         blk_close_report_free(&report);
         roots[i] = NULL;
     }
@@ -114,12 +142,56 @@ static int close_all(int status, bool complete, struct blk_node **roots, size_t 
 
 int finish(int status, struct blk_node **roots, size_t count)
 {
-    return close_all(status, status == EXIT_OK, roots, count);
+    return close_all(status, status == EXIT_OK, roots, count, NULL);
 }
 
 int finish_done(int status, struct blk_node **roots, size_t count)
 {
-    return close_all(status, true, roots, count);
+    return close_all(status, true, roots, count, NULL);
+}
+
+json_t *result_new(enum output_format format, const struct command *command, const char *filename)
+{
+    if (format != OUTPUT_JSON)
+        return NULL;
+    json_t *result = json_object();
+    set_text(result, "command", command->name);
+    set_text(result, "filename", filename);
+    return result;
+}
+
+void result_set_text(json_t *result, const char *key, const char *text)
+{
+    if (result)
+        set_text(result, key, text);
+}
+
+void result_set_bytes(json_t *result, const char *key, uint64_t bytes)
+{
+    if (result)
+        json_object_set_new(result, key, json_integer((json_int_t)bytes));
+}
+
+void result_set_flag(json_t *result, const char *key, bool value)
+{
+    if (result)
+        json_object_set_new(result, key, json_boolean(value));
+}
+
+int finish_result(int status, struct blk_node **roots, size_t count, json_t *result)
+{
+    if (!result)
+        return finish(status, roots, count);
+
+    json_t *steps = json_array();
+    status = close_all(status, status == EXIT_OK, roots, count, steps);
+    int shown = report_exit_status(status);
+    result_set_flag(result, "complete", shown == EXIT_OK);
+    json_object_set_new(result, "exit-status", json_integer(shown));
+    json_object_set_new(result, "close", steps);
+    json_print(stdout, result);
+    json_decref(result);
+    return status;
 }
 
 int report_exit_status(int status)

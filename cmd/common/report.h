@@ -11,6 +11,7 @@
 #include "blockcore/error.h"
 #include "blockcore/node.h"
 #include "cmd/command.h"
+#include "cmd/common/json_print.h"
 
 /*
  * Prints "blkimg: what: why (left)" and returns EXIT_FAILED. Control characters are shown as
@@ -39,6 +40,24 @@ int finish(int status, struct blk_node **roots, size_t count);
  * differ, findings of a check): it is closed as after success.
  */
 int finish_done(int status, struct blk_node **roots, size_t count);
+
+/*
+ * The result object of --output=json for a command whose purpose is to change something: NULL for
+ * OUTPUT_HUMAN, and the setters then do nothing. A NULL text is left out.
+ */
+json_t *result_new(enum output_format format, const struct command *command, const char *filename);
+void result_set_text(json_t *result, const char *key, const char *text);
+void result_set_bytes(json_t *result, const char *key, uint64_t bytes);
+void result_set_flag(json_t *result, const char *key, bool value);
+
+/*
+ * finish(), which then prints `result` with what became of it: "complete", "exit-status", and
+ * "close", the steps of the close. Frees it. A NULL result: as finish().
+ */
+int finish_result(int status, struct blk_node **roots, size_t count, json_t *result);
+
+/* Adds an object for each entry of the report. */
+void report_close_json(const struct blk_close_report *report, json_t *steps);
 
 /* Prints the failed steps of a close; `err` is what blk_close() returned. */
 void report_close(const struct blk_close_report *report, const struct blk_error *err);
