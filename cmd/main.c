@@ -33,6 +33,7 @@
     X(io) \
     X(map) \
     X(measure) \
+    X(rebase) \
     X(resize) \
     X(snapshot)
 

@@ -1,0 +1,400 @@
+/*
+ * blkimg rebase: gives an overlay another backing file, or none.
+ *
+ * In safe mode the guest's view stays what it is. First it is found out where the old and the new backing file
+ * differ behind the overlay; there the overlay's own view is written into it, which changes nothing for
+ * the guest whichever of the two shows elsewhere. Only when that is stable and mapped does the header name
+ * the new one (change_backing sees to it), in one sector. So the image can be read at any moment, and
+ * rebase can be run again.
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "blockcore/bytes.h"
+#include "blockcore/cancel.h"
+#include "blockcore/copy.h"
+#include "blockcore/difference.h"
+#include "blockcore/memory.h"
+#include "blockcore/reopen.h"
+#include "blockcore/replace.h"
+#include "cmd/common/common.h"
+#include "cmd/common/same_file.h"
+
+static int run(int argc, char **argv);
+
+const struct command cmd_rebase = {
+    "rebase",
+    "Give an overlay another backing file, or none",
+    "[--object objectdef] [--image-opts] [-U] [-q] [-f fmt] [-t cache] [-T src_cache] [-p] [-u] [-c] "
+    "[--output=ofmt] [--lock-wait=seconds] -b backing_file [-F backing_fmt] filename",
+    run,
+};
+
+#define WORKERS 4
+
+/* What the command line says. */
+struct request {
+    struct image_args image;
+    const char *filename;
+    const char *backing, *backing_format; /* -b and -F; NULL or "": none */
+    const char *cache, *source_cache;     /* -t and -T */
+    bool unsafe, compressed, show_progress;
+};
+
+struct rebase {
+    const struct request *request;
+    struct blk_node *root; /* the overlay; writable */
+    struct blk_node *top;  /* root without filters */
+    struct blk_node *backing; /* the new backing file until it is in the graph; NULL: none */
+    struct blk_node *former;  /* the old one, when it is no longer there */
+    struct progress progress;
+    uint64_t progress_base;    /* bytes of work done before the current pass */
+    uint64_t different_bytes;  /* what was written into the overlay */
+};
+
+/* ---- opening ---- */
+
+/* -T is for the backing files, old and new; -t for the overlay. */
+static int open_overlay(struct rebase *rebase, struct blk_error *err)
+{
+    const struct request *request = rebase->request;
+    unsigned flags = BLK_WRITABLE | BLK_UNMAP | (request->unsafe ? BLK_NO_BACKING : 0);
+    struct image_args args = request->image;
+    struct blk_cache_mode cache;
+
+    args.force_share = false; /* it is for the backing files */
+    int ret = image_cache(request->cache, &cache, err);
+    if (ret == 0)
+        ret = image_open(&args, request->filename, flags,
+                         request->unsafe ? request->cache : request->source_cache, &rebase->root,
+                         err);
+    if (ret < 0)
+        return ret;
+    rebase->top = blk_skip_filters(rebase->root);
+    if (!rebase->top->driver->change_backing)
+        return blk_fail_why(err, ENOTSUP, "its format has no backing files", "rebasing '%s' (%s)",
+                            rebase->root->name, rebase->top->driver->name);
+    return request->unsafe ? 0 : blk_reopen(rebase->root, true, cache, err);
+}
+
+static int open_new_backing(struct rebase *rebase, unsigned flags, struct blk_error *err)
+{
+    const struct request *request = rebase->request;
+    struct blk_cache_mode cache;
+
+    int ret = image_cache(request->source_cache, &cache, err);
+    if (ret < 0)
+        return ret;
+    if (request->image.force_share)
+        flags |= BLK_FORCE_SHARE;
+    return blk_open_new_backing(rebase->top, request->backing, request->backing_format, flags,
+                                cache, &rebase->backing, err);
+}
+
+/* A backing file without a format would be probed by whoever opens the image: what a guest writes would decide. */
+static int refuse_without_format(struct rebase *rebase, struct blk_error *err)
+{
+    const char *name = rebase->request->backing;
+    struct blk_error unreadable = BLK_ERROR_INIT;
+
+    int ret = open_new_backing(rebase, BLK_NO_IO | BLK_NO_BACKING,
+                               rebase->request->unsafe ? &unreadable : err);
+    if (ret < 0 && !rebase->request->unsafe)
+        return ret;
+    BLK_AUTOFREE char *why =
+        rebase->backing ? blk_xasprintf("a backing file needs its format (-F); it looks like %s",
+                                        blk_skip_filters(rebase->backing)->driver->name)
+                        : blk_xstrdup("a backing file needs its format (-F)");
+    return blk_fail_why(err, EINVAL, why, "rebasing '%s' onto '%s'", rebase->root->name, name);
+}
+
+/* ---- the work ---- */
+
+static void on_progress(void *opaque, uint64_t done, uint64_t total)
+{
+    struct rebase *rebase = opaque;
+    (void)total;
+    /* Two passes over the image: comparing and writing. */
+    progress_update(&rebase->progress, rebase->progress_base + done, 2 * blk_size(rebase->root));
+}
+
+/* The unit in which the overlay can be written without reading anything for it. */
+static int find_granularity(struct rebase *rebase, unsigned *bits, struct blk_error *err)
+{
+    struct blk_info info = { .cluster_bytes = 0 };
+    uint64_t unit = rebase->top->limits.zero_alignment;
+
+    if (rebase->request->compressed) {
+        int ret = rebase->top->driver->get_info
+                      ? rebase->top->driver->get_info(rebase->top, &info, err)
+                      : 0;
+        json_decref(info.specific);
+        if (ret < 0)
+            return blk_fail_if_unset(err, -ret, "reading the state of '%s'", rebase->root->name);
+        unit = info.cluster_bytes;
+    }
+    *bits = BLK_BITMAP_MIN_GRANULARITY_BITS;
+    while (*bits < BLK_BITMAP_MAX_GRANULARITY_BITS && UINT64_C(1) << *bits < unit)
+        ++*bits;
+    /* Huge images of tiny clusters: more is written than must be, but the marks fit into memory. */
+    while (*bits < BLK_BITMAP_MAX_GRANULARITY_BITS &&
+           blk_dirty_bitmap_check_size("rebase", blk_size(rebase->root), *bits, NULL) < 0)
+        ++*bits;
+    return 0;
+}
+
+/* Marks where, within `bytes`, the two backing files differ; `behind` as in difference.h. */
+static int find_differences(struct rebase *rebase, uint64_t bytes, struct blk_node *behind,
+                            struct blk_dirty_bitmap **marks, struct blk_error *err)
+{
+    const struct blk_difference_params params = {
+        .first = blk_child(rebase->top, BLK_ROLE_BACKING),
+        .second = rebase->backing,
+        .bytes = bytes,
+        .behind = behind,
+        .workers = WORKERS,
+        .progress = behind ? on_progress : NULL,
+        .opaque = rebase,
+    };
+    unsigned bits;
+
+    *marks = NULL;
+    int ret = find_granularity(rebase, &bits, err);
+    if (ret == 0)
+        ret = blk_dirty_bitmap_new("rebase", bytes, bits, marks, err);
+    return ret == 0 ? blk_difference_mark(&params, *marks, err) : ret;
+}
+
+/*
+ * Internal snapshots show the backing file too, and what they hold cannot be changed: they are safe only where the new
+ * one is like the old one.
+ */
+static int check_snapshots(struct rebase *rebase, struct blk_error *err)
+{
+    struct blk_node *top = rebase->top;
+    struct blk_snapshot *list = NULL;
+    struct blk_dirty_bitmap *marks = NULL;
+    size_t count = 0;
+
+    if (!top->driver->snapshot_list)
+        return 0;
+    int ret = top->driver->snapshot_list(top, &list, &count, err);
+    uint64_t bytes = 0;
+    for (size_t i = 0; i < count && ret == 0; i++)
+        bytes = u64_max(bytes, list[i].disk_bytes ? list[i].disk_bytes : blk_size(top));
+    blk_snapshots_free(list, count);
+
+    if (ret == 0 && bytes)
+        ret = find_differences(rebase, bytes, NULL, &marks, err);
+    if (ret == 0 && marks && blk_dirty_bitmap_count(marks))
+        ret = blk_fail_why(err, EINVAL,
+                           "its internal snapshots show the old backing file, and the new one "
+                           "differs; see -u", "rebasing '%s'", rebase->root->name);
+    blk_dirty_bitmap_free(marks);
+    return ret;
+}
+
+/* Writes the overlay's view of the marked ranges into the overlay itself. */
+static int copy_up(struct rebase *rebase, const struct blk_dirty_bitmap *marks,
+                   struct blk_error *err)
+{
+    const struct blk_copy_params params = {
+        .source = rebase->root,
+        .target = rebase->root,
+        .bytes = blk_size(rebase->root),
+        .mask = marks,
+        .sparse_bytes = UINT64_C(1) << marks->granularity_bits,
+        .compressed = rebase->request->compressed,
+        .workers = WORKERS,
+        .progress = on_progress,
+        .opaque = rebase,
+    };
+    return blk_copy_run(&params, err);
+}
+
+/*
+ * Sees that the overlay decides all of the range. Zeroes that were there anyway, behind the end of a short backing file
+ * or without one, may have been left out where the format cannot mark them.
+ */
+static int fix_range(struct rebase *rebase, uint64_t offset, uint64_t bytes, struct blk_error *err)
+{
+    static const uint8_t zeroes[64 * 1024];
+    int ret = 0;
+
+    while (bytes && ret == 0) {
+        struct blk_extent extent;
+        ret = blk_block_status(rebase->top, offset, bytes, 0, &extent, err);
+        if (ret < 0)
+            break;
+        uint64_t piece = extent.bytes;
+        if (!(extent.flags & BLK_EXT_ALLOCATED)) {
+            if (blk_cancelled())
+                return blk_fail_why(err, ECANCELED, "stopped by a signal", "rebasing '%s'",
+                                    rebase->root->name);
+            piece = u64_min(piece, sizeof(zeroes));
+            ret = blk_pwrite(rebase->root, offset, piece, zeroes, 0, err);
+        }
+        offset += piece;
+        bytes -= piece;
+    }
+    return ret;
+}
+
+static int fix_zeroes(struct rebase *rebase, const struct blk_dirty_bitmap *marks,
+                      struct blk_error *err)
+{
+    uint64_t at = 0, start, bytes;
+    int ret = 0;
+
+    while (ret == 0 && blk_dirty_bitmap_next(marks, at, blk_size(rebase->root), &start, &bytes)) {
+        ret = fix_range(rebase, start, bytes, err);
+        at = start + bytes;
+    }
+    return ret;
+}
+
+static int keep_view(struct rebase *rebase, struct blk_error *err)
+{
+    struct blk_dirty_bitmap *marks;
+    uint64_t bytes = blk_size(rebase->root);
+
+    int ret = bytes ? check_snapshots(rebase, err) : 0;
+    if (!bytes || ret < 0)
+        return ret;
+    ret = find_differences(rebase, bytes, rebase->top, &marks, err);
+    if (ret == 0 && (rebase->different_bytes = blk_dirty_bitmap_count(marks)) != 0) {
+        rebase->progress_base = bytes;
+        ret = copy_up(rebase, marks, err);
+        if (ret == 0)
+            ret = fix_zeroes(rebase, marks, err);
+    }
+    blk_dirty_bitmap_free(marks);
+    if (ret == 0)
+        ret = check_not_shrunk(rebase->root, err);
+    if (ret == 0 && rebase->backing)
+        ret = check_not_shrunk(rebase->backing, err);
+    return ret;
+}
+
+static int change_backing(struct rebase *rebase, struct blk_error *err)
+{
+    const struct request *request = rebase->request;
+    const char *name = request->backing && *request->backing ? request->backing : NULL;
+
+    if (blk_cancelled())
+        return blk_fail_why(err, ECANCELED, "stopped by a signal", "rebasing '%s'",
+                            rebase->root->name);
+    int ret = rebase->top->driver->change_backing(rebase->top, name,
+                                                  name ? request->backing_format : NULL, err);
+    if (ret < 0)
+        return blk_fail_if_unset(err, -ret, "changing the backing file of '%s'",
+                                 rebase->root->name);
+    struct blk_node *backing = rebase->backing;
+    rebase->backing = NULL;
+    return blk_graph_replace_child(rebase->root, rebase->top, BLK_ROLE_BACKING, backing,
+                                   &rebase->former, err);
+}
+
+static int do_rebase(struct rebase *rebase, struct blk_error *err)
+{
+    const struct request *request = rebase->request;
+    bool named = request->backing && *request->backing;
+
+    int ret = open_overlay(rebase, err);
+    if (ret == 0 && request->compressed && !rebase->top->driver->write_compressed)
+        ret = blk_fail_why(err, ENOTSUP, "the format cannot hold compressed data",
+                           "compressing to '%s'", rebase->root->name);
+    if (ret == 0 && named && !request->backing_format)
+        ret = refuse_without_format(rebase, err);
+    if (ret == 0 && named && !request->unsafe)
+        ret = open_new_backing(rebase, 0, err);
+    if (ret < 0)
+        return ret;
+
+    progress_start(&rebase->progress, request->show_progress);
+    if (!request->unsafe)
+        ret = keep_view(rebase, err);
+    if (ret == 0)
+        ret = change_backing(rebase, err);
+    progress_finish(&rebase->progress, ret == 0);
+    return ret;
+}
+
+/* ---- the command ---- */
+
+static json_t *describe(enum output_format format, const struct rebase *rebase)
+{
+    const struct request *request = rebase->request;
+    json_t *result = result_new(format, &cmd_rebase, request->filename);
+
+    result_set_text(result, "mode", request->unsafe ? "unsafe" : "safe");
+    if (request->backing && *request->backing) {
+        result_set_text(result, "backing-filename", request->backing);
+        result_set_text(result, "backing-filename-format", request->backing_format);
+    }
+    result_set_bytes(result, "copied-bytes", rebase->different_bytes);
+    return result;
+}
+
+static int rebase_image(const struct request *request, enum output_format format)
+{
+    struct blk_error err = BLK_ERROR_INIT;
+    struct rebase rebase = { .request = request };
+
+    int status = do_rebase(&rebase, &err) < 0 ? report_error(&err) : EXIT_OK;
+    struct blk_node *roots[] = { rebase.former, rebase.backing, rebase.root };
+    return finish_result(status, roots, 3, describe(format, &rebase));
+}
+
+static int check_request(const struct request *request)
+{
+    struct blk_error err = BLK_ERROR_INIT;
+
+    if (!request->backing && !request->unsafe)
+        return report_usage(&cmd_rebase, "expects a backing file (-b), or -u");
+    if (request->compressed && request->unsafe)
+        return report_usage(&cmd_rebase, "-c and -u exclude each other: nothing is copied");
+    if (request->backing_format && !image_driver(request->backing_format, &err))
+        return report_error(&err);
+    return EXIT_OK;
+}
+
+static int run(int argc, char **argv)
+{
+    struct request request = { .image = IMAGE_ARGS_INIT };
+    const char *output = NULL;
+    bool quiet = false;
+    const struct cmd_option options[] = {
+        IMAGE_OPTIONS(&request.image),
+        { 'b', "backing", CMD_STRING, &request.backing, "FILE", "the new backing file; \"\": none" },
+        { 'F', "backing-format", CMD_STRING, &request.backing_format, "FMT", "and its format" },
+        { 'u', "unsafe", CMD_FLAG, &request.unsafe, NULL,
+          "only change the name: the new backing file holds the same" },
+        { 'c', "compress", CMD_FLAG, &request.compressed, NULL, "compress what is copied" },
+        { 't', "cache", CMD_STRING, &request.cache, "CACHE", "cache mode of the image" },
+        { 'T', "source-cache", CMD_STRING, &request.source_cache, "CACHE",
+          "cache mode of the backing files" },
+        { 'p', "progress", CMD_FLAG, &request.show_progress, NULL, "show the progress" },
+        { 'q', "quiet", CMD_FLAG, &quiet, NULL, "print nothing but errors" },
+        { 0, "output", CMD_STRING, &output, "human|json", "the form of the output" },
+        CMD_OPTIONS_END,
+    };
+    struct cmd_operands operands;
+    enum output_format format;
+
+    int status = cmd_parse(&cmd_rebase, options, argc, argv, &operands);
+    if (status != CMD_RUN)
+        return status;
+    status = output_format_parse(output, &format);
+    if (status)
+        return status;
+    if (operands.count != 1)
+        return report_usage(&cmd_rebase, "expects one image");
+    request.filename = operands.items[0];
+    request.show_progress = request.show_progress && !quiet && format == OUTPUT_HUMAN;
+    status = check_request(&request);
+    return status ? status : rebase_image(&request, format);
+}
