@@ -1,12 +1,12 @@
 /*
  * Finding free clusters, and giving clusters back.
  *
- * First fit from a hint below which nothing is free. Regions of the file that have no refcount block yet
- * count as free; whoever allocates there first puts the missing blocks at the beginning of what it takes, so a
- * growing file gets one block and then a long run of data.
+ * First fit from a hint below which nothing is free. Regions of the file that have no refcount
+ * block yet count as free; whoever allocates there first puts the missing blocks at the beginning
+ * of what it takes, so a growing file gets one block and then a long run of data.
  *
- * A cluster is given back in two ways: at once, when nothing on the medium ever pointed to it; or later, by
- * an entry in the open epoch's list, when the change that unpointed it is stable (C3).
+ * A cluster is given back in two ways: at once, when nothing on the medium ever pointed to it; or
+ * later, by an entry in the open epoch's list, when the change that unpointed it is stable (C3).
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -24,8 +24,8 @@ struct run {
 };
 
 /*
- * Length of the row of clusters at `cluster` that are all free (or all in use), as far as one slice of
- * counts tells, at most `most`.
+ * Length of the row of clusters at `cluster` that are all free (or all in use), as far as one
+ * slice of counts tells, at most `most`.
  */
 static int row_in_slice(struct blk_node *node, uint64_t cluster, uint64_t most, bool *is_free,
                         uint64_t *length, struct blk_error *err)
@@ -50,7 +50,10 @@ static int row_in_slice(struct blk_node *node, uint64_t cluster, uint64_t most, 
     return 0;
 }
 
-/* The first row of at least `least` free clusters at or behind `from`; reports at most `most` of it. */
+/*
+ * The first row of at least `least` free clusters at or behind `from`; reports at most `most` of
+ * it.
+ */
 static int find_run(struct blk_node *node, uint64_t from, uint64_t least, uint64_t most,
                     struct run *run, struct blk_error *err)
 {
@@ -132,8 +135,8 @@ static int set_counts(struct blk_node *node, const struct run *run, struct blk_e
 }
 
 /*
- * Takes the run: blocks that its clusters lack go to its beginning and are cut off from it. The clusters are
- * checked against everything that must not be written over.
+ * Takes the run: blocks that its clusters lack go to its beginning and are cut off from it. The
+ * clusters are checked against everything that must not be written over.
  */
 static int take_run(struct blk_node *node, struct run *run, struct blk_error *err)
 {
@@ -166,8 +169,8 @@ static int take_run(struct blk_node *node, struct run *run, struct blk_error *er
 }
 
 /*
- * Takes at least `least` clusters, the first fit at or behind `from`. Up to `most` are looked for, and a few
- * more may come when fewer blocks were needed than there was room left for.
+ * Takes at least `least` clusters, the first fit at or behind `from`. Up to `most` are looked
+ * for, and a few more may come when fewer blocks were needed than there was room left for.
  */
 static int take(struct blk_node *node, uint64_t from, uint64_t least, uint64_t most,
                 struct run *run, bool *virgin, struct blk_error *err)
@@ -371,7 +374,10 @@ static bool is_last_use(struct blk_node *node, uint64_t cluster)
     return qcow2_refcount(node, cluster, &count, NULL) == 0 && count == 1;
 }
 
-/* Lets the file forget what is about to be freed: before it is, so that nobody has been given it yet. */
+/*
+ * Lets the file forget what is about to be freed: before it is, so that nobody has been given it
+ * yet.
+ */
 static void pass_discard(struct blk_node *node, const struct qcow2_free *entry)
 {
     struct qcow2_state *s = qcow2_state(node);

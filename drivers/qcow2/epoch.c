@@ -1,21 +1,22 @@
 /*
  * Bringing changed tables to the medium (DESIGN 8).
  *
- * An epoch is what was changed since the last commit. A commit freezes copies of the changed parts of all
- * tables under the lock, and then, while others go on changing the next epoch, writes in three phases:
+ * An epoch is what was changed since the last commit. A commit freezes copies of the changed
+ * parts of all tables under the lock, and then, while others go on changing the next epoch,
+ * writes in three phases:
  *
- *   1. refcount blocks; L2 tables that nothing points to yet; a refcount table that moved. (Guest data was
- *      written before its mapping was changed in memory.)              barrier
- *   2. the refcount table's entries, or the header if the table moved.  barrier, if there were any
- *   3. L2 tables in use, then L1.                                       barrier, if anything was freed
+ *   1. refcount blocks; L2 tables that nothing points to yet; a refcount table that moved. (Guest
+ *      data was written before its mapping was changed in memory.) Barrier.
+ *   2. The refcount table's entries, or the header if the table moved. Barrier, if there were any.
+ *   3. L2 tables in use, then L1. Barrier, if anything was freed.
  *
- * so a count is stable before the pointer that needs it (C1), data before its entry (C2), a table before the
- * entry that leads to it. Counts never go down in phase 1 for what phase 3 unpoints: such
- * frees wait in a list of the epoch, and are applied in memory after the last barrier (C3); the next
- * commit writes them.
+ * so a count is stable before the pointer that needs it (C1), data before its entry (C2), a table
+ * before the entry that leads to it. Counts never go down in phase 1 for what phase 3 unpoints:
+ * such frees wait in a list of the epoch, and are applied in memory after the last barrier (C3);
+ * the next commit writes them.
  *
- * After a failed write or barrier nobody knows what the medium has: the image is poisoned, and nothing is
- * written to it any more. What is stable then keeps C1; at worst clusters have leaked.
+ * After a failed write or barrier nobody knows what the medium has: the image is poisoned, and
+ * nothing is written to it any more. What is stable then keeps C1; at worst clusters have leaked.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -180,7 +181,8 @@ static int freeze(struct blk_node *node, struct epoch *epoch, struct blk_error *
     int ret = qcow2_reftable_place(node, err);
     if (ret < 0)
         return ret;
-    if ((ret = freeze_cache(epoch, &s->refblock_cache, PHASE_BASE, BLK_EVENT_REFBLOCK_UPDATE)) < 0 ||
+    if ((ret = freeze_cache(epoch, &s->refblock_cache, PHASE_BASE,
+                            BLK_EVENT_REFBLOCK_UPDATE)) < 0 ||
         (ret = freeze_cache(epoch, &s->l2_cache, PHASE_L2, BLK_EVENT_L2_UPDATE)) < 0 ||
         (ret = freeze_reftable(s, epoch)) < 0 || (ret = freeze_l1(s, epoch)) < 0)
         return blk_fail(err, -ret, "writing the tables of '%s'", node->name);

@@ -1,6 +1,6 @@
 /*
- * The qcow2 format as it lies on the medium: constants, limits, and the few computations on raw values
- * that every part of the driver shares. All integers are big endian (blockcore/bytes.h).
+ * The qcow2 format as it lies on the medium: constants, limits, and the few computations on raw
+ * values that every part of the driver shares. All integers are big endian (blockcore/bytes.h).
  */
 #ifndef DRIVERS_QCOW2_FORMAT_H
 #define DRIVERS_QCOW2_FORMAT_H
@@ -63,7 +63,8 @@ enum qcow2_compression { QCOW2_DEFLATE = 0, QCOW2_ZSTD = 1 };
 #define QCOW2_EXT_DATA_FILE UINT32_C(0x44415441)
 
 #define QCOW2_FEATURE_NAME_BYTES 48 /* kind, bit, 46 bytes of name */
-#define QCOW2_BITMAPS_EXT_BYTES 24  /* count u32, reserved u32, directory size u64, directory offset u64 */
+/* The bitmaps extension: count u32, reserved u32, directory size u64, directory offset u64. */
+#define QCOW2_BITMAPS_EXT_BYTES 24
 
 /* Limits, as QEMU's where it has one. Nothing above them is allocated for. */
 #define QCOW2_MIN_CLUSTER_BITS 9
@@ -85,7 +86,8 @@ enum qcow2_compression { QCOW2_DEFLATE = 0, QCOW2_ZSTD = 1 };
 #define QCOW2_ENTRY_ZERO UINT64_C(1)               /* standard L2 of version 3 */
 #define QCOW2_ENTRY_OFFSET UINT64_C(0x00fffffffffffe00)
 #define QCOW2_L1_RESERVED UINT64_C(0x7f000000000001ff)
-#define QCOW2_L2_RESERVED UINT64_C(0x3f000000000001fe) /* of standard entries; bit 0 too with extended L2 */
+/* Of standard L2 entries; with extended L2 bit 0, too. */
+#define QCOW2_L2_RESERVED UINT64_C(0x3f000000000001fe)
 
 /* Refcount table entries. */
 #define QCOW2_REFTABLE_OFFSET UINT64_C(0xfffffffffffffe00)
@@ -97,8 +99,8 @@ enum qcow2_compression { QCOW2_DEFLATE = 0, QCOW2_ZSTD = 1 };
 #define QCOW2_SUBCLUSTERS_ALL_ALLOCATED UINT64_C(0x00000000ffffffff)
 
 /*
- * The `index`-th count in an array of counts of (1 << order) bits, as refcount blocks hold them. Also used for
- * arrays in memory of the image's own width.
+ * The `index`-th count in an array of counts of (1 << order) bits, as refcount blocks hold them.
+ * Also used for arrays in memory of the image's own width.
  */
 static inline uint64_t qcow2_count_get(const void *counts, unsigned order, uint64_t index)
 {

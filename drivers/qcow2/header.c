@@ -1,6 +1,6 @@
 /*
- * Reading cluster 0: the header, its extensions and the backing name, with every check that keeps the rest of
- * the driver from allocating, indexing or looping by a number that nobody looked at.
+ * Reading cluster 0: the header, its extensions and the backing name, with every check that keeps
+ * the rest of the driver from allocating, indexing or looping by a number that nobody looked at.
  *
  * Nothing here writes; switch.c does.
  */
@@ -15,7 +15,8 @@
 #include "drivers/qcow2/qcow2.h"
 
 __attribute__((format(printf, 4, 5)))
-static int refuse(const struct blk_node *node, struct blk_error *err, int code, const char *why, ...)
+static int refuse(const struct blk_node *node, struct blk_error *err, int code, const char *why,
+                  ...)
 {
     char text[512];
     va_list args;
@@ -175,7 +176,8 @@ static int check_basics(const struct blk_node *node, const struct qcow2_header *
         return refuse(node, err, ENOTSUP, "qcow version %u is not supported", header->version);
     if (header->cluster_bits < QCOW2_MIN_CLUSTER_BITS ||
         header->cluster_bits > QCOW2_MAX_CLUSTER_BITS)
-        return refuse(node, err, EINVAL, "its cluster size of 2^%u bytes is not between 512 and 2 MiB",
+        return refuse(node, err, EINVAL,
+                      "its cluster size of 2^%u bytes is not between 512 and 2 MiB",
                       header->cluster_bits);
     uint32_t cluster_bytes = UINT32_C(1) << header->cluster_bits;
     if (header->version == 3 && (header->header_bytes < QCOW2_HEADER_V3_BYTES ||
@@ -190,7 +192,8 @@ static int check_basics(const struct blk_node *node, const struct qcow2_header *
         (header->backing_offset < header->header_bytes ||
          header->backing_bytes > QCOW2_MAX_BACKING_NAME ||
          !range_within(header->backing_offset, header->backing_bytes, cluster_bytes)))
-        return refuse(node, err, EINVAL, "its backing file name does not lie inside the header cluster");
+        return refuse(node, err, EINVAL,
+                      "its backing file name does not lie inside the header cluster");
     return 0;
 }
 
@@ -207,8 +210,9 @@ static int parse_extensions(const struct blk_node *node, const uint8_t *buf, uin
         if (type == QCOW2_EXT_END)
             break;
         if (bytes > end - at)
-            return refuse(node, err, EINVAL, "header extension 0x%08x is %u bytes long, which is more "
-                          "than there is room for", type, bytes);
+            return refuse(node, err, EINVAL,
+                          "header extension 0x%08x is %u bytes long, which is more than there is "
+                          "room for", type, bytes);
         add_extension(tail, type, buf + at, bytes);
         at = u64_min(at + round_up(bytes, 8), end);
     }
@@ -275,7 +279,8 @@ static int check_features(const struct blk_node *node, const struct qcow2_header
         if (!(unknown >> bit & 1))
             continue;
         feature_name(tail, bit, name);
-        int added = snprintf(list + length, sizeof(list) - length, "%s%s", length ? ", " : "", name);
+        int added = snprintf(list + length, sizeof(list) - length, "%s%s", length ? ", " : "",
+                             name);
         length = u64_min(length + (size_t)added, sizeof(list) - 1);
     }
     if (unknown)
@@ -308,7 +313,10 @@ static int check_table(const struct blk_node *node, const struct qcow2_header *h
     return 0;
 }
 
-/* The tables that every access relies on must not lie in each other; a check shows more than a refusal. */
+/*
+ * The tables that every access relies on must not lie in each other; a check shows more than a
+ * refusal.
+ */
 static int check_overlaps(const struct blk_node *node, const struct qcow2_header *header,
                           struct blk_error *err)
 {

@@ -12,7 +12,8 @@
 
 /* ---- entries ---- */
 
-struct qcow2_entry qcow2_entry_get(const struct qcow2_state *s, const uint8_t *slice, uint32_t index)
+struct qcow2_entry qcow2_entry_get(const struct qcow2_state *s, const uint8_t *slice,
+                                   uint32_t index)
 {
     const uint8_t *at = slice + (size_t)index * s->l2_entry_bytes;
     return (struct qcow2_entry){ be64_get(at), s->extended ? be64_get(at + 8) : 0 };
@@ -27,7 +28,10 @@ void qcow2_entry_put(const struct qcow2_state *s, uint8_t *slice, uint32_t index
         be64_put(at + 8, entry.bitmap);
 }
 
-/* With a data file, guest offset 0 is at host offset 0: there only COPIED tells that it is allocated. */
+/*
+ * With a data file, guest offset 0 is at host offset 0: there only COPIED tells that it is
+ * allocated.
+ */
 static bool has_host(const struct qcow2_state *s, uint64_t entry)
 {
     return entry & QCOW2_ENTRY_OFFSET || (s->data_file && entry & QCOW2_ENTRY_COPIED);
@@ -87,8 +91,10 @@ int qcow2_read_table(struct blk_node *node, uint64_t offset, uint64_t entries, u
     const struct qcow2_state *s = qcow2_state(node);
     *table = NULL;
     if (entries > max_bytes / 8)
-        return blk_fail_why(err, EFBIG, "it is too large", "reading the %s of '%s'", what, node->name);
-    if (offset & (s->cluster_bytes - 1) || !range_within(offset, entries * 8, QCOW2_MAX_HOST_OFFSET))
+        return blk_fail_why(err, EFBIG, "it is too large", "reading the %s of '%s'", what,
+                            node->name);
+    if (offset & (s->cluster_bytes - 1) ||
+        !range_within(offset, entries * 8, QCOW2_MAX_HOST_OFFSET))
         return blk_fail_why(err, EIO, "its offset is impossible", "reading the %s of '%s'", what,
                             node->name);
 
@@ -163,7 +169,10 @@ static uint64_t l1_index(const struct qcow2_state *s, uint64_t offset)
     return (offset >> s->cluster_bits) / s->l2_entries;
 }
 
-/* Host offset of the slice that maps the guest offset, in the L2 table at l2_offset; and the index in it. */
+/*
+ * Host offset of the slice that maps the guest offset, in the L2 table at l2_offset; and the
+ * index in it.
+ */
 static uint64_t slice_offset(const struct qcow2_state *s, uint64_t l2_offset, uint64_t offset,
                              uint32_t *index)
 {
@@ -319,7 +328,8 @@ static int map_one(const struct qcow2_state *s, const struct qcow2_table *slice,
 /* Whether `next` continues `first`, which is `bytes` long so far. */
 static bool continues(const struct qcow2_mapping *first, const struct qcow2_mapping *next)
 {
-    if (next->kind != first->kind || next->kind == QCOW2_COMPRESSED || next->copied != first->copied)
+    if (next->kind != first->kind || next->copied != first->copied ||
+        next->kind == QCOW2_COMPRESSED)
         return false;
     return next->kind == QCOW2_UNALLOCATED || next->kind == QCOW2_ZERO ||
            next->host_offset == first->host_offset + first->bytes;
@@ -367,7 +377,10 @@ static void map_nothing(const struct qcow2_state *s, uint64_t offset, uint64_t b
     *mapping = (struct qcow2_mapping){ .kind = QCOW2_UNALLOCATED, .bytes = u64_min(length, bytes) };
 }
 
-/* Looks up without loading anything; false if something has to be loaded. The lock is held for reading. */
+/*
+ * Looks up without loading anything; false if something has to be loaded. The lock is held for
+ * reading.
+ */
 static bool map_cached(struct blk_node *node, uint64_t offset, uint64_t bytes,
                        struct qcow2_mapping *mapping, int *ret, struct blk_error *err)
 {

@@ -1,13 +1,14 @@
 /*
  * What must never be written over, and what happens when a table is found to be impossible.
  *
- * An image whose tables contradict each other cannot be written without making it worse. The first such finding sets
- * the corrupt bit, so that nobody else writes to it before a check, and poisons the image for this run.
- * Reading stays possible where the tables allow it.
+ * An image whose tables contradict each other cannot be written without making it worse. The
+ * first such finding sets the corrupt bit, so that nobody else writes to it before a check, and
+ * poisons the image for this run. Reading stays possible where the tables allow it.
  *
- * Structures at known places (header, L1, refcount table, snapshot table) are compared as ranges. Active L2
- * tables and refcount blocks can be anywhere: a hash set of their clusters is filled from L1 and refcount table before
- * the first change and kept in step, so that a check costs one probe a cluster.
+ * Structures at known places (header, L1, refcount table, snapshot table) are compared as ranges.
+ * Active L2 tables and refcount blocks can be anywhere: a hash set of their clusters is filled
+ * from L1 and refcount table before the first change and kept in step, so that a check costs one
+ * probe a cluster.
  */
 #include <errno.h>
 #include <stdarg.h>
@@ -19,7 +20,10 @@
 #define EMPTY UINT64_C(0)
 #define DELETED UINT64_MAX
 
-/* Sets the corrupt bit in sector 0. Best effort: the caller fails anyway, and the image is poisoned. */
+/*
+ * Sets the corrupt bit in sector 0. Best effort: the caller fails anyway, and the image is
+ * poisoned.
+ */
 static void set_corrupt_bit(struct blk_node *node)
 {
     struct qcow2_state *s = qcow2_state(node);

@@ -40,7 +40,9 @@ static int read_cache_sizes(struct blk_node *node, struct blk_options *options,
     if (!has_total)
         return 0;
     if (has_l2 && has_refcount)
-        return bad_cache(node, "of cache-size, l2-cache-size and refcount-cache-size only two can be given",
+        return bad_cache(node,
+                         "only two of cache-size, l2-cache-size and refcount-cache-size can be "
+                         "given",
                          err);
     if ((has_l2 && sizes->l2 > total) || (has_refcount && sizes->refcount > total))
         return bad_cache(node, "a part of the cache is larger than cache-size", err);
@@ -65,7 +67,8 @@ static int read_slice_bytes(struct blk_node *node, struct blk_options *options,
         return ret;
     if (sizes->slice_bytes < BLK_SECTOR_BYTES || sizes->slice_bytes > s->cluster_bytes ||
         !is_power_of_two(sizes->slice_bytes))
-        return bad_cache(node, "l2-cache-entry-size must be a power of two from 512 to the cluster size",
+        return bad_cache(node,
+                         "l2-cache-entry-size must be a power of two from 512 to the cluster size",
                          err);
     return 0;
 }
@@ -85,7 +88,10 @@ static int read_discards(struct blk_node *node, struct blk_options *options, str
     return blk_options_get_bool(options, "pass-discard-other", &s->pass_discard.other, err);
 }
 
-/* Options that QEMU has and that have nothing to decide here: they are accepted with the values it knows. */
+/*
+ * Options that QEMU has and that have nothing to decide here: they are accepted with the values
+ * it knows.
+ */
 static int read_without_effect(struct blk_node *node, struct blk_options *options,
                                struct blk_error *err)
 {
@@ -101,7 +107,8 @@ static int read_without_effect(struct blk_node *node, struct blk_options *option
 
     int ret = blk_options_get_bool(options, "lazy-refcounts", &on, err);
     if (ret == 0 && on && s->header.version < 3)
-        return blk_fail_why(err, EINVAL, "lazy refcounts need version 3", "opening '%s'", node->name);
+        return blk_fail_why(err, EINVAL, "lazy refcounts need version 3", "opening '%s'",
+                            node->name);
     if (ret == 0)
         ret = blk_options_get_uint(options, "cache-clean-interval", &seconds, err);
     for (size_t i = 0; ret == 0 && i < sizeof(checks) / sizeof(checks[0]); i++) {

@@ -65,7 +65,8 @@ static void init_caches(struct blk_node *node, const struct qcow2_cache_sizes *s
     uint32_t unit = (uint32_t)u64_max(qcow2_file(node)->limits.request_alignment, BLK_SECTOR_BYTES);
 
     s->l1_unit = (uint32_t)u64_min(unit, s->cluster_bytes);
-    qcow2_cache_init(&s->l2_cache, (uint32_t)sizes->slice_bytes, unit, sizes->l2, BLK_EVENT_L2_LOAD);
+    qcow2_cache_init(&s->l2_cache, (uint32_t)sizes->slice_bytes, unit, sizes->l2,
+                     BLK_EVENT_L2_LOAD);
     qcow2_cache_init(&s->refblock_cache, (uint32_t)u64_min(s->cluster_bytes, MAX_REFSLICE_BYTES),
                      unit, sizes->refcount, BLK_EVENT_REFBLOCK_LOAD);
     qcow2_derive(s);
@@ -120,7 +121,10 @@ static int open_data_file(struct blk_node *node, struct blk_options *options, st
         if (!name)
             return blk_fail_why(err, EINVAL, "neither its header nor an option names its data file",
                                 "opening '%s'", node->name);
-        /* Unlike a backing file's, the name is seen from the current folder: so QEMU makes and opens it. */
+        /*
+         * Unlike a backing file's, the name is seen from the current folder: so QEMU makes and
+         * opens it.
+         */
         blk_options_set(options, "data-file.filename", name);
     }
     int ret = blk_open_child(node, BLK_ROLE_DATA, options, "data-file", node->flags, true, err);
@@ -130,8 +134,8 @@ static int open_data_file(struct blk_node *node, struct blk_options *options, st
 }
 
 /*
- * What a writer has to do before anything else: clear autoclear bits that it does not know, and make a dirty
- * image's refcounts right. A check wants to see the image as it is.
+ * What a writer has to do before anything else: clear autoclear bits that it does not know, and
+ * make a dirty image's refcounts right. A check wants to see the image as it is.
  */
 static int prepare_writing(struct blk_node *node, struct blk_error *err)
 {

@@ -18,14 +18,17 @@
  * on top of these: check.c repair.c snapshot.c create.c amend.c measure.c compress.c
  *
  * Locks, in the order in which they are taken:
- *   1. node->ranges    guest ranges. Shared: reads and writes in place. Exclusive, in whole clusters:
- *                      whatever changes a mapping. So no cluster is freed under a request that looked it up.
+ *   1. node->ranges    guest ranges. Shared: reads and writes in place. Exclusive, in whole
+ *                      clusters: whatever changes a mapping. So no cluster is freed under a
+ *                      request that looked it up.
  *   2. commit_mutex    one epoch is committed at a time; held during its I/O.
- *   3. lock            the tables in memory. Lookups hold it for reading, changes for writing; guest data
- *                      is never moved under it. Tables missing from the cache are loaded under it.
+ *   3. lock            the tables in memory. Lookups hold it for reading, changes for writing;
+ *                      guest data is never moved under it. Tables missing from the cache are
+ *                      loaded under it.
  *   4. header_mutex    sector 0 and `header`, which is always what the medium has.
- * "[locked]" below means: the caller holds `lock` for writing, by qcow2_lock(). Functions without it take
- * what they need. The operations of the shape and extras groups run alone, but keep to the same rules.
+ * "[locked]" below means: the caller holds `lock` for writing, by qcow2_lock(). Functions without
+ * it take what they need. The operations of the shape and extras groups run alone, but keep to
+ * the same rules.
  *
  * Pointers to cached tables are valid until the lock is released: nothing is evicted earlier.
  */
@@ -78,20 +81,23 @@ struct qcow2_extension {
     uint8_t *data;
 };
 
-/* What follows the header in cluster 0: extensions in their order (without the end mark), backing name. */
+/*
+ * What follows the header in cluster 0: extensions in their order (without the end mark), backing
+ * name.
+ */
 struct qcow2_tail {
     struct qcow2_extension *extensions;
     size_t count;
     char *backing_name;    /* NULL: none */
     uint32_t layout_bytes; /* as parsed: how much of cluster 0 is in use */
-    uint8_t *unknown;      /* header bytes from QCOW2_HEADER_CURRENT_BYTES to header_bytes, kept as they are */
+    uint8_t *unknown;      /* header bytes behind QCOW2_HEADER_CURRENT_BYTES, kept as they are */
     uint32_t unknown_bytes;
 };
 
 /*
- * Reads and validates the header and all that follows it in cluster 0. Refuses unknown incompatible
- * features by their names, and every size or offset beyond the limits of format.h. The caller frees *tail, also
- * after a failure (it is set to empty first).
+ * Reads and validates the header and all that follows it in cluster 0. Refuses unknown
+ * incompatible features by their names, and every size or offset beyond the limits of format.h.
+ * The caller frees *tail, also after a failure (it is set to empty first).
  */
 int qcow2_header_read(struct blk_node *node, struct qcow2_header *header, struct qcow2_tail *tail,
                       struct blk_error *err);
@@ -109,19 +115,20 @@ void qcow2_tail_set_backing(struct qcow2_tail *tail, const char *name);
 void qcow2_tail_add_feature_names(struct qcow2_tail *tail);
 
 /*
- * Lays cluster 0 out: header, extensions within the first sector but for the feature names, which come last,
- * end mark, backing name. Fills buf[0..cluster size) and header's backing_offset, backing_bytes
- * and header_bytes. For new images; an existing one goes through qcow2_header_relayout(). Errors: -EFBIG when it
- * does not fit into the cluster or the first sector.
+ * Lays cluster 0 out: header, extensions within the first sector but for the feature names, which
+ * come last, end mark, backing name. Fills buf[0..cluster size) and header's backing_offset,
+ * backing_bytes and header_bytes. For new images; an existing one goes through
+ * qcow2_header_relayout(). Errors: -EFBIG when it does not fit into the cluster or the first
+ * sector.
  */
 int qcow2_header_encode(struct qcow2_header *header, const struct qcow2_tail *tail, uint8_t *buf,
                         struct blk_error *err);
 
 /*
- * The switch of C4: replaces the header's fields by those of *next in one write of sector 0, and flushes.
- * cluster_bits, header_bytes, backing name and extensions stay. All that *next points to must be stable
- * before (qcow2_settle()). On success the state's header is *next. After a failure nobody knows
- * what the medium has: the image is poisoned and nothing is written to it any more.
+ * The switch of C4: replaces the header's fields by those of *next in one write of sector 0, and
+ * flushes. cluster_bits, header_bytes, backing name and extensions stay. All that *next points to
+ * must be stable before (qcow2_settle()). On success the state's header is *next. After a failure
+ * nobody knows what the medium has: the image is poisoned and nothing is written to it any more.
  */
 int qcow2_header_switch(struct blk_node *node, const struct qcow2_header *next,
                         struct blk_error *err);
@@ -132,9 +139,9 @@ int qcow2_header_switch_reftable(struct blk_node *node, uint64_t offset, uint32_
 
 /*
  * The same with other extensions or another backing name: what lies behind sector 0 goes to bytes
- * that the old layout does not use and is flushed first. Feature names that are in the way are dropped. Errors
- * that leave everything as it was: -ENOSPC when no such layout exists. On success the state's header and tail are
- * replaced by copies of the new.
+ * that the old layout does not use and is flushed first. Feature names that are in the way are
+ * dropped. Errors that leave everything as it was: -ENOSPC when no such layout exists. On success
+ * the state's header and tail are replaced by copies of the new.
  */
 int qcow2_header_relayout(struct blk_node *node, const struct qcow2_header *next,
                           const struct qcow2_tail *tail, struct blk_error *err);
@@ -235,7 +242,7 @@ struct qcow2_state {
 
     struct blk_identity *next_identity; /* to be stored with the bitmaps, or NULL */
 
-    atomic_int poisoned;      /* errno once the medium's state is unknown: nothing is written any more */
+    atomic_int poisoned;      /* errno once the medium's state is unknown: no more writing */
     atomic_bool l1_loaded;
 
     /* guarded by lock */
@@ -256,12 +263,13 @@ struct qcow2_state {
 
     uint64_t free_hint;       /* no free cluster below this index */
     uint64_t virgin;          /* host bytes from here on were never written */
-    uint64_t compressed_next; /* host byte where the next compressed piece may go; 0: a new cluster */
+    uint64_t compressed_next; /* host byte for the next compressed piece; 0: a new cluster */
     struct qcow2_frees frees; /* of the open epoch */
     struct qcow2_cluster_set metadata;
     bool metadata_known;      /* the set is filled */
-    uint64_t bitmap_reserve, bitmap_reserve_bytes; /* host clusters for the next store of bitmaps (bitmap_in_use.c) */
-    atomic_int preallocation; /* block_status: -1 not looked yet, else whether data clusters may be holes */
+    /* host clusters for the next store of bitmaps (bitmap_in_use.c) */
+    uint64_t bitmap_reserve, bitmap_reserve_bytes;
+    atomic_int preallocation; /* whether data may be holes in the file; -1: not looked yet */
 };
 
 static inline struct qcow2_state *qcow2_state(const struct blk_node *node)
@@ -294,15 +302,15 @@ uint64_t qcow2_l1_entries_for(uint64_t size, unsigned cluster_bits, bool extende
 /* ---- metadata.c ---- */
 
 /*
- * Records that the image is damaged: sets the corrupt bit when it is writable, poisons it, and fails with EIO and the
- * text as the cause. May be called with the lock held.
+ * Records that the image is damaged: sets the corrupt bit when it is writable, poisons it, and
+ * fails with EIO and the text as the cause. May be called with the lock held.
  */
 int qcow2_corrupt(struct blk_node *node, struct blk_error *err, const char *why, ...)
     __attribute__((format(printf, 3, 4)));
 
 /*
- * [locked] 0 if the host range touches no header, active L1 or L2, refcount table or block, or snapshot
- * table; otherwise the image is corrupt (see there).
+ * [locked] 0 if the host range touches no header, active L1 or L2, refcount table or block, or
+ * snapshot table; otherwise the image is corrupt (see there).
  */
 int qcow2_check_overlap(struct blk_node *node, uint64_t offset, uint64_t bytes,
                         struct blk_error *err);
@@ -316,7 +324,10 @@ void qcow2_metadata_remove(struct qcow2_state *s, uint64_t offset);
 
 /* ---- refcount.c ---- */
 
-/* [locked] Reads the refcount table unless it is in memory. All of refcount.c and alloc.c does it by itself. */
+/*
+ * [locked] Reads the refcount table unless it is in memory. All of refcount.c and alloc.c does it
+ * by itself.
+ */
 int qcow2_reftable_load(struct blk_node *node, struct blk_error *err);
 
 /* [locked] The count of the cluster with that index; 0 beyond the table. */
@@ -324,15 +335,16 @@ int qcow2_refcount(struct blk_node *node, uint64_t cluster, uint64_t *count,
                    struct blk_error *err);
 
 /*
- * [locked] Adds one to the counts of all clusters that [offset, offset + bytes) touches. Takes effect on the medium
- * before any L2 or L1 change of the same epoch. -ERANGE (nothing changed) when a count is at its maximum.
+ * [locked] Adds one to the counts of all clusters that [offset, offset + bytes) touches. Takes
+ * effect on the medium before any L2 or L1 change of the same epoch. -ERANGE (nothing changed)
+ * when a count is at its maximum.
  */
 int qcow2_refcount_increase(struct blk_node *node, uint64_t offset, uint64_t bytes,
                             struct blk_error *err);
 
 /*
- * [locked] Takes one from the counts of the clusters that the range touches, at once: only for what nothing on
- * the medium points to. Otherwise qcow2_free_later(). A count of 0 is corruption.
+ * [locked] Takes one from the counts of the clusters that the range touches, at once: only for
+ * what nothing on the medium points to. Otherwise qcow2_free_later(). A count of 0 is corruption.
  */
 int qcow2_refcount_decrease(struct blk_node *node, uint64_t offset, uint64_t bytes,
                             struct blk_error *err);
@@ -340,16 +352,20 @@ int qcow2_refcount_decrease(struct blk_node *node, uint64_t offset, uint64_t byt
 /* ---- alloc.c ---- */
 
 /*
- * [locked] Finds free clusters, contiguous, and sets their counts to 1. _alloc gives exactly `bytes`, rounded up to
- * clusters; _alloc_run gives at least one cluster and at most `max_bytes`, whatever comes first;
- * *virgin says that the place reads as zeroes. _alloc_end takes exactly `bytes` where nothing was ever written.
+ * [locked] Finds free clusters, contiguous, and sets their counts to 1. _alloc gives exactly
+ * `bytes`, rounded up to clusters; _alloc_run gives at least one cluster and at most `max_bytes`,
+ * whatever comes first; *virgin says that the place reads as zeroes. _alloc_end takes exactly
+ * `bytes` where nothing was ever written.
  */
 int qcow2_alloc(struct blk_node *node, uint64_t bytes, uint64_t *offset, struct blk_error *err);
 int qcow2_alloc_run(struct blk_node *node, uint64_t max_bytes, uint64_t *offset, uint64_t *bytes,
                     bool *virgin, struct blk_error *err);
 int qcow2_alloc_end(struct blk_node *node, uint64_t bytes, uint64_t *offset, struct blk_error *err);
 
-/* [locked] Room for a compressed piece, which may share clusters with others: their counts go up by one. */
+/*
+ * [locked] Room for a compressed piece, which may share clusters with others: their counts go up
+ * by one.
+ */
 int qcow2_alloc_compressed(struct blk_node *node, uint32_t bytes, uint64_t *offset,
                            struct blk_error *err);
 
@@ -357,8 +373,8 @@ int qcow2_alloc_compressed(struct blk_node *node, uint32_t bytes, uint64_t *offs
 enum qcow2_free_why { QCOW2_FREE_REQUEST, QCOW2_FREE_SNAPSHOT, QCOW2_FREE_OTHER };
 
 /*
- * [locked] Takes one from the counts of the clusters that the range touches once what unpoints them (done under
- * the same lock) is stable.
+ * [locked] Takes one from the counts of the clusters that the range touches once what unpoints
+ * them (done under the same lock) is stable.
  */
 void qcow2_free_later(struct blk_node *node, uint64_t offset, uint64_t bytes,
                       enum qcow2_free_why why);
@@ -366,8 +382,8 @@ void qcow2_free_later(struct blk_node *node, uint64_t offset, uint64_t bytes,
 /* ---- epoch.c ---- */
 
 /*
- * Commits the open epoch (DESIGN 8). On return the medium has, in an order that keeps C1 to C3, all changes made
- * before the call; frees are applied in memory. A failure poisons the image.
+ * Commits the open epoch (DESIGN 8). On return the medium has, in an order that keeps C1 to C3,
+ * all changes made before the call; frees are applied in memory. A failure poisons the image.
  */
 int qcow2_commit(struct blk_node *node, struct blk_error *err);
 
@@ -377,21 +393,27 @@ int qcow2_commit(struct blk_node *node, struct blk_error *err);
  */
 int qcow2_settle(struct blk_node *node, struct blk_error *err);
 
-/* The driver's operation: everything is handed to the file, frees and their counts included; not flushed. */
+/*
+ * The driver's operation: everything is handed to the file, frees and their counts included; not
+ * flushed.
+ */
 int qcow2_flush_to_os(struct blk_node *node, struct blk_error *err);
 
 /* Commits if the caches are full of changes or many frees wait. Called without locks, often. */
 int qcow2_relieve(struct blk_node *node, struct blk_error *err);
 
-/* Makes what was written to the file and the data file stable; nothing on a file without a name yet. */
+/*
+ * Makes what was written to the file and the data file stable; nothing on a file without a name
+ * yet.
+ */
 int qcow2_barrier(struct blk_node *node, struct blk_error *err);
 
 /* 0, or the error for an image that must not be written any more. */
 int qcow2_check_poison(struct blk_node *node, struct blk_error *err);
 
 /*
- * After the tables on the medium were replaced (C8): forgets all that is in memory of them and takes
- * L1, refcount table and widths from s->header. Nothing may be pending. Runs alone.
+ * After the tables on the medium were replaced (C8): forgets all that is in memory of them and
+ * takes L1, refcount table and widths from s->header. Nothing may be pending. Runs alone.
  */
 void qcow2_forget_tables(struct blk_node *node);
 
@@ -415,7 +437,10 @@ struct qcow2_mapping {
     uint32_t compressed_bytes;
 };
 
-/* Looks [offset, offset + bytes) up: the longest uniform range at its beginning, within one L2 slice. */
+/*
+ * Looks [offset, offset + bytes) up: the longest uniform range at its beginning, within one L2
+ * slice.
+ */
 int qcow2_map(struct blk_node *node, uint64_t offset, uint64_t bytes,
               struct qcow2_mapping *mapping, struct blk_error *err);
 
@@ -429,11 +454,15 @@ struct qcow2_entry {
     uint64_t bitmap; /* second word of extended L2; 0 otherwise */
 };
 
-/* Kind of the subcluster (0 without extended L2) of an entry; -EIO for an impossible one, *why says what. */
+/*
+ * Kind of the subcluster (0 without extended L2) of an entry; -EIO for an impossible one, *why
+ * says what.
+ */
 int qcow2_entry_kind(const struct qcow2_state *s, struct qcow2_entry entry, unsigned subcluster,
                      enum qcow2_kind *kind, const char **why);
 
-struct qcow2_entry qcow2_entry_get(const struct qcow2_state *s, const uint8_t *slice, uint32_t index);
+struct qcow2_entry qcow2_entry_get(const struct qcow2_state *s, const uint8_t *slice,
+                                   uint32_t index);
 void qcow2_entry_put(const struct qcow2_state *s, uint8_t *slice, uint32_t index,
                      struct qcow2_entry entry);
 
@@ -444,8 +473,8 @@ int qcow2_l1_load(struct blk_node *node, struct blk_error *err);
 void qcow2_l1_set(struct blk_node *node, uint32_t index, uint64_t entry);
 
 /*
- * [locked] The slice that maps the guest offset and the index of the entry in it. To read: *slice is
- * NULL where there is no L2 table.
+ * [locked] The slice that maps the guest offset and the index of the entry in it. To read: *slice
+ * is NULL where there is no L2 table.
  */
 int qcow2_slice_read(struct blk_node *node, uint64_t offset, struct qcow2_table **slice,
                      uint32_t *index, struct blk_error *err);
@@ -454,7 +483,10 @@ int qcow2_slice_read(struct blk_node *node, uint64_t offset, struct qcow2_table 
 int qcow2_slice_write(struct blk_node *node, uint64_t offset, struct qcow2_table **slice,
                       uint32_t *index, struct blk_error *err);
 
-/* [locked] Stores an entry and frees (later) what the old one pointed to and the new one does not. */
+/*
+ * [locked] Stores an entry and frees (later) what the old one pointed to and the new one does
+ * not.
+ */
 int qcow2_slice_set(struct blk_node *node, struct qcow2_table *slice, uint32_t index,
                     struct qcow2_entry entry, enum qcow2_free_why why, struct blk_error *err);
 
@@ -466,8 +498,9 @@ int qcow2_use_l1(struct blk_node *node, uint64_t offset, uint32_t entries, uint6
                  struct blk_error *err);
 
 /*
- * Reads a table of `entries` big-endian u64 at `offset` into host order; malloc()ed. Fails beyond `max_bytes`,
- * when unaligned, or outside the file. For L1 tables of snapshots, bitmap tables and the like.
+ * Reads a table of `entries` big-endian u64 at `offset` into host order; malloc()ed. Fails beyond
+ * `max_bytes`, when unaligned, or outside the file. For L1 tables of snapshots, bitmap tables and
+ * the like.
  */
 int qcow2_read_table(struct blk_node *node, uint64_t offset, uint64_t entries, uint64_t max_bytes,
                      uint64_t **table, const char *what, struct blk_error *err);
@@ -479,7 +512,10 @@ int qcow2_block_status(struct blk_node *node, uint64_t offset, uint64_t bytes, u
 
 int qcow2_pread(struct blk_node *node, uint64_t offset, uint64_t bytes, void *buf,
                 struct blk_error *err);
-/* Reads without taking the range; bytes past the virtual size are zeroes. For whoever holds the range. */
+/*
+ * Reads without taking the range; bytes past the virtual size are zeroes. For whoever holds the
+ * range.
+ */
 int qcow2_read_held(struct blk_node *node, uint64_t offset, uint64_t bytes, void *buf,
                     struct blk_error *err);
 int qcow2_pwrite(struct blk_node *node, uint64_t offset, uint64_t bytes, const void *buf,
@@ -487,7 +523,10 @@ int qcow2_pwrite(struct blk_node *node, uint64_t offset, uint64_t bytes, const v
 /* Writes zeroes as data: for what cannot be marked as zero. */
 int qcow2_write_zero_data(struct blk_node *node, uint64_t offset, uint64_t bytes,
                           struct blk_error *err);
-/* Whether the guest range is known to read as zeroes without a look at any data. For whoever holds the range. */
+/*
+ * Whether the guest range is known to read as zeroes without a look at any data. For whoever
+ * holds the range.
+ */
 int qcow2_is_known_zero(struct blk_node *node, uint64_t offset, uint64_t bytes, bool *zero,
                         struct blk_error *err);
 int qcow2_copy_range(struct blk_node *node, uint64_t offset, struct blk_node *source,
@@ -496,12 +535,15 @@ int qcow2_write_zeroes(struct blk_node *node, uint64_t offset, uint64_t bytes, u
                        struct blk_error *err);
 int qcow2_discard(struct blk_node *node, uint64_t offset, uint64_t bytes, struct blk_error *err);
 /*
- * Takes the mapping of whole clusters away, so that the backing file shows or zeroes do. May reach past the
- * virtual size, as far as L1 does.
+ * Takes the mapping of whole clusters away, so that the backing file shows or zeroes do. May
+ * reach past the virtual size, as far as L1 does.
  */
 int qcow2_unmap(struct blk_node *node, uint64_t offset, uint64_t bytes, enum qcow2_free_why why,
                 struct blk_error *err);
-/* Marks whole (sub)clusters as zeroes, as write_zeroes does; may reach past the virtual size. Version 3. */
+/*
+ * Marks whole (sub)clusters as zeroes, as write_zeroes does; may reach past the virtual size.
+ * Version 3.
+ */
 int qcow2_zero_behind(struct blk_node *node, uint64_t offset, uint64_t bytes,
                       struct blk_error *err);
 int qcow2_write_compressed(struct blk_node *node, uint64_t offset, uint64_t bytes, const void *buf,
@@ -513,8 +555,8 @@ int qcow2_truncate(struct blk_node *node, uint64_t size, enum blk_prealloc preal
                    struct blk_error *err);
 int qcow2_make_empty(struct blk_node *node, struct blk_error *err);
 /*
- * Maps the unmapped clusters of the guest range to newly allocated ones that read as zeroes; FALLOC and FULL reserve or
- * write their space too. For create and truncate. OFF does nothing.
+ * Maps the unmapped clusters of the guest range to newly allocated ones that read as zeroes;
+ * FALLOC and FULL reserve or write their space too. For create and truncate. OFF does nothing.
  */
 int qcow2_preallocate(struct blk_node *node, uint64_t offset, uint64_t bytes,
                       enum blk_prealloc prealloc, struct blk_error *err);
@@ -522,14 +564,15 @@ int qcow2_preallocate(struct blk_node *node, uint64_t offset, uint64_t bytes,
 /* ---- shadow.c ---- */
 
 /*
- * A complete refcount structure being built beside the live one, for operations that switch everything by
- * one header sector (C8): snapshot create, apply, delete, check -r, another width. Use:
+ * A complete refcount structure being built beside the live one, for operations that switch
+ * everything by one header sector (C8): snapshot create, apply, delete, check -r, another width.
+ * Use:
  *   qcow2_settle(); qcow2_shadow_begin() with the live counts or with none; change counts with
  *   qcow2_shadow_set/_add; place new tables with qcow2_shadow_alloc() and write them there with
  *   blk_child_pwrite(); qcow2_shadow_finish() writes table and blocks and fills the refcount
  *   fields of *next; blk_child_flush(); qcow2_header_switch(); qcow2_forget_tables().
- * Nothing that the live structure counts is ever written over, whatever the new counts say. If anything fails before
- * the switch, the image is what it was.
+ * Nothing that the live structure counts is ever written over, whatever the new counts say. If
+ * anything fails before the switch, the image is what it was.
  */
 struct qcow2_shadow {
     struct blk_node *node;
@@ -542,43 +585,60 @@ struct qcow2_shadow {
 };
 
 /*
- * `copy_counts`: start from the live counts; else from zeroes (repair), where live counts that cannot be read are no error.
- * Clusters with a live count are kept from being written over in both cases, and so is what the caller
- * marks with qcow2_shadow_protect(). Errors: -ENOMEM, -EIO, -ERANGE when a live count does not fit the width.
+ * `copy_counts`: start from the live counts; else from zeroes (repair), where live counts that
+ * cannot be read are no error. Clusters with a live count are kept from being written over in
+ * both cases, and so is what the caller marks with qcow2_shadow_protect(). Errors: -ENOMEM, -EIO,
+ * -ERANGE when a live count does not fit the width.
  */
 int qcow2_shadow_begin(struct blk_node *node, unsigned order, bool copy_counts,
                        struct qcow2_shadow *shadow, struct blk_error *err);
 void qcow2_shadow_end(struct qcow2_shadow *shadow);
 uint64_t qcow2_shadow_get(const struct qcow2_shadow *shadow, uint64_t cluster);
-/* Adds `delta` (+1 or -1) to the counts of the clusters that the range touches. -ERANGE: would not fit or fall below 0. */
+/*
+ * Adds `delta` (+1 or -1) to the counts of the clusters that the range touches. -ERANGE: would
+ * not fit or fall below 0.
+ */
 int qcow2_shadow_add(struct qcow2_shadow *shadow, uint64_t offset, uint64_t bytes, int delta,
                      struct blk_error *err);
 /* The range holds something that must survive until the switch, whatever the counts say. */
 int qcow2_shadow_protect(struct qcow2_shadow *shadow, uint64_t offset, uint64_t bytes,
                          struct blk_error *err);
-/* Contiguous clusters that are free in the live and in the new structure; their new counts become 1. */
+/*
+ * Contiguous clusters that are free in the live and in the new structure; their new counts become
+ * 1.
+ */
 int qcow2_shadow_alloc(struct qcow2_shadow *shadow, uint64_t bytes, uint64_t *offset,
                        struct blk_error *err);
 /*
- * Takes the live refcount table and blocks out of the new counts (if `drop_old`), places and writes the new ones, and sets
- * next->reftable_offset, reftable_clusters and refcount_order. Not flushed.
+ * Takes the live refcount table and blocks out of the new counts (if `drop_old`), places and
+ * writes the new ones, and sets next->reftable_offset, reftable_clusters and refcount_order. Not
+ * flushed.
  */
 int qcow2_shadow_finish(struct qcow2_shadow *shadow, bool drop_old, struct qcow2_header *next,
                         struct blk_error *err);
 
 /* ---- written on top of the above ---- */
 
-/* compress.c: one cluster. *out_bytes is the length of the piece; -ENOSPC when it does not fit into `room`. */
+/*
+ * compress.c: one cluster. *out_bytes is the length of the piece; -ENOSPC when it does not fit
+ * into `room`.
+ */
 int qcow2_compress_cluster(const struct qcow2_state *s, const void *cluster, void *out, size_t room,
                            size_t *out_bytes, struct blk_error *err);
-/* Unpacks a piece (`in_bytes` may include what follows it in its last sector) into exactly one cluster. */
-int qcow2_decompress_cluster(const struct qcow2_state *s, const void *in, size_t in_bytes, void *out,
-                             struct blk_error *err);
+/*
+ * Unpacks a piece (`in_bytes` may include what follows it in its last sector) into exactly one
+ * cluster.
+ */
+int qcow2_decompress_cluster(const struct qcow2_state *s, const void *in, size_t in_bytes,
+                             void *out, struct blk_error *err);
 
 /* check.c, repair.c */
 int qcow2_check(struct blk_node *node, unsigned repair, struct blk_check *check,
                 struct blk_error *err);
-/* For an image opened for writing with the dirty bit: makes the counts right and clears the bit. Called by open. */
+/*
+ * For an image opened for writing with the dirty bit: makes the counts right and clears the bit.
+ * Called by open.
+ */
 int qcow2_repair_dirty(struct blk_node *node, struct blk_error *err);
 
 /* snapshot.c */
@@ -589,7 +649,10 @@ int qcow2_snapshot_apply(struct blk_node *node, const char *id_or_name, struct b
 int qcow2_snapshot_delete(struct blk_node *node, const char *name, struct blk_error *err);
 int qcow2_snapshot_load(struct blk_node *node, const char *id_or_name, struct blk_error *err);
 
-/* identity.c: the driver's identity_get and identity_set; and the new one put into a header's tail, for bitmap_store.c. */
+/*
+ * identity.c: the driver's identity_get and identity_set; and the new one put into a header's
+ * tail, for bitmap_store.c.
+ */
 int qcow2_identity_get(struct blk_node *node, struct blk_identity *identity, struct blk_error *err);
 void qcow2_identity_set(struct blk_node *node, const struct blk_identity *identity);
 void qcow2_identity_apply(struct blk_node *node, struct qcow2_tail *tail);

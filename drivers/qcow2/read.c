@@ -1,7 +1,8 @@
 /*
  * Reading: each uniform range from where it is.
  *
- * A request holds its guest range shared, so that no cluster it looked up is freed or replaced meanwhile.
+ * A request holds its guest range shared, so that no cluster it looked up is freed or replaced
+ * meanwhile.
  */
 #include <errno.h>
 #include <stdlib.h>

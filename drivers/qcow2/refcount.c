@@ -1,9 +1,10 @@
 /*
- * How often each host cluster is referred to: the refcount table in memory, its blocks through the cache.
+ * How often each host cluster is referred to: the refcount table in memory, its blocks through
+ * the cache.
  *
- * Increments go into the cached blocks at once and reach the medium in an epoch before any pointer to the
- * cluster does; decrements wait until what pointed there is gone from the medium (epoch.c). So a count on
- * the medium is never below the references there (C1).
+ * Increments go into the cached blocks at once and reach the medium in an epoch before any
+ * pointer to the cluster does; decrements wait until what pointed there is gone from the medium
+ * (epoch.c). So a count on the medium is never below the references there (C1).
  */
 #include "drivers/qcow2/refcount.h"
 
@@ -53,9 +54,8 @@ int qcow2_refslice(struct blk_node *node, uint64_t cluster, struct qcow2_table *
     uint64_t in_block = cluster % s->refblock_entries;
     uint64_t per_slice = qcow2_counts_per_slice(s);
     *index = in_block % per_slice;
-    return qcow2_cache_get(node, &s->refblock_cache,
-                           s->reftable[block] + in_block / per_slice * s->refblock_cache.entry_bytes,
-                           slice, err);
+    uint64_t offset = s->reftable[block] + in_block / per_slice * s->refblock_cache.entry_bytes;
+    return qcow2_cache_get(node, &s->refblock_cache, offset, slice, err);
 }
 
 int qcow2_refcount(struct blk_node *node, uint64_t cluster, uint64_t *count, struct blk_error *err)
@@ -83,7 +83,10 @@ static int no_count(struct blk_node *node, uint64_t cluster, struct blk_error *e
                          (unsigned long long)(cluster << qcow2_state(node)->cluster_bits));
 }
 
-/* Adds `delta` to the counts of the clusters [first, last]; stops at the first that cannot change. */
+/*
+ * Adds `delta` to the counts of the clusters [first, last]; stops at the first that cannot
+ * change.
+ */
 static int change(struct blk_node *node, uint64_t first, uint64_t last, int delta, uint64_t *done,
                   struct blk_error *err)
 {
@@ -153,7 +156,10 @@ int qcow2_reftable_grow(struct blk_node *node, uint64_t block, struct blk_error 
         return blk_fail(err, ENOMEM, "growing the refcount table of '%s'", node->name);
     memset(table + s->reftable_entries, 0, (entries - s->reftable_entries) * 8);
 
-    /* The place that it leaves: free once the header points elsewhere; at once if the header never did. */
+    /*
+     * The place that it leaves: free once the header points elsewhere; at once if the header
+     * never did.
+     */
     if (!s->reftable_homeless) {
         uint64_t old_bytes = s->reftable_entries * 8;
         if (s->reftable_moved)

@@ -12,7 +12,10 @@ static inline uint64_t qcow2_counts_per_slice(const struct qcow2_state *s)
     return ((uint64_t)s->refblock_cache.entry_bytes * 8) >> s->refcount_order;
 }
 
-/* The slice that has the cluster's count, and the count's index in it. *slice is NULL where there is no block. */
+/*
+ * The slice that has the cluster's count, and the count's index in it. *slice is NULL where there
+ * is no block.
+ */
 int qcow2_refslice(struct blk_node *node, uint64_t cluster, struct qcow2_table **slice,
                    uint64_t *index, struct blk_error *err);
 
@@ -21,8 +24,8 @@ void qcow2_refslice_put(struct qcow2_state *s, struct qcow2_table *slice, uint64
                         uint64_t count);
 
 /*
- * Makes the refcount table (in memory) large enough for that block. It may then have no place in the file until
- * qcow2_reftable_place() finds one.
+ * Makes the refcount table (in memory) large enough for that block. It may then have no place in
+ * the file until qcow2_reftable_place() finds one.
  */
 int qcow2_reftable_grow(struct blk_node *node, uint64_t block, struct blk_error *err);
 int qcow2_reftable_place(struct blk_node *node, struct blk_error *err);
@@ -37,7 +40,10 @@ int qcow2_alloc_unplaced(struct blk_node *node, uint64_t bytes, uint64_t *offset
 /* The cluster's count became 0. */
 void qcow2_cluster_freed(struct qcow2_state *s, uint64_t cluster);
 
-/* Applies frees whose cause is stable; tells the file which clusters it can forget. Without the lock. */
+/*
+ * Applies frees whose cause is stable; tells the file which clusters it can forget. Without the
+ * lock.
+ */
 int qcow2_frees_apply(struct blk_node *node, const struct qcow2_frees *frees,
                       struct blk_error *err);
 

@@ -1,9 +1,10 @@
 /*
  * Another size, and an empty image.
  *
- * What changes at once for all is one header sector (C4): growing prepares everything behind the old end, where
- * nobody looks, and then switches the size; shrinking switches the size and then gives back what is behind it. A crash in between leaves
- * mappings past the end. They are harmless until the image grows again, and growing takes them away first.
+ * What changes at once for all is one header sector (C4): growing prepares everything behind the
+ * old end, where nobody looks, and then switches the size; shrinking switches the size and then
+ * gives back what is behind it. A crash in between leaves mappings past the end. They are
+ * harmless until the image grows again, and growing takes them away first.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -15,7 +16,10 @@
 
 /* ---- L1 tables ---- */
 
-/* Writes `entries` of `table` (zeroes behind its `count`) to newly allocated clusters; not flushed. */
+/*
+ * Writes `entries` of `table` (zeroes behind its `count`) to newly allocated clusters; not
+ * flushed.
+ */
 static int write_l1(struct blk_node *node, const uint64_t *table, uint32_t count, uint32_t entries,
                     uint64_t *offset, struct blk_error *err)
 {
@@ -230,8 +234,8 @@ static int place_row(struct blk_node *node, uint64_t end, struct row *row, struc
         return ret;
 
     row->clusters = 0;
-    for (; index < s->slice_entries && row->guest + row->clusters * s->cluster_bytes < end; index++) {
-        bool placed = has_place(s, qcow2_entry_get(s, slice->data, index));
+    for (uint64_t at = row->guest; index < s->slice_entries && at < end; at += s->cluster_bytes) {
+        bool placed = has_place(s, qcow2_entry_get(s, slice->data, index++));
         if (placed && row->clusters)
             break;
         if (placed)
@@ -260,17 +264,16 @@ static int zero_row(struct blk_node *node, const struct row *row, enum blk_preal
     const struct qcow2_state *s = qcow2_state(node);
     struct blk_node *file = qcow2_file(node);
     uint64_t end = row->host + row->clusters * s->cluster_bytes;
+    bool sparse = prealloc == BLK_PREALLOC_METADATA;
 
     if (s->data_file)
         return 0;
     if (!file->driver->growable)
         return blk_child_write_zeroes(file, row->host, end - row->host,
-                                      prealloc == BLK_PREALLOC_METADATA ? BLK_REQ_MAY_UNMAP : 0, err);
+                                      sparse ? BLK_REQ_MAY_UNMAP : 0, err);
     if (end <= blk_size(file))
         return 0;
-    return blk_child_truncate(file, end,
-                              prealloc == BLK_PREALLOC_METADATA ? BLK_PREALLOC_OFF : prealloc, false,
-                              err);
+    return blk_child_truncate(file, end, sparse ? BLK_PREALLOC_OFF : prealloc, false, err);
 }
 
 static int link_row(struct blk_node *node, const struct row *row, struct blk_error *err)
@@ -412,7 +415,8 @@ static int shrink(struct blk_node *node, uint64_t size, struct blk_error *err)
     if (ret == 0)
         ret = clear_behind(node, size, err);
     if (ret == 0 && s->data_file_raw)
-        ret = blk_child_truncate(blk_child(node, BLK_ROLE_DATA), size, BLK_PREALLOC_OFF, false, err);
+        ret = blk_child_truncate(blk_child(node, BLK_ROLE_DATA), size, BLK_PREALLOC_OFF, false,
+                                 err);
     if (ret == 0)
         ret = qcow2_settle(node, err);
     return ret < 0 ? ret : trim_file(node, err);

@@ -1,9 +1,9 @@
 /*
  * A whole new refcount structure beside the live one (C8).
  *
- * The new counts are an array in memory in the form that refcount blocks have, so that a block is a piece of
- * it. New tables go to clusters that neither the live nor the new counts use: until the header is
- * switched nothing that the image consists of has been touched.
+ * The new counts are an array in memory in the form that refcount blocks have, so that a block is
+ * a piece of it. New tables go to clusters that neither the live nor the new counts use: until
+ * the header is switched nothing that the image consists of has been touched.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -69,7 +69,8 @@ static int copy_slice(struct qcow2_shadow *shadow, uint64_t cluster, bool copy_c
         if (!copy_counts)
             continue;
         if (count > qcow2_count_max(shadow->order))
-            return blk_fail_why(err, ERANGE, "a cluster is shared more often than that width can count",
+            return blk_fail_why(err, ERANGE,
+                                "a cluster is shared more often than that width can count",
                                 "counting the clusters of '%s'", shadow->node->name);
         qcow2_count_put(shadow->counts, shadow->order, cluster + i, count);
     }
@@ -101,7 +102,10 @@ int qcow2_shadow_begin(struct blk_node *node, unsigned order, bool copy_counts,
         qcow2_lock(s);
         ret = copy_slice(shadow, at, copy_counts, &length, err);
         qcow2_unlock(s);
-        /* Counts that cannot be read protect nothing; whoever starts from zero knows what is in use. */
+        /*
+         * Counts that cannot be read protect nothing; whoever starts from zero knows what is in
+         * use.
+         */
         if (ret == -EIO && !copy_counts) {
             blk_error_clear(err);
             ret = 0;
@@ -220,7 +224,10 @@ struct placed {
     uint64_t table_offset, table_bytes;
 };
 
-/* Gives every block that is needed a place. Placing may make another one necessary, so until none is. */
+/*
+ * Gives every block that is needed a place. Placing may make another one necessary, so until none
+ * is.
+ */
 static int place_blocks(struct qcow2_shadow *shadow, struct placed *placed, struct blk_error *err)
 {
     bool again = true;
@@ -256,7 +263,10 @@ static uint64_t entries_needed(const struct placed *placed)
     return entries;
 }
 
-/* Places blocks and table: the table is placed anew until it is large enough for what its own place needs. */
+/*
+ * Places blocks and table: the table is placed anew until it is large enough for what its own
+ * place needs.
+ */
 static int place(struct qcow2_shadow *shadow, struct placed *placed, struct blk_error *err)
 {
     const struct qcow2_state *s = qcow2_state(shadow->node);

@@ -4,8 +4,8 @@
 #include "drivers/qcow2/qcow2.h"
 
 /*
- * Whether the image has clearly more clusters in use than its file has space allocated: then it was preallocated
- * without data, and it pays to ask the file which mapped clusters are holes.
+ * Whether the image has clearly more clusters in use than its file has space allocated: then it
+ * was preallocated without data, and it pays to ask the file which mapped clusters are holes.
  */
 static int looks_preallocated(struct blk_node *node, struct blk_error *err)
 {

@@ -1,10 +1,11 @@
 /*
  * Writing cluster 0.
  *
- * What changes in a header lies in its first sector, and that sector is written in one piece: so each change is
- * there wholly or not at all (C4). Behind the first sector lie only the feature names, which
- * explain and decide nothing, and the backing name. A new layout puts them into bytes that the old one
- * does not use, or that hold the same; those are written and stable before the sector that points to them.
+ * What changes in a header lies in its first sector, and that sector is written in one piece: so
+ * each change is there wholly or not at all (C4). Behind the first sector lie only the feature
+ * names, which explain and decide nothing, and the backing name. A new layout puts them into
+ * bytes that the old one does not use, or that hold the same; those are written and stable before
+ * the sector that points to them.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -63,8 +64,8 @@ static int put_extension(struct layout *layout, uint32_t type, const void *data,
 }
 
 /*
- * All extensions but the feature names; then these, if wanted; then the end mark. The end of what decides
- * something must be within the first sector: without names that includes the end mark.
+ * All extensions but the feature names; then these, if wanted; then the end mark. The end of what
+ * decides something must be within the first sector: without names that includes the end mark.
  */
 static int put_extensions(struct layout *layout, const struct qcow2_tail *tail)
 {
@@ -89,16 +90,16 @@ static int put_extensions(struct layout *layout, const struct qcow2_tail *tail)
 }
 
 /*
- * Lays header and tail out with the backing name at `name_at`, or right behind the extensions if that is 0. Fills
- * the header's fields for it.
+ * Lays header and tail out with the backing name at `name_at`, or right behind the extensions if
+ * that is 0. Fills the header's fields for it.
  */
 static int lay_out(struct layout *layout, struct qcow2_header *header,
                    const struct qcow2_tail *tail, uint64_t name_at)
 {
     layout->used = QCOW2_HEADER_V2_BYTES;
     if (header->version == 3) {
-        memcpy(layout->buf + QCOW2_HEADER_CURRENT_BYTES, tail->unknown ? tail->unknown : layout->buf,
-               tail->unknown_bytes);
+        if (tail->unknown)
+            memcpy(layout->buf + QCOW2_HEADER_CURRENT_BYTES, tail->unknown, tail->unknown_bytes);
         layout->used = QCOW2_HEADER_CURRENT_BYTES + round_up(tail->unknown_bytes, 8);
     }
     header->header_bytes = (uint32_t)layout->used;
@@ -148,7 +149,10 @@ static int poison(struct blk_node *node, int ret, struct blk_error *err)
     return ret;
 }
 
-/* Writes sector 0 (or, for a file of larger blocks, the block it is in, by the file's own doing) and flushes. */
+/*
+ * Writes sector 0 (or, for a file of larger blocks, the block it is in, by the file's own doing)
+ * and flushes.
+ */
 static int write_sector(struct blk_node *node, const uint8_t *sector, struct blk_error *err)
 {
     int ret = blk_child_pwrite(qcow2_file(node), 0, BLK_SECTOR_BYTES, sector, 0, err);
@@ -212,8 +216,8 @@ int qcow2_header_switch_reftable(struct blk_node *node, uint64_t offset, uint32_
 }
 
 /*
- * Whether the layout leaves alone what the old one uses behind the first sector, or puts the same bytes there. `old` and
- * buf are whole clusters.
+ * Whether the layout leaves alone what the old one uses behind the first sector, or puts the same
+ * bytes there. `old` and buf are whole clusters.
  */
 static bool is_compatible(const struct layout *layout, const uint8_t *old, uint64_t old_used)
 {
@@ -227,7 +231,10 @@ static bool is_compatible(const struct layout *layout, const uint8_t *old, uint6
 static int find_layout(struct layout *layout, struct qcow2_header *header,
                        const struct qcow2_tail *tail, const uint8_t *old, uint64_t old_used)
 {
-    /* With the feature names or without, the backing name behind them or behind all that is in use. */
+    /*
+     * With the feature names or without, the backing name behind them or behind all that is in
+     * use.
+     */
     static const struct { bool keep_names, name_behind; } ways[] = {
         { true, false }, { true, true }, { false, false }, { false, true },
     };
@@ -237,7 +244,9 @@ static int find_layout(struct layout *layout, struct qcow2_header *header,
         uint64_t name_at = ways[i].name_behind ? u64_max(old_used, BLK_SECTOR_BYTES) : 0;
         if (lay_out(layout, header, tail, name_at) < 0)
             continue;
-        /* Between extensions and a name further behind is what the old layout has: left as it is. */
+        /*
+         * Between extensions and a name further behind is what the old layout has: left as it is.
+         */
         if (name_at && header->backing_offset >= name_at) {
             uint64_t end = header->backing_offset;
             struct layout front = *layout;

@@ -1,11 +1,12 @@
 /*
  * L2 slices and refcount blocks in memory, in the format of the medium, keyed by host offset.
  *
- * Lookups run under the lock held for reading and change nothing but a slice's `used` mark; loading,
- * changing and evicting run under it held for writing. A slice is evicted only by qcow2_cache_trim(), which runs when
- * the lock is given back: so a pointer to a slice is good for as long as the lock is held, and no
- * operation can fail for lack of a place. A changed slice stays until an epoch has written it; epochs are
- * committed before changed slices fill more than the limit (qcow2_relieve()).
+ * Lookups run under the lock held for reading and change nothing but a slice's `used` mark;
+ * loading, changing and evicting run under it held for writing. A slice is evicted only by
+ * qcow2_cache_trim(), which runs when the lock is given back: so a pointer to a slice is good for
+ * as long as the lock is held, and no operation can fail for lack of a place. A changed slice
+ * stays until an epoch has written it; epochs are committed before changed slices fill more than
+ * the limit (qcow2_relieve()).
  *
  * Eviction is by a clock: the ring is walked, a slice used since the last visit is spared once.
  */

@@ -3,15 +3,15 @@
  *
  * A request is cut into runs of clusters that are treated alike:
  *
- *   in place   the host clusters belong to these guest clusters alone and all touched (sub)clusters hold data: one
- *              write, under the range held shared;
+ *   in place   the host clusters belong to these guest clusters alone, and all touched
+ *              (sub)clusters hold data: one write, under the range held shared;
  *   kept       the host clusters are there, but read as zeroes or partly as the backing file;
  *   new        there are none, or they are shared or compressed: a run of free clusters is taken.
  *
- * For the last two the range is held exclusively in whole clusters: (1) under the lock the place is chosen;
- * (2) without it data and whatever of the (sub)clusters' old content surrounds it are written there; (3)
- * under the lock the mapping is changed. So a mapping never shows data that has not been written (C2), and
- * a failure before (3) leaves what was there.
+ * For the last two the range is held exclusively in whole clusters: (1) under the lock the place
+ * is chosen; (2) without it data and whatever of the (sub)clusters' old content surrounds it are
+ * written there; (3) under the lock the mapping is changed. So a mapping never shows data that
+ * has not been written (C2), and a failure before (3) leaves what was there.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -46,7 +46,7 @@ struct run {
     uint64_t host;     /* of the first cluster */
     bool virgin;       /* what is not written there reads as zeroes */
     uint64_t from, to; /* guest range that the request writes */
-    uint64_t fill_from, fill_to; /* guest range that has to be complete: [from, to) and old content around it */
+    uint64_t fill_from, fill_to; /* what has to be complete: [from, to) and old content around */
 };
 
 static int put_payload(struct blk_node *node, uint64_t host, uint64_t bytes,
@@ -57,13 +57,17 @@ static int put_payload(struct blk_node *node, uint64_t host, uint64_t bytes,
     if (payload->buf)
         return blk_child_pwrite(data, host, bytes, payload->buf, 0, err);
     if (payload->source)
-        return blk_child_copy_range(data, host, payload->source, payload->source_offset, bytes, err);
+        return blk_child_copy_range(data, host, payload->source, payload->source_offset, bytes,
+                                    err);
     return blk_child_write_zeroes(data, host, bytes, 0, err);
 }
 
 /* ---- in place ---- */
 
-/* Fails if the host range holds tables; they are nearly always known, so that the lock can be shared. */
+/*
+ * Fails if the host range holds tables; they are nearly always known, so that the lock can be
+ * shared.
+ */
 static int check_target(struct blk_node *node, uint64_t host, uint64_t bytes, struct blk_error *err)
 {
     struct qcow2_state *s = qcow2_state(node);
@@ -164,8 +168,8 @@ static int find_run(struct blk_node *node, const struct qcow2_table *slice, uint
     for (uint64_t at = run->guest; at < run->to && index < s->slice_entries; at += cluster_bytes) {
         struct qcow2_entry entry = qcow2_entry_get(s, slice->data, index++);
         enum way way = NEW;
-        int ret = classify(node, entry, u64_max(at, run->from), u64_min(at + cluster_bytes, run->to),
-                           &way, err);
+        int ret = classify(node, entry, u64_max(at, run->from),
+                           u64_min(at + cluster_bytes, run->to), &way, err);
         if (ret < 0)
             return ret;
         uint64_t host = host_of(s, entry, at);
@@ -183,8 +187,8 @@ static int find_run(struct blk_node *node, const struct qcow2_table *slice, uint
 }
 
 /*
- * Subclusters of the entry that must be complete after the write touches `touched` of them: what is in a
- * cluster that is left behind comes along.
+ * Subclusters of the entry that must be complete after the write touches `touched` of them: what
+ * is in a cluster that is left behind comes along.
  */
 static uint64_t needed_subclusters(struct qcow2_entry entry, enum way way, uint64_t touched)
 {
@@ -195,7 +199,10 @@ static uint64_t needed_subclusters(struct qcow2_entry entry, enum way way, uint6
     return touched | (entry.bitmap & QCOW2_SUBCLUSTERS_ALL_ALLOCATED);
 }
 
-/* Whether the subcluster holds data that stays where it is, so that nothing has to be filled around a write in it. */
+/*
+ * Whether the subcluster holds data that stays where it is, so that nothing has to be filled
+ * around a write in it.
+ */
 static bool stays(struct qcow2_entry entry, enum way way, unsigned subcluster)
 {
     return way == KEPT && entry.bitmap >> subcluster & 1;
@@ -213,7 +220,8 @@ static void find_fill_extended(const struct qcow2_state *s, const struct qcow2_t
 
     uint64_t head = needed_subclusters(
         first, run->way, bits(from_sub, run->clusters > 1 ? QCOW2_SUBCLUSTERS - 1 : to_sub));
-    uint64_t tail = needed_subclusters(last, run->way, bits(run->clusters > 1 ? 0 : from_sub, to_sub));
+    uint64_t tail =
+        needed_subclusters(last, run->way, bits(run->clusters > 1 ? 0 : from_sub, to_sub));
     uint64_t low = (uint64_t)__builtin_ctzll(head);
     uint64_t high = 63 - (uint64_t)__builtin_clzll(tail);
 
@@ -324,7 +332,8 @@ static int write_run(struct blk_node *node, struct run *run, const struct payloa
     int ret = 0;
 
     if (has_edges && run->virgin) {
-        ret = qcow2_is_known_zero(node, run->fill_from, run->from - run->fill_from, &edges_zero, err);
+        ret = qcow2_is_known_zero(node, run->fill_from, run->from - run->fill_from, &edges_zero,
+                                  err);
         if (ret == 0 && edges_zero)
             ret = qcow2_is_known_zero(node, run->to, run->fill_to - run->to, &edges_zero, err);
         if (ret < 0)

@@ -1,8 +1,8 @@
 /*
  * write_zeroes and discard: marking instead of writing.
  *
- * Both work on whole clusters (write_zeroes with extended L2: subclusters). Parts of them are left to the caller,
- * which writes zeroes as data, unless they are known to be zero anyway.
+ * Both work on whole clusters (write_zeroes with extended L2: subclusters). Parts of them are
+ * left to the caller, which writes zeroes as data, unless they are known to be zero anyway.
  */
 #include <errno.h>
 

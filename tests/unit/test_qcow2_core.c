@@ -1,7 +1,8 @@
 /*
- * The core of the qcow2 driver under several threads at once: each thread writes, zeroes and reads its own stripes, which
- * share clusters with those of the others, while one flushes. Then the content must be what the threads'
- * models say, here and after a new open, and qemu-img must find nothing wrong.
+ * The core of the qcow2 driver under several threads at once: each thread writes, zeroes and
+ * reads its own stripes, which share clusters with those of the others, while one flushes. Then
+ * the content must be what the threads' models say, here and after a new open, and qemu-img must
+ * find nothing wrong.
  */
 #include <pthread.h>
 #include <stdlib.h>
@@ -37,8 +38,8 @@ static bool open_image(const char *more)
 {
     struct blk_error err = BLK_ERROR_INIT;
     struct blk_options *options = blk_options_new();
-    blk_options_parse_keyval(options, "driver=qcow2,discard=unmap,file.driver=file,file.filename=" IMAGE,
-                             NULL, NULL);
+    blk_options_parse_keyval(
+        options, "driver=qcow2,discard=unmap,file.driver=file,file.filename=" IMAGE, NULL, NULL);
     blk_options_parse_keyval(options, more, NULL, NULL);
     struct blk_open how = { .options = options, .flags = BLK_WRITABLE | BLK_UNMAP };
     int ret = blk_open(&how, &node, &err);
@@ -64,7 +65,8 @@ static void request(unsigned thread, unsigned *seed)
 
     switch (rand_r(seed) % 6) {
     case 0:
-        ret = blk_write_zeroes(node, offset, STRIPE, rand_r(seed) % 2 ? BLK_REQ_MAY_UNMAP : 0, NULL);
+        ret = blk_write_zeroes(node, offset, STRIPE, rand_r(seed) % 2 ? BLK_REQ_MAY_UNMAP : 0,
+                               NULL);
         memset(model + offset, 0, STRIPE);
         break;
     case 1:
