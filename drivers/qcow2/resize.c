@@ -124,11 +124,15 @@ static int free_l2(struct blk_node *node, uint64_t table, struct blk_error *err)
         return qcow2_corrupt(node, err, "an L2 table at the unaligned offset %llu",
                              (unsigned long long)table);
 
+    /* All of it is read first: a part that cannot be read leaves the table, and nothing is freed. */
     for (uint64_t at = 0; at < s->cluster_bytes; at += s->l2_cache.entry_bytes) {
         struct qcow2_table *slice;
         int ret = qcow2_cache_get(node, &s->l2_cache, table + at, &slice, err);
         if (ret < 0)
             return ret;
+    }
+    for (uint64_t at = 0; at < s->cluster_bytes; at += s->l2_cache.entry_bytes) {
+        const struct qcow2_table *slice = qcow2_cache_find(&s->l2_cache, table + at);
         for (uint32_t i = 0; i < s->slice_entries; i++)
             qcow2_entry_free(node, qcow2_entry_get(s, slice->data, i), QCOW2_FREE_OTHER);
     }
