@@ -33,6 +33,8 @@
     X(io) \
     X(map) \
     X(measure) \
+    X(mirror) \
+    X(pivot) \
     X(rebase) \
     X(resize) \
     X(snapshot)
