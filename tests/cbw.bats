@@ -23,10 +23,10 @@ filter() {
     echo "$options"
 }
 
-# The options of the view above a filter.
+# The options of the view above the filter.
 view() {
     local options
-    options=$(filter "$@")
+    options=$(filter)
     echo "driver=snapshot-access,file.${options//,/,file.}"
 }
 
@@ -164,10 +164,10 @@ slow_target() {
 }
 
 @test "a failed flush of the target is a failed close, not a failed flush of the guest" {
-    local options=driver=copy-before-write,file.driver=raw,file.file.filename=source,target.driver=raw
-    options+=,target.file.driver=blkdebug,target.file.image.filename=target
-    options+=,target.file.inject-error.0.event=none,target.file.inject-error.0.iotype=flush
-    run --separate-stderr blkimg io --image-opts "$options" -c 'write 0 64k' -c flush
+    local graph=driver=copy-before-write,file.driver=raw,file.file.filename=source,target.driver=raw
+    graph+=,target.file.driver=blkdebug,target.file.image.filename=target
+    graph+=,target.file.inject-error.0.event=none,target.file.inject-error.0.iotype=flush
+    run --separate-stderr blkimg io --image-opts "$graph" -c 'write 0 64k' -c flush
     assert_failure 5
     refute_line --partial failed
     [[ $stderr == *target*"Input/output error"* ]] || fail "$stderr"
@@ -216,12 +216,12 @@ refused() {
 @test "a target that runs full" {
     small_tmpfs 1m full
     truncate -s 4M full/target
-    local options=driver=copy-before-write,file.driver=raw,file.file.filename=source
-    options+=,target.driver=raw,target.file.filename=full/target
-    run blkimg io --image-opts "$options" -c 'write -P 0x33 0 2M' -c 'write -P 0x34 3M 64k'
+    local graph=driver=copy-before-write,file.driver=raw,file.file.filename=source
+    graph+=,target.driver=raw,target.file.filename=full/target
+    run blkimg io --image-opts "$graph" -c 'write -P 0x33 0 2M' -c 'write -P 0x34 3M 64k'
     assert_failure
     assert_output --partial 'No space left on device'
-    run blkimg io --image-opts "$options,on-cbw-error=break-snapshot" -c 'write -P 0x33 0 2M'
+    run blkimg io --image-opts "$graph,on-cbw-error=break-snapshot" -c 'write -P 0x33 0 2M'
     assert_success
     run blkimg io -r -f raw -c 'read -P 0x33 0 2M' source
     refute_output --partial failed
