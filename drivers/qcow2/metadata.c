@@ -201,9 +201,10 @@ int qcow2_check_overlap(struct blk_node *node, uint64_t offset, uint64_t bytes,
                         struct blk_error *err)
 {
     struct qcow2_state *s = qcow2_state(node);
-    int ret = check_ranges(node, offset, bytes, err);
+    /* First, so that the places of all tables are known. */
+    int ret = qcow2_metadata_load(node, err);
     if (ret == 0)
-        ret = qcow2_metadata_load(node, err);
+        ret = check_ranges(node, offset, bytes, err);
     if (ret < 0)
         return ret;
 

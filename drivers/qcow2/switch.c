@@ -266,8 +266,9 @@ static int find_layout(struct layout *layout, struct qcow2_header *header,
     return -ENOSPC;
 }
 
+/* *began: there is a layout, and writing it has begun. header_mutex is held. */
 static int relayout_held(struct blk_node *node, const struct qcow2_header *next,
-                         const struct qcow2_tail *tail, uint8_t *buf, uint8_t *old,
+                         const struct qcow2_tail *tail, uint8_t *buf, uint8_t *old, bool *began,
                          struct blk_error *err)
 {
     struct qcow2_state *s = qcow2_state(node);
@@ -276,6 +277,7 @@ static int relayout_held(struct blk_node *node, const struct qcow2_header *next,
     struct qcow2_header header = *next;
     uint64_t size = blk_size(file);
 
+    *began = false;
     int ret = blk_child_pread(file, 0, u64_min(size, s->cluster_bytes), old, err);
     if (ret < 0)
         return ret;
@@ -285,6 +287,7 @@ static int relayout_held(struct blk_node *node, const struct qcow2_header *next,
                             "it does not fit into the first sector beside what is there",
                             "changing the header of '%s'", node->name);
 
+    *began = true;
     if (layout.used > BLK_SECTOR_BYTES) {
         uint64_t bytes = round_up(layout.used, BLK_SECTOR_BYTES) - BLK_SECTOR_BYTES;
         /* Whole sectors: what the last one has behind the layout stays. */
@@ -311,10 +314,32 @@ static int relayout_held(struct blk_node *node, const struct qcow2_header *next,
     return 0;
 }
 
+/*
+ * Feature names that were in the way and have been dropped may fit behind the rest, now that this
+ * lies elsewhere.
+ */
+static int restore_names(struct blk_node *node, const struct qcow2_header *next,
+                         const struct qcow2_tail *tail, uint8_t *buf, uint8_t *old,
+                         struct blk_error *err)
+{
+    bool began;
+    if (!qcow2_tail_find(tail, QCOW2_EXT_FEATURE_NAMES) ||
+        qcow2_tail_find(&qcow2_state(node)->tail, QCOW2_EXT_FEATURE_NAMES))
+        return 0;
+    int ret = relayout_held(node, next, tail, buf, old, &began, err);
+    if (ret < 0 && !began && ret == -ENOSPC) {
+        blk_error_clear(err);
+        return 0;
+    }
+    /* The first switch is on the medium: a failure now must not look like none at all. */
+    return ret < 0 ? poison(node, ret, err) : 0;
+}
+
 int qcow2_header_relayout(struct blk_node *node, const struct qcow2_header *next,
                           const struct qcow2_tail *tail, struct blk_error *err)
 {
     struct qcow2_state *s = qcow2_state(node);
+    bool began;
     int ret = qcow2_check_poison(node, err);
     if (ret < 0)
         return ret;
@@ -325,7 +350,9 @@ int qcow2_header_relayout(struct blk_node *node, const struct qcow2_header *next
         ret = blk_fail(err, ENOMEM, "changing the header of '%s'", node->name);
     } else {
         pthread_mutex_lock(&s->header_mutex);
-        ret = relayout_held(node, next, tail, buf, old, err);
+        ret = relayout_held(node, next, tail, buf, old, &began, err);
+        if (ret == 0)
+            ret = restore_names(node, next, tail, buf, old, err);
         pthread_mutex_unlock(&s->header_mutex);
     }
     free(buf);

@@ -1,0 +1,187 @@
+#!/usr/bin/env bats
+# The core of the qcow2 driver: header features and extensions, what happens to damaged images, growth
+# of the refcount table, and that no crash or fault between two writes damages an image.
+
+bats_require_minimum_version 1.5.0
+load lib/common
+
+setup() {
+    common_setup
+    need qemu-img qemu-io
+}
+
+# poke FILE OFFSET HEX: writes bytes.
+poke() {
+    printf '%b' "$(sed 's/../\\x&/g' <<<"$3")" | dd of="$1" bs=1 seek="$2" conv=notrunc status=none
+}
+
+# peek FILE OFFSET COUNT: bytes as hex.
+peek() {
+    od -An -v -tx1 -j "$2" -N "$3" "$1" | tr -d ' \n'
+}
+
+@test "an unknown incompatible feature is refused by the name that the image gives it" {
+    qemu-img create -q -f qcow2 a 1M
+    poke a 79 20 # bit 5
+    # The first entry of QEMU's table of names, "dirty bit", becomes bit 5.
+    poke a 120 0005
+    run blkimg info a
+    assert_failure 1
+    assert_output --partial "dirty bit"
+}
+
+@test "unknown autoclear bits are cleared by a writer and left alone by a reader" {
+    qemu-img create -q -f qcow2 a 1M
+    poke a 95 80
+    blkimg io -r -c "read 0 64k" a
+    assert_equal "$(peek a 88 8)" 0000000000000080
+    blkimg io -c "write 0 64k" a
+    assert_equal "$(peek a 88 8)" 0000000000000000
+    qemu-img check a
+}
+
+@test "another backing file keeps unknown extensions, feature names and bitmaps" {
+    qemu-img create -q -f qcow2 base1 1M
+    qemu-img create -q -f qcow2 a-longer-name-for-the-second-base 1M
+    qemu-img create -q -f qcow2 -b base1 -F qcow2 a
+    qemu-img bitmap --add a b0
+    blkimg rebase -u -b a-longer-name-for-the-second-base -F qcow2 a
+    run -0 qemu-img info a
+    assert_output --partial "backing file: a-longer-name-for-the-second-base"
+    assert_output --partial "name: b0"
+    grep -q "lazy refcounts" a
+    blkimg rebase -u -b "" a
+    refute grep -q "backing file:" <(qemu-img info a)
+    qemu-img check a
+}
+
+@test "all that changes in a header is in its first sector" {
+    qemu-img create -q -f qcow2 base 1M
+    qemu-img create -q -f qcow2 -b base -F qcow2 a
+    qemu-img bitmap --add a b0
+    blkimg rebase -u -b base -F raw a
+    # The extensions: walked from the header's end, all but the feature names end before byte 512.
+    run -0 python3 - a <<'END'
+import struct, sys
+head = open(sys.argv[1], "rb").read(65536)
+at = struct.unpack(">I", head[100:104])[0]
+while True:
+    kind, length = struct.unpack(">II", head[at:at + 8])
+    if kind == 0:
+        break
+    end = at + 8 + (length + 7) // 8 * 8
+    assert kind == 0x6803f857 or end <= 512, (hex(kind), end)
+    at = end
+END
+}
+
+@test "a dirty image is repaired by the next writer" {
+    qemu-img create -q -f qcow2 -o lazy_refcounts=on a 4M
+    qemu-io -c "write -P 1 0 2M" -c "abort" a || true
+    assert_equal "$(peek a 79 1)" 01
+    blkimg io -c "write -P 2 3M 64k" a
+    assert_equal "$(peek a 79 1)" 00
+    qemu-img check a
+    blkimg io -c "read -P 1 0 2M" -c "read -P 2 3M 64k" a
+}
+
+# with_entry_at HEX: an image whose first guest cluster is mapped there.
+with_entry_at() {
+    qemu-img create -q -f qcow2 a 1M
+    qemu-io -c "write -P 1 0 128k" a
+    local l2=$((16#$(peek a $((16#$(peek a 40 8))) 8) & 16#00fffffffffffe00))
+    poke a "$l2" "$1"
+}
+
+@test "a write that would destroy a table marks the image as corrupt instead" {
+    local target
+    # Refcount table, refcount block, L1, L2 of an image that QEMU makes.
+    for target in 1 2 3 4; do
+        rm -f a
+        with_entry_at "80000000000${target}0000"
+        run -5 blkimg io -c "write -P 2 0 64k" a # nothing is written any more, by the close neither
+        assert_output --partial "corrupt"
+        assert_equal "$(peek a 79 1)" 02
+        refute grep -q $'\x02\x02\x02\x02' a
+    done
+}
+
+@test "an image that is marked as corrupt can be read but not written" {
+    with_entry_at 8000000000010000
+    run -5 blkimg io -c "write -P 2 0 64k" a
+    run -1 blkimg io -c "write -P 2 64k 64k" a
+    assert_output --partial "marked as corrupt"
+    blkimg io -r -c "read -P 1 64k 64k" a
+}
+
+@test "the refcount table grows, and qemu-img finds nothing wrong" {
+    qemu-img create -q -f qcow2 -o cluster_size=512,refcount_bits=64 a 40M
+    blkimg io -c "write -P 3 0 20M" -c "flush" -c "write -P 4 20M 20M" a
+    (($(peek a 56 4 | sed 's/^/16#/') > 1))
+    qemu-img check a
+    qemu-io -c "read -P 3 0 20M" -c "read -P 4 20M 20M" a
+}
+
+@test "sizes of caches are taken as QEMU takes them" {
+    qemu-img create -q -f qcow2 a 64M
+    local good bad
+    for good in cache-size=2M l2-cache-size=1M,refcount-cache-size=512k l2-cache-entry-size=4k \
+        lazy-refcounts=on,overlap-check=all,cache-clean-interval=5 pass-discard-other=on; do
+        blkimg io --image-opts -c "write 0 1M" "driver=qcow2,file.filename=a,$good"
+    done
+    for bad in cache-size=1M,l2-cache-size=1M,refcount-cache-size=1M cache-size=1M,l2-cache-size=2M \
+        l2-cache-entry-size=3000 overlap-check=some no-such-option=1; do
+        run -1 blkimg io --image-opts -c "read 0 1M" "driver=qcow2,file.filename=a,$bad"
+    done
+    qemu-img check a
+}
+
+# old_and_new OPTIONS: an image with data, zeroes, a snapshot; commands that touch no sector twice.
+old_and_new() {
+    qemu-img create -q -f qcow2 -o "$1" a 4M
+    qemu-io -d unmap -c "write -P 1 0 1M" -c "write -P 2 2M 300k" -c "write -z 1M 128k" a
+    qemu-img snapshot -c s a
+    qemu-io -c "write -P 3 512k 100k" a
+    commands=(-c "write -q -P 10 100k 200k" -c "write -q -z -u 600k 100k" -c "flush"
+        -c "write -q -P 12 1M 300k" -c "discard -q 2M 128k" -c "flush" -c "write -q -P 13 1900k 100k"
+        -c "write -q -c -P 15 2560k 64k" -c "write -q -P 16 2700k 300k" -c "flush"
+        -c "write -q -z -u 400k 10k" -c "write -q -P 18 1600k 200k")
+    cp a b
+    blkimg io -d unmap "${commands[@]}" b
+    qemu-img convert -f qcow2 -O raw a old.raw
+    qemu-img convert -f qcow2 -O raw b new.raw
+}
+
+states() {
+    "$SRCDIR/tests/tools/crashstates.py" run --files a --states 120 --seed 1 --image a \
+        --old old.raw --new "$1" -- "${@:2}"
+}
+
+@test "no crash while writing damages an image" {
+    local options
+    for options in cluster_size=64k cluster_size=512,refcount_bits=64 cluster_size=16k,extended_l2=on; do
+        rm -f a
+        old_and_new "$options"
+        states new.raw "$BLKIMG" io -d unmap "${commands[@]}" a
+    done
+}
+
+@test "no crash while resizing damages an image" {
+    local size
+    old_and_new cluster_size=4k
+    for size in 100M 2000k; do
+        cp old.raw new.raw
+        truncate -s "$size" new.raw
+        states new.raw "$BLKIMG" resize -q --shrink a "$size"
+    done
+}
+
+@test "no failed call while writing or resizing damages an image or goes unnoticed" {
+    old_and_new cluster_size=64k
+    "$SRCDIR/tests/tools/faultloop.py" --files a --image a --old old.raw --new new.raw -- \
+        "$BLKIMG" io -d unmap "${commands[@]}" a
+    cp old.raw new.raw
+    truncate -s 3M new.raw
+    "$SRCDIR/tests/tools/faultloop.py" --files a --image a --old old.raw --new new.raw -- \
+        "$BLKIMG" resize -q --shrink a 3M
+}
