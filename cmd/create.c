@@ -36,8 +36,8 @@ struct request {
 /* ---- the backing file ---- */
 
 /*
- * Opens the backing file, which shows that it is one, and takes its size where none is given.
- * Returns an exit status.
+ * Opens the backing file, which shows that it is one and that nothing of its chain will be replaced,
+ * and takes its size where none is given. Returns an exit status.
  */
 static int look_at_backing(const struct request *request, const char *name, const char *format,
                            struct blk_options *options)
@@ -52,7 +52,9 @@ static int look_at_backing(const struct request *request, const char *name, cons
         blk_context(&err, "the backing file of '%s'", request->filename);
         return report_error(&err);
     }
-    if (!format) {
+    if (check_apart(backing, request->filename, false, &err) < 0) {
+        status = report_error(&err);
+    } else if (!format) {
         status = report_failure("creating '%s': a backing file needs its format (-F); '%s' looks "
                                 "like %s", request->filename, name, backing->driver->name);
     } else if (!blk_options_peek(options, "size")) {

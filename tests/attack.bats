@@ -1,6 +1,7 @@
-# bats file for faults at places that other tests do not reach: each was once a way to a wrong
-# result, a damaged image or a status that was not true.
+# Faults and odd situations where other tests do not look: a wrong result, a damaged image or a status
+# that is not true could hide there.
 
+bats_require_minimum_version 1.5.0
 
 load lib/common
 
@@ -23,4 +24,34 @@ failing() {
         ((status == 0 || status == 3)) || fail "read $n: $output"
     done
     ((hits >= 4))
+}
+
+@test "create: not over a file of its own backing chain" {
+    blkimg create -q -f qcow2 base 4M
+    blkimg create -q -f qcow2 -b base -F qcow2 middle
+    blkimg create -q -f qcow2 -b middle -F qcow2 top
+    ln -s base link
+    cp base before
+    local target
+    for target in base ./base link; do
+        run -1 --separate-stderr blkimg create -q -f qcow2 -b top -F qcow2 "$target"
+        [[ $stderr == *'is the same file as'* ]] || fail "$stderr"
+        run -1 --separate-stderr blkimg create -q -f qcow2 -b top -F qcow2 "$target" 4M
+        cmp base before
+    done
+    rm link
+    ln base link
+    run -1 --separate-stderr blkimg create -q -f qcow2 -b top -F qcow2 link
+    cmp base before
+}
+
+@test "create: an image is not its own data file" {
+    mkdir folder
+    local name
+    for name in new ./new folder/../new "$PWD/new"; do
+        run -1 --separate-stderr blkimg create -q -f qcow2 -o data_file="$name" new 4M
+        [[ $stderr == *"data file '$name'"*itself* ]] || fail "$stderr"
+        assert_not_exists new
+    done
+    blkimg create -q -f qcow2 -o data_file=folder/new new 4M
 }

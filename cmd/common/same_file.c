@@ -60,7 +60,7 @@ int check_apart(const struct blk_node *source, const char *name, bool image_opts
             continue;
         const struct blk_node *used = find_file(source, &st);
         if (used)
-            ret = blk_fail_why(err, EINVAL, "it would be overwritten while it is read",
+            ret = blk_fail_why(err, EINVAL, "it would be overwritten",
                                "the target '%s' is the same file as '%s', a part of '%s'", name,
                                used->name, source->name);
     }

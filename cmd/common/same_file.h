@@ -1,8 +1,7 @@
 /*
- * Whether a target is one of the files that a copy reads. The locks find most of that out, but not
- * with
- * -U or locking=off, and their message would not say what the user did.
- *
+ * Whether a target is one of the files that a command reads, or that what it makes needs. The locks
+ * find most of that out, but not with -U or locking=off, and their message would not say what the
+ * user did.
  */
 #ifndef CMD_COMMON_SAME_FILE_H
 #define CMD_COMMON_SAME_FILE_H
