@@ -98,10 +98,18 @@ static uint64_t missing_blocks(const struct qcow2_state *s, const struct run *ru
     return missing;
 }
 
+int qcow2_take_room(struct blk_node *node, uint64_t offset, uint64_t bytes, struct blk_error *err)
+{
+    struct blk_node *file = qcow2_file(node);
+    return file->unnamed ? 0 : blk_child_write_zeroes(file, offset, bytes, 0, err);
+}
+
 static int make_block(struct blk_node *node, uint64_t block, uint64_t offset, struct blk_error *err)
 {
     struct qcow2_state *s = qcow2_state(node);
-    int ret = qcow2_reftable_grow(node, block, err);
+    int ret = qcow2_take_room(node, offset, s->cluster_bytes, err);
+    if (ret == 0)
+        ret = qcow2_reftable_grow(node, block, err);
     if (ret < 0)
         return ret;
     blk_event(qcow2_file(node), BLK_EVENT_REFBLOCK_ALLOC);

@@ -216,6 +216,7 @@ static int make_table(struct blk_node *node, uint64_t index, uint64_t old, struc
     if (ret < 0)
         return ret;
 
+    ret = qcow2_take_room(node, table, s->cluster_bytes, err);
     for (uint64_t at = 0; at < s->cluster_bytes && ret == 0; at += s->l2_cache.entry_bytes) {
         struct qcow2_table *from = NULL, *to;
         if (old)

@@ -243,6 +243,7 @@ struct qcow2_state {
     struct blk_identity *next_identity; /* to be stored with the bitmaps, or NULL */
 
     atomic_int poisoned;      /* errno once the medium's state is unknown: no more writing */
+    atomic_bool found_corrupt; /* that is why it is poisoned */
     atomic_bool l1_loaded;
 
     /* guarded by lock */
@@ -361,6 +362,12 @@ int qcow2_alloc(struct blk_node *node, uint64_t bytes, uint64_t *offset, struct 
 int qcow2_alloc_run(struct blk_node *node, uint64_t max_bytes, uint64_t *offset, uint64_t *bytes,
                     bool *virgin, struct blk_error *err);
 int qcow2_alloc_end(struct blk_node *node, uint64_t bytes, uint64_t *offset, struct blk_error *err);
+
+/*
+ * Makes the file have newly allocated clusters that a later epoch writes: a full disk then fails the request that needs
+ * them, and not the epoch, which would poison the image. Nothing on a file without a name yet.
+ */
+int qcow2_take_room(struct blk_node *node, uint64_t offset, uint64_t bytes, struct blk_error *err);
 
 /*
  * [locked] Room for a compressed piece, which may share clusters with others: their counts go up
