@@ -50,10 +50,14 @@ struct epoch {
 
 int qcow2_check_poison(struct blk_node *node, struct blk_error *err)
 {
-    int code = atomic_load(&qcow2_state(node)->poisoned);
+    struct qcow2_state *s = qcow2_state(node);
+    int code = atomic_load(&s->poisoned);
     if (!code)
         return 0;
-    return blk_fail_why(err, code, "an earlier failure left its tables in an unknown state",
+    return blk_fail_why(err, code,
+                        atomic_load(&s->found_corrupt)
+                            ? "its tables were found to be corrupt"
+                            : "an earlier failure left its tables in an unknown state",
                         "writing to '%s'", node->name);
 }
 
@@ -367,7 +371,6 @@ void qcow2_forget_tables(struct blk_node *node)
     s->metadata = (struct qcow2_cluster_set){ .capacity = 0 };
     s->metadata_known = false;
     s->preallocation = -1;
-    atomic_store(&s->l1_loaded, false);
     qcow2_derive(s);
     qcow2_unlock(s);
 }

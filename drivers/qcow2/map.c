@@ -130,7 +130,6 @@ static int load_l1(struct blk_node *node, uint64_t offset, uint32_t entries, str
     s->l1_dirty = dirty;
     s->l1_entries = entries;
     s->l1_offset = offset;
-    atomic_store(&s->l1_loaded, true);
     return 0;
 }
 

@@ -50,8 +50,10 @@ int qcow2_corrupt(struct blk_node *node, struct blk_error *err, const char *why,
 
     int none = 0;
     if (blk_is_writable(node) && !(node->flags & BLK_IN_CHECK) &&
-        atomic_compare_exchange_strong(&s->poisoned, &none, EIO))
+        atomic_compare_exchange_strong(&s->poisoned, &none, EIO)) {
+        atomic_store(&s->found_corrupt, true);
         set_corrupt_bit(node);
+    }
     return blk_fail_why(err, EIO, text, "the qcow2 image '%s' is corrupt", node->name);
 }
 

@@ -244,7 +244,6 @@ struct qcow2_state {
 
     atomic_int poisoned;      /* errno once the medium's state is unknown: no more writing */
     atomic_bool found_corrupt; /* that is why it is poisoned */
-    atomic_bool l1_loaded;
 
     /* guarded by lock */
     struct qcow2_cache l2_cache, refblock_cache;
