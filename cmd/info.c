@@ -64,12 +64,13 @@ static int get_info(struct blk_node *node, struct blk_info *info, struct blk_err
     return node ? node->driver->get_info(node, info, err) : 0;
 }
 
-static int add_snapshots(json_t *object, struct blk_node *node, struct blk_error *err)
+/* The list may be long: the object only has a place for it. */
+static int add_snapshots(json_t *object, struct blk_node *node, struct snapshot_list *snapshots,
+                         struct blk_error *err)
 {
-    json_t *list;
-    int ret = snapshot_list_get(node, &list, err);
-    if (ret == 0 && list)
-        set(object, "snapshots", list);
+    int ret = snapshot_list_get(node, snapshots, err);
+    if (ret == 0 && snapshots->count)
+        set(object, "snapshots", json_null());
     return ret;
 }
 
@@ -106,8 +107,15 @@ static int add_backing(json_t *object, struct blk_node *node)
     return 0;
 }
 
-/* Describes one open layer. *object is the caller's. */
-static int describe(struct blk_node *node, bool in_use, json_t **object, struct blk_error *err)
+struct layer {
+    json_t *object;
+    struct snapshot_list snapshots;
+    dev_t device; /* of its file, to notice a chain that leads back to itself */
+    ino_t inode;
+};
+
+/* Describes one open layer. */
+static int describe(struct blk_node *node, bool in_use, struct layer *layer, struct blk_error *err)
 {
     uint64_t allocated;
     json_t *result = json_object();
@@ -128,23 +136,20 @@ static int describe(struct blk_node *node, bool in_use, json_t **object, struct 
     if (ret == 0)
         ret = add_backing(result, node);
     if (ret == 0)
-        ret = add_snapshots(result, node, err);
+        ret = add_snapshots(result, node, &layer->snapshots, err);
     if (ret < 0) {
         json_decref(result);
         return blk_fail_if_unset(err, -ret, "examining '%s'", node->name);
     }
-    *object = result;
+    layer->object = result;
     return 0;
 }
 
 /* ---- the chain ---- */
 
 struct chain {
-    json_t *layers;
-    struct file_id {
-        dev_t device;
-        ino_t inode;
-    } *seen; /* one a layer */
+    struct layer *layers;
+    size_t count;
 };
 
 /* Opens one layer without its backing file, if need be past somebody else's lock. */
@@ -165,21 +170,27 @@ static int open_layer(const struct image_args *args, const char *name, bool *in_
 }
 
 /* Notes the file of a layer; -ELOOP if an earlier layer is the same file. */
-static int note_layer(struct chain *chain, struct blk_node *node, struct blk_error *err)
+static int note_file(const struct chain *chain, struct blk_node *node, struct layer *layer,
+                     struct blk_error *err)
 {
-    size_t count = json_array_size(chain->layers);
     struct stat st = { 0 };
 
-    chain->seen = blk_xrealloc(chain->seen, count + 1, sizeof(*chain->seen));
     if (stat(blk_bottom(node)->name, &st) < 0)
         st.st_ino = 0;
-    for (size_t i = 0; st.st_ino && i < count; i++) {
-        if (chain->seen[i].device == st.st_dev && chain->seen[i].inode == st.st_ino)
+    for (size_t i = 0; st.st_ino && i < chain->count; i++) {
+        if (chain->layers[i].device == st.st_dev && chain->layers[i].inode == st.st_ino)
             return blk_fail_why(err, ELOOP, "the backing chain leads back to itself", "'%s'",
                                 node->name);
     }
-    chain->seen[count] = (struct file_id){ st.st_dev, st.st_ino };
+    layer->device = st.st_dev;
+    layer->inode = st.st_ino;
     return 0;
+}
+
+static void free_layer(struct layer *layer)
+{
+    json_decref(layer->object);
+    snapshot_list_free(&layer->snapshots);
 }
 
 /*
@@ -192,14 +203,16 @@ static int add_layer(struct chain *chain, const struct image_args *args, const c
     struct blk_error err = BLK_ERROR_INIT;
     struct blk_node *node;
     bool in_use;
-    json_t *object = NULL;
+    struct layer layer = { .object = NULL };
 
     if (open_layer(args, name, &in_use, &node, &err) < 0)
         return report_error(&err);
-    if (note_layer(chain, node, &err) < 0 || describe(node, in_use, &object, &err) < 0)
+    if (note_file(chain, node, &layer, &err) < 0 || describe(node, in_use, &layer, &err) < 0) {
+        free_layer(&layer);
         return finish(report_error(&err), &node, 1);
-
-    json_array_append_new(chain->layers, object);
+    }
+    chain->layers = blk_xrealloc(chain->layers, chain->count + 1, sizeof(*chain->layers));
+    chain->layers[chain->count++] = layer;
     if (node->backing_name) {
         *next = blk_resolve_backing_name(blk_bottom(node)->name, node->backing_name);
         *next_format = blk_xstrdup(node->backing_format);
@@ -299,7 +312,7 @@ static void print_warnings(const json_t *layer)
     }
 }
 
-static void print_layer(const json_t *layer)
+static void print_layer(const json_t *layer, const struct snapshot_list *snapshots)
 {
     printf("image: %s\nfile format: %s\n", text_of(layer, "filename"), text_of(layer, "format"));
     print_size_lines(layer);
@@ -313,8 +326,7 @@ static void print_layer(const json_t *layer)
         printf("cleanly shut down: no\n");
     print_backing(layer);
 
-    const json_t *snapshots = json_object_get(layer, "snapshots");
-    if (snapshots)
+    if (snapshots->count)
         snapshot_list_print(snapshots);
     const json_t *specific = json_object_get(layer, "format-specific");
     if (specific) {
@@ -324,16 +336,40 @@ static void print_layer(const json_t *layer)
     print_warnings(layer);
 }
 
-static void print_chain(const json_t *layers, enum output_format format, bool whole)
+static void print_json(const struct layer *layer, unsigned level)
 {
-    if (format == OUTPUT_JSON) {
-        json_print(stdout, whole ? layers : json_array_get(layers, 0));
-        return;
+    const struct json_stream snapshots = {
+        .key = "snapshots",
+        .count = layer->snapshots.count,
+        .item = snapshot_list_item,
+        .opaque = &layer->snapshots,
+    };
+    json_print_streaming(stdout, layer->object, level, &snapshots);
+}
+
+static void print_chain_json(const struct chain *chain)
+{
+    putchar('[');
+    for (size_t i = 0; i < chain->count; i++) {
+        printf("%s\n    ", i ? "," : "");
+        print_json(&chain->layers[i], 1);
     }
-    for (size_t i = 0; i < json_array_size(layers); i++) {
-        if (i)
-            putchar('\n');
-        print_layer(json_array_get(layers, i));
+    printf("\n]\n");
+}
+
+static void print_chain(const struct chain *chain, enum output_format format, bool whole)
+{
+    if (format == OUTPUT_JSON && whole) {
+        print_chain_json(chain);
+    } else if (format == OUTPUT_JSON) {
+        print_json(&chain->layers[0], 0);
+        putchar('\n');
+    } else {
+        for (size_t i = 0; i < chain->count; i++) {
+            if (i)
+                putchar('\n');
+            print_layer(chain->layers[i].object, &chain->layers[i].snapshots);
+        }
     }
 }
 
@@ -372,11 +408,12 @@ static int run(int argc, char **argv)
     if (operands.count != 1)
         return report_usage(&cmd_info, "expects one image");
 
-    struct chain chain = { .layers = json_array() };
+    struct chain chain = { .layers = NULL };
     status = gather(&chain, &image, operands.items[0], whole);
     if (status == EXIT_OK)
-        print_chain(chain.layers, format, whole);
-    json_decref(chain.layers);
-    free(chain.seen);
+        print_chain(&chain, format, whole);
+    for (size_t i = 0; i < chain.count; i++)
+        free_layer(&chain.layers[i]);
+    free(chain.layers);
     return status;
 }

@@ -44,13 +44,13 @@ static int choose(void *opaque, const struct cmd_option *option, const char *tex
 static int list(struct blk_node *root)
 {
     struct blk_error err = BLK_ERROR_INIT;
-    json_t *snapshots;
+    struct snapshot_list snapshots;
 
     if (snapshot_list_get(root, &snapshots, &err) < 0)
         return report_error(&err);
-    if (snapshots)
-        snapshot_list_print(snapshots);
-    json_decref(snapshots);
+    if (snapshots.count)
+        snapshot_list_print(&snapshots);
+    snapshot_list_free(&snapshots);
     return EXIT_OK;
 }
 

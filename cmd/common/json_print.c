@@ -131,14 +131,40 @@ void json_print_string(FILE *to, const char *text)
 
 /* ---- values ---- */
 
-static void print_value(FILE *to, const json_t *value, unsigned level);
+static void print_value(FILE *to, const json_t *value, unsigned level,
+                        const struct json_stream *stream);
 
 static void indent(FILE *to, unsigned level)
 {
     fprintf(to, "\n%*s", (int)(4 * level), "");
 }
 
-static void print_object(FILE *to, const json_t *object, unsigned level)
+static void print_stream(FILE *to, const struct json_stream *stream, unsigned level)
+{
+    putc('[', to);
+    for (size_t i = 0; i < stream->count; i++) {
+        json_t *item = stream->item(stream->opaque, i);
+        if (i)
+            putc(',', to);
+        indent(to, level + 1);
+        print_value(to, item, level + 1, NULL);
+        json_decref(item);
+    }
+    indent(to, level);
+    putc(']', to);
+}
+
+static void print_member(FILE *to, const char *key, const json_t *value, unsigned level,
+                         const struct json_stream *stream)
+{
+    if (stream && json_is_null(value) && strcmp(key, stream->key) == 0)
+        print_stream(to, stream, level);
+    else
+        print_value(to, value, level, stream);
+}
+
+static void print_object(FILE *to, const json_t *object, unsigned level,
+                         const struct json_stream *stream)
 {
     size_t count;
     const char **keys = json_keys_in_order(object, &count);
@@ -150,34 +176,36 @@ static void print_object(FILE *to, const json_t *object, unsigned level)
         indent(to, level + 1);
         json_print_string(to, keys[i]);
         fputs(": ", to);
-        print_value(to, json_object_get(object, keys[i]), level + 1);
+        print_member(to, keys[i], json_object_get(object, keys[i]), level + 1, stream);
     }
     indent(to, level);
     putc('}', to);
     free(keys);
 }
 
-static void print_array(FILE *to, const json_t *array, unsigned level)
+static void print_array(FILE *to, const json_t *array, unsigned level,
+                        const struct json_stream *stream)
 {
     putc('[', to);
     for (size_t i = 0; i < json_array_size(array); i++) {
         if (i)
             putc(',', to);
         indent(to, level + 1);
-        print_value(to, json_array_get(array, i), level + 1);
+        print_value(to, json_array_get(array, i), level + 1, stream);
     }
     indent(to, level);
     putc(']', to);
 }
 
-static void print_value(FILE *to, const json_t *value, unsigned level)
+static void print_value(FILE *to, const json_t *value, unsigned level,
+                        const struct json_stream *stream)
 {
     switch (json_typeof(value)) {
     case JSON_OBJECT:
-        print_object(to, value, level);
+        print_object(to, value, level, stream);
         break;
     case JSON_ARRAY:
-        print_array(to, value, level);
+        print_array(to, value, level, stream);
         break;
     case JSON_STRING:
         json_print_string(to, json_string_value(value));
@@ -202,8 +230,14 @@ static void print_value(FILE *to, const json_t *value, unsigned level)
 
 void json_print(FILE *to, const json_t *value)
 {
-    print_value(to, value, 0);
+    print_value(to, value, 0, NULL);
     putc('\n', to);
+}
+
+void json_print_streaming(FILE *to, const json_t *value, unsigned level,
+                          const struct json_stream *stream)
+{
+    print_value(to, value, level, stream);
 }
 
 /* ---- values for people ---- */

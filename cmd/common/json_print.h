@@ -23,6 +23,21 @@ int output_format_parse(const char *text, enum output_format *format);
 void json_print(FILE *to, const json_t *value);
 
 /*
+ * An array whose items are made one at a time while they are printed: there may be more than should be in memory at
+ * once. It stands where an object has the member `key` with the value null.
+ */
+struct json_stream {
+    const char *key;
+    size_t count;
+    json_t *(*item)(const void *opaque, size_t index); /* the caller of it owns the result */
+    const void *opaque;
+};
+
+/* As json_print(), without the newline, for a value at that level of indentation. */
+void json_print_streaming(FILE *to, const json_t *value, unsigned level,
+                          const struct json_stream *stream);
+
+/*
  * Prints the members of an object or array for people, as in "Format specific information": a line
  * each, indented by four spaces a level, dashes in names shown as spaces.
  */

@@ -22,8 +22,10 @@ static void set_number(json_t *object, const char *key, uint64_t value)
         abort();
 }
 
-static json_t *snapshot_object(const struct blk_snapshot *snapshot)
+json_t *snapshot_list_item(const void *opaque, size_t index)
 {
+    const struct snapshot_list *list = opaque;
+    const struct blk_snapshot *snapshot = &list->items[index];
     json_t *object = json_object();
 
     set_text(object, "id", snapshot->id);
@@ -38,61 +40,45 @@ static json_t *snapshot_object(const struct blk_snapshot *snapshot)
     return object;
 }
 
-int snapshot_list_get(struct blk_node *node, json_t **result, struct blk_error *err)
+int snapshot_list_get(struct blk_node *node, struct snapshot_list *list, struct blk_error *err)
 {
-    struct blk_snapshot *list = NULL;
-    size_t count = 0;
-
-    *result = NULL;
+    *list = (struct snapshot_list){ .items = NULL };
     node = blk_skip_filters(node);
     if (!node->driver->snapshot_list)
         return 0;
-    int ret = node->driver->snapshot_list(node, &list, &count, err);
-    if (ret < 0)
-        return blk_fail_if_unset(err, -ret, "listing the snapshots of '%s'", node->name);
-    if (count) {
-        *result = json_array();
-        for (size_t i = 0; i < count; i++)
-            json_array_append_new(*result, snapshot_object(&list[i]));
-    }
-    blk_snapshots_free(list, count);
-    return 0;
+    int ret = node->driver->snapshot_list(node, &list->items, &list->count, err);
+    return ret < 0 ? blk_fail_if_unset(err, -ret, "listing the snapshots of '%s'", node->name) : 0;
 }
 
-static const char *text_of(const json_t *object, const char *key)
+void snapshot_list_free(struct snapshot_list *list)
 {
-    return json_string_value(json_object_get(object, key));
+    blk_snapshots_free(list->items, list->count);
+    *list = (struct snapshot_list){ .items = NULL };
 }
 
-static uint64_t number_of(const json_t *object, const char *key)
-{
-    return (uint64_t)json_integer_value(json_object_get(object, key));
-}
-
-static void print_snapshot(const json_t *snapshot)
+static void print_snapshot(const struct blk_snapshot *snapshot)
 {
     char size[32], date[64], clock[64], icount[32] = "";
-    time_t seconds = (time_t)number_of(snapshot, "date-sec");
-    uint64_t up = number_of(snapshot, "vm-clock-sec");
+    time_t seconds = (time_t)snapshot->date_seconds;
+    uint64_t up = snapshot->vm_clock_ns / 1000000000;
     struct tm local;
 
-    blk_format_size(number_of(snapshot, "vm-state-size"), size);
+    blk_format_size(snapshot->vm_state_bytes, size);
     if (!localtime_r(&seconds, &local) ||
         !strftime(date, sizeof(date), "%Y-%m-%d %H:%M:%S", &local))
-        snprintf(date, sizeof(date), "%" PRIu64, number_of(snapshot, "date-sec"));
+        snprintf(date, sizeof(date), "%" PRIu64, snapshot->date_seconds);
     snprintf(clock, sizeof(clock), "%02" PRIu64 ":%02u:%02u.%03u", up / 3600,
              (unsigned)(up / 60 % 60), (unsigned)(up % 60),
-             (unsigned)(number_of(snapshot, "vm-clock-nsec") / 1000000));
-    if (json_object_get(snapshot, "icount"))
-        snprintf(icount, sizeof(icount), "%" PRIu64, number_of(snapshot, "icount"));
-    printf("%-9s %-16s %8s%20s%13s%11s\n", text_of(snapshot, "id"), text_of(snapshot, "name"), size,
-           date, clock, icount);
+             (unsigned)(snapshot->vm_clock_ns % 1000000000 / 1000000));
+    if (snapshot->icount != UINT64_MAX)
+        snprintf(icount, sizeof(icount), "%" PRIu64, snapshot->icount);
+    printf("%-9s %-16s %8s%20s%13s%11s\n", snapshot->id, snapshot->name, size, date, clock, icount);
 }
 
-void snapshot_list_print(const json_t *list)
+void snapshot_list_print(const struct snapshot_list *list)
 {
     printf("Snapshot list:\n");
     printf("%-10s%-17s%8s%20s%13s%11s\n", "ID", "TAG", "VM SIZE", "DATE", "VM CLOCK", "ICOUNT");
-    for (size_t i = 0; i < json_array_size(list); i++)
-        print_snapshot(json_array_get(list, i));
+    for (size_t i = 0; i < list->count; i++)
+        print_snapshot(&list->items[i]);
 }

@@ -8,14 +8,22 @@
 
 #include "blockcore/error.h"
 #include "blockcore/node.h"
+#include "blockcore/types.h"
 
-/*
- * The snapshots as an array of objects for json_print(); *list is NULL where there are none. The
- * caller owns it.
- */
-int snapshot_list_get(struct blk_node *node, json_t **list, struct blk_error *err);
+/* There may be 65536, so they are kept as they come from the driver; JSON is made of one at a time. */
+struct snapshot_list {
+    struct blk_snapshot *items;
+    size_t count;
+};
 
-/* Prints such an array as a table. */
-void snapshot_list_print(const json_t *list);
+/* The snapshots of a node; none where its format has none. The caller frees the list. */
+int snapshot_list_get(struct blk_node *node, struct snapshot_list *list, struct blk_error *err);
+void snapshot_list_free(struct snapshot_list *list);
+
+/* Prints the list as a table. */
+void snapshot_list_print(const struct snapshot_list *list);
+
+/* One item as an object, for struct json_stream; `opaque` is the struct snapshot_list. */
+json_t *snapshot_list_item(const void *opaque, size_t index);
 
 #endif
