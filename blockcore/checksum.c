@@ -119,7 +119,7 @@ static void *work(void *argument)
 {
     struct job *job = argument;
     struct blk_error err = BLK_ERROR_INIT;
-    struct chunk chunk;
+    struct chunk chunk = { .bytes = 0 };
     uint8_t *buf = blk_buffer_alloc(BLOCK);
     int ret = buf ? 0 : blk_fail(&err, ENOMEM, "reading '%s'", job->params->node->name);
 

@@ -203,7 +203,7 @@ static void mark(struct job *job, const struct piece *piece, const uint8_t *a, c
 
 static int compare_pieces(struct job *job, uint8_t *a, uint8_t *b, struct blk_error *err)
 {
-    struct piece piece;
+    struct piece piece = { 0 };
     int ret;
 
     for (;;) {

@@ -159,7 +159,7 @@ static int find_differences(struct rebase *rebase, uint64_t bytes, struct blk_no
         .progress = behind ? on_progress : NULL,
         .opaque = rebase,
     };
-    unsigned bits;
+    unsigned bits = 0;
 
     *marks = NULL;
     int ret = find_granularity(rebase, &bits, err);

@@ -13,6 +13,8 @@
 
 #define ENTRY_FIXED_BYTES 24
 #define MAX_EXTRA_BYTES 1024
+#define MAX_LISTED_BITMAPS 16384
+#define MAX_LISTED_DIRECTORY_BYTES (2 * MIB)
 
 static int damaged(struct blk_node *node, struct blk_error *err, const char *why)
 {
@@ -100,6 +102,12 @@ static int parse_entry(struct blk_node *node, const uint8_t *buf, uint64_t left,
     return 0;
 }
 
+/* Whoever only looks at headers needs little memory, whatever the file says; a check sees all. */
+static bool is_header_only(const struct blk_node *node)
+{
+    return (node->flags & (BLK_NO_IO | BLK_IN_CHECK)) == BLK_NO_IO;
+}
+
 /* Where the directory is, by the header's extension; *count 0 when there is none. */
 static int locate(struct blk_node *node, struct qcow2_bitmap_directory *directory, uint32_t *count,
                   struct blk_error *err)
@@ -123,6 +131,10 @@ static int locate(struct blk_node *node, struct qcow2_bitmap_directory *director
     if (!directory->offset || directory->offset % s->cluster_bytes ||
         !range_within(directory->offset, directory->bytes, blk_size(qcow2_file(node))))
         return damaged(node, err, "its place is impossible");
+    if (is_header_only(node) &&
+        (*count > MAX_LISTED_BITMAPS || directory->bytes > MAX_LISTED_DIRECTORY_BYTES))
+        return blk_fail_why(err, EFBIG, "it has more bitmaps than can be listed with little memory",
+                            "reading the bitmap directory of '%s'", node->name);
     return 0;
 }
 
@@ -144,7 +156,7 @@ int qcow2_bitmap_directory_read(struct blk_node *node, struct qcow2_bitmap_direc
 
     uint64_t at = 0;
     while (ret == 0 && directory->count < count) {
-        uint64_t bytes;
+        uint64_t bytes = 0;
         ret = parse_entry(node, buf + at, directory->bytes - at, directory, &bytes, err);
         at += ret == 0 ? bytes : 0;
     }
