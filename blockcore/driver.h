@@ -158,9 +158,14 @@ struct blk_driver {
                  struct blk_error *err);
     /* Drops all data of this layer so that the backing file shows through. */
     int (*make_empty)(struct blk_node *node, struct blk_error *err);
-    /* Rewrites the header's backing file; NULL name: none. Does not touch the graph. */
+    /*
+     * Rewrites the header's backing file; NULL name: none. Does not touch the graph. can_change_backing changes
+     * nothing and says whether the header has room for that one, so that several images can be asked first.
+     */
     int (*change_backing)(struct blk_node *node, const char *name, const char *format,
                           struct blk_error *err);
+    int (*can_change_backing)(struct blk_node *node, const char *name, const char *format,
+                              struct blk_error *err);
 
     /* ---- extras ---- */
 

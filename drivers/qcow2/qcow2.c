@@ -300,8 +300,9 @@ static int qcow2_get_info(struct blk_node *node, struct blk_info *info, struct b
 
 /* ---- backing file ---- */
 
-static int qcow2_change_backing(struct blk_node *node, const char *name, const char *format,
-                                struct blk_error *err)
+/* What follows the header when it names that backing file; the caller frees. */
+static int backing_tail(struct blk_node *node, const char *name, const char *format,
+                        struct qcow2_tail *tail, struct blk_error *err)
 {
     struct qcow2_state *s = qcow2_state(node);
     if (name && s->data_file_raw)
@@ -311,15 +312,37 @@ static int qcow2_change_backing(struct blk_node *node, const char *name, const c
         return blk_fail_why(err, EINVAL, "the name is too long", "giving '%s' a backing file",
                             node->name);
 
-    struct qcow2_tail tail;
-    qcow2_tail_copy(&tail, &s->tail);
-    qcow2_tail_set_backing(&tail, name && *name ? name : NULL);
-    if (tail.backing_name && format && *format)
-        qcow2_tail_set(&tail, QCOW2_EXT_BACKING_FORMAT, format, (uint32_t)strlen(format));
+    qcow2_tail_copy(tail, &s->tail);
+    qcow2_tail_set_backing(tail, name && *name ? name : NULL);
+    if (tail->backing_name && format && *format)
+        qcow2_tail_set(tail, QCOW2_EXT_BACKING_FORMAT, format, (uint32_t)strlen(format));
     else
-        qcow2_tail_remove(&tail, QCOW2_EXT_BACKING_FORMAT);
+        qcow2_tail_remove(tail, QCOW2_EXT_BACKING_FORMAT);
+    return 0;
+}
+
+static int qcow2_can_change_backing(struct blk_node *node, const char *name, const char *format,
+                                    struct blk_error *err)
+{
+    struct qcow2_tail tail;
+    int ret = backing_tail(node, name, format, &tail, err);
+    if (ret < 0)
+        return ret;
+    ret = qcow2_header_can_relayout(node, &tail, err);
+    qcow2_tail_free(&tail);
+    return ret;
+}
+
+static int qcow2_change_backing(struct blk_node *node, const char *name, const char *format,
+                                struct blk_error *err)
+{
+    struct qcow2_state *s = qcow2_state(node);
+    struct qcow2_tail tail;
+    int ret = backing_tail(node, name, format, &tail, err);
+    if (ret < 0)
+        return ret;
     /* Copied data must be stable before the header stops naming the file that had it. */
-    int ret = qcow2_settle(node, err);
+    ret = qcow2_settle(node, err);
     if (ret == 0)
         ret = qcow2_header_relayout(node, &s->header, &tail, err);
     qcow2_tail_free(&tail);
@@ -357,6 +380,7 @@ const struct blk_driver blk_driver_qcow2 = {
     .check = qcow2_check,
     .make_empty = qcow2_make_empty,
     .change_backing = qcow2_change_backing,
+    .can_change_backing = qcow2_can_change_backing,
     .snapshot_list = qcow2_snapshot_list,
     .snapshot_create = qcow2_snapshot_create,
     .snapshot_apply = qcow2_snapshot_apply,

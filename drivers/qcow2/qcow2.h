@@ -146,6 +146,10 @@ int qcow2_header_switch_reftable(struct blk_node *node, uint64_t offset, uint32_
 int qcow2_header_relayout(struct blk_node *node, const struct qcow2_header *next,
                           const struct qcow2_tail *tail, struct blk_error *err);
 
+/* 0 if qcow2_header_relayout() would find a layout for `tail`, else its error. Changes nothing. */
+int qcow2_header_can_relayout(struct blk_node *node, const struct qcow2_tail *tail,
+                              struct blk_error *err);
+
 /* ---- table_cache.c ---- */
 
 /* A slice of a table in memory, in the format of the medium. */

@@ -266,6 +266,27 @@ static int find_layout(struct layout *layout, struct qcow2_header *header,
     return -ENOSPC;
 }
 
+/*
+ * Lays `layout` out for *header and `tail`; `old` gets what cluster 0 has now. header_mutex is
+ * held.
+ */
+static int plan_held(struct blk_node *node, struct layout *layout, struct qcow2_header *header,
+                     const struct qcow2_tail *tail, uint8_t *old, struct blk_error *err)
+{
+    struct qcow2_state *s = qcow2_state(node);
+    struct blk_node *file = qcow2_file(node);
+
+    int ret = blk_child_pread(file, 0, u64_min(blk_size(file), s->cluster_bytes), old, err);
+    if (ret < 0)
+        return ret;
+    header->cluster_bits = s->header.cluster_bits;
+    if (find_layout(layout, header, tail, old, s->tail.layout_bytes) < 0)
+        return blk_fail_why(err, ENOSPC,
+                            "it does not fit into the first sector beside what is there",
+                            "changing the header of '%s'", node->name);
+    return 0;
+}
+
 /* *began: there is a layout, and writing it has begun. header_mutex is held. */
 static int relayout_held(struct blk_node *node, const struct qcow2_header *next,
                          const struct qcow2_tail *tail, uint8_t *buf, uint8_t *old, bool *began,
@@ -275,17 +296,11 @@ static int relayout_held(struct blk_node *node, const struct qcow2_header *next,
     struct blk_node *file = qcow2_file(node);
     struct layout layout = { buf, s->cluster_bytes, true, 0 };
     struct qcow2_header header = *next;
-    uint64_t size = blk_size(file);
 
     *began = false;
-    int ret = blk_child_pread(file, 0, u64_min(size, s->cluster_bytes), old, err);
+    int ret = plan_held(node, &layout, &header, tail, old, err);
     if (ret < 0)
         return ret;
-    header.cluster_bits = s->header.cluster_bits;
-    if (find_layout(&layout, &header, tail, old, s->tail.layout_bytes) < 0)
-        return blk_fail_why(err, ENOSPC,
-                            "it does not fit into the first sector beside what is there",
-                            "changing the header of '%s'", node->name);
 
     *began = true;
     if (layout.used > BLK_SECTOR_BYTES) {
@@ -356,6 +371,27 @@ int qcow2_header_relayout(struct blk_node *node, const struct qcow2_header *next
         pthread_mutex_unlock(&s->header_mutex);
     }
     free(buf);
+    free(old);
+    return ret;
+}
+
+int qcow2_header_can_relayout(struct blk_node *node, const struct qcow2_tail *tail,
+                              struct blk_error *err)
+{
+    struct qcow2_state *s = qcow2_state(node);
+    struct qcow2_header header = s->header;
+    struct layout layout = { malloc(s->cluster_bytes), s->cluster_bytes, true, 0 };
+    uint8_t *old = calloc(1, s->cluster_bytes);
+    int ret;
+
+    if (!layout.buf || !old) {
+        ret = blk_fail(err, ENOMEM, "planning the header of '%s'", node->name);
+    } else {
+        pthread_mutex_lock(&s->header_mutex);
+        ret = plan_held(node, &layout, &header, tail, old, err);
+        pthread_mutex_unlock(&s->header_mutex);
+    }
+    free(layout.buf);
     free(old);
     return ret;
 }
