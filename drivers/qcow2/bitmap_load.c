@@ -152,6 +152,8 @@ static int load_bits(struct blk_node *node, struct blk_dirty_bitmap *bitmap, str
 
     if (stored->table_entries != pieces)
         return damaged(node, bitmap, "its table does not fit the size of the disk", err);
+    if (!range_within(stored->table_offset, pieces * 8, blk_size(qcow2_file(node))))
+        return damaged(node, bitmap, "its table lies past the end of the file", err);
     int ret = blk_dirty_bitmap_allocate(bitmap, err);
     if (ret < 0)
         return ret;

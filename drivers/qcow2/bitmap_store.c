@@ -295,16 +295,18 @@ static bool has_table(const struct qcow2_bitmap_directory *directory, uint64_t t
     return false;
 }
 
-/* Frees table and data of an entry that is no more. A table that cannot be read leaks what it points to. */
-static void free_entry(struct blk_node *node, const struct qcow2_bitmap_entry *entry)
+/* Frees table and data of an entry that is no more. */
+static int free_entry(struct blk_node *node, const struct qcow2_bitmap_entry *entry,
+                      struct blk_error *err)
 {
     struct qcow2_state *s = qcow2_state(node);
     BLK_AUTOFREE uint64_t *table = NULL;
 
-    if (qcow2_read_table(node, entry->table_offset, entry->table_entries,
-                         QCOW2_MAX_BITMAP_TABLE_ENTRIES * UINT64_C(8), &table, "bitmap table",
-                         NULL) < 0)
-        return;
+    int ret = qcow2_read_table(node, entry->table_offset, entry->table_entries,
+                               QCOW2_MAX_BITMAP_TABLE_ENTRIES * UINT64_C(8), &table,
+                               "bitmap table", err);
+    if (ret < 0)
+        return ret;
     qcow2_lock(s);
     for (uint32_t i = 0; i < entry->table_entries; i++) {
         uint64_t offset = table[i] & QCOW2_BITMAP_TABLE_OFFSET;
@@ -315,6 +317,7 @@ static void free_entry(struct blk_node *node, const struct qcow2_bitmap_entry *e
         qcow2_free_later(node, entry->table_offset, u64_max(entry->table_entries * UINT64_C(8), 1),
                          QCOW2_FREE_OTHER);
     qcow2_unlock(s);
+    return 0;
 }
 
 static int free_old(struct blk_node *node, const struct qcow2_bitmap_directory *old,
@@ -322,9 +325,15 @@ static int free_old(struct blk_node *node, const struct qcow2_bitmap_directory *
 {
     struct qcow2_state *s = qcow2_state(node);
 
-    for (size_t i = 0; i < old->count; i++)
-        if (!has_table(directory, old->entries[i].table_offset))
-            free_entry(node, &old->entries[i]);
+    for (size_t i = 0; i < old->count; i++) {
+        if (has_table(directory, old->entries[i].table_offset))
+            continue;
+        int ret = free_entry(node, &old->entries[i], err);
+        if (ret < 0) {
+            blk_left_behind(err, "the bitmaps are stored; clusters of the old ones leak");
+            return ret;
+        }
+    }
     if (old->bytes) {
         qcow2_lock(s);
         qcow2_free_later(node, old->offset, old->bytes, QCOW2_FREE_OTHER);
