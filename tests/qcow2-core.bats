@@ -1,6 +1,6 @@
 #!/usr/bin/env bats
-# The core of the qcow2 driver: header features and extensions, what happens to damaged images, growth
-# of the refcount table, and that no crash or fault between two writes damages an image.
+# The core of the qcow2 driver: header features and extensions, what happens to damaged images,
+# growth of the refcount table, and that no crash or fault between two writes damages an image.
 
 bats_require_minimum_version 1.5.0
 load lib/common
@@ -129,8 +129,8 @@ with_entry_at() {
         lazy-refcounts=on,overlap-check=all,cache-clean-interval=5 pass-discard-other=on; do
         blkimg io --image-opts -c "write 0 1M" "driver=qcow2,file.filename=a,$good"
     done
-    for bad in cache-size=1M,l2-cache-size=1M,refcount-cache-size=1M cache-size=1M,l2-cache-size=2M \
-        l2-cache-entry-size=3000 overlap-check=some no-such-option=1; do
+    for bad in cache-size=1M,l2-cache-size=1M,refcount-cache-size=1M \
+        cache-size=1M,l2-cache-size=2M l2-cache-entry-size=3000 overlap-check=some no-such-option=1; do
         run -1 blkimg io --image-opts -c "read 0 1M" "driver=qcow2,file.filename=a,$bad"
     done
     qemu-img check a
@@ -143,7 +143,8 @@ old_and_new() {
     qemu-img snapshot -c s a
     qemu-io -c "write -P 3 512k 100k" a
     commands=(-c "write -q -P 10 100k 200k" -c "write -q -z -u 600k 100k" -c "flush"
-        -c "write -q -P 12 1M 300k" -c "discard -q 2M 128k" -c "flush" -c "write -q -P 13 1900k 100k"
+        -c "write -q -P 12 1M 300k" -c "discard -q 2M 128k" -c "flush"
+        -c "write -q -P 13 1900k 100k"
         -c "write -q -c -P 15 2560k 64k" -c "write -q -P 16 2700k 300k" -c "flush"
         -c "write -q -z -u 400k 10k" -c "write -q -P 18 1600k 200k")
     cp a b
@@ -159,7 +160,8 @@ states() {
 
 @test "no crash while writing damages an image" {
     local options
-    for options in cluster_size=64k cluster_size=512,refcount_bits=64 cluster_size=16k,extended_l2=on; do
+    for options in cluster_size=64k cluster_size=512,refcount_bits=64 \
+        cluster_size=16k,extended_l2=on; do
         rm -f a
         old_and_new "$options"
         states new.raw "$BLKIMG" io -d unmap "${commands[@]}" a

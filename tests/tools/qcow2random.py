@@ -3,10 +3,11 @@
 
     qcow2random.py [--sequences N] [--ops N] [--seed S] [--only INDEX] [--keep DIR] BLKIMG
 
-Each sequence makes an image with qemu-img (version, cluster size, refcount width, extended L2, data file,
-compression, backing file), and writes to it in a few sessions with one program, "blkimg io" or qemu-io. Between sessions
-snapshots may be taken, so that clusters are shared. Then the content is compared with the model by both programs,
-and both must find the image sound and without leaks. The last line is "N sequences of M operations (seed S)".
+Each sequence makes an image with qemu-img (version, cluster size, refcount width, extended L2,
+data file, compression, backing file), and writes to it in a few sessions with one program, "blkimg
+io" or qemu-io. Between sessions snapshots may be taken, so that clusters are shared. Then the
+content is compared with the model by both programs, and both must find the image sound and without
+leaks. The last line says how many sequences failed, and the seed.
 
 Everything about sequence I follows from "S.I"; --only I runs it alone.
 """
@@ -80,8 +81,8 @@ class Sequence:
         self.model = bytearray(self.shape.size)
         self.cluster = 1 << self.shape.cluster_bits
         self.written = set()  # clusters ever written: qemu-io compresses only into others
-        # qemu-io 7.2 fails to place compressed clusters when they are small or counts are narrow, and damages
-        # the image when a compressed one is freed: its sequences either compress or free.
+        # qemu-io 7.2 fails to place compressed clusters when they are small or counts are narrow,
+        # and damages the image when a compressed one is freed: it either compresses or frees.
         peer = writer == "qemu-io"
         self.may_compress = not self.shape.data_file and not (
             peer and (self.cluster < 4096 or self.shape.refcount_bits < 16 or rng.random() < 0.6))
@@ -127,7 +128,8 @@ class Sequence:
         return start, max(1, min(size - start, -(-length // unit) * unit))
 
     def note(self, offset, length):
-        self.written.update(range(offset // self.cluster, (offset + length - 1) // self.cluster + 1))
+        last = (offset + length - 1) // self.cluster
+        self.written.update(range(offset // self.cluster, last + 1))
 
     def touches_written(self, offset, length):
         last = (offset + length - 1) // self.cluster
@@ -256,7 +258,9 @@ def main():
     numbers = range(args.sequences) if args.only is None else (args.only,)
     for number in numbers:
         rng = random.Random(f"{args.seed}.{number}")
-        writer = args.writer if args.writer != "both" else ("blkimg", "blkimg", "qemu-io")[number % 3]
+        writer = args.writer
+        if writer == "both":
+            writer = ("blkimg", "blkimg", "qemu-io")[number % 3]
         folder = tempfile.mkdtemp(prefix="qcow2random.")
         sequence = Sequence(os.path.abspath(args.blkimg), rng, args.ops, folder, writer)
         try:
