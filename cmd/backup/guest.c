@@ -1,69 +1,22 @@
 /*
  * --guest-io: a guest writes to the disk while its backup is made.
  *
- * The guest is a thread that runs io commands (blkimg-io(1)) against a copy-before-write filter on the source. What it
+ * The guest (cmd/common/guest.h) runs against a copy-before-write filter on the source. What it
  * overwrites is saved to the target first, and the backup copies the rest through the same record of what is
  * already there. So the target is the disk of the moment at which the filter was put in, which is the moment at
  * which the bitmaps began anew.
  */
 #include <errno.h>
 #include <pthread.h>
-#include <stdatomic.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 
 #include "blockcore/bytes.h"
 #include "blockcore/cancel.h"
 #include "blockcore/cbw.h"
-#include "blockcore/memory.h"
 #include "cmd/backup/backup.h"
-#include "cmd/io/io.h"
+#include "cmd/common/guest.h"
 
 /* What a copying thread takes at once. */
 #define PIECE_BYTES (2 * MIB)
-
-/* ---- the guest ---- */
-
-struct guest {
-    FILE *commands;
-    struct io_session session;
-    int error; /* errno of reading the commands, or 0 */
-};
-
-/* A guest uses its disk; it does not open, close or resize it. */
-static bool is_refused(const char *line)
-{
-    static const char *const refused[] = { "open", "close", "reopen", "truncate", "abort", "sigraise" };
-    size_t length = strcspn(line, " \t");
-
-    for (size_t i = 0; i < sizeof(refused) / sizeof(refused[0]); i++)
-        if (strlen(refused[i]) == length && strncmp(line, refused[i], length) == 0)
-            return true;
-    return false;
-}
-
-static void *run_guest(void *argument)
-{
-    struct guest *guest = argument;
-    BLK_AUTOFREE char *line = NULL;
-    size_t capacity = 0;
-
-    while (!guest->session.quit && !blk_cancelled()) {
-        ssize_t length = getline(&line, &capacity, guest->commands);
-        if (length < 0)
-            break;
-        line[strcspn(line, "\n")] = '\0';
-        const char *command = line + strspn(line, " \t");
-        if (is_refused(command))
-            report_failure("--guest-io: '%s' is not for a guest", command);
-        else
-            io_run_line(&guest->session, command);
-    }
-    guest->error = ferror(guest->commands) ? EIO : 0;
-    io_pool_free(guest->session.pool);
-    return NULL;
-}
 
 /* ---- copying ---- */
 
@@ -149,26 +102,23 @@ static int copy_all(struct backup *backup, struct backup_disk *disk, struct blk_
 
 /* Copies while the guest runs, and waits for both. */
 static int run_both(struct backup *backup, struct backup_disk *disk, struct blk_node *filter,
-                    FILE *commands, struct blk_error *err)
+                    struct guest *guest, struct blk_error *err)
 {
-    struct guest guest = {
-        .commands = commands,
-        .session = { .node = filter, .pool = io_pool_new() },
-    };
-    pthread_t thread;
+    struct blk_error guest_err = BLK_ERROR_INIT;
 
-    int ret = pthread_create(&thread, NULL, run_guest, &guest);
-    if (ret) {
-        io_pool_free(guest.session.pool);
-        return blk_fail(err, ret, "starting the guest");
-    }
+    int ret = guest_start(guest, filter, err);
+    if (ret < 0)
+        return ret;
     disk->guest_ran = true;
     ret = copy_all(backup, disk, filter->cbw, err);
-    pthread_join(thread, NULL);
+    int guest_ret = guest_wait(guest, &guest_err);
     if (ret == 0)
         ret = blk_cbw_check(filter->cbw, err);
-    if (ret == 0 && guest.error)
-        ret = blk_fail(err, guest.error, "reading the guest's commands");
+    if (ret == 0 && guest_ret < 0) {
+        ret = guest_ret;
+        if (err)
+            *err = guest_err;
+    }
     return ret;
 }
 
@@ -182,18 +132,19 @@ int backup_copy_with_guest(struct backup *backup, struct backup_disk *disk, stru
     };
     struct blk_node *filter;
     struct blk_error close_err = BLK_ERROR_INIT;
+    struct guest *guest;
 
-    FILE *commands = fopen(options->guest_io, "re");
-    if (!commands)
-        return blk_fail(err, errno, "opening the guest's commands '%s'", options->guest_io);
+    int ret = guest_open(options->guest_io, &guest, err);
+    if (ret < 0)
+        return ret;
 
     disk->bytes_copied = disk->mask ? blk_dirty_bitmap_count(disk->mask) : disk->bytes;
     blk_node_ref(disk->source); /* the filter takes the other one, and is gone before the source is */
-    int ret = blk_cbw_insert(disk->source, disk->target, &params, &filter, err);
+    ret = blk_cbw_insert(disk->source, disk->target, &params, &filter, err);
     if (ret < 0) {
         disk->source->refs--;
     } else {
-        ret = run_both(backup, disk, filter, commands, err);
+        ret = run_both(backup, disk, filter, guest, err);
         int closed = blk_close(filter, NULL, &close_err);
         if (ret == 0 && closed < 0) {
             ret = closed;
@@ -201,6 +152,6 @@ int backup_copy_with_guest(struct backup *backup, struct backup_disk *disk, stru
                 *err = close_err;
         }
     }
-    fclose(commands);
+    guest_free(guest);
     return ret;
 }

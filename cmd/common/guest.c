@@ -1,0 +1,102 @@
+#include "cmd/common/guest.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "blockcore/cancel.h"
+#include "blockcore/memory.h"
+#include "cmd/common/report.h"
+#include "cmd/io/io.h"
+
+struct guest {
+    FILE *commands;
+    struct io_session session;
+    pthread_t thread;
+    int error; /* errno of reading the commands, or 0 */
+};
+
+/* A guest uses its disk; it does not open, close or resize it. */
+static bool is_refused(const char *line)
+{
+    static const char *const refused[] = { "open", "close", "reopen", "truncate", "abort", "sigraise" };
+    size_t length = strcspn(line, " \t");
+
+    for (size_t i = 0; i < sizeof(refused) / sizeof(refused[0]); i++)
+        if (strlen(refused[i]) == length && strncmp(line, refused[i], length) == 0)
+            return true;
+    return false;
+}
+
+static void *run_guest(void *argument)
+{
+    struct guest *guest = argument;
+    BLK_AUTOFREE char *line = NULL;
+    size_t capacity = 0;
+
+    while (!guest->session.quit && !blk_cancelled()) {
+        ssize_t length = getline(&line, &capacity, guest->commands);
+        if (length < 0)
+            break;
+        line[strcspn(line, "\n")] = '\0';
+        const char *command = line + strspn(line, " \t");
+        if (is_refused(command))
+            report_failure("--guest-io: '%s' is not for a guest", command);
+        else
+            io_run_line(&guest->session, command);
+    }
+    /* A wait for commands that a signal ended is no failure to read them. */
+    guest->error = ferror(guest->commands) && !blk_cancelled() ? EIO : 0;
+    io_pool_free(guest->session.pool);
+    return NULL;
+}
+
+int guest_open(const char *commands, struct guest **guest, struct blk_error *err)
+{
+    *guest = NULL;
+    FILE *file = fopen(commands, "re");
+    if (!file)
+        return blk_fail(err, errno, "opening the guest's commands '%s'", commands);
+    *guest = blk_xcalloc(1, sizeof(**guest));
+    (*guest)->commands = file;
+    return 0;
+}
+
+int guest_start(struct guest *guest, struct blk_node *node, struct blk_error *err)
+{
+    guest->session = (struct io_session){ .node = node, .pool = io_pool_new() };
+    int ret = pthread_create(&guest->thread, NULL, run_guest, guest);
+    if (ret) {
+        io_pool_free(guest->session.pool);
+        return blk_fail(err, ret, "starting the guest");
+    }
+    return 0;
+}
+
+/* The signal may have reached another thread: one that waits for commands (from a FIFO) is woken by one of its own. */
+int guest_wait(struct guest *guest, struct blk_error *err)
+{
+    struct timespec until;
+
+    for (;;) {
+        clock_gettime(CLOCK_REALTIME, &until);
+        until.tv_sec++;
+        if (pthread_timedjoin_np(guest->thread, NULL, &until) == 0)
+            break;
+        if (blk_cancelled())
+            pthread_kill(guest->thread, blk_cancelled());
+    }
+    return guest->error ? blk_fail(err, guest->error, "reading the guest's commands") : 0;
+}
+
+void guest_free(struct guest *guest)
+{
+    if (!guest)
+        return;
+    fclose(guest->commands);
+    free(guest);
+}

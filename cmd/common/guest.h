@@ -1,0 +1,30 @@
+/*
+ * A guest: a thread that runs io commands (blkimg-io(1)) from a file against a node while a job copies it.
+ */
+#ifndef CMD_COMMON_GUEST_H
+#define CMD_COMMON_GUEST_H
+
+#include "blockcore/error.h"
+#include "blockcore/node.h"
+
+struct guest;
+
+/*
+ * Opens the file of commands. Nothing runs yet. -errno when it cannot be read; *guest is NULL then. The caller ends it
+ * with guest_free().
+ */
+int guest_open(const char *commands, struct guest **guest, struct blk_error *err);
+
+/* Starts the thread. The node stays open until guest_wait() returns. */
+int guest_start(struct guest *guest, struct blk_node *node, struct blk_error *err);
+
+/*
+ * Waits for the end of the commands, which a signal brings about, and of all requests. -errno when the commands could
+ * not be read; what becomes of a request is the guest's own business, and told on stdout.
+ */
+int guest_wait(struct guest *guest, struct blk_error *err);
+
+/* For a guest that does not run. NULL does nothing. */
+void guest_free(struct guest *guest);
+
+#endif
