@@ -223,9 +223,13 @@ int blk_bitmaps_resize(struct blk_node *node, uint64_t size, struct blk_error *e
     for (struct blk_dirty_bitmap *b = node->bitmaps ? node->bitmaps->first : NULL; b; b = b->next) {
         if (b->inconsistent || b->unusable || b->size == size)
             continue;
+        uint64_t old_size = b->size;
         int ret = blk_dirty_bitmap_resize(b, size, err);
-        if (ret == 0)
+        if (ret == 0) {
+            if (b->enabled && size > old_size)
+                blk_dirty_bitmap_set(b, old_size, size - old_size);
             continue;
+        }
         /* It stands for a disk that is no more. */
         b->inconsistent = true;
         node->bitmaps->changed = true;

@@ -78,8 +78,9 @@ int blk_bitmaps_will_write(struct blk_node *node, uint64_t offset, uint64_t byte
 void blk_bitmaps_did_write(struct blk_node *node, uint64_t offset, uint64_t bytes);
 
 /*
- * After a change of the node's size: every usable bitmap, loaded before, follows. One that cannot is inconsistent
- * from then on, and the first such failure is returned.
+ * After a change of the node's size: every usable bitmap, loaded before, follows. What was added is dirty in enabled ones:
+ * a disk that shrank and grew again reads as zeroes where a backup of the time before has data. One that cannot
+ * follow is inconsistent from then on, and the first such failure is returned.
  */
 int blk_bitmaps_resize(struct blk_node *node, uint64_t size, struct blk_error *err);
 

@@ -60,20 +60,26 @@ static void forget(struct blk_identity *identity, size_t index)
             (identity->bitmap_count - index) * sizeof(identity->bitmaps[0]));
 }
 
-void blk_identity_set_since(struct blk_identity *identity, const char *bitmap,
-                            const struct blk_id *id)
+bool blk_identity_forget(struct blk_identity *identity, const char *bitmap)
 {
     uint64_t hash = blk_identity_hash(bitmap);
 
     for (size_t i = 0; i < identity->bitmap_count; i++) {
         if (identity->bitmaps[i].name_hash == hash) {
             forget(identity, i);
-            break;
+            return true;
         }
     }
+    return false;
+}
+
+void blk_identity_set_since(struct blk_identity *identity, const char *bitmap,
+                            const struct blk_id *id)
+{
+    blk_identity_forget(identity, bitmap);
     if (identity->bitmap_count == BLK_IDENTITY_BITMAPS)
         forget(identity, 0);
-    identity->bitmaps[identity->bitmap_count].name_hash = hash;
+    identity->bitmaps[identity->bitmap_count].name_hash = blk_identity_hash(bitmap);
     identity->bitmaps[identity->bitmap_count].since = *id;
     identity->bitmap_count++;
 }

@@ -42,6 +42,9 @@ uint64_t blk_identity_hash(const char *name);
 /* The backup that the bitmap counts from, or NULL. */
 const struct blk_id *blk_identity_since(const struct blk_identity *identity, const char *bitmap);
 
+/* The bitmap counts from no backup any more. Returns whether it did. */
+bool blk_identity_forget(struct blk_identity *identity, const char *bitmap);
+
 /* Records that the bitmap counts from `id`; when there is no room the oldest entry goes. */
 void blk_identity_set_since(struct blk_identity *identity, const char *bitmap,
                             const struct blk_id *id);

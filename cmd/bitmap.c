@@ -11,6 +11,7 @@
 
 #include "blockcore/bitmaps.h"
 #include "blockcore/bytes.h"
+#include "blockcore/identity.h"
 #include "cmd/common/common.h"
 
 /* ---- actions ---- */
@@ -32,6 +33,16 @@ static int default_granularity(struct blk_node *node, uint64_t *granularity, str
     *granularity = info.cluster_bytes ? u64_max(4 * KIB, u64_min(info.cluster_bytes, 64 * KIB))
                                       : 64 * KIB;
     return ret;
+}
+
+/* The bitmap does not mark all that changed since its last backup: no incremental backup may build on that one. */
+static void break_chain(struct blk_node *node, const char *name)
+{
+    struct blk_identity identity;
+
+    if (node->driver->identity_get && node->driver->identity_get(node, &identity, NULL) == 0 &&
+        blk_identity_forget(&identity, name))
+        node->driver->identity_set(node, &identity);
 }
 
 static int do_add(struct request *request, struct blk_error *err)
@@ -56,6 +67,8 @@ static int do_add(struct request *request, struct blk_error *err)
     ret = blk_bitmaps_add(node, bitmap, err);
     if (ret < 0)
         blk_dirty_bitmap_free(bitmap);
+    else
+        break_chain(node, request->name);
     return ret;
 }
 
@@ -67,6 +80,7 @@ static int do_remove(struct request *request, struct blk_error *err)
         return blk_fail_why(err, ENOENT, "there is no such bitmap", "bitmap '%s' of '%s'",
                             request->name, request->root->name);
     blk_bitmaps_remove(request->root, bitmap);
+    break_chain(request->root, request->name);
     return 0;
 }
 
@@ -79,8 +93,10 @@ static int do_clear(struct request *request, struct blk_error *err)
 {
     struct blk_dirty_bitmap *bitmap;
     int ret = usable(request, &bitmap, err);
-    if (ret == 0)
+    if (ret == 0) {
         blk_dirty_bitmap_clear_all(bitmap);
+        break_chain(request->root, request->name);
+    }
     return ret;
 }
 
@@ -91,6 +107,8 @@ static int set_enabled(struct request *request, bool enabled, struct blk_error *
     if (ret == 0 && bitmap->enabled != enabled) {
         bitmap->enabled = enabled;
         request->root->bitmaps->changed = true;
+        if (!enabled)
+            break_chain(request->root, request->name);
     }
     return ret;
 }

@@ -229,7 +229,8 @@ b 1: granularity 512 B, disabled, 0 bytes dirty"
     blkimg bitmap --add --disable a off
     blkimg io -c 'write 9M 1M' a >out
     blkimg resize -q a 20M
-    assert_equal "$(dirty_bytes a fine)" 1048576
+    # What was added counts as changed: it may lie where an older backup has data.
+    assert_equal "$(dirty_bytes a fine)" $((11 * 1048576))
     blkimg resize -q --shrink a 9728k
     assert_equal "$(dirty_bytes a fine)" 524288
     assert_equal "$(flags a off)" '[]'

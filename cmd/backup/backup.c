@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "blockcore/memory.h"
+#include "cmd/common/same_file.h"
 
 #define DEFAULT_WORKERS 4
 
@@ -17,14 +18,6 @@ static int phase(struct backup *backup, disk_phase *run, struct blk_error *err)
     int ret = 0;
     for (size_t i = 0; i < backup->count && ret == 0; i++)
         ret = run(backup, &backup->disks[i], err);
-    return ret;
-}
-
-static int close_disk(struct backup *backup, struct backup_disk *disk, struct blk_error *err)
-{
-    int ret = backup_close_target(backup->options, disk, err);
-    if (ret == 0 && backup->options->verify)
-        ret = backup_verify(backup->options, disk, err);
     return ret;
 }
 
@@ -47,23 +40,18 @@ static int make_targets(struct backup *backup, struct blk_error *err, int *statu
         return ret;
 
     *status = EXIT_CLOSE_FAILED;
-    return phase(backup, close_disk, err);
-}
+    ret = phase(backup, backup_close_target, err);
+    if (ret < 0)
+        return ret;
 
-/* Says which of the two files can be used, for it is not the status alone that decides. */
-static void say_what_stands(const struct backup *backup)
-{
-    for (size_t i = 0; i < backup->count; i++) {
-        const struct backup_disk *disk = &backup->disks[i];
-        bool partial = disk->partial_name && !disk->target_closed;
-        report_failure("the backup of '%s' failed: %s, and %s '%s'", disk->source_name,
-                       disk->guest_ran ? "its bitmaps mark what they did and what the guest wrote"
-                                       : "the source and its bitmaps are as they were",
-                       disk->target_existed ? "do not use"
-                       : partial            ? "what there is of the target may be in"
-                                            : "there is no target",
-                       partial ? disk->partial_name : disk->target_name);
-    }
+    *status = EXIT_FAILED;
+    if (backup->options->verify)
+        ret = phase(backup, backup_verify, err);
+    if (ret < 0)
+        return ret;
+
+    *status = EXIT_CLOSE_FAILED;
+    return phase(backup, backup_name_target, err);
 }
 
 /* All sources are closed, whatever fails. */
@@ -77,9 +65,11 @@ static int switch_sources(struct backup *backup)
         if (backup_switch_source(backup->options, disk, &err) == 0)
             continue;
         status = EXIT_CLOSE_FAILED;
-        blk_left_behind(&err, "the target '%s' is complete and can be used; the bitmaps of the "
-                        "source mark too much rather than too little, or are in use",
-                        disk->target_name);
+        blk_left_behind(&err, "the target '%s' is complete and can be used%s", disk->target_name,
+                        backup_changes_source(backup->options, disk)
+                            ? "; the bitmaps of the source mark too much rather than too little, "
+                              "or are in use"
+                            : "");
         report_error(&err);
     }
     return status;
@@ -105,7 +95,8 @@ static int run_backup(struct backup *backup)
         report_error(&err);
         for (size_t i = 0; i < backup->count; i++)
             backup_put_back(backup->options, &backup->disks[i]);
-        say_what_stands(backup);
+        for (size_t i = 0; i < backup->count; i++)
+            backup_say_what_stands(&backup->disks[i]);
     }
     if (backup->options->output == OUTPUT_JSON)
         backup_print_manifest(backup, status);
@@ -127,12 +118,13 @@ const struct command cmd_backup = {
     "backup",
     "Make a full or incremental backup of a disk",
     "[--mode=full|top|bitmap] [--bitmap=name]... [--bitmap-sync=on-success|never|always] "
-    "[--on-broken-bitmap=fail|full] [--new-bitmap=name] [--base=previous [-F fmt]] [--trust] "
+    "[--on-broken-bitmap=fail|full] [--new-bitmap=name] [--base=previous]... [-F fmt] [--trust] "
     "[--verify] [--checksum] [--keep-failed] [--guest-io=file] "
     "[--on-cbw-error=break-guest-write|break-snapshot] [--cbw-timeout=seconds] "
     "[--disk source=target]... [-f fmt] [-O output_fmt] "
     "[-o options] [-c] [-n] [-t cache] [-T src_cache] [-m workers] [-r rate_limit] [-p] [-q] "
-    "[--image-opts] [--target-image-opts] [--output=ofmt] [--lock-wait=seconds] source target | --list-chain=file [--verify]",
+    "[--image-opts] [--target-image-opts] [--output=ofmt] [--lock-wait=seconds] source target | "
+    "--list-chain=file [--verify]",
     run,
 };
 
@@ -172,11 +164,11 @@ static const char *find_conflict(const struct backup_options *options)
 {
     if (options->mode == BACKUP_BITMAP && !options->bitmaps.count)
         return "--mode=bitmap needs --bitmap";
-    if (options->base && options->mode == BACKUP_FULL)
+    if (options->bases.count && options->mode == BACKUP_FULL)
         return "a full backup has no --base";
-    if (options->base && options->existing)
+    if (options->bases.count && options->existing)
         return "--base and -n exclude each other";
-    if (options->base_format && !options->base)
+    if (options->base_format && !options->bases.count)
         return "-F goes with --base";
     if (options->existing && options->creation.count)
         return "-o is for a target that is made, and -n takes one that exists";
@@ -186,10 +178,11 @@ static const char *find_conflict(const struct backup_options *options)
         return "--bitmap-sync=always needs --keep-failed";
     if (options->workers < 1 || options->workers > 16)
         return "-m takes 1 to 16";
-    if (options->guest_io && (options->mode == BACKUP_TOP || options->compressed ||
-                              options->verify || options->checksum ||
+    if (options->target.image_opts && !options->existing)
+        return "--target-image-opts goes with -n";
+    if (options->guest_io && (options->compressed || options->verify || options->checksum ||
                               options->sync == SYNC_ALWAYS || options->output == OUTPUT_JSON))
-        return "--guest-io does not go with --mode=top, -c, --verify, --checksum, "
+        return "--guest-io does not go with -c, --verify, --checksum, "
                "--bitmap-sync=always, --output=json";
     for (size_t i = 0; i < options->bitmaps.count; i++)
         for (size_t j = 0; j < i; j++)
@@ -210,9 +203,23 @@ static int add_disk(struct backup *backup, const char *text)
     return EXIT_OK;
 }
 
+/* No file can be the target of two disks. */
+static int check_targets(const struct backup *backup)
+{
+    for (size_t i = 0; i < backup->count; i++)
+        for (size_t j = 0; j < i; j++)
+            if (is_same_file(backup->disks[i].target_name, backup->disks[j].target_name))
+                return report_failure("the target '%s' is given for two disks",
+                                      backup->disks[i].target_name);
+    return EXIT_OK;
+}
+
 static int add_disks(struct backup *backup, const struct cmd_operands *operands,
                      const struct cmd_list *disks)
 {
+    const struct backup_options *options = backup->options;
+    int status = EXIT_OK;
+
     if (operands->count != 2 && !(operands->count == 0 && disks->count))
         return report_usage(&cmd_backup, "expects a source and a target, or --disk");
     backup->disks = blk_xcalloc(disks->count + 1, sizeof(*backup->disks));
@@ -221,12 +228,18 @@ static int add_disks(struct backup *backup, const struct cmd_operands *operands,
         disk->source_name = blk_xstrdup(operands->items[0]);
         disk->target_name = operands->items[1];
     }
-    int status = EXIT_OK;
-    if (backup->options->guest_io && operands->count / 2 + disks->count != 1)
-        return report_usage(&cmd_backup, "--guest-io is for one disk");
     for (size_t i = 0; i < disks->count && status == EXIT_OK; i++)
         status = add_disk(backup, disks->items[i]);
-    return status;
+    if (status != EXIT_OK)
+        return status;
+
+    if (options->guest_io && backup->count != 1)
+        return report_usage(&cmd_backup, "--guest-io is for one disk");
+    if (options->bases.count && options->bases.count != backup->count)
+        return report_usage(&cmd_backup, "--base is given once for each disk, or not at all");
+    for (size_t i = 0; i < options->bases.count; i++)
+        backup->disks[i].base = options->bases.items[i];
+    return check_targets(backup);
 }
 
 static int run(int argc, char **argv)
@@ -247,9 +260,9 @@ static int run(int argc, char **argv)
           "fail, or make a full backup and begin the bitmap anew" },
         { 0, "new-bitmap", CMD_STRING, &options.new_bitmap, "NAME",
           "make a bitmap that begins with this backup" },
-        { 0, "base", CMD_STRING, &options.base, "FILE", "make the target an overlay on this backup" },
+        { 0, "base", CMD_LIST, &options.bases, "FILE", "make the target an overlay on this backup" },
         { 'F', "base-format", CMD_STRING, &options.base_format, "FMT", "format of the base" },
-        { 0, "trust", CMD_FLAG, &options.trust, NULL, "take --base though its identity does not fit" },
+        { 0, "trust", CMD_FLAG, &options.trust, NULL, "take a base though its identity does not fit" },
         { 0, "verify", CMD_FLAG, &options.verify, NULL, "read the target back and compare" },
         { 0, "checksum", CMD_FLAG, &options.checksum, NULL, "print a digest of the disk's content" },
         { 0, "keep-failed", CMD_FLAG, &options.keep_failed, NULL,
@@ -295,8 +308,8 @@ static int run(int argc, char **argv)
     if (conflict)
         return report_usage(&cmd_backup, "%s", conflict);
 
-    if (texts.chain && operands.count)
-        return report_usage(&cmd_backup, "--list-chain stands alone");
+    if (texts.chain && (operands.count || texts.disks.count))
+        return report_usage(&cmd_backup, "--list-chain takes no source and target");
     if (texts.chain)
         return backup_list_chain(&options, texts.chain);
 

@@ -16,7 +16,9 @@
  *   prepare   sources are open and locked, targets made; the bits of each bitmap used are set aside as `frozen` and
  *             the bitmap begins anew, in memory only
  *   copy      data; a guest's writes meanwhile are recorded in the bitmaps that began anew
- *   close     every target is flushed, closed strictly and so published; verified if asked
+ *   close     every target is flushed, closed strictly and so published
+ *   verify    if asked, every target is opened again and compared
+ *   name      with --keep-failed, NAME.partial becomes NAME
  *   switch    sources are closed strictly, which stores the bitmaps and the new identity in one step
  *
  * Fails anything before the switch, the frozen bits are put back and no source has changed: a run without guest
@@ -25,6 +27,8 @@
  */
 #ifndef CMD_BACKUP_BACKUP_H
 #define CMD_BACKUP_BACKUP_H
+
+#include <sys/stat.h>
 
 #include "blockcore/bitmaps.h"
 #include "blockcore/cbw.h"
@@ -47,7 +51,8 @@ struct backup_options {
     enum backup_sync sync;
     bool full_if_broken; /* --on-broken-bitmap=full */
     const char *new_bitmap;
-    const char *base, *base_format;
+    struct cmd_list bases; /* one for each disk, or none */
+    const char *base_format;
     bool verify, checksum, keep_failed, trust;
     bool compressed, existing; /* -c, -n */
     bool quiet, progress;
@@ -65,25 +70,29 @@ struct backup_options {
 struct backup_bitmap {
     struct blk_dirty_bitmap *live;   /* the source's; begun anew */
     struct blk_dirty_bitmap *frozen; /* what it marked at the moment of the backup */
-    bool replaced;                   /* it was broken or missing, and means nothing if this backup fails */
+    bool replaced;                   /* it was broken, and stays so if this backup fails */
+    bool made;                       /* it was missing, and goes if this backup fails */
 };
 
 struct backup_disk {
     char *source_name;
     const char *target_name;
+    const char *base; /* --base, or NULL */
     char *partial_name; /* --keep-failed: the target is called so until it is complete */
 
     struct blk_node *source; /* roots; NULL once closed */
     struct blk_node *target;
     struct blk_node *format; /* the source without filters: where its bitmaps are */
     bool target_existed;
-    bool target_closed; /* it is complete and under its name */
-    bool guest_ran;     /* the source was written during the backup */
+    struct stat target_before; /* if it existed */
+    bool target_complete;      /* closed without an error, verified, and under its name */
+    bool guest_ran;            /* the source was written during the backup */
+    const char *source_state;  /* after a failure; NULL: it is as it was */
 
     enum backup_mode mode; /* full where a broken bitmap made it so */
     struct backup_bitmap *bitmaps;
     size_t bitmap_count;
-    struct blk_dirty_bitmap *mask;      /* BACKUP_BITMAP: the union of the frozen bits */
+    struct blk_dirty_bitmap *mask;      /* what is copied, in whole clusters of the target; NULL: everything */
     struct blk_dirty_bitmap *remaining; /* SYNC_ALWAYS: what the target does not hold yet */
     char *backing_name;              /* --base as the target's header names it */
     char *backing_format;
@@ -106,26 +115,33 @@ struct backup {
 int backup_open_source(struct backup *backup, struct backup_disk *disk, struct blk_error *err);
 int backup_make_target(struct backup *backup, struct backup_disk *disk, struct blk_error *err);
 
-/* base.c: checks --base and fills disk->backing_name, backing_format and parent. */
+/* base.c: checks disk->base, if there is one, and fills disk->backing_name, backing_format and parent. */
 int backup_check_base(const struct backup_options *options, struct backup_disk *disk,
                       struct blk_error *err);
+/* The same for a target that exists: does it hold, or build on, what a partial backup continues? */
+int backup_check_existing(const struct backup_options *options, struct backup_disk *disk,
+                          struct blk_error *err);
 
 /* copy.c: copies, and fills disk->digest if that is wanted. */
 int backup_copy(struct backup *backup, struct backup_disk *disk, struct blk_error *err);
 /* guest.c: the same while options->guest_io runs; returns when both have come to their end. */
 int backup_copy_with_guest(struct backup *backup, struct backup_disk *disk, struct blk_error *err);
-/* Reads the closed target back and compares it with the source. -EIO when they differ. */
-int backup_verify(const struct backup_options *options, struct backup_disk *disk,
-                  struct blk_error *err);
+/* --verify: reads the closed target back and compares it with the source. -EIO when they differ. */
+int backup_verify(struct backup *backup, struct backup_disk *disk, struct blk_error *err);
 
-/* end.c: closes the target strictly, so that it stands under its name. */
-int backup_close_target(const struct backup_options *options, struct backup_disk *disk,
-                        struct blk_error *err);
+/* end.c: closes the target strictly, so that it stands under its name, or NAME.partial. */
+int backup_close_target(struct backup *backup, struct backup_disk *disk, struct blk_error *err);
+/* The target is complete: it gets its name, if it has not got it yet. */
+int backup_name_target(struct backup *backup, struct backup_disk *disk, struct blk_error *err);
+/* Whether a successful run changes the source. */
+bool backup_changes_source(const struct backup_options *options, const struct backup_disk *disk);
 /* Closes the source strictly with its bitmaps begun anew and its identity set. */
 int backup_switch_source(const struct backup_options *options, struct backup_disk *disk,
                          struct blk_error *err);
 /* After a failure before the switch: removes the target, puts the bitmaps back. Reports what it cannot do. */
 void backup_put_back(const struct backup_options *options, struct backup_disk *disk);
+/* After that: says which of the two files can be used, for it is not the status alone that decides. */
+void backup_say_what_stands(const struct backup_disk *disk);
 void backup_disk_free(struct backup_disk *disk);
 
 /* chain.c: prints and checks the chain that ends in `name`. Returns the exit status. */

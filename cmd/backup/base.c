@@ -1,12 +1,15 @@
 /*
- * --base: the target becomes an overlay on an earlier backup. A wrong one would restore garbage without a word, so it has
- * to be the backup from which one of the bitmaps counts, by the ids that both files carry.
+ * What a partial backup is put on: an earlier backup that the target becomes an overlay of (--base), or what a target that
+ * exists holds (-n). A wrong one would restore garbage without a word, so it has to be the backup from
+ * which one of the bitmaps counts, by the ids that both files carry. For --mode=top it may also be the source's own
+ * backing file.
  */
 #include <errno.h>
 
 #include "blockcore/memory.h"
 #include "cmd/backup/backup.h"
 #include "cmd/common/backing_name.h"
+#include "cmd/common/same_file.h"
 
 /* Whether any of the bitmaps counts from that backup. A union covers what each of them does. */
 static bool continues(const struct blk_identity *source, const struct backup_disk *disk,
@@ -26,49 +29,99 @@ static int identity_of(struct blk_node *node, struct blk_identity *identity, str
     return node->driver->identity_get ? node->driver->identity_get(node, identity, err) : 0;
 }
 
-static int check_identity(const struct backup_options *options, struct backup_disk *disk,
-                          struct blk_node *base, struct blk_error *err)
+static bool is_backing_of_source(const struct backup_disk *disk, struct blk_node *node)
 {
-    struct blk_identity of_base, of_source;
+    struct blk_node *backing = blk_child(disk->format, BLK_ROLE_BACKING);
+    return disk->mode == BACKUP_TOP && backing &&
+           is_same_file(blk_bottom(backing)->name, blk_bottom(node)->name);
+}
 
-    int ret = identity_of(base, &of_base, err);
-    if (ret == 0)
-        ret = identity_of(disk->format, &of_source, err);
+/* Whether the backup may be put on `node`, which has the identity `below`; `what` it is to the backup. */
+static int check_identity(const struct backup_options *options, struct backup_disk *disk,
+                          struct blk_node *node, const struct blk_identity *below, const char *what,
+                          struct blk_error *err)
+{
+    struct blk_identity source;
+
+    if (options->trust || is_backing_of_source(disk, node))
+        return 0;
+    if (blk_id_is_none(&below->backup))
+        return blk_fail_why(err, EINVAL, "it does not say which backup it is (--trust takes it as it is)",
+                            "%s '%s'", what, node->name);
+    int ret = identity_of(disk->format, &source, err);
     if (ret < 0)
         return ret;
-    disk->parent = of_base.backup;
-    if (options->trust)
-        return 0;
-    if (blk_id_is_none(&of_base.backup))
-        return blk_fail_why(err, EINVAL, "it does not say which backup it is (--trust takes it as it is)",
-                            "base '%s'", options->base);
-    if (!continues(&of_source, disk, &of_base.backup))
+    if (!continues(&source, disk, &below->backup))
         return blk_fail_why(err, EINVAL, "it is not the backup that the bitmaps count from "
-                            "(--trust takes it all the same)", "base '%s' for '%s'", options->base,
+                            "(--trust takes it all the same)", "%s '%s' for '%s'", what, node->name,
                             disk->source_name);
     return 0;
+}
+
+/* Without a base the target says at least what it would have to be put on. */
+static int note_parent(struct backup_disk *disk, struct blk_error *err)
+{
+    struct blk_identity source;
+    int ret = identity_of(disk->format, &source, err);
+
+    for (size_t i = 0; i < disk->bitmap_count && ret == 0; i++) {
+        const struct blk_id *since = blk_identity_since(&source, disk->bitmaps[i].live->name);
+        if (since && blk_id_is_none(&disk->parent))
+            disk->parent = *since;
+    }
+    return ret;
 }
 
 int backup_check_base(const struct backup_options *options, struct backup_disk *disk,
                       struct blk_error *err)
 {
     struct image_args args = { .format = options->base_format, .lock_wait = options->target.lock_wait };
+    struct blk_identity identity;
     struct blk_node *root;
 
     if (disk->mode == BACKUP_FULL)
-        return 0; /* a broken bitmap made it a full backup, which needs no base */
-    int ret = image_open(&args, options->base, 0, NULL, &root, err);
+        return 0; /* a broken bitmap may have made it a full backup, which needs no base */
+    if (!disk->base)
+        return note_parent(disk, err);
+    if (is_same_file(disk->base, disk->target_name))
+        return blk_fail_why(err, EINVAL, "it would be overwritten by what is put on it",
+                            "base '%s'", disk->base);
+    int ret = image_open(&args, disk->base, 0, NULL, &root, err);
     if (ret < 0)
         return ret;
     struct blk_node *base = blk_skip_filters(root);
-    ret = check_identity(options, disk, base, err);
-    if (ret == 0) {
-        disk->backing_name = backing_name_for_header(disk->target_name, options->base);
-        disk->backing_format = blk_xstrdup(base->driver->name);
-    }
+    ret = identity_of(base, &identity, err);
+    if (ret == 0)
+        ret = check_identity(options, disk, base, &identity, "base", err);
     if (ret < 0) {
         blk_drop(root);
         return ret;
     }
+    disk->parent = identity.backup;
+    disk->backing_name = backing_name_for_header(disk->target_name, disk->base);
+    disk->backing_format = blk_xstrdup(base->driver->name);
     return blk_close(root, NULL, err);
+}
+
+int backup_check_existing(const struct backup_options *options, struct backup_disk *disk,
+                          struct blk_error *err)
+{
+    struct blk_node *node = blk_skip_filters(disk->target);
+    struct blk_node *backing = blk_child(node, BLK_ROLE_BACKING);
+    struct blk_identity identity;
+
+    if (disk->mode == BACKUP_FULL)
+        return 0;
+    int ret = identity_of(node, &identity, err);
+    if (ret < 0)
+        return ret;
+    /* It is the last backup, to be brought up to date: what it builds on stays. */
+    disk->parent = identity.parent;
+    /* Or an empty overlay of the last backup. */
+    if (blk_id_is_none(&identity.backup) && backing) {
+        node = blk_skip_filters(backing);
+        ret = identity_of(node, &identity, err);
+        disk->parent = identity.backup;
+    }
+    return ret < 0 ? ret : check_identity(options, disk, node, &identity, "target", err);
 }

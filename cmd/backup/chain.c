@@ -63,10 +63,10 @@ static void print_human(const struct link *link)
     blk_id_format(&link->identity.parent, parent);
     print_escaped(stdout, link->node->name);
     printf(": %" PRIu64 " bytes, backup %s, ", blk_size(link->node), id);
-    if (blk_id_is_none(&link->identity.parent))
-        printf("full");
-    else
+    if (!blk_id_is_none(&link->identity.parent))
         printf("on %s", parent);
+    else
+        printf(blk_child(link->node, BLK_ROLE_BACKING) ? "on what has no id" : "full");
     if (link->digest[0])
         printf(", digest %s", link->digest);
     printf(": %s\n", link->fault ? link->fault : "ok");

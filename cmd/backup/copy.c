@@ -69,8 +69,6 @@ int backup_copy(struct backup *backup, struct backup_disk *disk, struct blk_erro
         .source = disk->source,
         .target = disk->target,
         .bytes = disk->bytes,
-        .only_allocated = disk->mode == BACKUP_TOP,
-        .base = blk_child(disk->format, BLK_ROLE_BACKING),
         .mask = disk->mask,
         .remaining = disk->remaining,
         /* In a partial backup a zero is a statement: it must hide what the base has. */
@@ -132,25 +130,19 @@ static int compare_range(const struct verification *v, uint64_t offset, uint64_t
 }
 
 /* Only what is not a hole on both sides has to be read. */
-static int compare_extents(const struct verification *v, const struct backup_disk *disk,
-                           uint64_t offset, uint64_t end, struct blk_error *err)
+static int compare_extents(const struct verification *v, uint64_t offset, uint64_t end,
+                           struct blk_error *err)
 {
-    const struct blk_node *base = NULL;
-    if (disk->mode == BACKUP_TOP)
-        base = blk_child(disk->format, BLK_ROLE_BACKING);
-
     while (offset < end) {
         struct blk_extent a, b;
-        int ret = blk_block_status_above(v->source, base, offset, end - offset, BLK_WANT_ZERO, &a,
+        int ret = blk_block_status_above(v->source, NULL, offset, end - offset, BLK_WANT_ZERO, &a,
                                          err);
         if (ret == 0)
             ret = blk_block_status_above(v->target, NULL, offset, a.bytes, BLK_WANT_ZERO, &b, err);
         if (ret < 0)
             return ret;
         uint64_t bytes = u64_min(a.bytes, b.bytes);
-        bool meant = disk->mode != BACKUP_TOP || a.flags & BLK_EXT_ALLOCATED;
-        bool zero = a.flags & BLK_EXT_ZERO && b.flags & BLK_EXT_ZERO;
-        if (meant && !zero)
+        if (!(a.flags & b.flags & BLK_EXT_ZERO))
             ret = compare_range(v, offset, bytes, err);
         if (ret < 0)
             return ret;
@@ -166,17 +158,17 @@ static int compare_all(const struct verification *v, const struct backup_disk *d
     int ret = 0;
 
     if (!disk->mask)
-        return compare_extents(v, disk, 0, disk->bytes, err);
+        return compare_extents(v, 0, disk->bytes, err);
     while (ret == 0 && blk_dirty_bitmap_next(disk->mask, offset, disk->bytes, &start, &bytes)) {
-        ret = compare_extents(v, disk, start, start + bytes, err);
+        ret = compare_extents(v, start, start + bytes, err);
         offset = start + bytes;
     }
     return ret;
 }
 
-int backup_verify(const struct backup_options *options, struct backup_disk *disk,
-                  struct blk_error *err)
+int backup_verify(struct backup *backup, struct backup_disk *disk, struct blk_error *err)
 {
+    const struct backup_options *options = backup->options;
     struct image_args args = options->target;
     struct verification v = {
         .source = disk->source,

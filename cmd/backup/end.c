@@ -34,52 +34,61 @@ static int sync_folder(const char *file, struct blk_error *err)
     return ret;
 }
 
-/* A target that was made as NAME.partial is complete: it gets its name, unless that was taken meanwhile. */
-static int rename_partial(const struct backup_disk *disk, struct blk_error *err)
+int backup_close_target(struct backup *backup, struct backup_disk *disk, struct blk_error *err)
 {
-    if (renameat2(AT_FDCWD, disk->partial_name, AT_FDCWD, disk->target_name, RENAME_NOREPLACE) < 0)
-        return blk_fail(err, errno, "renaming '%s' to '%s'", disk->partial_name,
-                        disk->target_name);
-    return sync_folder(disk->target_name, err);
+    (void)backup;
+    int ret = blk_flush(disk->target, err);
+    return ret < 0 ? ret : close_root(&disk->target, &disk->target_report, err);
 }
 
-int backup_close_target(const struct backup_options *options, struct backup_disk *disk,
-                        struct blk_error *err)
+/* Made as NAME.partial, it gets its name, unless that was taken meanwhile. */
+int backup_name_target(struct backup *backup, struct backup_disk *disk, struct blk_error *err)
 {
-    (void)options;
-    int ret = blk_flush(disk->target, err);
-    if (ret < 0)
-        return ret;
-    ret = close_root(&disk->target, &disk->target_report, err);
-    if (ret == 0 && disk->partial_name)
-        ret = rename_partial(disk, err);
-    disk->target_closed = ret == 0;
-    return ret;
+    (void)backup;
+    if (disk->partial_name) {
+        if (renameat2(AT_FDCWD, disk->partial_name, AT_FDCWD, disk->target_name,
+                      RENAME_NOREPLACE) < 0)
+            return blk_fail(err, errno, "renaming '%s' to '%s'", disk->partial_name,
+                            disk->target_name);
+        int ret = sync_folder(disk->target_name, err);
+        if (ret < 0)
+            return ret;
+    }
+    disk->target_complete = true;
+    return 0;
 }
 
 /* ---- the switch ---- */
 
-static void set_source_identity(const struct backup_options *options, struct backup_disk *disk)
+bool backup_changes_source(const struct backup_options *options, const struct backup_disk *disk)
+{
+    return (disk->bitmap_count && options->sync != SYNC_NEVER) || options->new_bitmap;
+}
+
+/* The bitmaps that begin anew count from this backup. */
+static void set_source_identity(const struct backup_options *options, struct backup_disk *disk,
+                                const char *new_bitmap)
 {
     struct blk_identity identity;
     const struct blk_driver *driver = disk->format->driver;
 
-    /* An identity of an unknown form is replaced: this version cannot continue it. */
-    if (!driver->identity_set || driver->identity_get(disk->format, &identity, NULL) < 0)
+    if (!driver->identity_set)
         return;
-    for (size_t i = 0; i < disk->bitmap_count; i++)
+    /* An identity of an unknown form is replaced: this version cannot continue it. */
+    if (driver->identity_get(disk->format, &identity, NULL) < 0)
+        identity = (struct blk_identity){ .bitmap_count = 0 };
+    for (size_t i = 0; i < disk->bitmap_count && options->sync != SYNC_NEVER; i++)
         blk_identity_set_since(&identity, disk->bitmaps[i].live->name, &disk->id);
-    if (options->new_bitmap)
-        blk_identity_set_since(&identity, options->new_bitmap, &disk->id);
+    if (new_bitmap)
+        blk_identity_set_since(&identity, new_bitmap, &disk->id);
     driver->identity_set(disk->format, &identity);
 }
 
 int backup_switch_source(const struct backup_options *options, struct backup_disk *disk,
                          struct blk_error *err)
 {
-    bool changes = (disk->bitmap_count && options->sync != SYNC_NEVER) || options->new_bitmap;
-    if (changes)
-        set_source_identity(options, disk);
+    if (backup_changes_source(options, disk))
+        set_source_identity(options, disk, options->new_bitmap);
     return close_root(&disk->source, &disk->source_report, err);
 }
 
@@ -109,33 +118,46 @@ static void remove_target(const struct backup_options *options, struct backup_di
         report_error(&err);
 }
 
+/* Only a partial target that the bitmaps count from may be the base of another backup. */
+static void unset_target_identity(struct backup_disk *disk)
+{
+    const struct blk_identity none = { .bitmap_count = 0 };
+    struct blk_node *node = blk_skip_filters(disk->target);
+
+    if (node->driver->identity_set)
+        node->driver->identity_set(node, &none);
+}
+
 /* --keep-failed: what there is of the target gets the name NAME.partial. Returns whether it is safely there. */
 static bool keep_partial(struct backup_disk *disk)
 {
     struct blk_error err = BLK_ERROR_INIT;
 
-    if (!disk->target)
-        return false;
     int ret = blk_flush(disk->target, &err);
     if (ret == 0)
         ret = close_root(&disk->target, &disk->target_report, &err);
-    if (ret < 0) {
+    if (ret < 0)
         report_error(&err);
-        return false;
-    }
-    return true;
+    return ret == 0;
 }
 
 /* What a kept partial target holds need not be backed up again. Only this makes a source change after a failure. */
 static void advance_bitmaps(const struct backup_options *options, struct backup_disk *disk)
 {
     struct blk_error err = BLK_ERROR_INIT;
+    struct blk_dirty_bitmap *started =
+        options->new_bitmap ? blk_bitmaps_find(disk->format, options->new_bitmap) : NULL;
 
-    set_source_identity(options, disk);
+    set_source_identity(options, disk, NULL);
     for (size_t i = 0; i < disk->bitmap_count; i++)
         blk_dirty_bitmap_merge(disk->bitmaps[i].live, disk->remaining);
-    if (close_root(&disk->source, &disk->source_report, &err) < 0)
-        report_error(&err);
+    if (started)
+        blk_bitmaps_remove(disk->format, started);
+    disk->source_state = "its bitmaps mark what the kept target does not hold";
+    if (close_root(&disk->source, &disk->source_report, &err) == 0)
+        return;
+    disk->source_state = "its bitmaps mark too much rather than too little";
+    report_error(&err);
 }
 
 /* The guest's writes are in the source and recorded in its bitmaps: they join what was set aside. */
@@ -150,10 +172,14 @@ static void keep_guest_writes(const struct backup_options *options, struct backu
         if (options->sync != SYNC_NEVER)
             blk_dirty_bitmap_merge(used->live, used->frozen);
         used->live->inconsistent |= used->replaced;
+        if (used->made)
+            blk_bitmaps_remove(disk->format, used->live);
     }
     if (started)
         blk_bitmaps_remove(disk->format, started);
+    disk->source_state = "its bitmaps mark what they did and what the guest wrote";
     if (close_root(&disk->source, &disk->source_report, &err) < 0) {
+        disk->source_state = "its bitmaps are in use";
         blk_left_behind(&err, "what the guest wrote may not all be in '%s'", disk->source_name);
         report_error(&err);
     }
@@ -161,18 +187,63 @@ static void keep_guest_writes(const struct backup_options *options, struct backu
 
 void backup_put_back(const struct backup_options *options, struct backup_disk *disk)
 {
-    bool kept = options->keep_failed && keep_partial(disk);
+    bool advance = options->sync == SYNC_ALWAYS && disk->remaining;
+    bool kept = false;
 
+    if (disk->target && options->keep_failed) {
+        if (!advance)
+            unset_target_identity(disk);
+        kept = keep_partial(disk);
+    }
     remove_target(options, disk);
     blk_drop(disk->target);
     disk->target = NULL;
-    if (kept && options->sync == SYNC_ALWAYS && disk->remaining && disk->source)
+    if (kept && advance)
         advance_bitmaps(options, disk);
-    if (disk->guest_ran && disk->source)
+    if (disk->guest_ran)
         keep_guest_writes(options, disk);
     /* Else nothing was written to the source, and dropping it leaves it as it was. */
     blk_drop(disk->source);
     disk->source = NULL;
+}
+
+/* ---- what stands ---- */
+
+static bool exists(const char *name)
+{
+    return access(name, F_OK) == 0;
+}
+
+static bool is_untouched(const struct backup_disk *disk)
+{
+    const struct stat *before = &disk->target_before;
+    struct stat now;
+    return disk->target_existed && stat(disk->target_name, &now) == 0 &&
+           S_ISREG(now.st_mode) && now.st_dev == before->st_dev && now.st_ino == before->st_ino &&
+           now.st_size == before->st_size && now.st_ctim.tv_sec == before->st_ctim.tv_sec &&
+           now.st_ctim.tv_nsec == before->st_ctim.tv_nsec;
+}
+
+void backup_say_what_stands(const struct backup_disk *disk)
+{
+    const char *source = disk->source_state ? disk->source_state
+                                            : "the source and its bitmaps are as they were";
+
+    if (disk->target_complete)
+        report_failure("the backup of '%s' was not finished: %s, the target '%s' is complete",
+                       disk->source_name, source, disk->target_name);
+    else if (disk->partial_name && exists(disk->partial_name))
+        report_failure("the backup of '%s' failed: %s, what there is of the target is '%s'",
+                       disk->source_name, source, disk->partial_name);
+    else if (is_untouched(disk))
+        report_failure("the backup of '%s' failed: %s, and so is '%s'", disk->source_name, source,
+                       disk->target_name);
+    else if (exists(disk->target_name))
+        report_failure("the backup of '%s' failed: %s, do not use the target '%s'",
+                       disk->source_name, source, disk->target_name);
+    else
+        report_failure("the backup of '%s' failed: %s, there is no target '%s'",
+                       disk->source_name, source, disk->target_name);
 }
 
 void backup_disk_free(struct backup_disk *disk)

@@ -58,7 +58,7 @@ static json_t *describe(const struct backup *backup, const struct backup_disk *d
     if (disk->digest[0])
         json_object_set_new(one, "digest", json_string(disk->digest));
     json_object_set_new(one, "verified", json_boolean(backup->options->verify));
-    json_object_set_new(one, "target-complete", json_boolean(disk->target_closed));
+    json_object_set_new(one, "target-complete", json_boolean(disk->target_complete));
     json_object_set_new(one, "target-close", close_entries(&disk->target_report));
     json_object_set_new(one, "source-close", close_entries(&disk->source_report));
     return one;

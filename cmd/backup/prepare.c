@@ -14,30 +14,22 @@
 
 /* ---- bitmaps ---- */
 
-static bool source_changes(const struct backup_options *options)
-{
-    return (options->bitmaps.count && options->sync != SYNC_NEVER) || options->new_bitmap ||
-           options->guest_io;
-}
-
-static int new_bitmap(struct backup_disk *disk, const char *name, struct blk_dirty_bitmap **bitmap,
-                      struct blk_error *err)
+/* `granularity_bits` 0: the default. */
+static int new_bitmap(struct backup_disk *disk, const char *name, unsigned granularity_bits,
+                      struct blk_dirty_bitmap **bitmap, struct blk_error *err)
 {
     struct blk_node *node = disk->format;
     struct blk_info info = { .cluster_bytes = 0 };
 
-    if (!node->driver->bitmaps_load)
-        return blk_fail_why(err, ENOTSUP, "its format has no bitmaps", "'%s' (%s)", node->name,
-                            node->driver->name);
-    int ret = node->driver->bitmaps_can_add(node, err);
+    int ret = blk_bitmaps_can_add(node, err);
     if (ret == 0)
         ret = node->driver->get_info(node, &info, err);
     json_decref(info.specific);
     if (ret < 0)
         return ret;
-    ret = blk_dirty_bitmap_new(name, blk_size(node),
-                               blk_dirty_bitmap_default_granularity_bits(info.cluster_bytes),
-                               bitmap, err);
+    if (!granularity_bits)
+        granularity_bits = blk_dirty_bitmap_default_granularity_bits(info.cluster_bytes);
+    ret = blk_dirty_bitmap_new(name, blk_size(node), granularity_bits, bitmap, err);
     if (ret < 0)
         return ret;
     (*bitmap)->persistent = true;
@@ -47,23 +39,33 @@ static int new_bitmap(struct backup_disk *disk, const char *name, struct blk_dir
     return ret;
 }
 
-/* A bitmap that cannot be relied on: the backup becomes a full one, and the bitmap begins anew with it. */
+/* A bitmap that is missing or in use: the backup becomes a full one, and the bitmap begins anew with it. */
 static int replace_broken(const struct backup_options *options, struct backup_disk *disk,
-                          const char *name, struct blk_dirty_bitmap **bitmap,
+                          const char *name, struct backup_bitmap *used,
                           const struct blk_error *why, struct blk_error *err)
 {
+    struct blk_dirty_bitmap *broken = blk_bitmaps_find(disk->format, name);
+    unsigned granularity_bits = broken ? broken->granularity_bits : 0;
+
     if (!options->quiet && options->output == OUTPUT_HUMAN) {
         printf("%s: making a full backup: %s: %s\n", disk->source_name, why->what, why->why);
         fflush(stdout);
     }
     disk->mode = BACKUP_FULL;
-    *bitmap = NULL;
+    used->live = NULL;
     if (options->sync == SYNC_NEVER)
         return 0;
-    struct blk_dirty_bitmap *broken = blk_bitmaps_find(disk->format, name);
+    used->replaced = broken;
+    used->made = !broken;
     if (broken)
         blk_bitmaps_remove(disk->format, broken);
-    return new_bitmap(disk, name, bitmap, err);
+    return new_bitmap(disk, name, granularity_bits, &used->live, err);
+}
+
+static bool can_replace(const struct backup_disk *disk, const char *name)
+{
+    const struct blk_dirty_bitmap *bitmap = blk_bitmaps_find(disk->format, name);
+    return disk->format->driver->bitmaps_load && (!bitmap || bitmap->inconsistent);
 }
 
 static int take_bitmap(const struct backup_options *options, struct backup_disk *disk,
@@ -73,15 +75,10 @@ static int take_bitmap(const struct backup_options *options, struct backup_disk 
     struct blk_error own = BLK_ERROR_INIT;
 
     int ret = blk_bitmaps_get_usable(disk->format, name, &used->live, &own);
-    if (ret == -EINVAL || ret == -ENOENT) {
-        used->replaced = true;
-        if (options->full_if_broken && disk->format->driver->bitmaps_load)
-            ret = replace_broken(options, disk, name, &used->live, &own, err);
-        else if (err)
-            *err = own;
-    } else if (ret < 0 && err) {
+    if ((ret == -EINVAL || ret == -ENOENT) && options->full_if_broken && can_replace(disk, name))
+        ret = replace_broken(options, disk, name, used, &own, err);
+    else if (ret < 0 && err)
         *err = own;
-    }
     if (ret < 0 || !used->live)
         return ret;
     ret = blk_dirty_bitmap_copy(used->live, &used->frozen, err);
@@ -116,7 +113,7 @@ static int freeze_bitmaps(const struct backup_options *options, struct backup_di
         ret = make_mask(disk, err);
     struct blk_dirty_bitmap *started;
     if (ret == 0 && options->new_bitmap)
-        ret = new_bitmap(disk, options->new_bitmap, &started, err);
+        ret = new_bitmap(disk, options->new_bitmap, 0, &started, err);
     /* From here on the bitmaps record what comes after the moment of this backup. */
     for (size_t i = 0; i < disk->bitmap_count && ret == 0 && options->sync != SYNC_NEVER; i++)
         blk_dirty_bitmap_clear_all(disk->bitmaps[i].live);
@@ -126,7 +123,9 @@ static int freeze_bitmaps(const struct backup_options *options, struct backup_di
 int backup_open_source(struct backup *backup, struct backup_disk *disk, struct blk_error *err)
 {
     const struct backup_options *options = backup->options;
-    unsigned flags = source_changes(options) ? BLK_WRITABLE : 0;
+    bool writes = (options->bitmaps.count && options->sync != SYNC_NEVER) || options->new_bitmap ||
+                  options->guest_io;
+    unsigned flags = writes ? BLK_WRITABLE : 0;
 
     int ret = image_open(&options->source, disk->source_name, flags, options->source_cache,
                          &disk->source, err);
@@ -156,10 +155,12 @@ static int create_options(const struct backup_options *options, const struct blk
         ret = create_options_parse(&options->creation, &tables, creation, err);
     if (ret < 0)
         return ret;
-    if (disk->backing_name && !create_options_has(&tables, "backing_file"))
-        return blk_fail_why(err, ENOTSUP, "the format has no backing files",
-                            "creating '%s' (%s) over '%s'", disk->target_name, driver->name,
-                            disk->backing_name);
+    if (blk_options_get(creation, "size") || blk_options_get(creation, "backing_file"))
+        return blk_fail_why(err, EINVAL, "the size is the source's, and --base names the backing file",
+                            "creating '%s'", disk->target_name);
+    if (disk->mode != BACKUP_FULL && !driver->supports_backing)
+        return blk_fail_why(err, ENOTSUP, "the format cannot tell what is not in a partial backup",
+                            "creating '%s' (%s)", disk->target_name, driver->name);
     if (disk->backing_name) {
         blk_options_set(creation, "backing_file", disk->backing_name);
         blk_options_set(creation, "backing_fmt", disk->backing_format);
@@ -196,42 +197,92 @@ static int create_target(const struct backup_options *options, struct backup_dis
     return ret;
 }
 
+static int open_target(const struct backup_options *options, struct backup_disk *disk,
+                       struct blk_error *err)
+{
+    return image_open(&options->target, disk->target_name, BLK_WRITABLE | BLK_UNMAP,
+                      options->target_cache, &disk->target, err);
+}
+
+/* From its first write on the target is not the backup any more that it says it is, so that goes before. */
+static int take_away_identity(const struct backup_options *options, struct backup_disk *disk,
+                              struct blk_error *err)
+{
+    const struct blk_identity none = { .bitmap_count = 0 };
+    struct blk_node *root = disk->target;
+    struct blk_node *node = blk_skip_filters(root);
+    struct blk_identity identity;
+
+    if (!node->driver->identity_set)
+        return 0;
+    if (node->driver->identity_get(node, &identity, NULL) == 0 &&
+        blk_id_is_none(&identity.backup))
+        return 0;
+    node->driver->identity_set(node, &none);
+    disk->target = NULL;
+    int ret = blk_close(root, NULL, err);
+    return ret < 0 ? ret : open_target(options, disk, err);
+}
+
 static int open_existing(const struct backup_options *options, struct backup_disk *disk,
                          struct blk_error *err)
 {
-    int ret = image_open(&options->target, disk->target_name, BLK_WRITABLE | BLK_UNMAP,
-                         options->target_cache, &disk->target, err);
+    int ret = open_target(options, disk, err);
     if (ret == 0 && blk_size(disk->target) < disk->bytes)
         ret = blk_fail_why(err, ENOSPC, "it is smaller than the source",
                            "target '%s' with %" PRIu64 " bytes instead of %" PRIu64,
                            disk->target_name, blk_size(disk->target), disk->bytes);
-    return ret;
+    if (ret == 0)
+        ret = backup_check_existing(options, disk, err);
+    return ret < 0 ? ret : take_away_identity(options, disk, err);
+}
+
+/* Marks what the source's own layer decides. */
+static int mark_top(struct backup_disk *disk, struct blk_error *err)
+{
+    struct blk_node *base = blk_child(disk->format, BLK_ROLE_BACKING);
+    struct blk_extent extent;
+
+    for (uint64_t offset = 0; offset < disk->bytes; offset += extent.bytes) {
+        int ret = blk_block_status_above(disk->source, base, offset, disk->bytes - offset,
+                                         BLK_WANT_ZERO, &extent, err);
+        if (ret < 0)
+            return ret;
+        /* The zeroes behind the end of a base that is too short are this layer's: another base need not have them. */
+        if (extent.flags & BLK_EXT_ALLOCATED || (base && extent.flags & BLK_EXT_ZERO))
+            blk_dirty_bitmap_set(disk->mask, offset, extent.bytes);
+    }
+    return 0;
 }
 
 /*
- * What is copied are whole clusters of the target: a part of one would take the rest from the base, which may
- * be another backup's.
+ * The mask of a partial backup, which is always whole clusters of the target: a part of one would take the rest from
+ * the base, which may be another backup's, or not there.
  */
 static int fit_mask(const struct backup_options *options, struct backup_disk *disk,
                     struct blk_error *err)
 {
     struct blk_node *node = blk_skip_filters(disk->target);
     struct blk_info info = { .cluster_bytes = 0 };
-    struct blk_dirty_bitmap *coarse;
+    struct blk_dirty_bitmap *marked = disk->mask;
+    unsigned bits = marked ? marked->granularity_bits : BLK_BITMAP_MIN_GRANULARITY_BITS;
 
-    if (!disk->mask)
+    if (disk->mode == BACKUP_FULL)
         return 0;
     int ret = node->driver->get_info ? node->driver->get_info(node, &info, err) : 0;
     json_decref(info.specific);
-    if (ret == 0 && info.cluster_bytes > UINT64_C(1) << disk->mask->granularity_bits) {
-        ret = blk_dirty_bitmap_new("mask", disk->bytes,
-                                   (unsigned)__builtin_ctzll(info.cluster_bytes), &coarse, err);
+    if (ret == 0 && info.cluster_bytes > UINT64_C(1) << bits)
+        bits = (unsigned)__builtin_ctzll(info.cluster_bytes);
+    if (ret == 0 && (!marked || bits > marked->granularity_bits)) {
+        ret = blk_dirty_bitmap_new("mask", disk->bytes, bits, &disk->mask, err);
         if (ret < 0)
             return ret;
-        blk_dirty_bitmap_merge(coarse, disk->mask);
-        blk_dirty_bitmap_free(disk->mask);
-        disk->mask = coarse;
+        if (marked)
+            blk_dirty_bitmap_merge(disk->mask, marked);
+        blk_dirty_bitmap_free(marked);
     }
+    if (ret == 0 && disk->mode == BACKUP_TOP)
+        ret = mark_top(disk, err);
     if (ret == 0 && options->sync == SYNC_ALWAYS)
         ret = blk_dirty_bitmap_copy(disk->mask, &disk->remaining, err);
     return ret;
@@ -247,20 +298,38 @@ static void set_target_identity(struct backup_disk *disk)
         node->driver->identity_set(node, &identity);
 }
 
+static int check_names(const struct backup *backup, struct backup_disk *disk,
+                       struct blk_error *err)
+{
+    const struct backup_options *options = backup->options;
+    int ret = 0;
+
+    disk->target_existed = stat(disk->target_name, &disk->target_before) == 0;
+    for (size_t i = 0; i < backup->count && ret == 0; i++)
+        ret = check_apart(backup->disks[i].source, disk->target_name, options->target.image_opts,
+                          err);
+    if (ret < 0 || !options->keep_failed)
+        return ret;
+
+    BLK_AUTOFREE char *partial = blk_xasprintf("%s.partial", disk->target_name);
+    const char *taken = NULL;
+    if (disk->target_existed)
+        taken = disk->target_name;
+    else if (access(partial, F_OK) == 0)
+        taken = partial;
+    if (taken)
+        return blk_fail_why(err, EEXIST, "it exists, and --keep-failed needs a new name", "'%s'",
+                            taken);
+    disk->partial_name = blk_xstrdup(partial);
+    return 0;
+}
+
 int backup_make_target(struct backup *backup, struct backup_disk *disk, struct blk_error *err)
 {
     const struct backup_options *options = backup->options;
-    bool image_opts = options->existing && options->target.image_opts;
 
-    disk->target_existed = options->existing || access(disk->target_name, F_OK) == 0;
-    if (options->keep_failed && disk->target_existed)
-        return blk_fail_why(err, EEXIST, "--keep-failed needs a target that does not exist yet",
-                            "'%s'", disk->target_name);
-    if (options->keep_failed)
-        disk->partial_name = blk_xasprintf("%s.partial", disk->target_name);
-
-    int ret = check_apart(disk->source, disk->target_name, image_opts, err);
-    if (ret == 0 && options->base)
+    int ret = check_names(backup, disk, err);
+    if (ret == 0 && !options->existing)
         ret = backup_check_base(options, disk, err);
     if (ret == 0)
         ret = options->existing ? open_existing(options, disk, err)

@@ -177,9 +177,11 @@ class Sequence:
             return
         shrink = ["--shrink"] if size < self.size else []
         self.run(self.blkimg, "resize", "-q", *shrink, "image", str(size))
-        self.size = size
+        old, self.size = self.size, size
         for bitmap in self.bitmaps.values():
             bitmap.cut(size)
+            if bitmap.enabled and size > old:
+                bitmap.mark(old, size - old)
 
     def snapshot(self):
         """Whatever is written after a snapshot is what changes when it is applied."""
