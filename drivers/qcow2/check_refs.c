@@ -22,15 +22,10 @@ static void use_put(struct qcow2_check *check, uint64_t cluster, enum qcow2_use 
 }
 
 /* Adds `times` references to one cluster. False if that contradicts what it is used for already. */
-static bool add_one(struct qcow2_check *check, uint64_t cluster, enum qcow2_use use, uint64_t times,
-                    const char *what)
+static bool add_one(struct qcow2_check *check, uint64_t cluster, enum qcow2_use use, uint64_t times)
 {
-    uint64_t offset = cluster * qcow2_state(check->node)->cluster_bytes;
     enum qcow2_use before = qcow2_check_use(check, cluster);
     bool fits = before == QCOW2_USE_NONE || (before == use && use != QCOW2_USE_OTHER);
-    if (!fits)
-        qcow2_check_corruption(check, "%s overlaps another structure at offset 0x%llx", what,
-                               (unsigned long long)offset);
     /* A contradiction is nobody's: it is not followed as a table any more, nor mended as one. */
     if (use != before)
         use_put(check, cluster, fits ? use : QCOW2_USE_OTHER);
@@ -38,12 +33,19 @@ static bool add_one(struct qcow2_check *check, uint64_t cluster, enum qcow2_use 
     uint64_t refs = qcow2_count_get(check->refs, check->order, cluster);
     uint64_t room = qcow2_count_max(check->order) - refs;
     if (times > room && !check->overflow) {
-        qcow2_check_corruption(check, "the refcount width is too small for the references to "
-                               "the cluster at offset 0x%llx", (unsigned long long)offset);
+        qcow2_check_corruption(check, "the refcount width is too small for the references to the "
+                               "cluster at offset 0x%llx", (unsigned long long)cluster *
+                               qcow2_state(check->node)->cluster_bytes);
         check->overflow = true;
     }
     qcow2_count_put(check->refs, check->order, cluster, refs + u64_min(times, room));
     return fits;
+}
+
+static void report_overlap(struct qcow2_check *check, uint64_t cluster, const char *what)
+{
+    qcow2_check_corruption(check, "%s overlaps another structure at offset 0x%llx", what,
+                           (unsigned long long)cluster * qcow2_state(check->node)->cluster_bytes);
 }
 
 /*
@@ -69,10 +71,15 @@ static bool add_refs(struct qcow2_check *check, uint64_t offset, uint64_t bytes,
         last = check->clusters - 1;
         fits = false;
     }
-    for (uint64_t cluster = first; cluster <= last; cluster++)
-        if (!add_one(check, cluster, use, times, what))
-            fits = false;
-    return fits;
+    /* One finding for each structure, however long. */
+    bool overlaps = false;
+    for (uint64_t cluster = first; cluster <= last; cluster++) {
+        if (add_one(check, cluster, use, times) || overlaps)
+            continue;
+        report_overlap(check, cluster, what);
+        overlaps = true;
+    }
+    return fits && !overlaps;
 }
 
 /* A table that is used once, and by nobody else. Without that nothing it says is followed. */
@@ -207,8 +214,10 @@ static int collect_l1_entry(struct qcow2_check *check, uint64_t l2, uint8_t *buf
         return 0;
     }
     enum qcow2_use before = qcow2_check_use(check, cluster);
-    if (!add_one(check, cluster, QCOW2_USE_L2, 1, "an L2 table"))
+    if (!add_one(check, cluster, QCOW2_USE_L2, 1)) {
+        report_overlap(check, cluster, "an L2 table");
         check->incomplete = true;
+    }
     if (before != QCOW2_USE_NONE && before != QCOW2_USE_DATA)
         return 0;
     return collect_l2(check, l2, buf, 1, active, err);

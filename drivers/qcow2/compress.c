@@ -245,13 +245,14 @@ static int zstd_decompress(const void *in, size_t in_bytes, void *out, size_t by
     ZSTD_DCtx_reset(space->decompressor, ZSTD_reset_session_only);
     ZSTD_inBuffer from = { in, in_bytes, 0 };
     ZSTD_outBuffer to = { out, bytes, 0 };
-    while (to.pos < to.size) {
+    size_t rest = 1;
+    while (to.pos < to.size || rest) {
         size_t from_before = from.pos, to_before = to.pos;
-        size_t ret = ZSTD_decompressStream(space->decompressor, &to, &from);
-        if (ZSTD_isError(ret))
+        rest = ZSTD_decompressStream(space->decompressor, &to, &from);
+        if (ZSTD_isError(rest))
             return -EIO;
         if (from.pos == from_before && to.pos == to_before)
-            return -EIO; /* the piece ends too early */
+            return -EIO; /* the piece ends too early, or goes on behind the cluster */
     }
     return 0;
 }
