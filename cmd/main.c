@@ -20,6 +20,7 @@
 #define COMMANDS(X) \
     X(amend) \
     X(backup) \
+    X(bench) \
     X(bitmap) \
     X(check) \
     X(checksum) \

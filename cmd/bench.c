@@ -1,0 +1,298 @@
+/*
+ * blkimg bench: how long a number of requests takes.
+ *
+ * Drivers are synchronous, so "in parallel" means that so many threads each have one request under way. Which request
+ * comes next is decided under the mutex, in order, as by one that walks through the image.
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <limits.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "blockcore/bytes.h"
+#include "blockcore/cancel.h"
+#include "cmd/common/common.h"
+
+static int run(int argc, char **argv);
+
+const struct command cmd_bench = {
+    "bench",
+    "Measure how long requests to an image take",
+    "[-c count] [-d depth] [-f fmt] [--flush-interval=flush_interval] [-i aio] [-n] [--no-drain] "
+    "[-o offset] [--pattern=pattern] [-q] [-s buffer_size] [-S step_size] [-t cache] [-w] [-U] "
+    "[--image-opts] [--object objectdef] [--lock-wait=seconds] filename",
+    run,
+};
+
+/* What the command line says. */
+struct request {
+    struct image_args image;
+    const char *filename, *cache;
+    const char *aio;   /* -i, or NULL */
+    bool native;       /* -n */
+    bool write, no_drain;
+    uint64_t count, depth, offset, bytes, step, flush_interval; /* flush_interval 0: no flushes */
+    uint64_t pattern;
+};
+
+struct bench {
+    const struct request *request;
+    struct blk_node *root;
+    const void *data; /* what is written */
+
+    pthread_mutex_t mutex; /* guards what follows */
+    pthread_cond_t changed;
+    uint64_t left;      /* requests not begun */
+    uint64_t next;      /* offset of the next one */
+    uint64_t in_flight;
+    bool flushing;      /* and nobody may begin a request */
+    int ret;            /* the first failure */
+    struct blk_error err;
+};
+
+/* ---- a thread of requests ---- */
+
+static void fail(struct bench *bench, int ret, const struct blk_error *err)
+{
+    if (bench->ret == 0) {
+        bench->ret = ret;
+        bench->err = *err;
+    }
+    pthread_cond_broadcast(&bench->changed);
+}
+
+/* [mutex] Flushes; unless --no-drain is given, alone. */
+static void flush(struct bench *bench)
+{
+    struct blk_error err = BLK_ERROR_INIT;
+    bool alone = !bench->request->no_drain;
+
+    bench->flushing = alone;
+    while (alone && bench->in_flight)
+        pthread_cond_wait(&bench->changed, &bench->mutex);
+    pthread_mutex_unlock(&bench->mutex);
+    int ret = blk_flush(bench->root, &err);
+    pthread_mutex_lock(&bench->mutex);
+    bench->flushing = false;
+    if (ret < 0)
+        fail(bench, ret, &err);
+    pthread_cond_broadcast(&bench->changed);
+}
+
+/* [mutex] One request; the mutex is released meanwhile. */
+static void send(struct bench *bench, void *buf)
+{
+    const struct request *request = bench->request;
+    struct blk_error err = BLK_ERROR_INIT;
+    uint64_t offset = bench->next, size = blk_size(bench->root);
+
+    bench->left--;
+    bench->in_flight++;
+    bench->next = size ? (offset + request->step) % size : 0;
+    bool flush_is_due = request->flush_interval && bench->left % request->flush_interval == 0;
+    bench->flushing = flush_is_due && !request->no_drain;
+    pthread_mutex_unlock(&bench->mutex);
+
+    int ret = request->write
+                  ? blk_pwrite(bench->root, offset, request->bytes, bench->data, 0, &err)
+                  : blk_pread(bench->root, offset, request->bytes, buf, &err);
+
+    pthread_mutex_lock(&bench->mutex);
+    bench->in_flight--;
+    if (ret == 0 && blk_cancelled())
+        ret = blk_fail_why(&err, ECANCELED, "stopped by a signal", "requests to '%s'",
+                           bench->root->name);
+    if (ret < 0)
+        fail(bench, ret, &err);
+    pthread_cond_broadcast(&bench->changed);
+    if (flush_is_due && bench->ret == 0)
+        flush(bench);
+    else if (flush_is_due)
+        bench->flushing = false;
+}
+
+static void *work(void *argument)
+{
+    struct bench *bench = argument;
+    struct blk_error err = BLK_ERROR_INIT;
+    void *buf = bench->request->write ? NULL : blk_buffer_alloc(u64_max(bench->request->bytes, 1));
+
+    pthread_mutex_lock(&bench->mutex);
+    if (!buf && !bench->request->write)
+        fail(bench, blk_fail(&err, ENOMEM, "requests to '%s'", bench->root->name), &err);
+    while (bench->left && bench->ret == 0) {
+        if (bench->flushing)
+            pthread_cond_wait(&bench->changed, &bench->mutex);
+        else
+            send(bench, buf);
+    }
+    pthread_mutex_unlock(&bench->mutex);
+    free(buf);
+    return NULL;
+}
+
+/* ---- all of them ---- */
+
+/* As many threads as are asked for: with fewer the result would be another benchmark's. */
+static int run_threads(struct bench *bench, struct blk_error *err)
+{
+    uint64_t wanted = u64_min(bench->request->depth, bench->request->count), started = 0;
+    pthread_t *threads = calloc(wanted ? wanted : 1, sizeof(*threads));
+    int error = threads ? 0 : ENOMEM;
+
+    pthread_mutex_lock(&bench->mutex);
+    while (!error && started < wanted) {
+        error = pthread_create(&threads[started], NULL, work, bench);
+        if (!error)
+            started++;
+    }
+    if (error) {
+        blk_fail(&bench->err, error, "starting %" PRIu64 " threads", wanted);
+        bench->ret = -error;
+    }
+    pthread_mutex_unlock(&bench->mutex);
+    for (uint64_t i = 0; i < started; i++)
+        pthread_join(threads[i], NULL);
+    free(threads);
+    if (bench->ret < 0)
+        *err = bench->err;
+    return bench->ret;
+}
+
+static double seconds_since(const struct timespec *start)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)(now.tv_sec - start->tv_sec) + (double)(now.tv_nsec - start->tv_nsec) / 1e9;
+}
+
+static int measure(struct bench *bench, struct blk_error *err)
+{
+    const struct request *request = bench->request;
+    struct timespec start;
+
+    void *data = blk_buffer_alloc(u64_max(request->bytes, 1));
+    if (!data)
+        return blk_fail(err, ENOMEM, "requests of %" PRIu64 " bytes", request->bytes);
+    memset(data, (int)request->pattern, request->bytes);
+    bench->data = data;
+    bench->left = request->count;
+    bench->next = request->offset;
+    pthread_mutex_init(&bench->mutex, NULL);
+    pthread_cond_init(&bench->changed, NULL);
+
+    printf("Sending %" PRIu64 " %s requests, %" PRIu64 " bytes each, %" PRIu64 " in parallel "
+           "(starting at offset %" PRIu64 ", step size %" PRIu64 ")\n",
+           request->count, request->write ? "write" : "read", request->bytes, request->depth,
+           request->offset, request->step);
+    if (request->flush_interval)
+        printf("Sending flush every %" PRIu64 " requests\n", request->flush_interval);
+    clock_gettime(CLOCK_MONOTONIC, &start);
+    int ret = run_threads(bench, err);
+    if (ret == 0)
+        printf("Run completed in %3.3f seconds.\n", seconds_since(&start));
+
+    pthread_cond_destroy(&bench->changed);
+    pthread_mutex_destroy(&bench->mutex);
+    free(data);
+    return ret;
+}
+
+/* ---- the command ---- */
+
+/* Requests are made by threads here. To measure that under another name would be no answer. */
+static int check_aio(const struct request *request)
+{
+    static const char *const others[] = { "native", "io_uring" };
+    const char *aio = request->native && !request->aio ? "native" : request->aio;
+
+    if (!aio || strcmp(aio, "threads") == 0)
+        return EXIT_OK;
+    for (size_t i = 0; i < sizeof(others) / sizeof(others[0]); i++)
+        if (strcmp(aio, others[i]) == 0)
+            return report_failure("bench: AIO '%s' is not supported: requests are made by threads "
+                                  "(-i threads)", aio);
+    return report_failure("bench: AIO '%s' is not one of threads, native, io_uring", aio);
+}
+
+static int check_request(const struct request *request)
+{
+    if (request->count > INT_MAX)
+        return report_failure("-c: '%" PRIu64 "' is too large (the limit is %d)", request->count,
+                              INT_MAX);
+    if (request->depth < 1 || request->depth > INT_MAX)
+        return report_failure("-d: at least one request must be under way (the limit is %d)",
+                              INT_MAX);
+    if (request->bytes > INT_MAX || request->step > INT_MAX)
+        return report_failure("%s is too large (the limit is %d bytes)",
+                              request->bytes > INT_MAX ? "the buffer size (-s)"
+                                                       : "the step size (-S)", INT_MAX);
+    if (request->pattern > 255)
+        return report_failure("--pattern: '%" PRIu64 "' is not a byte (0 to 255)",
+                              request->pattern);
+    if (request->flush_interval && !request->write)
+        return report_failure("--flush-interval is for write tests (-w)");
+    if (request->no_drain && request->flush_interval && request->flush_interval < request->depth)
+        return report_failure("with --no-drain the flush interval cannot be smaller than the "
+                              "depth (-d)");
+    return check_aio(request);
+}
+
+static int bench_image(const struct request *request)
+{
+    struct blk_error err = BLK_ERROR_INIT;
+    struct bench bench = { .request = request };
+
+    int ret = image_open(&request->image, request->filename, request->write ? BLK_WRITABLE : 0,
+                         request->cache, &bench.root, &err);
+    if (ret == 0)
+        ret = measure(&bench, &err);
+    return finish(ret < 0 ? report_error(&err) : EXIT_OK, &bench.root, 1);
+}
+
+static int run(int argc, char **argv)
+{
+    struct request request = { .image = IMAGE_ARGS_INIT };
+    struct cmd_size count = { 75000, false }, depth = { 64, false }, offset = { 0, false };
+    struct cmd_size bytes = { 4096, false }, step = { 0, false }, interval = { 0, false };
+    struct cmd_size pattern = { 0, false };
+    bool quiet = false;
+    const struct cmd_option options[] = {
+        IMAGE_OPTIONS(&request.image),
+        { 'c', "count", CMD_UINT, &count, "NUMBER", "so many requests (75000)" },
+        { 'd', "depth", CMD_UINT, &depth, "NUMBER", "so many at a time (64)" },
+        { 'o', "offset", CMD_SIZE, &offset, "OFFSET", "where the first one begins" },
+        { 's', "buffer-size", CMD_SIZE, &bytes, "SIZE", "length of each (4k)" },
+        { 'S', "step-size", CMD_SIZE, &step, "SIZE", "from one to the next (the length)" },
+        { 'w', NULL, CMD_FLAG, &request.write, NULL, "write; what the image holds is lost" },
+        { 0, "pattern", CMD_UINT, &pattern, "BYTE", "what is written (0)" },
+        { 0, "flush-interval", CMD_UINT, &interval, "NUMBER", "flush after so many writes" },
+        { 0, "no-drain", CMD_FLAG, &request.no_drain, NULL, "do not wait for all writes before a flush" },
+        { 'i', "aio", CMD_STRING, &request.aio, "threads", "how requests are made: only by threads" },
+        { 'n', "native", CMD_FLAG, &request.native, NULL, "as -i native, which is not supported" },
+        { 't', "cache", CMD_STRING, &request.cache, "CACHE", "cache mode" },
+        { 'q', "quiet", CMD_FLAG, &quiet, NULL, "accepted; the result is printed all the same" },
+        CMD_OPTIONS_END,
+    };
+    struct cmd_operands operands;
+
+    int status = cmd_parse(&cmd_bench, options, argc, argv, &operands);
+    if (status != CMD_RUN)
+        return status;
+    if (operands.count != 1)
+        return report_usage(&cmd_bench, "expects one image");
+    request.filename = operands.items[0];
+    request.count = count.value;
+    request.depth = depth.value;
+    request.offset = offset.value;
+    request.bytes = bytes.value;
+    request.step = step.value ? step.value : bytes.value;
+    request.flush_interval = interval.value;
+    request.pattern = pattern.value;
+    status = check_request(&request);
+    return status ? status : bench_image(&request);
+}
