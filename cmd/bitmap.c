@@ -257,29 +257,6 @@ static int list_bitmaps(const struct image_args *image, const char *name, enum o
 
 /* ---- the command ---- */
 
-/*
- * Runs the actions. If one fails, nothing was written yet: the graph is dropped and the image is what it was.
- */
-static int change_bitmaps(struct request *request, const struct steps *steps,
-                          const char *filename, struct blk_node *source_root)
-{
-    struct blk_node *roots[] = { source_root, request->root };
-
-    request->root = blk_skip_filters(request->root);
-    request->source = source_root ? blk_skip_filters(source_root) : request->root;
-    int status = run_steps(request, steps);
-    if (status == EXIT_OK) {
-        status = finish(status, roots, 2);
-        if (status != EXIT_OK)
-            report_failure("bitmap '%s' of '%s' may not be what it should: its image could not be "
-                           "closed", request->name, filename);
-        return status;
-    }
-    blk_drop(roots[0]);
-    blk_drop(roots[1]);
-    return status;
-}
-
 static int run(int argc, char **argv);
 
 const struct command cmd_bitmap = {
@@ -287,9 +264,48 @@ const struct command cmd_bitmap = {
     "Change or list the dirty bitmaps of an image",
     "(--merge source | --add | --remove | --clear | --enable | --disable)... "
     "[-b source_file [-F source_fmt]] [-g granularity] [--object objectdef] [--image-opts] "
-    "[-f fmt] [--list [--output=ofmt]] [-U] [--lock-wait=seconds] filename bitmap",
+    "[-f fmt] [--list] [--output=ofmt] [-U] [--lock-wait=seconds] filename bitmap",
     run,
 };
+
+static json_t *describe(enum output_format output, const char *filename, const char *bitmap,
+                        const struct steps *steps)
+{
+    json_t *result = result_new(output, &cmd_bitmap, filename);
+    if (!result)
+        return NULL;
+    json_t *names = json_array();
+    for (size_t i = 0; i < steps->count; i++)
+        json_array_append_new(names, json_string(steps->list[i].action->name));
+    result_set_text(result, "bitmap", bitmap);
+    json_object_set_new(result, "actions", names);
+    return result;
+}
+
+/*
+ * Runs the actions. If one fails, nothing was written yet: the graph is dropped and the image is what it was.
+ */
+static int change_bitmaps(struct request *request, const struct steps *steps,
+                          const char *filename, struct blk_node *source_root,
+                          enum output_format output)
+{
+    struct blk_node *roots[] = { source_root, request->root };
+
+    request->root = blk_skip_filters(request->root);
+    request->source = source_root ? blk_skip_filters(source_root) : request->root;
+    json_t *result = describe(output, filename, request->name, steps);
+    int status = run_steps(request, steps);
+    if (status == EXIT_OK) {
+        status = finish_result(status, roots, 2, result);
+        if (status != EXIT_OK)
+            report_failure("bitmap '%s' of '%s' may not be what it should: its image could not be "
+                           "closed", request->name, filename);
+        return status;
+    }
+    blk_drop(roots[0]);
+    blk_drop(roots[1]);
+    return finish_result(status, NULL, 0, result);
+}
 
 static int run(int argc, char **argv)
 {
@@ -311,7 +327,7 @@ static int run(int argc, char **argv)
         { 'F', "source-format", CMD_STRING, &source.format, "FMT", "its format" },
         { 'g', "granularity", CMD_SIZE, &granularity, "SIZE", "granularity of a new bitmap" },
         { 0, "list", CMD_FLAG, &list, NULL, "list the bitmaps; no bitmap is named then" },
-        { 0, "output", CMD_STRING, &output_text, "human|json", "how --list is printed" },
+        { 0, "output", CMD_STRING, &output_text, "human|json", "the form of the output" },
         CMD_OPTIONS_END,
     };
     struct cmd_operands operands;
@@ -351,5 +367,5 @@ static int run(int argc, char **argv)
         blk_drop(request.root);
         return report_error(&err);
     }
-    return change_bitmaps(&request, &steps, operands.items[0], source_root);
+    return change_bitmaps(&request, &steps, operands.items[0], source_root, output);
 }

@@ -150,7 +150,9 @@ static int empty_top(const struct commit *commit, struct blk_error *err)
     return ret < 0 ? blk_fail_if_unset(err, -ret, "emptying '%s'", commit->top->name) : 0;
 }
 
-static int do_commit(struct commit *commit, const char *base_name, bool show_progress)
+/* `result`: what --output=json prints, or NULL. */
+static int do_commit(struct commit *commit, const char *base_name, bool show_progress,
+                     json_t *result)
 {
     struct blk_error err = BLK_ERROR_INIT;
 
@@ -163,7 +165,10 @@ static int do_commit(struct commit *commit, const char *base_name, bool show_pro
             ret = empty_top(commit, &err);
         progress_finish(&commit->progress, ret == 0);
     }
-    return finish(ret < 0 ? report_error(&err) : EXIT_OK, &commit->root, 1);
+    int status = ret < 0 ? report_error(&err) : EXIT_OK;
+    result_set_text(result, "base", commit->base ? blk_bottom(commit->base)->name : NULL);
+    result_set_flag(result, "emptied", ret == 0 && !commit->keep_top);
+    return finish_result(status, &commit->root, 1, result);
 }
 
 static int run(int argc, char **argv);
@@ -172,7 +177,7 @@ const struct command cmd_commit = {
     "commit",
     "Write what an overlay holds into its backing file",
     "[--object objectdef] [--image-opts] [-q] [-f fmt] [-t cache] [-b base] [-r rate_limit] [-d] "
-    "[-p] [--bitmaps] [--lock-wait=seconds] filename",
+    "[-p] [--bitmaps] [--output=ofmt] [--lock-wait=seconds] filename",
     run,
 };
 
@@ -181,7 +186,7 @@ static int run(int argc, char **argv)
     struct image_args image = IMAGE_ARGS_INIT;
     struct commit commit = { .root = NULL };
     struct cmd_size rate = { .given = false };
-    const char *cache = NULL, *base_name = NULL;
+    const char *cache = NULL, *base_name = NULL, *output = NULL;
     bool quiet = false, show_progress = false;
     const struct cmd_option options[] = {
         IMAGE_OPTIONS(&image),
@@ -193,12 +198,17 @@ static int run(int argc, char **argv)
           "merge the overlay's bitmaps into the base's of the same names" },
         { 'p', "progress", CMD_FLAG, &show_progress, NULL, "show progress" },
         { 'q', "quiet", CMD_FLAG, &quiet, NULL, "print nothing but errors" },
+        { 0, "output", CMD_STRING, &output, "human|json", "the form of the output" },
         CMD_OPTIONS_END,
     };
     struct cmd_operands operands;
+    enum output_format format;
 
     int status = cmd_parse(&cmd_commit, options, argc, argv, &operands);
     if (status != CMD_RUN)
+        return status;
+    status = output_format_parse(output, &format);
+    if (status)
         return status;
     if (operands.count != 1)
         return report_usage(&cmd_commit, "expects one image");
@@ -209,8 +219,10 @@ static int run(int argc, char **argv)
     commit.bytes_per_second = rate.value;
     if (base_name)
         commit.keep_top = true;
-    status = do_commit(&commit, base_name, show_progress && !quiet);
-    if (status == EXIT_OK && !quiet)
+    bool human = format == OUTPUT_HUMAN;
+    status = do_commit(&commit, base_name, show_progress && !quiet && human,
+                       result_new(format, &cmd_commit, operands.items[0]));
+    if (status == EXIT_OK && !quiet && human)
         printf("Image committed.\n");
     return status;
 }

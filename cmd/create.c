@@ -18,7 +18,7 @@ const struct command cmd_create = {
     "create",
     "Make a new image",
     "[--object objectdef] [-q] [-f fmt] [-b backing_file [-F backing_fmt]] [-u] [-o options] "
-    "[--lock-wait=seconds] filename [size]",
+    "[--output=ofmt] [--lock-wait=seconds] filename [size]",
     run,
 };
 
@@ -30,6 +30,7 @@ struct request {
     const char *backing_file, *backing_format; /* -b, -F, or NULL */
     struct cmd_list texts;                     /* -o */
     bool quiet, unsafe;
+    enum output_format output;
     struct image_args backing; /* how the backing file is opened */
 };
 
@@ -148,16 +149,21 @@ static int create(const struct request *request, const struct blk_driver *driver
         .flags = BLK_NO_BACKING,
         .defaults = defaults,
     };
-    struct blk_node *root;
+    struct blk_node *root = NULL;
 
     round_size(options);
     int ret = blk_create(&how, &root, &err);
     blk_options_free(defaults);
-    if (ret < 0) {
+    if (ret < 0)
         blk_fail_if_unset(&err, -ret, "creating '%s'", request->filename);
-        return report_error(&err);
-    }
-    return finish(EXIT_OK, &root, 1);
+
+    json_t *result = result_new(request->output, &cmd_create, request->filename);
+    result_set_text(result, "format", request->format);
+    result_set_text(result, "backing-filename", blk_options_peek(options, "backing_file"));
+    result_set_text(result, "backing-filename-format", blk_options_peek(options, "backing_fmt"));
+    if (ret == 0)
+        result_set_bytes(result, "virtual-size", blk_size(root));
+    return finish_result(ret < 0 ? report_error(&err) : EXIT_OK, &root, 1, result);
 }
 
 static int prepare_and_create(const struct request *request, const struct blk_driver *driver)
@@ -178,7 +184,7 @@ static int prepare_and_create(const struct request *request, const struct blk_dr
     struct blk_options *options = blk_options_new();
     int status = read_options(request, &tables, options);
     if (status == EXIT_OK) {
-        if (!request->quiet) {
+        if (!request->quiet && request->output == OUTPUT_HUMAN) {
             printf("Formatting '%s', fmt=%s", request->filename, request->format);
             create_options_print(&tables, options);
             putchar('\n');
@@ -192,6 +198,7 @@ static int prepare_and_create(const struct request *request, const struct blk_dr
 static int run(int argc, char **argv)
 {
     struct request request = { .format = "raw" };
+    const char *output = NULL;
     const struct cmd_option options[] = {
         { 'f', "format", CMD_STRING, &request.format, "FMT", "format of the new image (raw)" },
         { 'b', "backing", CMD_STRING, &request.backing_file, "FILE", "what shows through it" },
@@ -201,6 +208,7 @@ static int run(int argc, char **argv)
         { 'o', "options", CMD_LIST, &request.texts, "NAME=VALUE,...",
           "options of the format; -o help lists them" },
         { 'q', "quiet", CMD_FLAG, &request.quiet, NULL, "print nothing but errors" },
+        { 0, "output", CMD_STRING, &output, "human|json", "the form of the output" },
         { 0, "lock-wait", CMD_UINT, &request.backing.lock_wait, "SECONDS",
           "wait so long for an image that is in use" },
         { 0, "object", CMD_LIST, &request.backing.objects, "TYPE,id=ID,...",
@@ -211,6 +219,9 @@ static int run(int argc, char **argv)
 
     int status = cmd_parse(&cmd_create, options, argc, argv, &operands);
     if (status != CMD_RUN)
+        return status;
+    status = output_format_parse(output, &request.output);
+    if (status)
         return status;
     if (operands.count > 2)
         return report_usage(&cmd_create, "'%s' is one operand too many", operands.items[2]);

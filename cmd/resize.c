@@ -54,7 +54,7 @@ const struct command cmd_resize = {
     "resize",
     "Change the size of an image",
     "[--object objectdef] [--image-opts] [-f fmt] [--preallocation=prealloc] [-q] [--shrink] "
-    "[--lock-wait=seconds] filename [+ | -]size",
+    "[--output=ofmt] [--lock-wait=seconds] filename [+ | -]size",
     run,
 };
 
@@ -62,6 +62,7 @@ static int run(int argc, char **argv)
 {
     struct image_args image = IMAGE_ARGS_INIT;
     const char *prealloc_text = "off";
+    const char *output = NULL;
     bool quiet = false, shrink = false;
     const struct cmd_option options[] = {
         IMAGE_OPTIONS(&image),
@@ -69,13 +70,18 @@ static int run(int argc, char **argv)
           "how new space is allocated: off, metadata, falloc, full" },
         { 0, "shrink", CMD_FLAG, &shrink, NULL, "allow what lies beyond the new end to be lost" },
         { 'q', "quiet", CMD_FLAG, &quiet, NULL, "print nothing but errors" },
+        { 0, "output", CMD_STRING, &output, "human|json", "the form of the output" },
         CMD_OPTIONS_END,
     };
     struct cmd_operands operands;
     enum blk_prealloc prealloc;
+    enum output_format format;
 
     int status = cmd_parse(&cmd_resize, options, argc, argv, &operands);
     if (status != CMD_RUN)
+        return status;
+    status = output_format_parse(output, &format);
+    if (status)
         return status;
     if (blk_prealloc_parse(prealloc_text, &prealloc) < 0)
         return report_failure("--preallocation: '%s' is none of off, metadata, falloc, full",
@@ -87,8 +93,12 @@ static int run(int argc, char **argv)
     struct blk_node *root;
     if (image_open(&image, operands.items[0], BLK_WRITABLE, NULL, &root, &err) < 0)
         return report_error(&err);
-    status = finish(resize(root, operands.items[1], prealloc, shrink), &root, 1);
-    if (status == EXIT_OK && !quiet)
+    json_t *result = result_new(format, &cmd_resize, operands.items[0]);
+    result_set_bytes(result, "old-virtual-size", blk_size(root));
+    status = resize(root, operands.items[1], prealloc, shrink);
+    result_set_bytes(result, "virtual-size", blk_size(root));
+    status = finish_result(status, &root, 1, result);
+    if (status == EXIT_OK && !quiet && format == OUTPUT_HUMAN)
         printf("Image resized.\n");
     return status;
 }

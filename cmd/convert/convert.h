@@ -27,6 +27,7 @@ struct convert_options {
     bool bitmaps, skip_broken_bitmaps;
     bool out_of_order;
     bool progress, quiet;
+    enum output_format format;
     uint64_t sparse_bytes;     /* -S; 0: write all zeroes as data */
     uint64_t bytes_per_second; /* 0: no limit */
     unsigned workers;
@@ -61,8 +62,9 @@ static inline uint64_t convert_total(const struct convert_sources *sources)
 int convert_read(const struct convert_sources *sources, uint64_t offset, uint64_t bytes, void *buf,
                  struct blk_error *err);
 
-/* Closes the sources, then the target; frees everything. As finish() (report.h). */
-int convert_finish(struct convert_sources *sources, struct blk_node *target, int status);
+/* Closes the sources, then the target; frees everything. As finish_result() (report.h). */
+int convert_finish(struct convert_sources *sources, struct blk_node *target, int status,
+                   json_t *result);
 
 /* ---- bitmaps.c ---- */
 

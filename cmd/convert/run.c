@@ -307,7 +307,12 @@ static int convert(struct convert_options *o, const struct blk_driver *driver,
         ret = convert_copy_bitmaps(sources.roots[0], c.target, &err);
     if (ret < 0)
         blk_fail_if_unset(&err, -ret, "converting to '%s'", o->output);
-    return convert_finish(&sources, c.target, ret < 0 ? report_error(&err) : EXIT_OK);
+    json_t *result = result_new(o->format, &cmd_convert, o->output);
+    result_set_text(result, "format", c.target ? blk_skip_filters(c.target)->driver->name : NULL);
+    if (c.target)
+        result_set_bytes(result, "virtual-size", blk_size(c.target));
+    result_set_text(result, "backing-filename", o->backing);
+    return convert_finish(&sources, c.target, ret < 0 ? report_error(&err) : EXIT_OK, result);
 }
 
 static int print_creation_help(const struct convert_options *o)
@@ -350,6 +355,6 @@ const struct command cmd_convert = {
     "[--skip-broken-bitmaps]] [-U] [-C] [-c] [-p] [-q] [-n] [-f fmt] [-t cache] [-T src_cache] "
     "[-O output_fmt] [-B backing_file [-F backing_fmt]] [-o options] [-l snapshot_param] "
     "[-S sparse_size] [-r rate_limit] [-m num_coroutines] [-W] [--salvage] "
-    "[--lock-wait=seconds] filename [filename2 [...]] output_filename",
+    "[--output=ofmt] [--lock-wait=seconds] filename [filename2 [...]] output_filename",
     run,
 };

@@ -56,12 +56,12 @@ int convert_read(const struct convert_sources *sources, uint64_t offset, uint64_
     return ret;
 }
 
-int convert_finish(struct convert_sources *sources, struct blk_node *target, int status)
+int convert_finish(struct convert_sources *sources, struct blk_node *target, int status,
+                   json_t *result)
 {
-    if (sources->roots) {
+    if (sources->roots)
         sources->roots[sources->count] = target;
-        status = finish(status, sources->roots, sources->count + 1);
-    }
+    status = finish_result(status, sources->roots, sources->roots ? sources->count + 1 : 0, result);
     free(sources->roots);
     free(sources->starts);
     return status;
