@@ -23,7 +23,8 @@ struct guest {
 /* A guest uses its disk; it does not open, close or resize it. */
 static bool is_refused(const char *line)
 {
-    static const char *const refused[] = { "open", "close", "reopen", "truncate", "abort", "sigraise" };
+    static const char *const refused[] = { "open",     "close", "reopen",
+                                          "truncate", "abort", "sigraise" };
     size_t length = strcspn(line, " \t");
 
     for (size_t i = 0; i < sizeof(refused) / sizeof(refused[0]); i++)
@@ -77,7 +78,10 @@ int guest_start(struct guest *guest, struct blk_node *node, struct blk_error *er
     return 0;
 }
 
-/* The signal may have reached another thread: one that waits for commands (from a FIFO) is woken by one of its own. */
+/*
+ * The signal may have reached another thread: one that waits for commands (from a FIFO) is woken
+ * by one of its own.
+ */
 int guest_wait(struct guest *guest, struct blk_error *err)
 {
     struct timespec until;

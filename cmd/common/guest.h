@@ -1,5 +1,6 @@
 /*
- * A guest: a thread that runs io commands (blkimg-io(1)) from a file against a node while a job copies it.
+ * A guest: a thread that runs io commands (blkimg-io(1)) from a file against a node while a job
+ * copies it.
  */
 #ifndef CMD_COMMON_GUEST_H
 #define CMD_COMMON_GUEST_H
@@ -10,8 +11,8 @@
 struct guest;
 
 /*
- * Opens the file of commands. Nothing runs yet. -errno when it cannot be read; *guest is NULL then. The caller ends it
- * with guest_free().
+ * Opens the file of commands. Nothing runs yet. -errno when it cannot be read; *guest is NULL
+ * then. The caller ends it with guest_free().
  */
 int guest_open(const char *commands, struct guest **guest, struct blk_error *err);
 
@@ -19,8 +20,9 @@ int guest_open(const char *commands, struct guest **guest, struct blk_error *err
 int guest_start(struct guest *guest, struct blk_node *node, struct blk_error *err);
 
 /*
- * Waits for the end of the commands, which a signal brings about, and of all requests. -errno when the commands could
- * not be read; what becomes of a request is the guest's own business, and told on stdout.
+ * Waits for the end of the commands, which a signal brings about, and of all requests. -errno when
+ * the commands could not be read; what becomes of a request is the guest's own business, and told
+ * on stdout.
  */
 int guest_wait(struct guest *guest, struct blk_error *err);
 

@@ -178,17 +178,25 @@ void result_set_flag(json_t *result, const char *key, bool value)
         json_object_set_new(result, key, json_boolean(value));
 }
 
+int finish_part(int status, bool complete, struct blk_node **roots, size_t count, json_t *result)
+{
+    json_t *steps = result ? json_object_get(result, "close") : NULL;
+
+    if (result && !steps) {
+        steps = json_array();
+        json_object_set_new(result, "close", steps);
+    }
+    return close_all(status, complete, roots, count, steps);
+}
+
 int finish_result(int status, struct blk_node **roots, size_t count, json_t *result)
 {
+    status = finish_part(status, status == EXIT_OK, roots, count, result);
     if (!result)
-        return finish(status, roots, count);
-
-    json_t *steps = json_array();
-    status = close_all(status, status == EXIT_OK, roots, count, steps);
+        return status;
     int shown = report_exit_status(status);
     result_set_flag(result, "complete", shown == EXIT_OK);
     json_object_set_new(result, "exit-status", json_integer(shown));
-    json_object_set_new(result, "close", steps);
     json_print(stdout, result);
     json_decref(result);
     return status;

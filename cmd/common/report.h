@@ -56,6 +56,12 @@ void result_set_flag(json_t *result, const char *key, bool value);
  */
 int finish_result(int status, struct blk_node **roots, size_t count, json_t *result);
 
+/*
+ * Closes some of a command's roots before its end; finish_result() shows their steps too.
+ * `complete`: as after success, whatever `status` is. Returns as finish() does.
+ */
+int finish_part(int status, bool complete, struct blk_node **roots, size_t count, json_t *result);
+
 /* Adds an object for each entry of the report. */
 void report_close_json(const struct blk_close_report *report, json_t *steps);
 

@@ -1,239 +1,163 @@
 #include "cmd/mirror/mirror.h"
 
 #include <errno.h>
-#include <inttypes.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
-#include "blockcore/bytes.h"
-#include "blockcore/copy.h"
-#include "blockcore/difference.h"
-#include "blockcore/memory.h"
-#include "cmd/common/backing_name.h"
-#include "cmd/common/create_options.h"
+#include "blockcore/cancel.h"
 #include "cmd/common/same_file.h"
 
 #define DEFAULT_WORKERS 4
 #define MAX_WORKERS 16
-#define PROOF_GRANULARITY_BITS 20
-
-/* What the command line says. */
-struct request {
-    struct image_args source, target;
-    const char *source_name, *target_name;
-    bool top; /* copy only what the source itself holds */
-    struct cmd_list creation, overlays;
-    const char *source_cache, *target_cache, *witness;
-    unsigned workers;
-    uint64_t bytes_per_second;
-    bool compressed, show_progress;
-};
-
-struct mirror {
-    const struct request *request;
-    struct blk_node *source, *target;
-    struct blk_node *format; /* the source without filters */
-    struct progress progress;
-};
-
-/* ---- the proof ---- */
-
-int mirror_prove(struct blk_node *source, struct blk_node *target, unsigned workers,
-                 struct blk_error *err)
-{
-    const struct blk_difference_params params = {
-        .first = source,
-        .second = target,
-        .bytes = u64_max(blk_size(source), blk_size(target)),
-        .workers = workers,
-    };
-    struct blk_dirty_bitmap *marks;
-    uint64_t start, bytes;
-
-    if (!params.bytes)
-        return 0;
-    int ret = blk_dirty_bitmap_new("differences", params.bytes, PROOF_GRANULARITY_BITS, &marks, err);
-    if (ret < 0)
-        return ret;
-    ret = blk_difference_mark(&params, marks, err);
-    if (ret == 0 && blk_dirty_bitmap_next(marks, 0, params.bytes, &start, &bytes))
-        ret = blk_fail_why(err, EIO, "they differ", "comparing '%s' with '%s' from offset %" PRIu64,
-                           target->name, source->name, start);
-    blk_dirty_bitmap_free(marks);
-    return ret;
-}
-
-/* ---- the copy ---- */
-
-/* A copy of the top layer stands on what the source stands on. */
-static void name_backing(const struct mirror *mirror, struct blk_options *creation)
-{
-    const struct request *request = mirror->request;
-    struct blk_node *backing = blk_child(mirror->format, BLK_ROLE_BACKING);
-    if (!request->top || !backing)
-        return;
-    BLK_AUTOFREE char *path = blk_resolve_backing_name(blk_bottom(mirror->format)->name,
-                                                       mirror->format->backing_name);
-    BLK_AUTOFREE char *name = backing_name_for_header(request->target_name, path);
-    blk_options_set(creation, "backing_file", name);
-    blk_options_set(creation, "backing_fmt", blk_skip_filters(backing)->driver->name);
-}
-
-static int make_target(struct mirror *mirror, struct blk_error *err)
-{
-    const struct request *request = mirror->request;
-    struct blk_create create = {
-        .filename = request->target_name,
-        .driver = image_driver(request->target.format ? request->target.format
-                                                      : mirror->format->driver->name, err),
-        .flags = BLK_WRITABLE | BLK_UNMAP,
-    };
-    struct option_tables tables;
-
-    int ret = create.driver ? image_cache(request->target_cache, &create.cache, err) : -EINVAL;
-    if (ret == 0)
-        ret = create_tables(create.driver, request->target_name, &tables, err);
-    if (ret < 0)
-        return ret;
-    if (request->top && !create_options_has(&tables, "backing_file"))
-        return blk_fail_why(err, ENOTSUP, "the format has no backing files", "creating '%s' (%s)",
-                            request->target_name, create.driver->name);
-
-    create.options = blk_options_new();
-    struct blk_options *defaults = image_defaults(&request->target);
-    create.defaults = defaults;
-    ret = create_options_parse(&request->creation, &tables, create.options, err);
-    if (ret == 0) {
-        name_backing(mirror, create.options);
-        blk_options_setf(create.options, "size", "%" PRIu64, blk_size(mirror->source));
-        ret = blk_create(&create, &mirror->target, err);
-    }
-    blk_options_free(defaults);
-    blk_options_free(create.options);
-    return ret;
-}
-
-static int copy(struct mirror *mirror, struct blk_error *err)
-{
-    const struct request *request = mirror->request;
-    const struct blk_copy_params params = {
-        .source = mirror->source,
-        .target = mirror->target,
-        .bytes = blk_size(mirror->source),
-        .only_allocated = request->top,
-        .base = blk_child(mirror->format, BLK_ROLE_BACKING),
-        .target_reads_zero = mirror->target->reads_zero,
-        .sparse_bytes = 4096,
-        .compressed = request->compressed,
-        .workers = request->workers,
-        .bytes_per_second = request->bytes_per_second,
-        .progress = progress_update,
-        .opaque = &mirror->progress,
-    };
-
-    progress_start(&mirror->progress, request->show_progress);
-    int ret = params.bytes ? blk_copy_run(&params, err) : 0;
-    progress_finish(&mirror->progress, ret == 0);
-    return ret == 0 ? check_not_shrunk(mirror->source, err) : ret;
-}
-
-/* Opens the finished target as anybody would, and compares. The source stays open and locked all the time. */
-static int prove_target(struct mirror *mirror, struct blk_error *err)
-{
-    const struct request *request = mirror->request;
-    int ret = image_open(&request->target, request->target_name, 0, request->source_cache,
-                         &mirror->target, err);
-    return ret < 0 ? ret : mirror_prove(mirror->source, mirror->target, request->workers, err);
-}
-
-/* ---- the command ---- */
-
-/*
- * Makes the target and proves it. On EXIT_OK both images are open, read-only. A target that turns out wrong
- * after it got its name is left for whoever wants to know why; nothing refers to it.
- */
-static int make_and_prove(struct mirror *mirror)
-{
-    const struct request *request = mirror->request;
-    struct blk_error err = BLK_ERROR_INIT;
-
-    int ret = image_open(&request->source, request->source_name, 0, request->source_cache,
-                         &mirror->source, &err);
-    if (ret < 0)
-        return report_error(&err);
-    mirror->format = blk_skip_filters(mirror->source);
-    ret = check_apart(mirror->source, request->target_name, false, &err);
-    if (ret == 0)
-        ret = make_target(mirror, &err);
-    if (ret == 0)
-        ret = copy(mirror, &err);
-    if (ret < 0)
-        return finish(report_error(&err), &mirror->target, 1);
-
-    int status = finish(EXIT_OK, &mirror->target, 1);
-    if (status != EXIT_OK)
-        return status;
-    if (prove_target(mirror, &err) < 0) {
-        blk_left_behind(&err, "'%s' is not a true copy", request->target_name);
-        return report_error(&err);
-    }
-    return EXIT_OK;
-}
-
-static int pivot_to_target(struct mirror *mirror)
-{
-    const struct request *request = mirror->request;
-    struct blk_error err = BLK_ERROR_INIT;
-    struct pivot pivot = {
-        .overlays = blk_xcalloc(request->overlays.count, sizeof(*pivot.overlays)),
-        .count = request->overlays.count,
-        .witness = request->witness,
-        .image = { .lock_wait = request->source.lock_wait },
-        .cache = request->target_cache,
-    };
-
-    for (size_t i = 0; i < pivot.count; i++)
-        pivot.overlays[i].filename = request->overlays.items[i];
-    int status;
-    if (pivot_prepare(&pivot, request->source_name, request->target_name,
-                      blk_skip_filters(mirror->target)->driver->name, &err) < 0) {
-        pivot_drop(&pivot);
-        blk_left_behind(&err, "'%s' is a proven copy; no overlay was changed",
-                        request->target_name);
-        status = report_error(&err);
-    } else {
-        status = pivot_run(&pivot);
-    }
-    pivot_free(&pivot);
-    return status;
-}
 
 static int run(int argc, char **argv);
 
 const struct command cmd_mirror = {
     "mirror",
     "Copy an image, prove the copy, and move overlays over to it",
-    "[--mode=full|top] [--pivot=overlay]... [--witness=file] [-f fmt] [-O output_fmt] "
-    "[-o options] [-c] [-t cache] [-T src_cache] [-m workers] [-r rate_limit] [-p] [-q] "
-    "[--object objectdef] [--image-opts] [--lock-wait=seconds] source target",
+    "[--mode=full|top] [--pivot=overlay]... [--witness=file] [--guest-io=file] [-f fmt] "
+    "[-O output_fmt] [-o options] [-c] [-t cache] [-T src_cache] [-m workers] [-r rate_limit] "
+    "[-p] [-q] [--output=ofmt] [--object objectdef] [--image-opts] [--lock-wait=seconds] source "
+    "target",
     run,
 };
 
+/* ---- the work ---- */
+
+/*
+ * What overlays there are is opened and locked before anything is copied: that one of them is in
+ * use should not come out when all the rest is done.
+ */
+static int open_all(struct mirror *mirror, struct pivot *pivot, struct blk_error *err)
+{
+    const struct mirror_request *request = mirror->request;
+
+    int ret = image_open(&request->source, request->source_name,
+                         request->guest_io ? BLK_WRITABLE : 0, request->source_cache,
+                         &mirror->source, err);
+    if (ret < 0)
+        return ret;
+    mirror->format = blk_skip_filters(mirror->source);
+    ret = check_apart(mirror->source, request->target_name, false, err);
+    if (ret == 0)
+        ret = pivot_open(pivot, blk_bottom(mirror->format)->name, request->target_name, err);
+    return ret < 0 ? ret : pivot_prove_old(pivot, mirror->source, err);
+}
+
+static int make_copy(struct mirror *mirror, struct blk_error *err)
+{
+    const struct mirror_request *request = mirror->request;
+
+    int ret = mirror_make_target(mirror, err);
+    if (ret < 0)
+        return ret;
+    progress_start(&mirror->progress, request->show_progress);
+    ret = request->guest_io ? mirror_copy_live(mirror, err) : mirror_copy(mirror, NULL, err);
+    progress_finish(&mirror->progress, ret == 0);
+    return ret == 0 ? check_not_shrunk(mirror->source, err) : ret;
+}
+
+/*
+ * After the target got its name. One that turns out wrong is left for whoever wants to know why:
+ * nothing refers to it.
+ */
+static int prove_and_pivot(struct mirror *mirror, struct pivot *pivot)
+{
+    const struct mirror_request *request = mirror->request;
+    struct blk_error err = BLK_ERROR_INIT;
+
+    if (mirror_prove_target(mirror, &err) < 0) {
+        blk_left_behind(&err, "'%s' is complete, but not proven to be a true copy",
+                        request->target_name);
+        return report_error(&err);
+    }
+    if (!pivot->count)
+        return EXIT_OK;
+    if (pivot_plan(pivot, request->target_name, mirror->target, &err) < 0) {
+        blk_left_behind(&err, "'%s' is a proven copy; no overlay was changed",
+                        request->target_name);
+        return report_error(&err);
+    }
+    return pivot_run(pivot);
+}
+
+static int do_mirror(struct mirror *mirror, struct pivot *pivot)
+{
+    struct blk_error err = BLK_ERROR_INIT;
+
+    int ret = open_all(mirror, pivot, &err);
+    if (ret == 0)
+        ret = make_copy(mirror, &err);
+    int status = ret < 0 ? report_error(&err) : EXIT_OK;
+    status = finish_part(status, ret == 0, &mirror->target, 1, pivot->result);
+    return status == EXIT_OK ? prove_and_pivot(mirror, pivot) : status;
+}
+
+static json_t *describe(enum output_format format, const struct mirror_request *request)
+{
+    json_t *result = result_new(format, &cmd_mirror, request->source_name);
+
+    result_set_text(result, "target", request->target_name);
+    result_set_text(result, "mode", request->top ? "top" : "full");
+    result_set_bytes(result, "overlays", request->overlays.count);
+    return result;
+}
+
+static int mirror_image(const struct mirror_request *request, enum output_format format)
+{
+    struct mirror mirror = { .request = request };
+    struct pivot pivot;
+    json_t *result = describe(format, request);
+
+    pivot_init(&pivot, request->overlays.items, request->overlays.count);
+    pivot.witness = request->witness;
+    pivot.image.lock_wait = request->source.lock_wait;
+    pivot.cache = request->target_cache;
+    pivot.source_cache = request->source_cache;
+    pivot.workers = request->workers;
+    pivot.result = result;
+    int status = do_mirror(&mirror, &pivot);
+    pivot_free(&pivot);
+
+    /* A guest's writes are kept, bitmaps included, whatever became of the copy. */
+    status = finish_part(status, status == EXIT_OK || request->guest_io, &mirror.source, 1, result);
+    return finish_result(status, &mirror.target, 1, result);
+}
+
+/* ---- the command ---- */
+
+/* Returns what does not go together, or NULL. */
+static const char *find_conflict(const struct mirror_request *request)
+{
+    if (request->witness && !request->overlays.count)
+        return "--witness goes with --pivot";
+    if (request->guest_io && request->overlays.count)
+        return "--guest-io does not go with --pivot: a backing file is not written";
+    if (request->guest_io && request->compressed)
+        return "--guest-io does not go with -c";
+    if (request->source.force_share && (request->overlays.count || request->guest_io))
+        return "-U does not go with --pivot or --guest-io: the source must not change meanwhile";
+    return NULL;
+}
+
 static int run(int argc, char **argv)
 {
-    struct request request = { .workers = DEFAULT_WORKERS };
+    struct mirror_request request = { .workers = DEFAULT_WORKERS };
     struct cmd_size workers = { .value = DEFAULT_WORKERS }, rate = { .given = false };
-    const char *mode = "full";
+    const char *mode = "full", *output = NULL;
+    enum output_format format;
     bool quiet = false;
     const struct cmd_option options[] = {
         IMAGE_OPTIONS(&request.source),
         { 0, "mode", CMD_STRING, &mode, "MODE", "full, or top: only this layer" },
-        { 0, "pivot", CMD_LIST, &request.overlays, "OVERLAY", "an overlay of SOURCE, to stand on TARGET" },
+        { 0, "pivot", CMD_LIST, &request.overlays, "OVERLAY",
+          "an overlay of SOURCE, to stand on TARGET" },
         { 0, "witness", CMD_STRING, &request.witness, "FILE", "journal of the pivot" },
+        { 0, "guest-io", CMD_STRING, &request.guest_io, "FILE",
+          "io commands to run on the source meanwhile" },
         { 'O', "target-format", CMD_STRING, &request.target.format, "FMT",
           "format of the target; the source's if not given" },
-        { 'o', "options", CMD_LIST, &request.creation, "OPTIONS", "options for creating the target" },
+        { 'o', "options", CMD_LIST, &request.creation, "OPTIONS",
+          "options for creating the target" },
         { 'c', "compress", CMD_FLAG, &request.compressed, NULL, "write compressed clusters" },
         { 't', NULL, CMD_STRING, &request.target_cache, "CACHE", "cache mode of what is written" },
         { 'T', NULL, CMD_STRING, &request.source_cache, "CACHE", "cache mode of what is read" },
@@ -241,12 +165,16 @@ static int run(int argc, char **argv)
         { 'r', NULL, CMD_SIZE, &rate, "BYTES", "copy at most so much in a second" },
         { 'p', "progress", CMD_FLAG, &request.show_progress, NULL, "show progress" },
         { 'q', "quiet", CMD_FLAG, &quiet, NULL, "print nothing but errors" },
+        { 0, "output", CMD_STRING, &output, "human|json", "the form of the output" },
         CMD_OPTIONS_END,
     };
     struct cmd_operands operands;
 
     int status = cmd_parse(&cmd_mirror, options, argc, argv, &operands);
     if (status != CMD_RUN)
+        return status;
+    status = output_format_parse(output, &format);
+    if (status)
         return status;
     request.top = strcmp(mode, "top") == 0;
     if (!request.top && strcmp(mode, "full") != 0)
@@ -255,19 +183,14 @@ static int run(int argc, char **argv)
         return report_usage(&cmd_mirror, "expects a source and a target");
     if (workers.value < 1 || workers.value > MAX_WORKERS)
         return report_usage(&cmd_mirror, "-m must be 1 to %d", MAX_WORKERS);
-    if (request.witness && !request.overlays.count)
-        return report_usage(&cmd_mirror, "--witness goes with --pivot");
+    const char *conflict = find_conflict(&request);
+    if (conflict)
+        return report_usage(&cmd_mirror, "%s", conflict);
     request.source_name = operands.items[0];
     request.target_name = operands.items[1];
     request.target.lock_wait = request.source.lock_wait;
     request.workers = (unsigned)workers.value;
     request.bytes_per_second = rate.value;
-    request.show_progress = request.show_progress && !quiet;
-
-    struct mirror mirror = { .request = &request };
-    status = make_and_prove(&mirror);
-    if (status == EXIT_OK && request.overlays.count)
-        status = pivot_to_target(&mirror);
-    struct blk_node *roots[] = { mirror.source, mirror.target };
-    return finish(status, roots, 2);
+    request.show_progress = request.show_progress && !quiet && format == OUTPUT_HUMAN;
+    return mirror_image(&request, format);
 }

@@ -1,71 +1,182 @@
 /*
  * blkimg mirror and blkimg pivot: copying an image and moving its overlays over to the copy.
  *
- *   mirror.c    the copy and its proof
+ *   mirror.c    blkimg mirror: its options, and the order of things
+ *   copy.c      the target, the copy and its proof
+ *   live.c      --guest-io: the copy of an image that is being written
  *   pivot.c     repointing overlays as one transaction
- *   witness.c   the journal of a pivot, and recovering by it
+ *   switch.c    blkimg pivot
+ *   recover.c   blkimg pivot --recover
+ *   witness.c   the journal of a pivot
  *
- * A pivot opens, locks and checks all overlays before the first header is written. Several files cannot change in one
- * instant, but old and new backing file hold the same content when a header is switched, so each overlay is valid by
- * itself in any mix. A failure puts back those already switched. The witness tells a caller who died which it was:
+ * A pivot opens, locks and checks all overlays, and asks each header whether it has room, before
+ * the first is written. Several files cannot change in one instant, but old and new backing file
+ * hold the same content when a header is switched, and both are locked from their proof until
+ * all is over: so each overlay is valid by itself in any mix. A failure puts back those already
+ * switched. The witness tells a caller who died which it was:
  *
- *   no file, or an incomplete first line   nothing has changed
- *   "begin" alone                          any mix; `pivot --recover` finishes or undoes it
- *   "begin" and "done"                     all are switched
+ *   no file, or no whole first line   nothing has changed
+ *   "begin" alone                     any mix; `pivot --recover` finishes or undoes it
+ *   "begin" and "done"                all are switched
+ *
+ * A signal that comes before "begin" leaves all as it was; one that comes later is too late: the
+ * switch takes no time, and half of it is nothing that anybody could want.
  */
 #ifndef CMD_MIRROR_MIRROR_H
 #define CMD_MIRROR_MIRROR_H
 
+#include <sys/types.h>
+
 #include "cmd/common/common.h"
+
+/* ---- mirror ---- */
+
+/* What the command line of mirror says. */
+struct mirror_request {
+    struct image_args source, target;
+    const char *source_name, *target_name;
+    bool top; /* copy only what the source itself holds */
+    struct cmd_list creation, overlays;
+    const char *source_cache, *target_cache, *witness;
+    const char *guest_io; /* file of commands that run meanwhile; or NULL */
+    unsigned workers;
+    uint64_t bytes_per_second;
+    bool compressed, show_progress;
+};
+
+struct mirror {
+    const struct mirror_request *request;
+    struct blk_node *source, *target;
+    struct blk_node *format; /* the source without filters */
+    struct progress progress;
+};
+
+/* Makes the target, open for writing. It has no name until it is closed. */
+int mirror_make_target(struct mirror *mirror, struct blk_error *err);
+
+/* Copies all there is to copy, or what `mask` marks (NULL: all). */
+int mirror_copy(struct mirror *mirror, const struct blk_dirty_bitmap *mask, struct blk_error *err);
+
+/*
+ * The same while a guest writes to the source: until its commands have ended and both are in step.
+ */
+int mirror_copy_live(struct mirror *mirror, struct blk_error *err);
+
+/* Opens the finished target as anybody would, and compares. */
+int mirror_prove_target(struct mirror *mirror, struct blk_error *err);
+
+/*
+ * Whether both images show the same content over the length of the longer one: 0, or -EIO saying
+ * where they differ. What both have in common is not read.
+ */
+int mirror_prove(struct blk_node *source, struct blk_node *target, unsigned workers,
+                 struct blk_error *err);
+
+/* ---- pivot ---- */
 
 /* An overlay that gets another backing file. Names as its header has and will have them. */
 struct pivot_overlay {
-    const char *filename;
+    char *filename;
     char *old_name, *old_format; /* NULL: none */
     char *new_name, *new_format;
-    struct blk_node *root;    /* open for writing, without its backing chain; NULL once closed */
-    struct blk_node *backing; /* the old one, held open once it is proven; or NULL */
+    struct blk_node *root; /* open for writing, without its backing chain; NULL once closed */
+    struct blk_node *old_backing, *new_backing; /* held open from their proof on; or NULL */
     bool switched;
 };
 
 struct pivot {
     struct pivot_overlay *overlays;
     size_t count;
+    struct image_args image; /* for the overlays */
+    const char *cache, *source_cache; /* of overlays and of backing files */
+    unsigned workers;
+    json_t *result; /* of --output=json, or NULL */
+
     const char *witness; /* NULL: none is wanted */
-    struct image_args image;
-    const char *cache;
+    int witness_fd;      /* locked; -1 while it is not open */
+    bool witness_made;   /* by this run */
+    off_t witness_bytes; /* of the "begin" line */
 };
 
-/*
- * Opens, locks and checks every overlay: its backing file must be `from` (NULL: whatever it is), and it will be `to`
- * of format `to_format`.
- */
-int pivot_prepare(struct pivot *pivot, const char *from, const char *to, const char *to_format,
-                  struct blk_error *err);
+#define PIVOT_WORKERS 4
 
-/* Switches all headers and closes all overlays strictly. Reports failures; returns the exit status. */
+/* A pivot of the overlays that the list names. */
+void pivot_init(struct pivot *pivot, const char *const *names, size_t count);
+
+/*
+ * Opens and locks the witness and every overlay, each of which must stand on a backing file:
+ * `from` if that is not NULL. None may be `to`, which need not exist yet.
+ */
+int pivot_open(struct pivot *pivot, const char *from, const char *to, struct blk_error *err);
+
+/*
+ * Opens and locks the backing file of each overlay, by its header, and proves that it shows what
+ * `node` does.
+ */
+int pivot_prove_old(struct pivot *pivot, struct blk_node *node, struct blk_error *err);
+
+/*
+ * Decides how each header will name `to`, which is open as `node`, sees that it has room for that,
+ * and proves that an overlay will find what `node` shows by that name.
+ */
+int pivot_plan(struct pivot *pivot, const char *to, struct blk_node *node, struct blk_error *err);
+
+/*
+ * Switches all headers and closes all overlays strictly. Reports failures; returns the exit
+ * status.
+ */
 int pivot_run(struct pivot *pivot);
 
-/* Releases what prepare has opened, without a change. */
-void pivot_drop(struct pivot *pivot);
+/*
+ * Releases all that is still open. A witness in which nothing has begun goes away if this run made
+ * it.
+ */
 void pivot_free(struct pivot *pivot);
 
-/* Whether both images show the same content over the length of the longer one: 0, or -EIO saying where they differ. */
-int mirror_prove(struct blk_node *source, struct blk_node *target, unsigned workers,
-                 struct blk_error *err);
+/* ---- for recovery ---- */
+
+int pivot_open_overlay(const struct pivot *pivot, struct pivot_overlay *overlay,
+                       struct blk_error *err);
+/* Whether the overlay's header names that backing file. The overlay is open. */
+bool pivot_names(const struct pivot_overlay *overlay, const char *name, const char *format);
+int pivot_set_backing(struct pivot_overlay *overlay, const char *name, const char *format,
+                      struct blk_error *err);
+/* Opens a backing file as the overlay's header would name it. */
+int pivot_open_backing(const struct pivot *pivot, const struct pivot_overlay *overlay,
+                       const char *name, const char *format, struct blk_node **backing,
+                       struct blk_error *err);
+/* Closes all overlays strictly. Returns the exit status. */
+int pivot_close(struct pivot *pivot);
+
+/* What `blkimg pivot --recover` is told. */
+struct recover_request {
+    const char *witness;
+    struct image_args image;
+    const char *cache, *source_cache;
+    bool undo, trust;
+};
+
+/* Finishes or takes back what a witness says was begun. Returns the exit status. */
+int pivot_recover(const struct recover_request *request, json_t *result);
 
 /* ---- witness.c ---- */
 
-/* Writes and syncs the "begin" line to a new or empty file; then, later, the "done" line. */
-int witness_begin(const struct pivot *pivot, struct blk_error *err);
-int witness_done(const struct pivot *pivot, struct blk_error *err);
-/* All are back to what they were: empties the witness. */
-int witness_undone(const struct pivot *pivot, struct blk_error *err);
+/* Opens and locks the witness, a new or an empty file. Without one wanted these do nothing. */
+int witness_open(struct pivot *pivot, struct blk_error *err);
+/* Writes and syncs the "begin" line; on failure the file is empty again, as far as that can be. */
+int witness_begin(struct pivot *pivot, struct blk_error *err);
+/* Adds and syncs the "done" line. */
+int witness_done(struct pivot *pivot, struct blk_error *err);
+/* All overlays are what they were: empties the witness. */
+int witness_undone(struct pivot *pivot, struct blk_error *err);
+void witness_close(struct pivot *pivot);
+
+enum witness_state { WITNESS_NOTHING, WITNESS_BEGUN, WITNESS_DONE };
 
 /*
- * Reads a witness back. *begun: there is a whole "begin" line, and the overlays are filled from it; *done: it was finished.
+ * Opens, locks and reads a witness, for recovery. Fills the overlays unless nothing has begun.
+ * -EINVAL for a file that is no witness.
  */
-int witness_read(const char *filename, struct pivot *pivot, bool *begun, bool *done,
-                 struct blk_error *err);
+int witness_read(struct pivot *pivot, enum witness_state *state, struct blk_error *err);
 
 #endif

@@ -1,17 +1,115 @@
 /*
- * The journal of a pivot: two lines of JSON, each synced before the work goes on.
+ * The journal of a pivot: two lines of JSON, each synced before the work goes on. Only a line that
+ * ends with a newline and can be parsed counts, so that one that was being written when the power
+ * went is as if it were not there.
  */
-#include "cmd/mirror/mirror.h"
-
 #include <errno.h>
 #include <fcntl.h>
 #include <libgen.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "blockcore/memory.h"
+#include "cmd/mirror/mirror.h"
+
+#define BEGIN_PREFIX "{\"state\":\"begin\""
+#define DONE_LINE "{\"state\":\"done\"}\n"
+#define MAX_WITNESS_BYTES (64 << 20)
+
+static int failed(const struct pivot *pivot, int code, const char *action, struct blk_error *err)
+{
+    return blk_fail(err, code, "%s the witness '%s'", action, pivot->witness);
+}
+
+static int refused(const struct pivot *pivot, const char *why, struct blk_error *err)
+{
+    return blk_fail_why(err, EINVAL, why, "the witness '%s'", pivot->witness);
+}
+
+/* ---- opening ---- */
+
+static int check_file(const struct pivot *pivot, struct stat *st, struct blk_error *err)
+{
+    if (fstat(pivot->witness_fd, st) < 0)
+        return failed(pivot, errno, "opening", err);
+    if (!S_ISREG(st->st_mode))
+        return refused(pivot, "it is no regular file", err);
+    if (flock(pivot->witness_fd, LOCK_EX | LOCK_NB) < 0)
+        return errno == EWOULDBLOCK ? refused(pivot, "another pivot uses it", err)
+                                    : failed(pivot, errno, "locking", err);
+    return 0;
+}
+
+int witness_open(struct pivot *pivot, struct blk_error *err)
+{
+    struct stat st;
+
+    if (!pivot->witness)
+        return 0;
+    pivot->witness_fd = open(pivot->witness, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
+    pivot->witness_made = pivot->witness_fd >= 0;
+    if (pivot->witness_fd < 0 && errno == EEXIST)
+        pivot->witness_fd = open(pivot->witness, O_RDWR | O_CLOEXEC);
+    if (pivot->witness_fd < 0)
+        return failed(pivot, errno, "opening", err);
+    int ret = check_file(pivot, &st, err);
+    if (ret == 0 && st.st_size)
+        ret = refused(pivot, "it is not empty; see 'blkimg pivot --recover'", err);
+    return ret;
+}
+
+void witness_close(struct pivot *pivot)
+{
+    if (pivot->witness_fd < 0)
+        return;
+    if (pivot->witness_made && !pivot->witness_bytes)
+        unlink(pivot->witness);
+    close(pivot->witness_fd); /* what was written has been synced, or failed */
+    pivot->witness_fd = -1;
+}
+
+/* ---- writing ---- */
+
+static int sync_folder_of(const char *filename)
+{
+    BLK_AUTOFREE char *copy = blk_xstrdup(filename);
+    int fd = open(dirname(copy), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0)
+        return -errno;
+    int ret = fsync(fd) < 0 ? -errno : 0;
+    close(fd);
+    return ret;
+}
+
+/* Makes the file end with that line at `offset`, durably. */
+static int write_line(int fd, off_t offset, const char *line)
+{
+    size_t bytes = strlen(line), done = 0;
+
+    if (ftruncate(fd, offset) < 0)
+        return -errno;
+    while (done < bytes) {
+        ssize_t written = pwrite(fd, line + done, bytes - done, offset + (off_t)done);
+        if (written < 0 && errno == EINTR)
+            continue;
+        if (written <= 0)
+            return written < 0 ? -errno : -ENOSPC;
+        done += (size_t)written;
+    }
+    return fsync(fd) < 0 ? -errno : 0;
+}
+
+/* Space for the "done" line, so that a full disk shows before anything is switched. */
+static int set_aside(int fd, size_t bytes)
+{
+    if (fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, (off_t)(bytes + strlen(DONE_LINE))) == 0)
+        return 0;
+    return errno == EOPNOTSUPP || errno == ENOSYS ? 0 : -errno;
+}
 
 static json_t *text_or_null(const char *text)
 {
@@ -31,58 +129,59 @@ static json_t *describe(const struct pivot_overlay *overlay)
     return one;
 }
 
-static int sync_folder_of(const char *filename)
+/* NULL when a name cannot be written as JSON. */
+static char *begin_line(const struct pivot *pivot)
 {
-    BLK_AUTOFREE char *copy = blk_xstrdup(filename);
-    int fd = open(dirname(copy), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (fd < 0)
-        return -errno;
-    int ret = fsync(fd) < 0 ? -errno : 0;
-    close(fd);
-    return ret;
+    json_t *list = json_array();
+
+    for (size_t i = 0; i < pivot->count; i++)
+        json_array_append_new(list, describe(&pivot->overlays[i]));
+    json_t *begin = json_object();
+    json_object_set_new(begin, "state", json_text("begin"));
+    json_object_set_new(begin, "overlays", list);
+    BLK_AUTOFREE char *text = json_dumps(begin, JSON_COMPACT);
+    json_decref(begin);
+    return text ? blk_xasprintf("%s\n", text) : NULL;
 }
 
-/* Appends a line and makes it durable, name included. */
-static int append_line(const char *filename, const char *line, int flags, struct blk_error *err)
-{
-    int fd = open(filename, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | flags, 0644);
-    if (fd < 0)
-        return blk_fail(err, errno, "opening the witness '%s'", filename);
-
-    size_t bytes = strlen(line);
-    ssize_t written = bytes ? write(fd, line, bytes) : 0;
-    int ret = written < 0 ? -errno : (size_t)written < bytes ? -ENOSPC : 0;
-    if (ret == 0 && fsync(fd) < 0)
-        ret = -errno;
-    if (close(fd) < 0 && ret == 0)
-        ret = -errno;
-    if (ret == 0)
-        ret = sync_folder_of(filename);
-    return ret < 0 ? blk_fail(err, -ret, "writing the witness '%s'", filename) : 0;
-}
-
-int witness_begin(const struct pivot *pivot, struct blk_error *err)
+int witness_begin(struct pivot *pivot, struct blk_error *err)
 {
     if (!pivot->witness)
         return 0;
-    json_t *list = json_array();
-    for (size_t i = 0; i < pivot->count; i++)
-        json_array_append_new(list, describe(&pivot->overlays[i]));
-    json_t *begin = json_pack("{s:s, s:o}", "state", "begin", "overlays", list);
-    BLK_AUTOFREE char *text = json_dumps(begin, JSON_COMPACT);
-    json_decref(begin);
-    BLK_AUTOFREE char *line = blk_xasprintf("%s\n", text ? text : "");
-    return append_line(pivot->witness, line, O_TRUNC, err);
+    BLK_AUTOFREE char *line = begin_line(pivot);
+    if (!line)
+        return blk_fail_why(err, EILSEQ, "the name of an image is not UTF-8",
+                            "writing the witness '%s'", pivot->witness);
+
+    int ret = set_aside(pivot->witness_fd, strlen(line));
+    if (ret == 0)
+        ret = write_line(pivot->witness_fd, 0, line);
+    if (ret == 0)
+        ret = sync_folder_of(pivot->witness);
+    if (ret < 0) {
+        failed(pivot, -ret, "writing", err);
+        if (ftruncate(pivot->witness_fd, 0) < 0 || fsync(pivot->witness_fd) < 0)
+            blk_left_behind(err, "it may say \"begin\"; nothing has changed");
+        return ret;
+    }
+    pivot->witness_bytes = (off_t)strlen(line);
+    return 0;
 }
 
-int witness_done(const struct pivot *pivot, struct blk_error *err)
+int witness_done(struct pivot *pivot, struct blk_error *err)
 {
-    return pivot->witness ? append_line(pivot->witness, "{\"state\":\"done\"}\n", 0, err) : 0;
+    if (!pivot->witness)
+        return 0;
+    int ret = write_line(pivot->witness_fd, pivot->witness_bytes, DONE_LINE);
+    return ret < 0 ? failed(pivot, -ret, "finishing", err) : 0;
 }
 
-int witness_undone(const struct pivot *pivot, struct blk_error *err)
+int witness_undone(struct pivot *pivot, struct blk_error *err)
 {
-    return pivot->witness ? append_line(pivot->witness, "", O_TRUNC, err) : 0;
+    if (!pivot->witness)
+        return 0;
+    int ret = write_line(pivot->witness_fd, 0, "");
+    return ret < 0 ? failed(pivot, -ret, "emptying", err) : 0;
 }
 
 /* ---- reading ---- */
@@ -94,21 +193,21 @@ static char *take_text(const json_t *object, const char *key)
 
 static int take_overlays(const json_t *list, struct pivot *pivot)
 {
-    pivot->overlays = blk_xcalloc(json_array_size(list), sizeof(*pivot->overlays));
-    for (size_t i = 0; i < json_array_size(list); i++) {
+    size_t count = json_array_size(list);
+
+    pivot->overlays = blk_xcalloc(count ? count : 1, sizeof(*pivot->overlays));
+    for (size_t i = 0; i < count; i++) {
         const json_t *one = json_array_get(list, i);
-        struct pivot_overlay *overlay = &pivot->overlays[pivot->count];
-        char *file = take_text(one, "file");
-        if (!file)
-            return -EINVAL;
-        overlay->filename = file;
+        struct pivot_overlay *overlay = &pivot->overlays[pivot->count++];
+        overlay->filename = take_text(one, "file");
         overlay->old_name = take_text(one, "old-backing");
         overlay->old_format = take_text(one, "old-format");
         overlay->new_name = take_text(one, "new-backing");
         overlay->new_format = take_text(one, "new-format");
-        pivot->count++;
+        if (!overlay->filename || !overlay->old_name || !overlay->new_name)
+            return -EINVAL;
     }
-    return 0;
+    return count ? 0 : -EINVAL;
 }
 
 static bool state_is(const json_t *line, const char *state)
@@ -117,31 +216,62 @@ static bool state_is(const json_t *line, const char *state)
     return text && strcmp(text, state) == 0;
 }
 
-/* One line that was written whole: it ends with a newline. NULL for anything else. */
-static json_t *read_line(FILE *file)
+/*
+ * What may be left of a "begin" line whose writing was cut off: its beginning, or zeroes in its
+ * place.
+ */
+static bool may_be_torn(const char *text, size_t bytes)
 {
-    BLK_AUTOFREE char *line = NULL;
-    size_t capacity = 0;
-    ssize_t length = getline(&line, &capacity, file);
-    return length > 0 && line[length - 1] == '\n' ? json_loads(line, 0, NULL) : NULL;
+    size_t prefix = bytes < strlen(BEGIN_PREFIX) ? bytes : strlen(BEGIN_PREFIX);
+    static const char zeroes[sizeof(BEGIN_PREFIX)];
+    return memcmp(text, BEGIN_PREFIX, prefix) == 0 || memcmp(text, zeroes, prefix) == 0;
 }
 
-int witness_read(const char *filename, struct pivot *pivot, bool *begun, bool *done,
+static int parse(struct pivot *pivot, const char *text, size_t bytes, enum witness_state *state,
                  struct blk_error *err)
 {
-    FILE *file = fopen(filename, "re");
-    if (!file)
-        return blk_fail(err, errno, "opening the witness '%s'", filename);
-    json_t *first = read_line(file);
-    json_t *second = read_line(file);
-    int ret = ferror(file) ? blk_fail(err, EIO, "reading the witness '%s'", filename) : 0;
-    fclose(file);
+    const char *end = memchr(text, '\n', bytes);
+    size_t length = end ? (size_t)(end - text) : 0;
+    json_t *begin = end ? json_loadb(text, length, 0, NULL) : NULL;
 
-    *begun = first && state_is(first, "begin");
-    *done = *begun && second && state_is(second, "done");
-    if (ret == 0 && *begun && take_overlays(json_object_get(first, "overlays"), pivot) < 0)
-        ret = blk_fail_why(err, EINVAL, "it is no witness of a pivot", "'%s'", filename);
-    json_decref(first);
-    json_decref(second);
-    return ret;
+    *state = WITNESS_NOTHING;
+    if (!begin)
+        return may_be_torn(text, bytes) ? 0 : refused(pivot, "it is no witness of a pivot", err);
+    int ret = state_is(begin, "begin") ? take_overlays(json_object_get(begin, "overlays"), pivot)
+                                       : -EINVAL;
+    json_decref(begin);
+    if (ret < 0)
+        return refused(pivot, "it is no witness of a pivot", err);
+
+    pivot->witness_bytes = (off_t)length + 1;
+    size_t rest = bytes - length - 1;
+    *state = rest == strlen(DONE_LINE) && memcmp(end + 1, DONE_LINE, rest) == 0 ? WITNESS_DONE
+                                                                                : WITNESS_BEGUN;
+    return 0;
+}
+
+int witness_read(struct pivot *pivot, enum witness_state *state, struct blk_error *err)
+{
+    struct stat st;
+
+    pivot->witness_fd = open(pivot->witness, O_RDWR | O_CLOEXEC);
+    if (pivot->witness_fd < 0)
+        return failed(pivot, errno, "opening", err);
+    int ret = check_file(pivot, &st, err);
+    if (ret < 0)
+        return ret;
+    if (st.st_size > MAX_WITNESS_BYTES)
+        return refused(pivot, "it is no witness of a pivot", err);
+
+    size_t bytes = (size_t)st.st_size, done = 0;
+    BLK_AUTOFREE char *text = blk_xcalloc(1, bytes + 1);
+    while (done < bytes) {
+        ssize_t got = pread(pivot->witness_fd, text + done, bytes - done, (off_t)done);
+        if (got < 0 && errno == EINTR)
+            continue;
+        if (got <= 0)
+            return failed(pivot, got < 0 ? errno : EIO, "reading", err);
+        done += (size_t)got;
+    }
+    return parse(pivot, text, bytes, state, err);
 }

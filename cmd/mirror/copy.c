@@ -1,0 +1,133 @@
+/*
+ * The target of a mirror: made, filled, and proven to be a copy.
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+
+#include "blockcore/bytes.h"
+#include "blockcore/copy.h"
+#include "blockcore/difference.h"
+#include "blockcore/memory.h"
+#include "cmd/common/backing_name.h"
+#include "cmd/mirror/mirror.h"
+
+#define PROOF_GRANULARITY_BITS 20
+
+/* ---- the proof ---- */
+
+int mirror_prove(struct blk_node *source, struct blk_node *target, unsigned workers,
+                 struct blk_error *err)
+{
+    const struct blk_difference_params params = {
+        .first = source,
+        .second = target,
+        .bytes = u64_max(blk_size(source), blk_size(target)),
+        .workers = workers,
+    };
+    struct blk_dirty_bitmap *marks;
+    uint64_t start, bytes;
+
+    if (!params.bytes)
+        return 0;
+    int ret = blk_dirty_bitmap_new("differences", params.bytes, PROOF_GRANULARITY_BITS, &marks,
+                                   err);
+    if (ret < 0)
+        return ret;
+    ret = blk_difference_mark(&params, marks, err);
+    if (ret == 0 && blk_dirty_bitmap_next(marks, 0, params.bytes, &start, &bytes))
+        ret = blk_fail_why(err, EIO, "they differ", "comparing '%s' with '%s' from offset %" PRIu64,
+                           target->name, source->name, start);
+    blk_dirty_bitmap_free(marks);
+    return ret;
+}
+
+/* ---- the copy ---- */
+
+static const char *target_format(const struct mirror *mirror)
+{
+    return mirror->request->target.format ? mirror->request->target.format
+                                          : mirror->format->driver->name;
+}
+
+/* A copy of the top layer stands on what the source stands on. */
+static void name_backing(const struct mirror *mirror, struct blk_options *creation)
+{
+    const struct mirror_request *request = mirror->request;
+    struct blk_node *backing = blk_child(mirror->format, BLK_ROLE_BACKING);
+    if (!request->top || !backing)
+        return;
+    BLK_AUTOFREE char *path = blk_resolve_backing_name(blk_bottom(mirror->format)->name,
+                                                       mirror->format->backing_name);
+    BLK_AUTOFREE char *name = backing_name_for_header(request->target_name, path);
+    blk_options_set(creation, "backing_file", name);
+    blk_options_set(creation, "backing_fmt", blk_skip_filters(backing)->driver->name);
+}
+
+int mirror_make_target(struct mirror *mirror, struct blk_error *err)
+{
+    const struct mirror_request *request = mirror->request;
+    struct blk_create create = {
+        .filename = request->target_name,
+        .driver = image_driver(target_format(mirror), err),
+        .flags = BLK_WRITABLE | BLK_UNMAP,
+    };
+    struct option_tables tables;
+
+    int ret = create.driver ? image_cache(request->target_cache, &create.cache, err) : -EINVAL;
+    if (ret == 0)
+        ret = create_tables(create.driver, request->target_name, &tables, err);
+    if (ret < 0)
+        return ret;
+    if (request->top && !create_options_has(&tables, "backing_file"))
+        return blk_fail_why(err, ENOTSUP, "the format has no backing files", "creating '%s' (%s)",
+                            request->target_name, create.driver->name);
+
+    create.options = blk_options_new();
+    struct blk_options *defaults = image_defaults(&request->target);
+    create.defaults = defaults;
+    ret = create_options_parse(&request->creation, &tables, create.options, err);
+    if (ret == 0) {
+        name_backing(mirror, create.options);
+        blk_options_setf(create.options, "size", "%" PRIu64, blk_size(mirror->source));
+        ret = blk_create(&create, &mirror->target, err);
+    }
+    blk_options_free(defaults);
+    blk_options_free(create.options);
+    return ret;
+}
+
+int mirror_copy(struct mirror *mirror, const struct blk_dirty_bitmap *mask, struct blk_error *err)
+{
+    const struct mirror_request *request = mirror->request;
+    const struct blk_copy_params params = {
+        .source = mirror->source,
+        .target = mirror->target,
+        .bytes = blk_size(mirror->source),
+        .only_allocated = request->top && !mask,
+        .base = blk_child(mirror->format, BLK_ROLE_BACKING),
+        .mask = mask,
+        /* What a mask marks may have been written before. */
+        .target_reads_zero = mirror->target->reads_zero && !mask,
+        .sparse_bytes = 4096,
+        .compressed = request->compressed,
+        .workers = request->workers,
+        .bytes_per_second = request->bytes_per_second,
+        .progress = progress_update,
+        .opaque = &mirror->progress,
+    };
+
+    return params.bytes ? blk_copy_run(&params, err) : 0;
+}
+
+int mirror_prove_target(struct mirror *mirror, struct blk_error *err)
+{
+    const struct mirror_request *request = mirror->request;
+    struct image_args args = request->target;
+
+    /* Never guessed: a guest may have written into a raw image what looks like another format. */
+    args.format = target_format(mirror);
+    int ret = image_open(&args, request->target_name, 0, request->source_cache, &mirror->target,
+                         err);
+    return ret < 0 ? ret : mirror_prove(mirror->source, mirror->target, request->workers, err);
+}
