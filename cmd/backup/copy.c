@@ -10,8 +10,12 @@
 #include "blockcore/checksum.h"
 #include "blockcore/copy.h"
 #include "blockcore/digest.h"
+#include "blockcore/memory.h"
 #include "cmd/backup/backup.h"
 #include "cmd/common/same_file.h"
+
+/* Written at once where explicit zeroes are needed. */
+#define GAP_BYTES (64 * KIB)
 
 struct disk_progress {
     struct backup *backup;
@@ -60,7 +64,7 @@ static int digest_source(const struct backup_options *options, struct backup_dis
     return ret;
 }
 
-int backup_copy(struct backup *backup, struct backup_disk *disk, struct blk_error *err)
+static int copy_disk(struct backup *backup, struct backup_disk *disk, struct blk_error *err)
 {
     const struct backup_options *options = backup->options;
     struct disk_progress progress = { .backup = backup, .before = backup->progress_done };
@@ -81,16 +85,53 @@ int backup_copy(struct backup *backup, struct backup_disk *disk, struct blk_erro
         .opaque = &progress,
     };
 
-    disk->bytes_copied = disk->mask ? blk_dirty_bitmap_count(disk->mask) : disk->bytes;
     int ret = 0;
-    if (options->guest_io)
-        return backup_copy_with_guest(backup, disk, err);
     if (options->checksum && whole)
         ret = copy_with_digest(&params, disk, err);
     else if (disk->bytes)
         ret = blk_copy_run(&params, err);
     if (ret == 0 && options->checksum && !whole)
         ret = digest_source(options, disk, err);
+    return ret;
+}
+
+/*
+ * A target without a backing file reads as zeroes where nothing was written, and its format may have left it
+ * at that. What was to be zero must stay so when the target is put on a base, so it is written.
+ */
+static int fill_gaps(struct backup_disk *disk, struct blk_error *err)
+{
+    struct blk_node *target = blk_skip_filters(disk->target);
+    uint64_t offset = 0, bytes;
+    int ret = 0;
+
+    if (!disk->mask || !target->driver->supports_backing || blk_child(target, BLK_ROLE_BACKING))
+        return 0;
+    BLK_AUTOFREE uint8_t *zeroes = blk_buffer_alloc(GAP_BYTES);
+    if (!zeroes)
+        return blk_fail(err, ENOMEM, "copying to '%s'", disk->target_name);
+    memset(zeroes, 0, GAP_BYTES);
+    while (ret == 0 && blk_dirty_bitmap_next(disk->mask, offset, disk->bytes, &offset, &bytes)) {
+        struct blk_extent extent;
+        ret = blk_block_status(target, offset, bytes, 0, &extent, err);
+        if (ret < 0)
+            break;
+        if (!(extent.flags & BLK_EXT_ALLOCATED)) {
+            extent.bytes = u64_min(extent.bytes, GAP_BYTES);
+            ret = blk_pwrite(disk->target, offset, extent.bytes, zeroes, 0, err);
+        }
+        offset += extent.bytes;
+    }
+    return ret;
+}
+
+int backup_copy(struct backup *backup, struct backup_disk *disk, struct blk_error *err)
+{
+    disk->bytes_copied = disk->mask ? blk_dirty_bitmap_count(disk->mask) : disk->bytes;
+    int ret = backup->options->guest_io ? backup_copy_with_guest(backup, disk, err)
+                                        : copy_disk(backup, disk, err);
+    if (ret == 0)
+        ret = fill_gaps(disk, err);
     if (ret == 0)
         ret = check_not_shrunk(disk->source, err);
     backup->progress_done += disk->bytes;

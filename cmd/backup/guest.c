@@ -138,7 +138,6 @@ int backup_copy_with_guest(struct backup *backup, struct backup_disk *disk, stru
     if (ret < 0)
         return ret;
 
-    disk->bytes_copied = disk->mask ? blk_dirty_bitmap_count(disk->mask) : disk->bytes;
     blk_node_ref(disk->source); /* the filter takes the other one, and is gone before the source is */
     ret = blk_cbw_insert(disk->source, disk->target, &params, &filter, err);
     if (ret < 0) {
