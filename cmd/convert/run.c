@@ -42,6 +42,22 @@ static int check_compression(const struct convert_options *o, const struct blk_d
     return 0;
 }
 
+/* What the backing file looks like is said, and not taken for granted. */
+static int refuse_without_format(const struct convert_options *o, struct blk_error *err)
+{
+    BLK_AUTOFREE char *name = blk_resolve_backing_name(o->output, o->backing);
+    struct image_args args = { .lock_wait = o->source.lock_wait };
+    struct blk_node *backing;
+
+    int ret = image_open(&args, name, BLK_NO_IO | BLK_NO_BACKING, NULL, &backing, err);
+    if (ret < 0)
+        return ret;
+    BLK_AUTOFREE char *why = blk_xasprintf("its format must be given with -F; it looks like %s",
+                                           blk_skip_filters(backing)->driver->name);
+    blk_drop(backing);
+    return blk_fail_why(err, EINVAL, why, "backing file '%s'", o->backing);
+}
+
 /* -B and -F become creation options; those given with -o count as -B and -F. */
 static int read_backing(struct convert_options *o, const struct option_tables *tables,
                         struct blk_options *creation, struct blk_error *err)
@@ -62,8 +78,7 @@ static int read_backing(struct convert_options *o, const struct option_tables *t
         return blk_fail_why(err, ENOTSUP, "the format has no backing files",
                             "creating '%s' (%s) over '%s'", o->output, tables->format, o->backing);
     if (!o->backing_format)
-        return blk_fail_why(err, EINVAL, "its format must be given with -F", "backing file '%s'",
-                            o->backing);
+        return refuse_without_format(o, err);
     if (o->input_count > 1)
         return blk_fail_why(err, EINVAL, "several inputs are joined",
                             "creating '%s' over a backing file", o->output);
