@@ -1,0 +1,69 @@
+#!/usr/bin/env bats
+# Kills and power cuts at any moment of a commit: the view through the overlay never changes, the base is old or new
+# sector by sector, and no bitmap of the base is valid that misses a write. CRASH_STATES=3000 tries more states a
+# command, SEED=... repeats a run.
+
+bats_require_minimum_version 1.5.0
+load lib/common
+
+setup() {
+    common_setup
+    need qemu-img python3
+    [[ ! -w /dev/shm ]] || export TMPDIR=/dev/shm
+    mkdir scene after
+}
+
+# crash ARG...: states of "blkimg commit ARG..." with base and top.
+crash() {
+    rm -rf after && cp -a scene after
+    (cd after && "$BLKIMG" commit -q "$@") || return 1
+    qemu-img convert -O raw scene/base old.raw
+    qemu-img convert -O raw after/base new.raw
+    qemu-img convert -O raw scene/top view.raw
+    truncate -s "$(stat -c %s new.raw)" old.raw
+    cat >check <<END
+python3 $SRCDIR/tests/tools/check_bitmaps.py --image base --before $T/scene/base --after $T/after/base \
+    --old $T/base.raw "\$1" || exit 1
+python3 $SRCDIR/tests/tools/check_bitmaps.py --image top --before $T/scene/top --after $T/after/top "\$1" || exit 1
+python3 $SRCDIR/tests/tools/check_image.py --image top --old $T/view.raw --new $T/view.raw "\$1"
+END
+    qemu-img convert -O raw scene/base base.raw
+    python3 "$SRCDIR/tests/tools/crashstates.py" run --files "$T/scene/base:$T/scene/top" \
+        --states "${CRASH_STATES:-40}" --quiet --jobs 2 ${SEED:+--seed "$SEED"} --check "bash $T/check" \
+        ${CONTENT:+--image base --old "$T/old.raw" --new "$T/new.raw"} -- "$BLKIMG" commit -q "$@" >log ||
+        fail "commit $*: $(<log)"
+    echo "# commit $*: $(tail -1 log)" >&3
+}
+
+scene() { # SIZE-OF-TOP
+    qemu-img create -q -f qcow2 -o cluster_size=4k scene/base 4M
+    blkimg io -c 'write -P 1 0 256k' scene/base >out
+    blkimg bitmap --add -g 4k scene/base b0
+    blkimg io -c 'write -P 2 128k 16k' scene/base >out
+    (cd scene && qemu-img create -q -f qcow2 -o cluster_size=4k -b base -F qcow2 top "$1")
+    blkimg bitmap --add scene/top t0
+    blkimg io -c 'write -P 3 130k 30k' -c 'write -P 4 2M 5k' -c 'write -z 0 8k' scene/top >out
+}
+
+@test "commit, the overlay emptied" {
+    CONTENT=yes
+    scene 4M
+    crash top
+}
+
+@test "commit -d" {
+    CONTENT=yes
+    scene 4M
+    crash -d top
+}
+
+@test "commit --bitmaps" {
+    CONTENT=yes
+    scene 4M
+    crash --bitmaps top
+}
+
+@test "commit into a base that grows" {
+    scene 5M
+    crash top
+}
