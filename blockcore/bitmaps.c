@@ -177,8 +177,8 @@ static void mark(struct blk_dirty_bitmaps *bitmaps, uint64_t offset, uint64_t by
 }
 
 /*
- * The first recorded write: the image has to say so before. Loading may find bitmaps damaged, so what records is
- * looked up under the mutex too.
+ * The first recorded write: the image has to say so before. Loading may find bitmaps damaged, so
+ * what records is looked up under the mutex too.
  */
 static int begin_tracking(struct blk_node *node, struct blk_error *err)
 {

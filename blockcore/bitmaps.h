@@ -1,12 +1,13 @@
 /*
  * The dirty bitmaps of a node, and how writes are recorded in them.
  *
- * A driver that keeps bitmaps in its image (qcow2) attaches the set at open with the names and flags that the image
- * has; the bits are loaded when they are first needed. A write that an enabled bitmap records is marked before it is
- * issued and again when it completes, whether it succeeded or not: a job that clears bits and copies in
- * between cannot lose it. Before the first such write the driver's bitmaps_track() makes the image say that its enabled
- * bitmaps are in use (C5); so a run that writes no guest data leaves the bitmaps of an image alone, however it ends.
- * Bits and set are stored in the close's store step, or when the node is reopened read-only.
+ * A driver that keeps bitmaps in its image (qcow2) attaches the set at open with the names and
+ * flags that the image has; the bits are loaded when they are first needed. A write that an enabled
+ * bitmap records is marked before it is issued and again when it completes, whether it succeeded or
+ * not: a job that clears bits and copies in between cannot lose it. Before the first such write the
+ * driver's bitmaps_track() makes the image say that its enabled bitmaps are in use (C5); so a run
+ * that writes no guest data leaves the bitmaps of an image alone, however it ends. Bits and set are
+ * stored in the close's store step, or when the node is reopened read-only.
  */
 #ifndef BLOCKCORE_BITMAPS_H
 #define BLOCKCORE_BITMAPS_H
@@ -40,7 +41,10 @@ void blk_bitmaps_remove(struct blk_node *node, struct blk_dirty_bitmap *bitmap);
 /* Whether the image does not have what the set has: what a close that cannot store has to say. */
 bool blk_bitmaps_unsaved(const struct blk_node *node);
 
-/* Puts "<action>: bitmap 'a', 'b' of 'node': " before the error of something that was about all of them. */
+/*
+ * Puts "<action>: bitmap 'a', 'b' of 'node': " before
+ * the error of something that was about all of them.
+ */
 void blk_bitmaps_name(const struct blk_node *node, const char *action, struct blk_error *err);
 
 /* Frees the node's set and all in it. For blk_node_free(). */
@@ -50,8 +54,9 @@ void blk_bitmaps_free(struct blk_node *node);
 struct blk_dirty_bitmap *blk_bitmaps_find(const struct blk_node *node, const char *name);
 
 /*
- * The bitmap of that name with its bits in memory, fit for use. Errors that name node and bitmap: -ENOENT,
- * -EINVAL when it is inconsistent (saying how to remove it) or has properties that we do not know.
+ * The bitmap of that name with its bits in memory, fit for use. Errors
+ * that name node and bitmap: -ENOENT, -EINVAL when it is inconsistent
+ * (saying how to remove it) or has properties that we do not know.
  */
 int blk_bitmaps_get_usable(struct blk_node *node, const char *name,
                            struct blk_dirty_bitmap **bitmap, struct blk_error *err);
@@ -63,8 +68,9 @@ int blk_bitmaps_can_add(struct blk_node *node, struct blk_error *err);
 int blk_bitmaps_check_usable(struct blk_node *node, struct blk_error *err);
 
 /*
- * Marks what is dirty in `from` in the bitmap of the same name; where there is none, makes a persistent one of the same
- * granularity, enabled if `from` is. The node is drained or has no other user.
+ * Marks what is dirty in `from` in the bitmap of the same name; where
+ * there is none, makes a persistent one of the same granularity,
+ * enabled if `from` is. The node is drained or has no other user.
  */
 int blk_bitmaps_merge_same(struct blk_node *node, const struct blk_dirty_bitmap *from,
                            struct blk_error *err);
@@ -72,14 +78,18 @@ int blk_bitmaps_merge_same(struct blk_node *node, const struct blk_dirty_bitmap 
 /* Loads the bits of all usable bitmaps, unless they are in memory. */
 int blk_bitmaps_load(struct blk_node *node, struct blk_error *err);
 
-/* For blockcore's requests, around each change of guest data. The first may fail: then nothing may be written. */
+/*
+ * For blockcore's requests, around each change of guest
+ * data. The first may fail: then nothing may be written.
+ */
 int blk_bitmaps_will_write(struct blk_node *node, uint64_t offset, uint64_t bytes,
                            struct blk_error *err);
 void blk_bitmaps_did_write(struct blk_node *node, uint64_t offset, uint64_t bytes);
 
 /*
- * After a change of the node's size: every usable bitmap, loaded before, follows. What was added is dirty in enabled ones:
- * a disk that shrank and grew again reads as zeroes where a backup of the time before has data. One that cannot
+ * After a change of the node's size: every usable bitmap, loaded before, follows.
+ * What was added is dirty in enabled ones: a disk that shrank and grew again
+ * reads as zeroes where a backup of the time before has data. One that cannot
  * follow is inconsistent from then on, and the first such failure is returned.
  */
 int blk_bitmaps_resize(struct blk_node *node, uint64_t size, struct blk_error *err);

@@ -64,7 +64,9 @@ static inline uint64_t u64_max(uint64_t a, uint64_t b)
     return a > b ? a : b;
 }
 
-/* `unit` is any value above 0. The sum in round_up must not overflow: image sizes are below 2^63. */
+/*
+ * `unit` is any value above 0. The sum in round_up must not overflow: image sizes are below 2^63.
+ */
 static inline uint64_t round_down(uint64_t value, uint64_t unit)
 {
     return value - value % unit;

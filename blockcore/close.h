@@ -40,19 +40,24 @@ struct blk_close_report {
 #define BLK_CLOSE_REPORT_INIT { .entries = NULL }
 
 /*
- * Drops the caller's reference to `root`. Nodes that lose their last one are closed, parents before children;
- * every one is reached whatever fails. After a failed step, steps that would call an image clean or publish it are skipped.
- * Returns 0, or the first failure as -errno with `err` filled. `report` (may be NULL) gets an entry a node and step.
+ * Drops the caller's reference to `root`. Nodes that lose their last one are closed, parents before
+ * children; every one is reached whatever fails. After a failed step, steps that would call an
+ * image clean or publish it are skipped. Returns 0, or the first failure as -errno with `err`
+ * filled. `report` (may be NULL) gets an entry a node and step.
  */
 int blk_close(struct blk_node *root, struct blk_close_report *report, struct blk_error *err);
 
 /*
- * For early error paths: releases the graph without calling anything clean and without publishing
- * anything. What was written but not flushed may be lost; a file made by this run disappears. A NULL root does nothing.
+ * For early error paths: releases the graph without calling anything clean
+ * and without publishing anything. What was written but not flushed may be
+ * lost; a file made by this run disappears. A NULL root does nothing.
  */
 void blk_drop(struct blk_node *root);
 
-/* Marks a graph as failed: a later blk_close() still flushes and closes all, but publishes and cleans nothing. */
+/*
+ * Marks a graph as failed: a later blk_close() still
+ * flushes and closes all, but publishes and cleans nothing.
+ */
 void blk_abandon(struct blk_node *root);
 
 void blk_close_report_add(struct blk_close_report *report, const struct blk_node *node,

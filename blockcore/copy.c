@@ -1,7 +1,7 @@
 /*
- * The copy engine. Each worker repeats: take the next chunk (under the job's mutex, where the iterator walks the
- * source's block status), then move it (without the mutex). So at most `workers` chunks are in flight, one buffer each,
- * and no two workers ever have the same target range.
+ * The copy engine. Each worker repeats: take the next chunk (under the job's mutex, where the
+ * iterator walks the source's block status), then move it (without the mutex). So at most `workers`
+ * chunks are in flight, one buffer each, and no two workers ever have the same target range.
  */
 #include "blockcore/copy.h"
 
@@ -19,7 +19,10 @@
 
 /* Data moves in pieces of this size; a multiple of every cluster size. */
 #define CHUNK_BYTES (2 * MIB)
-/* Zeroes cost little where they are holes; where they must be written, a signal should not wait long. */
+/*
+ * Zeroes cost little where they are holes; where they
+ * must be written, a signal should not wait long.
+ */
 #define ZERO_CHUNK_BYTES (64 * MIB)
 
 enum action {
@@ -86,7 +89,10 @@ static int look_at_source(struct job *job, uint64_t bytes, struct blk_error *err
 
 static enum action action_for(const struct blk_copy_params *p, unsigned flags)
 {
-    /* The zeroes behind the end of a base that is too short are this layer's: the base need not have them. */
+    /*
+     * The zeroes behind the end of a base that is too
+     * short are this layer's: the base need not have them.
+     */
     bool decided = flags & BLK_EXT_ALLOCATED || (p->base && flags & BLK_EXT_ZERO);
     if (p->only_allocated && !decided)
         return ACTION_SKIP;
@@ -95,7 +101,10 @@ static enum action action_for(const struct blk_copy_params *p, unsigned flags)
     return p->target_reads_zero ? ACTION_SKIP : ACTION_ZERO;
 }
 
-/* Compressed writes are whole clusters: an extent that ends inside one is widened or left to be read. */
+/*
+ * Compressed writes are whole clusters: an extent
+ * that ends inside one is widened or left to be read.
+ */
 static void fit_to_unit(const struct job *job, struct chunk *chunk)
 {
     uint64_t left = job->params->bytes - chunk->offset;
@@ -113,7 +122,10 @@ static void fit_to_unit(const struct job *job, struct chunk *chunk)
     chunk->host = NULL;
 }
 
-/* Goes on to the next range that the mask marks; what is skipped counts as done. Returns its length. */
+/*
+ * Goes on to the next range that the mask marks; what
+ * is skipped counts as done. Returns its length.
+ */
 static uint64_t skip_to_marked(struct job *job)
 {
     const struct blk_copy_params *p = job->params;
@@ -246,8 +258,8 @@ static int read_source(struct job *job, const struct chunk *chunk, uint8_t *buf,
 }
 
 /*
- * The length of the run at the start of [buf, buf + bytes) that is all zero or all "keep", in steps of `step`
- * measured from `offset`, so that runs fall on multiples of `step` in the target.
+ * The length of the run at the start of [buf, buf + bytes) that is all zero or all "keep", in steps
+ * of `step` measured from `offset`, so that runs fall on multiples of `step` in the target.
  */
 static uint64_t run_length(const uint8_t *buf, uint64_t bytes, uint64_t offset, uint64_t step,
                            bool *zero)
@@ -489,7 +501,10 @@ int blk_copy_run(const struct blk_copy_params *params, struct blk_error *err)
     pthread_mutex_init(&job.mutex, NULL);
     pthread_cond_init(&job.turn_changed, NULL);
 
-    /* This thread is a worker too; where the system gives no more threads, the work goes on with fewer. */
+    /*
+     * This thread is a worker too; where the system gives
+     * no more threads, the work goes on with fewer.
+     */
     unsigned extra = params->workers > 1 ? params->workers - 1 : 0;
     pthread_t *threads = calloc(extra ? extra : 1, sizeof(*threads));
     unsigned started = 0;

@@ -1,6 +1,7 @@
 /*
- * Each worker takes the next piece that must be read (the job's mutex is held while the maps are walked), reads it
- * from both sides without the mutex, and marks what differs. Pieces are at most CHUNK_BYTES long.
+ * Each worker takes the next piece that must be read (the job's mutex is
+ * held while the maps are walked), reads it from both sides without the
+ * mutex, and marks what differs. Pieces are at most CHUNK_BYTES long.
  */
 #include "blockcore/difference.h"
 
@@ -19,7 +20,7 @@
 /* One of the two. */
 struct side {
     struct blk_node *node; /* NULL: zeroes */
-    const struct blk_node *common; /* the first image of its chain that is in the other one too, or NULL */
+    const struct blk_node *common; /* its first image that the other chain has too, or NULL */
 };
 
 struct job {
@@ -50,8 +51,8 @@ static bool is_same_medium(const struct blk_node *a, const struct blk_node *b)
 }
 
 /*
- * Whether both show the same because they and all below them are the same images. A raw image that is only a part of
- * its file is not compared: the part might be another one.
+ * Whether both show the same because they and all below them are the same images. A raw image that
+ * is only a part of its file is not compared: the part might be another one.
  */
 static bool is_same_chain(const struct blk_node *a, const struct blk_node *b)
 {
@@ -63,7 +64,8 @@ static bool is_same_chain(const struct blk_node *a, const struct blk_node *b)
     if (a == b)
         return true;
     if (a->driver != b->driver || a->driver->kind != BLK_FORMAT || blk_size(a) != blk_size(b) ||
-        blk_child(a, BLK_ROLE_DATA) || blk_child(b, BLK_ROLE_DATA) || !is_same_medium(file_a, file_b))
+        blk_child(a, BLK_ROLE_DATA) || blk_child(b, BLK_ROLE_DATA) ||
+        !is_same_medium(file_a, file_b))
         return false;
     if (!a->driver->supports_backing && blk_size(a) < blk_size(file_a))
         return false;
@@ -253,7 +255,10 @@ int blk_difference_mark(const struct blk_difference_params *params, struct blk_d
     find_common(&job.sides[0], &job.sides[1]);
     pthread_mutex_init(&job.mutex, NULL);
 
-    /* This thread is a worker too; where the system gives no more threads, the work goes on with fewer. */
+    /*
+     * This thread is a worker too; where the system gives
+     * no more threads, the work goes on with fewer.
+     */
     unsigned extra = params->workers > 1 ? params->workers - 1 : 0, started = 0;
     pthread_t *threads = calloc(extra ? extra : 1, sizeof(*threads));
     while (threads && started < extra && pthread_create(&threads[started], NULL, work, &job) == 0)

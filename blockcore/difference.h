@@ -1,8 +1,8 @@
 /*
  * Finding out where two graphs show different content.
  *
- * Only what can differ is read: not what both know to be zero, and not what both get from the same image further
- * down their chains (an image that was opened twice is recognised by its files).
+ * Only what can differ is read: not what both know to be zero, and not what both get from the same
+ * image further down their chains (an image that was opened twice is recognised by its files).
  */
 #ifndef BLOCKCORE_DIFFERENCE_H
 #define BLOCKCORE_DIFFERENCE_H
@@ -13,17 +13,17 @@
 #include "blockcore/node.h"
 
 struct blk_difference_params {
-    struct blk_node *first, *second; /* NULL: zeroes. What lies past the end of one reads as zeroes too */
+    struct blk_node *first, *second; /* NULL: zeroes, as past the end of the shorter one */
     uint64_t bytes;                  /* the range is [0, bytes) */
-    struct blk_node *behind; /* look only where this node shows its backing file; NULL: everywhere */
+    struct blk_node *behind; /* look only where its backing file shows; NULL: everywhere */
     unsigned workers;        /* at least 1 */
     blk_progress_fn *progress; /* or NULL */
     void *opaque;
 };
 
 /*
- * Marks in `marks`, which covers `bytes`, each granule of which a byte differs (or, with `behind`, a byte
- * that was looked at). Returns 0, -ECANCELED after a signal, or the first failure.
+ * Marks in `marks`, which covers `bytes`, each granule of which a byte differs (or, with `behind`,
+ * a byte that was looked at). Returns 0, -ECANCELED after a signal, or the first failure.
  */
 int blk_difference_mark(const struct blk_difference_params *params, struct blk_dirty_bitmap *marks,
                         struct blk_error *err);

@@ -71,7 +71,8 @@ int blk_dirty_bitmap_describe(const char *name, uint64_t size, unsigned granular
 
 int blk_dirty_bitmap_allocate(struct blk_dirty_bitmap *bitmap, struct blk_error *err)
 {
-    int ret = blk_dirty_bitmap_check_size(bitmap->name, bitmap->size, bitmap->granularity_bits, err);
+    int ret = blk_dirty_bitmap_check_size(bitmap->name, bitmap->size, bitmap->granularity_bits,
+                                          err);
     if (ret < 0)
         return ret;
     if (!bitmap->words)
@@ -167,7 +168,10 @@ bool blk_dirty_bitmap_get(const struct blk_dirty_bitmap *bitmap, uint64_t offset
     return word_at(bitmap, bit / WORD_BITS) >> (bit % WORD_BITS) & 1;
 }
 
-/* The first bit at or after `from` that is set (or, with `set` false, clear); bit_count when there is none. */
+/*
+ * The first bit at or after `from` that is set (or, with
+ * `set` false, clear); bit_count when there is none.
+ */
 static uint64_t find_bit(const struct blk_dirty_bitmap *bitmap, uint64_t from, bool set)
 {
     if (from >= bitmap->bit_count)

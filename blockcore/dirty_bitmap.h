@@ -1,10 +1,11 @@
 /*
- * A dirty bitmap: which granules of a node were written. One bit a granule of 1 << granularity_bits bytes; bit n
- * covers [n << granularity_bits, (n + 1) << granularity_bits).
+ * A dirty bitmap: which granules of a node were written. One bit a granule of 1 << granularity_bits
+ * bytes; bit n covers [n << granularity_bits, (n + 1) << granularity_bits).
  *
- * The bits are words changed atomically, so any number of threads may set, clear and read them
- * without a lock. Words that were never touched cost no memory: they are the system's zero page.
- * Resizing, renaming and the flags are for the one thread that owns the graph, with the node drained.
+ * The bits are words changed atomically, so any number of threads may set,
+ * clear and read them without a lock. Words that were never touched cost
+ * no memory: they are the system's zero page. Resizing, renaming and the
+ * flags are for the one thread that owns the graph, with the node drained.
  */
 #ifndef BLOCKCORE_DIRTY_BITMAP_H
 #define BLOCKCORE_DIRTY_BITMAP_H
@@ -21,7 +22,10 @@
 #define BLK_BITMAP_MAX_GRANULARITY_BITS 31
 #define BLK_BITMAP_MAX_NAME_BYTES 1023
 
-/* QEMU's default granularity for an image: its cluster size (0: none), but 4 KiB at least and 64 KiB at most. */
+/*
+ * QEMU's default granularity for an image: its cluster
+ * size (0: none), but 4 KiB at least and 64 KiB at most.
+ */
 unsigned blk_dirty_bitmap_default_granularity_bits(uint64_t cluster_bytes);
 
 struct blk_dirty_bitmap {
@@ -43,19 +47,22 @@ struct blk_dirty_bitmap {
 };
 
 /*
- * A bitmap of clean granules over `size` bytes, enabled. Errors: -EINVAL for a granularity out of range or a
- * bad name, -EFBIG or -ENOMEM when it would be too large.
+ * A bitmap of clean granules over `size` bytes, enabled. Errors: -EINVAL for a granularity out of
+ * range or a bad name, -EFBIG or -ENOMEM when it would be too large.
  */
 int blk_dirty_bitmap_new(const char *name, uint64_t size, unsigned granularity_bits,
                          struct blk_dirty_bitmap **bitmap, struct blk_error *err);
 
 /*
- * The same without memory for the bits, and whatever their number: it can only be listed until _allocate(). For
- * bitmaps of an image not yet loaded.
+ * The same without memory for the bits, and whatever their number: it can only be listed until
+ * _allocate(). For bitmaps of an image not yet loaded.
  */
 int blk_dirty_bitmap_describe(const char *name, uint64_t size, unsigned granularity_bits,
                               struct blk_dirty_bitmap **bitmap, struct blk_error *err);
-/* Gives it clean bits, unless it has bits already. -ENOMEM, -EFBIG as blk_dirty_bitmap_check_size(). */
+/*
+ * Gives it clean bits, unless it has bits already. -ENOMEM, -EFBIG as
+ * blk_dirty_bitmap_check_size().
+ */
 int blk_dirty_bitmap_allocate(struct blk_dirty_bitmap *bitmap, struct blk_error *err);
 
 /* 0, or -EFBIG when a bitmap of that granularity would have too many bits for `size` bytes. */
@@ -70,14 +77,18 @@ void blk_dirty_bitmap_free(struct blk_dirty_bitmap *bitmap);
 /* Marks all granules that the range touches. Ranges past the end are cut. */
 void blk_dirty_bitmap_set(struct blk_dirty_bitmap *bitmap, uint64_t offset, uint64_t bytes);
 
-/* Clears the granules that lie wholly in the range (the last one counts as whole at the end of the node). */
+/*
+ * Clears the granules that lie wholly in the range (the
+ * last one counts as whole at the end of the node).
+ */
 void blk_dirty_bitmap_clear(struct blk_dirty_bitmap *bitmap, uint64_t offset, uint64_t bytes);
 void blk_dirty_bitmap_clear_all(struct blk_dirty_bitmap *bitmap);
 
 bool blk_dirty_bitmap_get(const struct blk_dirty_bitmap *bitmap, uint64_t offset);
 
 /*
- * The first run of dirty bytes at or after `offset`, cut to [offset, end). Returns false when there is none.
+ * The first run of dirty bytes at or after `offset`, cut
+ * to [offset, end). Returns false when there is none.
  */
 bool blk_dirty_bitmap_next(const struct blk_dirty_bitmap *bitmap, uint64_t offset, uint64_t end,
                            uint64_t *start, uint64_t *bytes);
@@ -85,19 +96,25 @@ bool blk_dirty_bitmap_next(const struct blk_dirty_bitmap *bitmap, uint64_t offse
 /* Dirty bytes; the last granule counts only as far as the node goes. */
 uint64_t blk_dirty_bitmap_count(const struct blk_dirty_bitmap *bitmap);
 
-/* Marks in `to` whatever is dirty in `from`. Granularities may differ; what lies past the end of `to` is dropped. */
+/*
+ * Marks in `to` whatever is dirty in `from`. Granularities
+ * may differ; what lies past the end of `to` is dropped.
+ */
 void blk_dirty_bitmap_merge(struct blk_dirty_bitmap *to, const struct blk_dirty_bitmap *from);
 
 /* An independent copy of bits, name and granularity; enabled is false. -ENOMEM. */
 int blk_dirty_bitmap_copy(const struct blk_dirty_bitmap *bitmap, struct blk_dirty_bitmap **copy,
                           struct blk_error *err);
 
-/* Follows the node's size: new granules are clean, unless the range that was cut off and grown again shares one. */
+/*
+ * Follows the node's size: new granules are clean, unless
+ * the range that was cut off and grown again shares one.
+ */
 int blk_dirty_bitmap_resize(struct blk_dirty_bitmap *bitmap, uint64_t size, struct blk_error *err);
 
 /*
- * The stored form (qcow2: bit n of the data is bit n % 8 of byte n / 8), in pieces. Offsets are bytes of that
- * form, multiples of 8; `bytes` may end past the last bit: the rest is zeroes.
+ * The stored form (qcow2: bit n of the data is bit n % 8 of byte n / 8), in pieces. Offsets are
+ * bytes of that form, multiples of 8; `bytes` may end past the last bit: the rest is zeroes.
  */
 uint64_t blk_dirty_bitmap_stored_bytes(const struct blk_dirty_bitmap *bitmap);
 void blk_dirty_bitmap_export(const struct blk_dirty_bitmap *bitmap, uint64_t stored_offset,
@@ -106,8 +123,8 @@ void blk_dirty_bitmap_export(const struct blk_dirty_bitmap *bitmap, uint64_t sto
 bool blk_dirty_bitmap_piece_is(const struct blk_dirty_bitmap *bitmap, uint64_t stored_offset,
                                uint64_t bytes, bool ones);
 /*
- * Adds the stored bits to the bitmap (which is clean at first). Bits past the last granule are ignored: QEMU writes
- * them where it had read a piece as all ones.
+ * Adds the stored bits to the bitmap (which is clean at first). Bits past the last granule are
+ * ignored: QEMU writes them where it had read a piece as all ones.
  */
 void blk_dirty_bitmap_import(struct blk_dirty_bitmap *bitmap, uint64_t stored_offset,
                              uint64_t bytes, const uint8_t *buf);

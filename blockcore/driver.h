@@ -1,14 +1,14 @@
 /*
  * The table of operations that a driver is. drivers/registry.c lists all drivers.
  *
- * All operations are synchronous. The data and durability groups may be called from several threads at once on
- * one node; the driver guards its own state. life, shape and extras run alone: the
+ * All operations are synchronous. The data and durability groups may be called from several threads
+ * at once on one node; the driver guards its own state. life, shape and extras run alone: the
  * caller has drained the node first.
  *
  * Common contract: 0 or -errno is returned, and `err` (which may be NULL) may be filled with
- * something better than the general message that blockcore makes. A NULL operation means
- * "the general way, where there is one, else not supported".
- * Offsets and lengths are bytes; ranges are within the node's size unless stated otherwise, and keep to node->limits.
+ * something better than the general message that blockcore makes. A NULL operation means "the
+ * general way, where there is one, else not supported". Offsets and lengths are bytes; ranges are
+ * within the node's size unless stated otherwise, and keep to node->limits.
  */
 #ifndef BLOCKCORE_DRIVER_H
 #define BLOCKCORE_DRIVER_H
@@ -54,7 +54,10 @@ struct blk_driver {
 
     /* ---- life ---- */
 
-    /* "PREFIX:rest" file names belong to this protocol; turns `filename` (with the prefix) into options. */
+    /*
+     * "PREFIX:rest" file names belong to this protocol;
+     * turns `filename` (with the prefix) into options.
+     */
     const char *prefix;
     /* How options name the file child: NULL means "file"; "image" for blkdebug. */
     const char *file_group;
@@ -64,26 +67,28 @@ struct blk_driver {
     int (*probe)(const uint8_t *head, size_t bytes);
 
     /*
-     * Makes the node usable: reads options, fills node->size, limits and state. The file child (formats and
-     * filters) is open and attached before; the backing child is opened after, from node->backing_name.
-     * On failure it must leave nothing to release in the state.
+     * Makes the node usable: reads options, fills node->size, limits and state. The file child
+     * (formats and filters) is open and attached before; the backing child is opened after, from
+     * node->backing_name. On failure it must leave nothing to release in the state.
      */
     int (*open)(struct blk_node *node, struct blk_options *options, struct blk_error *err);
 
     /*
-     * Creates. A protocol makes *node: open, writable, empty (or the existing device, in place), and
-     * without a name until publish(). A format or filter gets its file in create->file, writes the image into it, and
-     * returns with *node untouched: blockcore opens the image over the same file node.
-     * `create->options` holds the create options; used ones are marked.
+     * Creates. A protocol makes *node: open, writable, empty (or the existing device, in place),
+     * and without a name until publish(). A format or filter gets its file in create->file, writes
+     * the image into it, and returns with *node untouched: blockcore opens the image over the same
+     * file node. `create->options` holds the create options; used ones are marked.
      */
-    /* The rows are in the order in which `qemu-img create` prints them: scripts compare that line. */
+    /*
+     * The rows are in the order in which `qemu-img create` prints them: scripts compare that line.
+     */
     const struct blk_option_desc *create_options;
     int (*create)(struct blk_create *create, struct blk_node **node, struct blk_error *err);
 
     /*
-     * The steps of a strict close, in this order, after a flush (close.h). Each can fail. store
-     * and mark_clean run only on writable nodes; publish only where nothing failed before.
-     * release always runs, exactly once, frees the state whatever it returns, and does not touch children.
+     * The steps of a strict close, in this order, after a flush (close.h). Each can fail. store and
+     * mark_clean run only on writable nodes; publish only where nothing failed before. release
+     * always runs, exactly once, frees the state whatever it returns, and does not touch children.
      */
     int (*store)(struct blk_node *node, struct blk_close_report *report, struct blk_error *err);
     int (*mark_clean)(struct blk_node *node, struct blk_error *err);
@@ -91,8 +96,9 @@ struct blk_driver {
     int (*release)(struct blk_node *node, struct blk_error *err);
 
     /*
-     * Reopen with other flags or cache mode. prepare does all that can fail (and may write to children to do so).
-     * Then exactly one of commit and abort follows: abort when prepare failed. `reopen->driver_state` is the driver's.
+     * Reopen with other flags or cache mode. prepare does all that can fail (and may write to
+     * children to do so). Then exactly one of commit and abort follows: abort when prepare failed.
+     * `reopen->driver_state` is the driver's.
      */
     int (*reopen_prepare)(struct blk_reopen *reopen, struct blk_error *err);
     void (*reopen_commit)(struct blk_reopen *reopen);
@@ -104,19 +110,26 @@ struct blk_driver {
     int (*pread)(struct blk_node *node, uint64_t offset, uint64_t bytes, void *buf,
                  struct blk_error *err);
 
-    /* Writes exactly `bytes`. `flags`: BLK_REQ_FUA only if supports_fua. May exceed the size if growable. */
+    /*
+     * Writes exactly `bytes`. `flags`: BLK_REQ_FUA only
+     * if supports_fua. May exceed the size if growable.
+     */
     int (*pwrite)(struct blk_node *node, uint64_t offset, uint64_t bytes, const void *buf,
                   unsigned flags, struct blk_error *err);
     bool supports_fua;
 
     /*
-     * Makes the range read as zeroes. BLK_REQ_MAY_UNMAP allows to deallocate; BLK_REQ_NO_FALLBACK forbids
-     * to write zeroes byte by byte. -ENOTSUP makes blockcore write zeroes (unless NO_FALLBACK).
+     * Makes the range read as zeroes. BLK_REQ_MAY_UNMAP allows to
+     * deallocate; BLK_REQ_NO_FALLBACK forbids to write zeroes byte by
+     * byte. -ENOTSUP makes blockcore write zeroes (unless NO_FALLBACK).
      */
     int (*write_zeroes)(struct blk_node *node, uint64_t offset, uint64_t bytes, unsigned flags,
                         struct blk_error *err);
 
-    /* Tells that the range is not needed; what it reads afterwards is unspecified. Doing nothing is valid. */
+    /*
+     * Tells that the range is not needed; what it reads
+     * afterwards is unspecified. Doing nothing is valid.
+     */
     int (*discard)(struct blk_node *node, uint64_t offset, uint64_t bytes, struct blk_error *err);
 
     /* Writes one cluster compressed (or what remains of it at the end of the image). */
@@ -124,19 +137,26 @@ struct blk_driver {
                             const void *buf, struct blk_error *err);
 
     /*
-     * Fills `extent` with the state of the longest uniform range that begins at `offset`, at most
-     * `bytes` long and at least one request_alignment. Describes this node alone, not its backing chain.
+     * Fills `extent` with the state of the longest uniform range that
+     * begins at `offset`, at most `bytes` long and at least one
+     * request_alignment. Describes this node alone, not its backing chain.
      */
     int (*block_status)(struct blk_node *node, uint64_t offset, uint64_t bytes, unsigned want,
                         struct blk_extent *extent, struct blk_error *err);
 
-    /* Copies from another node's medium without passing user space. -ENOTSUP: the caller reads and writes. */
+    /*
+     * Copies from another node's medium without passing
+     * user space. -ENOTSUP: the caller reads and writes.
+     */
     int (*copy_range)(struct blk_node *node, uint64_t offset, struct blk_node *source,
                       uint64_t source_offset, uint64_t bytes, struct blk_error *err);
 
     /* ---- durability ---- */
 
-    /* Pushes what the driver itself caches down to its children (with the barriers that its crash rules need). */
+    /*
+     * Pushes what the driver itself caches down to its
+     * children (with the barriers that its crash rules need).
+     */
     int (*flush_to_os)(struct blk_node *node, struct blk_error *err);
     /* Makes the medium keep what it was given. Not called in cache mode unsafe. */
     int (*flush_to_disk)(struct blk_node *node, struct blk_error *err);
@@ -146,11 +166,17 @@ struct blk_driver {
     int (*truncate)(struct blk_node *node, uint64_t size, enum blk_prealloc prealloc, bool exact,
                     struct blk_error *err);
     int (*get_info)(struct blk_node *node, struct blk_info *info, struct blk_error *err);
-    /* Bytes that the medium has allocated, for "disk size". Only where it is more than the file child's. */
+    /*
+     * Bytes that the medium has allocated, for "disk
+     * size". Only where it is more than the file child's.
+     */
     int (*allocated_bytes)(struct blk_node *node, uint64_t *bytes, struct blk_error *err);
-    /* Sizes for an image with `options` and the contents of `source` (NULL: an empty one of options' size). */
-    int (*measure)(struct blk_options *options, struct blk_node *source, struct blk_measure *measure,
-                   struct blk_error *err);
+    /*
+     * Sizes for an image with `options` and the contents
+     * of `source` (NULL: an empty one of options' size).
+     */
+    int (*measure)(struct blk_options *options, struct blk_node *source,
+                   struct blk_measure *measure, struct blk_error *err);
     const struct blk_option_desc *amend_options;
     int (*amend)(struct blk_node *node, struct blk_options *options, bool force,
                  struct blk_error *err);
@@ -159,8 +185,9 @@ struct blk_driver {
     /* Drops all data of this layer so that the backing file shows through. */
     int (*make_empty)(struct blk_node *node, struct blk_error *err);
     /*
-     * Rewrites the header's backing file; NULL name: none. Does not touch the graph. can_change_backing changes
-     * nothing and says whether the header has room for that one, so that several images can be asked first.
+     * Rewrites the header's backing file; NULL name: none. Does not touch the graph.
+     * can_change_backing changes nothing and says whether the header has room for that one, so that
+     * several images can be asked first.
      */
     int (*change_backing)(struct blk_node *node, const char *name, const char *format,
                           struct blk_error *err);
@@ -178,9 +205,9 @@ struct blk_driver {
     int (*snapshot_load)(struct blk_node *node, const char *id_or_name, struct blk_error *err);
 
     /*
-     * Dirty bitmaps (bitmaps.h). load reads the bits of all usable bitmaps of node->bitmaps. track makes the image
-     * say, durably, that all its enabled bitmaps are in use. Storing is part of the close's store step and of
-     * reopening read-only.
+     * Dirty bitmaps (bitmaps.h). load reads the bits of all usable bitmaps of node->bitmaps. track
+     * makes the image say, durably, that all its enabled bitmaps are in use. Storing is part of the
+     * close's store step and of reopening read-only.
      */
     int (*bitmaps_load)(struct blk_node *node, struct blk_error *err);
     int (*bitmaps_track)(struct blk_node *node, struct blk_error *err);
@@ -190,8 +217,8 @@ struct blk_driver {
     void (*bitmap_release)(struct blk_dirty_bitmap *bitmap);
 
     /*
-     * Identity in a chain of backups (identity.h); all zero where the image has none. What is set takes effect together
-     * with the bitmaps, in the next store.
+     * Identity in a chain of backups (identity.h); all zero where the image has none. What is set
+     * takes effect together with the bitmaps, in the next store.
      */
     int (*identity_get)(struct blk_node *node, struct blk_identity *identity,
                         struct blk_error *err);

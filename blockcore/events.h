@@ -1,6 +1,6 @@
 /*
- * The points at which blkdebug can act: QEMU's BlkdebugEvent names, so that rule files written for QEMU
- * work. A driver announces a point with blk_event() on the child that it is about to use.
+ * The points at which blkdebug can act: QEMU's BlkdebugEvent names, so that rule files written for
+ * QEMU work. A driver announces a point with blk_event() on the child that it is about to use.
  */
 #ifndef BLOCKCORE_EVENTS_H
 #define BLOCKCORE_EVENTS_H

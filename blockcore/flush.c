@@ -1,9 +1,10 @@
 /*
  * The two levels of a flush (DESIGN 5), and why a failed one stays failed.
  *
- * flush_to_os runs down the graph in every cache mode; flush_to_disk makes the medium keep what it was given,
- * unless the cache mode is unsafe. The kernel reports a write-back error once: a repeated fsync succeeds although
- * pages were lost. So the first failure is kept in the node, and every later flush returns it.
+ * flush_to_os runs down the graph in every cache mode; flush_to_disk makes the medium keep what it
+ * was given, unless the cache mode is unsafe. The kernel reports a write-back error once: a
+ * repeated fsync succeeds although pages were lost. So the first failure is kept in the node, and
+ * every later flush returns it.
  */
 #include <errno.h>
 
@@ -26,8 +27,8 @@ static int remember(struct blk_node *node, int ret)
 }
 
 /*
- * One at a time: the error of lost writes is given to one of two concurrent syncs, and the other must not
- * return before it is known.
+ * One at a time: the error of lost writes is given to one of two concurrent syncs, and the other
+ * must not return before it is known.
  */
 static int to_disk(struct blk_node *node, struct blk_error *err)
 {
@@ -39,7 +40,10 @@ static int to_disk(struct blk_node *node, struct blk_error *err)
     return ret;
 }
 
-/* The file child hears of both levels before they begin, whether or not this driver has anything to do there. */
+/*
+ * The file child hears of both levels before they begin,
+ * whether or not this driver has anything to do there.
+ */
 static int flush_levels(struct blk_node *node, struct blk_error *err)
 {
     struct blk_node *file = blk_child(node, BLK_ROLE_FILE);

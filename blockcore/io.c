@@ -1,5 +1,6 @@
 /*
- * Requests: range checks, the in-flight count, alignment, and the general ways of doing what a driver lacks.
+ * Requests: range checks, the in-flight count, alignment,
+ * and the general ways of doing what a driver lacks.
  *
  * Alignment. A node may demand that requests are multiples of its request_alignment (O_DIRECT).
  * Reads are widened into a bounce buffer. Writes are widened by reading what surrounds them, under
@@ -153,8 +154,9 @@ static int read_edge(struct blk_node *node, uint64_t offset, uint8_t *block, enu
 }
 
 /*
- * Widens the write to whole blocks and writes it. The caller holds the range. A file whose size is no multiple
- * of the alignment keeps its size: it is cut back to what it was, or to the end of the write.
+ * Widens the write to whole blocks and writes it. The caller holds the
+ * range. A file whose size is no multiple of the alignment keeps its
+ * size: it is cut back to what it was, or to the end of the write.
  */
 static int write_widened(struct blk_node *node, uint64_t offset, uint64_t bytes,
                          const uint8_t *buf, unsigned flags, struct blk_error *err)
@@ -190,9 +192,9 @@ static int write_widened(struct blk_node *node, uint64_t offset, uint64_t bytes,
 }
 
 /*
- * Takes the range of a widened write. At the end of the node the size may be cut back afterwards: there all
- * writers behind it are kept out too. Where the end is, is known only with the range held, as another widened
- * write may be about to cut it back.
+ * Takes the range of a widened write. At the end of the node the size may be cut back afterwards:
+ * there all writers behind it are kept out too. Where the end is, is known only with the range
+ * held, as another widened write may be about to cut it back.
  */
 static void take_widened(struct blk_node *node, struct blk_range *range, uint64_t offset,
                          uint64_t bytes)

@@ -1,13 +1,14 @@
 /*
  * Requests to a node.
  *
- * blk_*() is for users of a graph: each call checks the range against the node's size and is counted in
- * flight once. blk_child_*() is for drivers talking to their children: no count (the request was counted where
- * it entered), and writes may extend a growable child. Both take any offset and length: requests that do not fit the node's
- * alignment are widened, writes by read-modify-write under the node's range lock.
+ * blk_*() is for users of a graph: each call checks the range against the node's size and is
+ * counted in flight once. blk_child_*() is for drivers talking to their children: no count (the
+ * request was counted where it entered), and writes may extend a growable child. Both take any
+ * offset and length: requests that do not fit the node's alignment are widened, writes by
+ * read-modify-write under the node's range lock.
  *
- * All return 0 or -errno. Ranges are bytes. After a failed write the range holds old or new content, sector by
- * sector.
+ * All return 0 or -errno. Ranges are bytes. After a failed write the range holds old or new
+ * content, sector by sector.
  */
 #ifndef BLOCKCORE_IO_H
 #define BLOCKCORE_IO_H
@@ -52,14 +53,15 @@ int blk_copy_range(struct blk_node *node, uint64_t offset, struct blk_node *sour
                    uint64_t source_offset, uint64_t bytes, struct blk_error *err);
 
 /*
- * Makes all completed writes survive the death of this process and, unless the cache mode is unsafe, of the
- * machine (DESIGN 5). A failure is permanent for the node: every later flush returns it too.
+ * Makes all completed writes survive the death of this process and,
+ * unless the cache mode is unsafe, of the machine (DESIGN 5). A
+ * failure is permanent for the node: every later flush returns it too.
  */
 int blk_flush(struct blk_node *node, struct blk_error *err);
 
 /*
- * Changes the size. Grown space reads as zeroes. `exact`: -ENOTSUP rather than a different size, as for devices,
- * which otherwise only need to be large enough. Drains the node.
+ * Changes the size. Grown space reads as zeroes. `exact`: -ENOTSUP rather than a different size, as
+ * for devices, which otherwise only need to be large enough. Drains the node.
  */
 int blk_truncate(struct blk_node *node, uint64_t size, enum blk_prealloc prealloc, bool exact,
                  struct blk_error *err);
@@ -67,16 +69,16 @@ int blk_truncate(struct blk_node *node, uint64_t size, enum blk_prealloc preallo
 /* ---- state of ranges (status.c) ---- */
 
 /*
- * State of the longest uniform range at `offset`, at most `bytes`, in this node alone. ALLOCATED is clear where
- * its backing file shows through. Past the end: ZERO | EOF.
+ * State of the longest uniform range at `offset`, at most `bytes`, in this node alone. ALLOCATED is
+ * clear where its backing file shows through. Past the end: ZERO | EOF.
  */
 int blk_block_status(struct blk_node *node, uint64_t offset, uint64_t bytes, unsigned want,
                      struct blk_extent *extent, struct blk_error *err);
 
 /*
- * The same for the content seen through the backing chain, down to but not including `base`
- * (NULL: the whole chain). ALLOCATED is clear when nothing above `base` decides. extent->depth says which
- * layer does.
+ * The same for the content seen through the backing chain, down to but
+ * not including `base` (NULL: the whole chain). ALLOCATED is clear when
+ * nothing above `base` decides. extent->depth says which layer does.
  */
 int blk_block_status_above(struct blk_node *node, const struct blk_node *base, uint64_t offset,
                            uint64_t bytes, unsigned want, struct blk_extent *extent,
@@ -108,8 +110,8 @@ int blk_child_truncate(struct blk_node *node, uint64_t size, enum blk_prealloc p
 /* ---- memory for requests ---- */
 
 /*
- * `bytes` of uninitialised memory, aligned to 4096 and so fit for O_DIRECT; free() releases it. NULL when there
- * is none.
+ * `bytes` of uninitialised memory, aligned to 4096 and so fit
+ * for O_DIRECT; free() releases it. NULL when there is none.
  */
 void *blk_buffer_alloc(uint64_t bytes);
 

@@ -1,5 +1,6 @@
 /*
- * File names: protocol prefixes, "json:", and how a backing file's name is read from where its overlay lies.
+ * File names: protocol prefixes, "json:", and how a
+ * backing file's name is read from where its overlay lies.
  */
 #include <errno.h>
 #include <stdlib.h>

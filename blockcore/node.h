@@ -1,12 +1,12 @@
 /*
  * A node of the block graph: one instance of a driver, and the edges to its children.
  *
- * Nodes are reference counted: a parent holds one reference to each child, and whoever opened a root holds
- * one. The last reference goes away in blk_close() (close.h), which can fail, or in
+ * Nodes are reference counted: a parent holds one reference to each child, and whoever opened a
+ * root holds one. The last reference goes away in blk_close() (close.h), which can fail, or in
  * blk_drop(), which gives up.
  *
- * Who may change what: the fields under "fixed" are set while the node is opened and by a reopen, both of
- * which run while no request is in flight; the atomics may be read and written at any time.
+ * Who may change what: the fields under "fixed" are set while the node is opened and by a reopen,
+ * both of which run while no request is in flight; the atomics may be read and written at any time.
  */
 #ifndef BLOCKCORE_NODE_H
 #define BLOCKCORE_NODE_H
@@ -33,17 +33,23 @@ enum blk_role {
     BLK_ROLE_COUNT,
 };
 
-/* How a node is opened. Passed down to `file` and `data` children; a backing child loses BLK_WRITABLE. */
+/*
+ * How a node is opened. Passed down to `file` and
+ * `data` children; a backing child loses BLK_WRITABLE.
+ */
 enum blk_open_flags {
     BLK_WRITABLE = 1 << 0,
     BLK_NO_BACKING = 1 << 1,  /* leave the backing file unopened */
     BLK_FORCE_SHARE = 1 << 2, /* take no lock that conflicts with another user (-U); reading only */
     BLK_UNMAP = 1 << 3,       /* discard=unmap: discards reach the medium */
     BLK_NO_IO = 1 << 4,       /* only headers are wanted: load no mapping tables */
-    BLK_IN_CHECK = 1 << 5,    /* for check: open an image that is marked corrupt or dirty as it is */
+    BLK_IN_CHECK = 1 << 5,    /* for check: open a corrupt or dirty image as it is */
 };
 
-/* QEMU's cache modes, taken apart: none = direct; unsafe = no_flush; directsync = direct + writethrough. */
+/*
+ * QEMU's cache modes, taken apart: none = direct; unsafe
+ * = no_flush; directsync = direct + writethrough.
+ */
 struct blk_cache_mode {
     bool direct;       /* bypass the page cache (O_DIRECT) */
     bool no_flush;     /* flush_to_disk does nothing */
@@ -52,7 +58,7 @@ struct blk_cache_mode {
 
 /* What requests to a node's driver must keep to; blk_child_*() takes care of it. All in bytes. */
 struct blk_limits {
-    uint32_t request_alignment; /* offset and length of reads and writes; a power of two, at least 1 */
+    uint32_t request_alignment; /* of offsets and lengths; a power of two, at least 1 */
     uint32_t memory_alignment;  /* address of buffers; a power of two, at least 1 */
     uint32_t zero_alignment;    /* preferred for write_zeroes; 0: none */
     uint32_t discard_alignment; /* preferred for discard; 0: none */
@@ -70,19 +76,19 @@ struct blk_node {
     struct blk_limits limits;
     struct blk_node *children[BLK_ROLE_COUNT];
     bool probed;        /* the format was guessed, not given */
-    bool unnamed;       /* made by this run; has no name until close publishes it, so it needs no barriers */
+    bool unnamed;       /* no name until close publishes it, so it needs no barriers */
     bool reads_zero;    /* just created: everything not yet written reads as zeroes */
     char *backing_name; /* backing file as the image's header names it, or NULL */
     char *backing_format;
-    struct blk_options *defaults; /* what blk_open() was told for protocol nodes, for children opened later; or NULL */
+    struct blk_options *defaults; /* of struct blk_open, for children opened later; or NULL */
 
     /* any time */
     atomic_uint_fast64_t size; /* bytes */
-    atomic_int flush_error;    /* errno of the first flush that failed: it stays failed (DESIGN 5) */
+    atomic_int flush_error;    /* errno of the first failed flush: it stays failed (flush.c) */
 
     /* own locking */
     struct blk_gate gate;           /* requests in flight; drained by structural changes */
-    struct blk_range_lock ranges;   /* ranges that must not overlap: read-modify-write, copy-on-write */
+    struct blk_range_lock ranges;   /* what must not overlap: read-modify-write, copy-on-write */
     pthread_mutex_t to_disk;        /* held over flush_to_disk until its result is in flush_error */
     struct blk_dirty_bitmaps *bitmaps; /* NULL until the first one is added */
     struct blk_cbw *cbw; /* of a copy-before-write filter: what it has saved (cbw.h); or NULL */

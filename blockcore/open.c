@@ -1,6 +1,6 @@
 /*
- * Opening a graph from options. Children come first: a format's file child is open before the format
- * looks at it, and its backing child is opened after, by the name that its header gives.
+ * Opening a graph from options. Children come first: a format's file child is open before the
+ * format looks at it, and its backing child is opened after, by the name that its header gives.
  */
 #include "blockcore/open.h"
 
@@ -140,7 +140,10 @@ static void discard_node(struct blk_node *node)
     blk_node_free(node);
 }
 
-/* Runs the driver's open on a node whose file child, if any, is attached; then opens its backing file. */
+/*
+ * Runs the driver's open on a node whose file child,
+ * if any, is attached; then opens its backing file.
+ */
 static int finish_open(struct blk_node *node, struct blk_options *options,
                        const struct open_context *context, struct blk_error *err);
 
@@ -162,8 +165,8 @@ static int open_protocol(const struct blk_driver *driver, struct blk_options *op
 }
 
 /*
- * Opens the options' file child. A format's file is a protocol; a filter's is whatever the filter would be, but what
- * a file name stands for is a protocol too.
+ * Opens the options' file child. A format's file is a protocol; a filter's is whatever the filter
+ * would be, but what a file name stands for is a protocol too.
  */
 static int open_file_child(const struct blk_driver *driver, struct blk_options *options,
                            const struct open_context *context, struct blk_node **file,
@@ -184,7 +187,10 @@ static int open_file_child(const struct blk_driver *driver, struct blk_options *
                            driver ? driver->name : "");
     } else {
         struct open_context below = *context;
-        /* This node decides what may be unmapped; what it then asks for, the file may do (as in QEMU). */
+        /*
+         * This node decides what may be unmapped; what it
+         * then asks for, the file may do (as in QEMU).
+         */
         below.flags |= BLK_UNMAP;
         if (!driver || driver->kind == BLK_FORMAT || blk_options_peek(sub, "filename"))
             below.protocol = true;
@@ -291,7 +297,9 @@ static int add_filename(struct blk_options *options, const char *filename, struc
     return ret;
 }
 
-/* A protocol that was asked for by name with a plain file name: its options lie in the file group. */
+/*
+ * A protocol that was asked for by name with a plain file name: its options lie in the file group.
+ */
 static void lift_protocol_options(struct blk_options *options)
 {
     const char *name = blk_options_peek(options, "driver");
@@ -326,7 +334,10 @@ static int loop_failed(const char *name, struct blk_error *err)
     return blk_fail_why(err, ELOOP, "the backing chain leads back to itself", "'%s'", name);
 }
 
-/* What a backing file is called, and its format or NULL: by the image's header, or by who wants to change that. */
+/*
+ * What a backing file is called, and its format or NULL:
+ * by the image's header, or by who wants to change that.
+ */
 struct backing_name {
     const char *name, *format;
 };
@@ -343,7 +354,10 @@ static int options_from_name(struct blk_node *node, const char *name,
     return add_filename(options, resolved, err);
 }
 
-/* Opens what `options` (the user's "backing.*") and the name describe as what could lie behind `node`. */
+/*
+ * Opens what `options` (the user's "backing.*") and
+ * the name describe as what could lie behind `node`.
+ */
 static int open_behind(struct blk_node *node, struct blk_options *options,
                        const struct backing_name *named, const struct open_context *context,
                        struct blk_node **backing, struct blk_error *err)
@@ -354,7 +368,8 @@ static int open_behind(struct blk_node *node, struct blk_options *options,
         .above = context->overlays,
         .depth = context->overlays ? context->overlays->depth + 1 : 0,
     };
-    if (leads_back(own_path, context->overlays)) /* by a json: name, which no path is compared with */
+    /* A json: name was not compared with any path before it was opened. */
+    if (leads_back(own_path, context->overlays))
         return loop_failed(node->name, err);
     if (link.depth >= MAX_CHAIN)
         return blk_fail_why(err, ELOOP, "the backing chain is too long", "'%s'", node->name);
@@ -419,20 +434,6 @@ static int open_backing_in(struct blk_node *node, struct blk_options *options,
     if (ret < 0)
         blk_context(err, "backing file of '%s'", node->name);
     blk_options_free(sub);
-    return ret;
-}
-
-int blk_open_backing(struct blk_node *node, struct blk_options *options, struct blk_error *err)
-{
-    struct open_context context = {
-        .flags = node->flags,
-        .cache = node->cache,
-        .defaults = node->defaults,
-    };
-    struct blk_options *none = options ? NULL : blk_options_new();
-
-    int ret = open_backing_in(node, options ? options : none, &context, err);
-    blk_options_free(none);
     return ret;
 }
 

@@ -11,17 +11,23 @@
 #include "blockcore/node.h"
 #include "blockcore/options.h"
 
-/* What to open. At least one of `filename` and `options` is given; with both, the name says where the file is. */
+/*
+ * What to open. At least one of `filename` and `options`
+ * is given; with both, the name says where the file is.
+ */
 struct blk_open {
     const char *filename;             /* plain name, "PROTOCOL:...", or "json:{...}" */
     const struct blk_options *options; /* as from --image-opts; not changed */
-    const char *format;               /* comes before a json: name's driver; NULL: that, else probe */
+    const char *format;               /* before a json: name's driver; NULL: that, else probe */
     unsigned flags;                   /* enum blk_open_flags */
     struct blk_cache_mode cache;
-    const struct blk_options *defaults; /* for protocol nodes that know them (locking, lock-wait), or NULL */
+    const struct blk_options *defaults; /* for protocols: locking, lock-wait; or NULL */
 };
 
-/* Opens the graph; *root gets its one reference. Errors: -errno with the file named; *root is NULL then. */
+/*
+ * Opens the graph; *root gets its one reference. Errors:
+ * -errno with the file named; *root is NULL then.
+ */
 int blk_open(const struct blk_open *how, struct blk_node **root, struct blk_error *err);
 
 /*
@@ -32,27 +38,26 @@ int blk_open_child(struct blk_node *parent, enum blk_role role, struct blk_optio
                    const char *group, unsigned flags, bool protocol, struct blk_error *err);
 
 /*
- * Opens the format `driver` over `file`, an open node whose reference passes to the new node (on failure it stays
- * with the caller). `options` (may be NULL) are the format's.
+ * Opens the format `driver` over `file`, an open node whose reference passes to the new node (on
+ * failure it stays with the caller). `options` (may be NULL) are the format's.
  */
 int blk_open_over(const struct blk_driver *driver, struct blk_node *file,
                   struct blk_options *options, unsigned flags, struct blk_cache_mode cache,
                   struct blk_node **node, struct blk_error *err);
 
 /*
- * The same with a DATA child that is there before the driver's open (which must then not open another): for an
- * image whose external data file was just made and has no name yet. `data` may be NULL.
+ * The same with a DATA child that is there before the driver's open
+ * (which must then not open another): for an image whose external
+ * data file was just made and has no name yet. `data` may be NULL.
  */
 int blk_open_over_data(const struct blk_driver *driver, struct blk_node *file,
                        struct blk_node *data, struct blk_options *options, unsigned flags,
                        struct blk_cache_mode cache, struct blk_node **node, struct blk_error *err);
 
-/* Opens and attaches the backing file that node->backing_name names, or "backing.*" in `options`. */
-int blk_open_backing(struct blk_node *node, struct blk_options *options, struct blk_error *err);
-
 /*
- * Opens, read-only, what would be the backing file of `node` by that name (relative to the image's folder) and format
- * (NULL: probed), without attaching it. `flags`: enum blk_open_flags. -ELOOP when its chain leads back to `node`.
+ * Opens, read-only, what would be the backing file of `node` by that name (relative to the image's
+ * folder) and format (NULL: probed), without attaching it. `flags`: enum blk_open_flags. -ELOOP
+ * when its chain leads back to `node`.
  */
 int blk_open_new_backing(struct blk_node *node, const char *name, const char *format,
                          unsigned flags, struct blk_cache_mode cache, struct blk_node **backing,
@@ -76,33 +81,38 @@ struct blk_create {
     const struct blk_options *defaults; /* as in struct blk_open */
 
     /* Set by blk_create() for the drivers. */
-    struct blk_options *protocol_options; /* for a protocol: "filename" and what else describes the node */
+    struct blk_options *protocol_options; /* for a protocol: "filename" and the like */
     struct blk_node *file;                /* for a format: the open node to write the image into */
 
-    /* Set by a format's create(), with blk_create_data(): the image's external data file, or NULL. */
+    /*
+     * Set by a format's create(), with blk_create_data(): the image's external data file, or NULL.
+     */
     struct blk_node *data;
 };
 
 /*
- * Creates an image and returns it open for writing; close publishes it (C6): until then no file of that name
- * exists, or the one that did is untouched. On failure nothing is left.
+ * Creates an image and returns it open for writing; close publishes it (C6): until then no file of
+ * that name exists, or the one that did is untouched. On failure nothing is left.
  */
 int blk_create(struct blk_create *create, struct blk_node **root, struct blk_error *err);
 
 /*
- * For a format's create(): makes the external data file of that name, empty and open for writing, as
- * create->data. It becomes the DATA child of the image, and gets its name when that is closed (before the image
- * gets its own).
+ * For a format's create(): makes the external data file of that name, empty and open for writing,
+ * as create->data. It becomes the DATA child of the image, and gets its name when that is closed
+ * (before the image gets its own).
  */
 int blk_create_data(struct blk_create *create, const char *filename, struct blk_error *err);
 
 /*
- * The name of a backing file as seen from the image: "json:" and "PROTOCOL:" names and absolute paths as they
- * are, others relative to the folder of `image`. malloc()ed.
+ * The name of a backing file as seen from the image: "json:" and "PROTOCOL:" names and absolute
+ * paths as they are, others relative to the folder of `image`. malloc()ed.
  */
 char *blk_resolve_backing_name(const char *image, const char *backing);
 
-/* Splits "prefix:rest". Returns the driver of the protocol, the file driver for plain names, or NULL with `err`. */
+/*
+ * Splits "prefix:rest". Returns the driver of the protocol,
+ * the file driver for plain names, or NULL with `err`.
+ */
 const struct blk_driver *blk_protocol_of(const char *filename, struct blk_error *err);
 
 /* Whether `filename` begins with a protocol prefix ("name:" with no slash before the colon). */

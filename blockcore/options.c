@@ -116,8 +116,8 @@ struct blk_options *blk_options_copy(const struct blk_options *options)
 }
 
 /*
- * Takes one "word" up to a single comma off *text, with ",," unescaped, into malloc()ed memory. *text is
- * left behind the comma, or NULL at the end.
+ * Takes one "word" up to a single comma off *text, with ",," unescaped, into malloc()ed memory.
+ * *text is left behind the comma, or NULL at the end.
  */
 static char *take_word(const char **text)
 {

@@ -1,6 +1,6 @@
 /*
- * Locks on byte ranges of one node. Used by everything that must not overlap: read-modify-write of unaligned
- * requests, allocation with copy-on-write, compressed writes, discard, copy-before-write.
+ * Locks on byte ranges of one node. Used by everything that must not overlap: read-modify-write of
+ * unaligned requests, allocation with copy-on-write, compressed writes, discard, copy-before-write.
  *
  * A thread holds at most one range of a node at a time, and takes ranges of a parent before those
  * of its children, so ranges cannot deadlock.
@@ -33,8 +33,8 @@ void blk_range_lock_init(struct blk_range_lock *lock);
 void blk_range_lock_destroy(struct blk_range_lock *lock);
 
 /*
- * Waits until no earlier exclusive range overlaps [offset, offset + bytes), then holds it. The range is rounded
- * outwards to `alignment` (a power of two or any unit above 0).
+ * Waits until no earlier exclusive range overlaps [offset, offset + bytes), then holds it. The
+ * range is rounded outwards to `alignment` (a power of two or any unit above 0).
  */
 void blk_range_take(struct blk_range_lock *lock, struct blk_range *range, uint64_t offset,
                     uint64_t bytes, uint64_t alignment);

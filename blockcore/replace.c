@@ -39,7 +39,10 @@ int blk_graph_replace_child(struct blk_node *root, struct blk_node *parent, enum
     return 0;
 }
 
-/* The edges below `parent` that lead to `from`, outside of `to`'s graph: counted, and checked for loops. */
+/*
+ * The edges below `parent` that lead to `from`, outside
+ * of `to`'s graph: counted, and checked for loops.
+ */
 static int count_edges(struct blk_node *parent, const struct blk_node *from,
                        const struct blk_node *to, unsigned *count, struct blk_error *err)
 {

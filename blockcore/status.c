@@ -1,6 +1,6 @@
 /*
- * The state of ranges: what a node holds itself, what shows through from its backing chain, and what
- * the medium below knows about zeroes.
+ * The state of ranges: what a node holds itself, what shows through from its backing chain, and
+ * what the medium below knows about zeroes.
  */
 #include <errno.h>
 
@@ -50,9 +50,9 @@ static int look_for_holes(struct blk_extent *extent, struct blk_error *err)
 }
 
 /*
- * Where this node has nothing, its backing file shows through as far as that goes; behind it, and where there is
- * none, it reads as zeroes. A backing file that was left unopened for now may hold anything; one that the
- * user has taken away by an option holds nothing.
+ * Where this node has nothing, its backing file shows through as far as that goes; behind it, and
+ * where there is none, it reads as zeroes. A backing file that was left unopened for now may hold
+ * anything; one that the user has taken away by an option holds nothing.
  */
 static void look_behind(const struct blk_node *node, uint64_t offset, struct blk_extent *extent)
 {

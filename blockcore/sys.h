@@ -1,6 +1,6 @@
 /*
- * Every system call that touches an image goes through this table, so that a test can replace any of them. The
- * calls have the contracts of their manual pages (-1 and errno).
+ * Every system call that touches an image goes through this table, so that a test can replace any
+ * of them. The calls have the contracts of their manual pages (-1 and errno).
  */
 #ifndef BLOCKCORE_SYS_H
 #define BLOCKCORE_SYS_H

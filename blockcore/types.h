@@ -39,7 +39,7 @@ enum blk_extent_flags {
     BLK_EXT_COMPRESSED = 1 << 4,
     BLK_EXT_EOF = 1 << 5,          /* ends at the end of the node */
     BLK_EXT_PASS = 1 << 6,         /* from drivers only: same as `host` at `host_offset` */
-    BLK_EXT_RECURSE = 1 << 7,      /* from drivers only: `host` is worth asking which parts are zero */
+    BLK_EXT_RECURSE = 1 << 7,      /* from drivers only: `host` may know which parts are zero */
 };
 
 struct blk_extent {
@@ -47,19 +47,19 @@ struct blk_extent {
     unsigned flags;         /* enum blk_extent_flags */
     struct blk_node *host;  /* with OFFSET_VALID or PASS */
     uint64_t host_offset;
-    unsigned depth;         /* 0: the node asked; 1: its backing file; ... (blk_block_status_above) */
+    unsigned depth;         /* 0: the node asked; 1: its backing file; ... */
 };
 
 /* What block_status should find out. */
 enum blk_want {
     BLK_WANT_ZERO = 1 << 0,  /* precise about zeroes, which may cost a look at the medium */
-    BLK_WANT_HOLES = 1 << 1, /* with ZERO: also where that look is not known to pay; for who would read it all else */
+    BLK_WANT_HOLES = 1 << 1, /* with ZERO: also where that seldom pays; for who reads all else */
 };
 
 /* What `info` shows of one node. Zeroed by the caller; `specific` is owned by the caller. */
 struct blk_info {
     uint64_t cluster_bytes; /* 0: no clusters */
-    uint64_t vm_state_offset; /* where a machine's state would begin in the guest's address space, or 0 */
+    uint64_t vm_state_offset; /* where a machine's state would begin, or 0 */
     bool dirty;
     bool encrypted;
     bool corrupt;

@@ -1,8 +1,9 @@
 /*
  * blkimg bench: how long a number of requests takes.
  *
- * Drivers are synchronous, so "in parallel" means that so many threads each have one request under way. Which request
- * comes next is decided under the mutex, in order, as by one that walks through the image.
+ * Drivers are synchronous, so "in parallel" means that so many threads
+ * each have one request under way. Which request comes next is decided
+ * under the mutex, in order, as by one that walks through the image.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -271,8 +272,10 @@ static int run(int argc, char **argv)
         { 'w', NULL, CMD_FLAG, &request.write, NULL, "write; what the image holds is lost" },
         { 0, "pattern", CMD_UINT, &pattern, "BYTE", "what is written (0)" },
         { 0, "flush-interval", CMD_UINT, &interval, "NUMBER", "flush after so many writes" },
-        { 0, "no-drain", CMD_FLAG, &request.no_drain, NULL, "do not wait for all writes before a flush" },
-        { 'i', "aio", CMD_STRING, &request.aio, "threads", "how requests are made: only by threads" },
+        { 0, "no-drain", CMD_FLAG, &request.no_drain, NULL,
+          "do not wait for all writes before a flush" },
+        { 'i', "aio", CMD_STRING, &request.aio, "threads",
+          "how requests are made: only by threads" },
         { 'n', "native", CMD_FLAG, &request.native, NULL, "as -i native, which is not supported" },
         { 't', "cache", CMD_STRING, &request.cache, "CACHE", "cache mode" },
         { 'q', "quiet", CMD_FLAG, &quiet, NULL, "accepted; the result is printed all the same" },

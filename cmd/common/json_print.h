@@ -23,8 +23,8 @@ int output_format_parse(const char *text, enum output_format *format);
 void json_print(FILE *to, const json_t *value);
 
 /*
- * An array whose items are made one at a time while they are printed: there may be more than should be in memory at
- * once. It stands where an object has the member `key` with the value null.
+ * An array whose items are made one at a time while they are printed: there may be more than should
+ * be in memory at once. It stands where an object has the member `key` with the value null.
  */
 struct json_stream {
     const char *key;

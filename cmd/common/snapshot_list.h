@@ -10,7 +10,9 @@
 #include "blockcore/node.h"
 #include "blockcore/types.h"
 
-/* There may be 65536, so they are kept as they come from the driver; JSON is made of one at a time. */
+/*
+ * There may be 65536, so they are kept as they come from the driver; JSON is made of one at a time.
+ */
 struct snapshot_list {
     struct blk_snapshot *items;
     size_t count;

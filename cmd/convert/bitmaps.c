@@ -1,6 +1,7 @@
 /*
- * --bitmaps: the persistent dirty bitmaps of the source go with its content. They are added to the target when all
- * is copied, so that enabled ones do not record the copy itself; the close stores them.
+ * --bitmaps: the persistent dirty bitmaps of the source go with its
+ * content. They are added to the target when all is copied, so that
+ * enabled ones do not record the copy itself; the close stores them.
  */
 #include "blockcore/bitmaps.h"
 
@@ -24,8 +25,8 @@ int convert_load_bitmaps(const struct convert_options *options, struct blk_node 
 {
     source = blk_skip_filters(source);
     if (!source->driver->bitmaps_load)
-        return blk_fail_why(err, ENOTSUP, "its format has no bitmaps", "copying bitmaps of '%s' (%s)",
-                            source->name, source->driver->name);
+        return blk_fail_why(err, ENOTSUP, "its format has no bitmaps",
+                            "copying bitmaps of '%s' (%s)", source->name, source->driver->name);
     int ret = blk_bitmaps_load(source, err);
     for (struct blk_dirty_bitmap *b = first_of(source); b && ret == 0; b = b->next) {
         struct blk_dirty_bitmap *usable;
