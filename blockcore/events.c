@@ -10,11 +10,6 @@ static const char *const names[BLK_EVENT_COUNT] = {
 #undef X
 };
 
-const char *blk_event_name(enum blk_event event)
-{
-    return names[event];
-}
-
 int blk_event_parse(const char *name)
 {
     for (int i = 0; i < BLK_EVENT_COUNT; i++)

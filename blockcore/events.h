@@ -65,8 +65,7 @@ enum blk_event {
 
 struct blk_node;
 
-/* The name in rules, and back: -1 when there is no such event. */
-const char *blk_event_name(enum blk_event event);
+/* The event of that name in rules; -1 when there is none. */
 int blk_event_parse(const char *name);
 
 /* Announces that `node` is about to see what `event` stands for. */

@@ -35,7 +35,8 @@ void blk_id_format(const struct blk_id *id, char text[BLK_ID_TEXT_BYTES])
     }
 }
 
-uint64_t blk_identity_hash(const char *name)
+/* FNV-1a, 64 bits: names are longer than the first sector of an image has room for. */
+static uint64_t hash_of_name(const char *name)
 {
     uint64_t hash = UINT64_C(0xcbf29ce484222325);
     for (; *name; name++)
@@ -45,7 +46,7 @@ uint64_t blk_identity_hash(const char *name)
 
 const struct blk_id *blk_identity_since(const struct blk_identity *identity, const char *bitmap)
 {
-    uint64_t hash = blk_identity_hash(bitmap);
+    uint64_t hash = hash_of_name(bitmap);
     for (size_t i = 0; i < identity->bitmap_count; i++)
         if (identity->bitmaps[i].name_hash == hash)
             return &identity->bitmaps[i].since;
@@ -62,7 +63,7 @@ static void forget(struct blk_identity *identity, size_t index)
 
 bool blk_identity_forget(struct blk_identity *identity, const char *bitmap)
 {
-    uint64_t hash = blk_identity_hash(bitmap);
+    uint64_t hash = hash_of_name(bitmap);
 
     for (size_t i = 0; i < identity->bitmap_count; i++) {
         if (identity->bitmaps[i].name_hash == hash) {
@@ -79,7 +80,7 @@ void blk_identity_set_since(struct blk_identity *identity, const char *bitmap,
     blk_identity_forget(identity, bitmap);
     if (identity->bitmap_count == BLK_IDENTITY_BITMAPS)
         forget(identity, 0);
-    identity->bitmaps[identity->bitmap_count].name_hash = blk_identity_hash(bitmap);
+    identity->bitmaps[identity->bitmap_count].name_hash = hash_of_name(bitmap);
     identity->bitmaps[identity->bitmap_count].since = *id;
     identity->bitmap_count++;
 }

@@ -25,7 +25,7 @@ struct blk_identity {
     struct blk_id backup; /* of the backup that this image is */
     struct blk_id parent; /* of the backup that it builds on */
     struct {
-        uint64_t name_hash; /* blk_identity_hash() of the bitmap's name */
+        uint64_t name_hash; /* of the bitmap's name: FNV-1a, 64 bits */
         struct blk_id since;
     } bitmaps[BLK_IDENTITY_BITMAPS];
     size_t bitmap_count;
@@ -36,9 +36,6 @@ int blk_id_new(struct blk_id *id);
 bool blk_id_is_none(const struct blk_id *id);
 bool blk_id_equal(const struct blk_id *a, const struct blk_id *b);
 void blk_id_format(const struct blk_id *id, char text[BLK_ID_TEXT_BYTES]);
-
-/* FNV-1a, 64 bits: names are longer than the first sector of an image has room for. */
-uint64_t blk_identity_hash(const char *name);
 
 /* The backup that the bitmap counts from, or NULL. */
 const struct blk_id *blk_identity_since(const struct blk_identity *identity, const char *bitmap);

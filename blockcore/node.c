@@ -88,17 +88,6 @@ struct blk_node *blk_skip_filters(struct blk_node *node)
     return node;
 }
 
-const char *blk_role_name(enum blk_role role)
-{
-    static const char *const names[BLK_ROLE_COUNT] = {
-        [BLK_ROLE_FILE] = "file",
-        [BLK_ROLE_BACKING] = "backing",
-        [BLK_ROLE_DATA] = "data-file",
-        [BLK_ROLE_TARGET] = "target",
-    };
-    return names[role];
-}
-
 const struct blk_driver *blk_driver_find(const char *name)
 {
     for (size_t i = 0; blk_drivers[i]; i++)

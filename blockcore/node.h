@@ -142,6 +142,4 @@ struct blk_node *blk_bottom(struct blk_node *node);
 /* Skips filters: the first node below (or this one) that is a format or protocol. */
 struct blk_node *blk_skip_filters(struct blk_node *node);
 
-const char *blk_role_name(enum blk_role role);
-
 #endif

@@ -105,7 +105,9 @@ const struct blk_driver *blk_probe_bytes(const uint8_t *head, size_t bytes)
     return best;
 }
 
-int blk_probe(struct blk_node *file, const struct blk_driver **driver, struct blk_error *err)
+/* Never fails for lack of a match: raw matches all. */
+static int probe_file(struct blk_node *file, const struct blk_driver **driver,
+                      struct blk_error *err)
 {
     uint8_t head[BLK_PROBE_BYTES] = { 0 };
     uint64_t size = blk_size(file);
@@ -239,7 +241,7 @@ static int open_format(const struct blk_driver *driver, struct blk_options *opti
     if (ret < 0)
         return ret;
     if (probed)
-        ret = blk_probe(file, &driver, err);
+        ret = probe_file(file, &driver, err);
     if (ret == 0)
         ret = open_over(driver, file, NULL, probed, options, context, result, err);
     if (ret < 0)

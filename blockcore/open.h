@@ -63,10 +63,7 @@ int blk_open_new_backing(struct blk_node *node, const char *name, const char *fo
                          unsigned flags, struct blk_cache_mode cache, struct blk_node **backing,
                          struct blk_error *err);
 
-/*
- * Finds the format of what `file` holds; never fails for lack of a match (raw matches all).
- */
-int blk_probe(struct blk_node *file, const struct blk_driver **driver, struct blk_error *err);
+/* The format of what begins with `head`; raw matches all. */
 const struct blk_driver *blk_probe_bytes(const uint8_t *head, size_t bytes);
 #define BLK_PROBE_BYTES 512
 

@@ -22,11 +22,6 @@ int blk_prealloc_parse(const char *text, enum blk_prealloc *mode)
     return -EINVAL;
 }
 
-const char *blk_prealloc_name(enum blk_prealloc mode)
-{
-    return prealloc_names[mode];
-}
-
 void blk_snapshots_free(struct blk_snapshot *list, size_t count)
 {
     for (size_t i = 0; i < count; i++) {

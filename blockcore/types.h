@@ -28,7 +28,6 @@ enum blk_prealloc {
 
 /* Parses "off", "metadata", "falloc", "full"; -EINVAL otherwise. */
 int blk_prealloc_parse(const char *text, enum blk_prealloc *mode);
-const char *blk_prealloc_name(enum blk_prealloc mode);
 
 /* State of a range of a node. */
 enum blk_extent_flags {

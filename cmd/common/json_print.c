@@ -46,7 +46,8 @@ static size_t key_rank(const char *key)
     return rank;
 }
 
-const char **json_keys_in_order(const json_t *object, size_t *count)
+/* The members of an object in qemu-img's order; free() the result. */
+static const char **keys_in_order(const json_t *object, size_t *count)
 {
     const char **keys = blk_xcalloc(json_object_size(object) + 1, sizeof(*keys));
 
@@ -121,7 +122,8 @@ static void print_character(FILE *to, uint32_t code)
     }
 }
 
-void json_print_string(FILE *to, const char *text)
+/* Prints `text` as a JSON string, quotes included; only ASCII is written as it is. */
+static void print_string(FILE *to, const char *text)
 {
     putc('"', to);
     for (const unsigned char *p = (const unsigned char *)text; *p;)
@@ -167,14 +169,14 @@ static void print_object(FILE *to, const json_t *object, unsigned level,
                          const struct json_stream *stream)
 {
     size_t count;
-    const char **keys = json_keys_in_order(object, &count);
+    const char **keys = keys_in_order(object, &count);
 
     putc('{', to);
     for (size_t i = 0; i < count; i++) {
         if (i)
             putc(',', to);
         indent(to, level + 1);
-        json_print_string(to, keys[i]);
+        print_string(to, keys[i]);
         fputs(": ", to);
         print_member(to, keys[i], json_object_get(object, keys[i]), level + 1, stream);
     }
@@ -208,7 +210,7 @@ static void print_value(FILE *to, const json_t *value, unsigned level,
         print_array(to, value, level, stream);
         break;
     case JSON_STRING:
-        json_print_string(to, json_string_value(value));
+        print_string(to, json_string_value(value));
         break;
     case JSON_INTEGER:
         fprintf(to, "%" JSON_INTEGER_FORMAT, json_integer_value(value));
@@ -269,7 +271,7 @@ void json_print_members(FILE *to, const json_t *value, unsigned level)
         }
         return;
     }
-    const char **keys = json_keys_in_order(value, &count);
+    const char **keys = keys_in_order(value, &count);
     for (size_t i = 0; i < count; i++) {
         fprintf(to, "%*s", (int)level * 4, "");
         for (const char *p = keys[i]; *p; p++)

@@ -43,13 +43,7 @@ void json_print_streaming(FILE *to, const json_t *value, unsigned level,
  */
 void json_print_members(FILE *to, const json_t *value, unsigned level);
 
-/* The members of an object in qemu-img's order; free() the result. */
-const char **json_keys_in_order(const json_t *object, size_t *count);
-
 /* A string of any bytes, as file names are. json_print() shows what is not UTF-8 as U+FFFD. */
 json_t *json_text(const char *text);
-
-/* Prints `text` as a JSON string, quotes included; only ASCII is written as it is. */
-void json_print_string(FILE *to, const char *text);
 
 #endif

@@ -62,12 +62,6 @@ extern const struct io_command io_commands[];
 /* The command of that name or alias, or NULL. */
 const struct io_command *io_command_find(const char *name);
 
-/*
- * Splits `line` at spaces, in place; there is no quoting. Returns the words, with a NULL after the
- * last; the caller frees the array.
- */
-char **io_split(char *line, int *count);
-
 /* Runs one command line; an empty one does nothing. A failure is said and recorded. */
 void io_run_line(struct io_session *session, const char *line);
 

@@ -50,7 +50,11 @@ int io_parse_bytes(const char *text, uint64_t *bytes)
     return -EINVAL;
 }
 
-char **io_split(char *line, int *count)
+/*
+ * Splits `line` at spaces, in place; there is no quoting. Returns the words, with a NULL after the
+ * last; the caller frees the array.
+ */
+static char **split(char *line, int *count)
 {
     char **words = NULL;
     char *rest = line;
@@ -115,7 +119,7 @@ void io_run_line(struct io_session *session, const char *line)
 {
     BLK_AUTOFREE char *copy = blk_xstrdup(line);
     int count;
-    BLK_AUTOFREE char **words = io_split(copy, &count);
+    BLK_AUTOFREE char **words = split(copy, &count);
 
     if (count && run_words(session, count, words) < 0)
         atomic_store(&session->failed, true);
