@@ -244,7 +244,7 @@ static int add_disks(struct backup *backup, const struct cmd_operands *operands,
 
 static int run(int argc, char **argv)
 {
-    struct backup_options options = { .target = { .format = "qcow2" }, .workers = DEFAULT_WORKERS };
+    struct backup_options options = { .workers = DEFAULT_WORKERS };
     struct texts texts = {
         .sync = "on-success",
         .broken = "fail",
@@ -303,6 +303,8 @@ static int run(int argc, char **argv)
     options.bytes_per_second = texts.rate.value;
     options.cbw_timeout_seconds = texts.cbw_timeout.value;
     options.target.lock_wait = options.source.lock_wait;
+    if (!options.target.format && !options.target.image_opts)
+        options.target.format = "qcow2";
     options.progress = options.progress && !options.quiet && options.output == OUTPUT_HUMAN;
     const char *conflict = find_conflict(&options);
     if (conflict)

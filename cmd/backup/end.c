@@ -238,7 +238,7 @@ void backup_say_what_stands(const struct backup_disk *disk)
     else if (is_untouched(disk))
         report_failure("the backup of '%s' failed: %s, and so is '%s'", disk->source_name, source,
                        disk->target_name);
-    else if (exists(disk->target_name))
+    else if (disk->target_existed || exists(disk->target_name))
         report_failure("the backup of '%s' failed: %s, do not use the target '%s'",
                        disk->source_name, source, disk->target_name);
     else

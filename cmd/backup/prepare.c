@@ -304,7 +304,8 @@ static int check_names(const struct backup *backup, struct backup_disk *disk,
     const struct backup_options *options = backup->options;
     int ret = 0;
 
-    disk->target_existed = stat(disk->target_name, &disk->target_before) == 0;
+    disk->target_existed =
+        stat(disk->target_name, &disk->target_before) == 0 || options->existing;
     for (size_t i = 0; i < backup->count && ret == 0; i++)
         ret = check_apart(backup->disks[i].source, disk->target_name, options->target.image_opts,
                           err);
