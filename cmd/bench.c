@@ -281,14 +281,10 @@ static int run(int argc, char **argv)
         { 'q', "quiet", CMD_FLAG, &quiet, NULL, "accepted; the result is printed all the same" },
         CMD_OPTIONS_END,
     };
-    struct cmd_operands operands;
 
-    int status = cmd_parse(&cmd_bench, options, argc, argv, &operands);
+    int status = cmd_parse_image(&cmd_bench, options, argc, argv, &request.filename);
     if (status != CMD_RUN)
         return status;
-    if (operands.count != 1)
-        return report_usage(&cmd_bench, "expects one image");
-    request.filename = operands.items[0];
     request.count = count.value;
     request.depth = depth.value;
     request.offset = offset.value;

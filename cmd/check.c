@@ -193,31 +193,27 @@ static int run(int argc, char **argv)
 {
     struct image_args image = IMAGE_ARGS_INIT;
     struct request request = { .quiet = false };
-    const char *output = NULL, *repair = NULL, *cache = NULL;
+    const char *repair = NULL, *cache = NULL;
     const struct cmd_option options[] = {
         { 'r', "repair", CMD_STRING, &repair, "leaks|all", "repair leaks, or all errors" },
-        { 0, "output", CMD_STRING, &output, "human|json", "the form of the output" },
+        OUTPUT_OPTION(&request.format),
         { 'T', "cache", CMD_STRING, &cache, "CACHE", "cache mode" },
         { 'q', "quiet", CMD_FLAG, &request.quiet, NULL, "print nothing but errors" },
         IMAGE_OPTIONS(&image),
         CMD_OPTIONS_END,
     };
-    struct cmd_operands operands;
+    const char *filename;
 
-    int status = cmd_parse(&cmd_check, options, argc, argv, &operands);
-    if (status == CMD_RUN && output_format_parse(output, &request.format))
-        status = EXIT_FAILED;
-    if (status == CMD_RUN && parse_repair(repair, &request.repair))
-        status = EXIT_FAILED;
+    int status = cmd_parse_image(&cmd_check, options, argc, argv, &filename);
     if (status != CMD_RUN)
         return status;
-    if (operands.count != 1)
-        return report_usage(&cmd_check, "expects one image");
+    if (parse_repair(repair, &request.repair))
+        return EXIT_FAILED;
 
     struct blk_error err = BLK_ERROR_INIT;
     struct blk_node *root;
     unsigned flags = BLK_NO_BACKING | BLK_IN_CHECK | (request.repair ? BLK_WRITABLE : 0);
-    if (image_open(&image, operands.items[0], flags, cache, &root, &err) < 0)
+    if (image_open(&image, filename, flags, cache, &root, &err) < 0)
         return report_error(&err);
     status = check(root, &request);
     return status == EXIT_FAILED ? finish(status, &root, 1) : finish_done(status, &root, 1);

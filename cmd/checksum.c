@@ -65,40 +65,35 @@ static int compute(struct blk_node *root, unsigned workers, bool show_progress,
 static int run(int argc, char **argv)
 {
     struct image_args image = IMAGE_ARGS_INIT;
+    enum output_format format = OUTPUT_HUMAN;
     struct cmd_size workers = { .value = DEFAULT_WORKERS };
-    const char *cache = NULL, *output = NULL;
+    const char *cache = NULL;
     bool progress = false;
     const struct cmd_option table[] = {
         IMAGE_OPTIONS(&image),
         { 'T', "cache", CMD_STRING, &cache, "CACHE", "cache mode" },
         { 'm', "parallel", CMD_UINT, &workers, "NUMBER", "so many threads read and hash (4)" },
-        { 0, "output", CMD_STRING, &output, "human|json", "the form of the output" },
+        OUTPUT_OPTION(&format),
         { 'p', "progress", CMD_FLAG, &progress, NULL, "show the progress" },
         CMD_OPTIONS_END,
     };
-    struct cmd_operands operands;
-    enum output_format format;
+    const char *filename;
 
-    int status = cmd_parse(&cmd_checksum, table, argc, argv, &operands);
+    int status = cmd_parse_image(&cmd_checksum, table, argc, argv, &filename);
     if (status != CMD_RUN)
         return status;
-    status = output_format_parse(output, &format);
-    if (status)
-        return status;
-    if (operands.count != 1)
-        return report_usage(&cmd_checksum, "expects one image");
     if (workers.value < 1 || workers.value > MAX_WORKERS)
         return report_usage(&cmd_checksum, "-m must be 1 to %d", MAX_WORKERS);
 
     struct blk_error err = BLK_ERROR_INIT;
     struct blk_node *root;
     char hex[BLK_DIGEST_HEX_BYTES];
-    if (image_open(&image, operands.items[0], 0, cache, &root, &err) < 0)
+    if (image_open(&image, filename, 0, cache, &root, &err) < 0)
         return report_error(&err);
     uint64_t size = blk_size(root);
     status = compute(root, (unsigned)workers.value, progress, hex);
     status = finish(status, &root, 1);
     if (status == EXIT_OK)
-        print_result(operands.items[0], size, hex, format);
+        print_result(filename, size, hex, format);
     return status;
 }

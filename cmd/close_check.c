@@ -138,7 +138,8 @@ static int look_only(struct blk_node *root, const char *filename, enum output_fo
 static int run(int argc, char **argv)
 {
     struct image_args image = IMAGE_ARGS_INIT;
-    const char *cache = NULL, *output = NULL;
+    enum output_format format = OUTPUT_HUMAN;
+    const char *cache = NULL;
     bool read_only = false, quiet = false;
     const struct cmd_option options[] = {
         IMAGE_OPTIONS(&image),
@@ -146,27 +147,21 @@ static int run(int argc, char **argv)
           "write nothing; only say whether it was closed cleanly" },
         { 't', "cache", CMD_STRING, &cache, "CACHE", "cache mode" },
         { 'q', "quiet", CMD_FLAG, &quiet, NULL, "print nothing but errors" },
-        { 0, "output", CMD_STRING, &output, "human|json", "the form of the output" },
+        OUTPUT_OPTION(&format),
         CMD_OPTIONS_END,
     };
-    struct cmd_operands operands;
-    enum output_format format;
+    const char *filename;
 
-    int status = cmd_parse(&cmd_close_check, options, argc, argv, &operands);
+    int status = cmd_parse_image(&cmd_close_check, options, argc, argv, &filename);
     if (status != CMD_RUN)
         return status;
-    status = output_format_parse(output, &format);
-    if (status)
-        return status;
-    if (operands.count != 1)
-        return report_usage(&cmd_close_check, "expects one image");
 
     /* As it is: a mark that an ordinary opening would repair or refuse is what is asked for. */
     unsigned flags = read_only ? BLK_NO_BACKING | BLK_NO_IO | BLK_IN_CHECK : BLK_WRITABLE;
     struct blk_error err = BLK_ERROR_INIT;
     struct blk_node *root;
-    if (image_open(&image, operands.items[0], flags, cache, &root, &err) < 0)
+    if (image_open(&image, filename, flags, cache, &root, &err) < 0)
         return report_error(&err);
-    return read_only ? look_only(root, operands.items[0], format, quiet)
-                     : close_strictly(root, operands.items[0], format, quiet);
+    return read_only ? look_only(root, filename, format, quiet)
+                     : close_strictly(root, filename, format, quiet);
 }

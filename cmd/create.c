@@ -198,7 +198,6 @@ static int prepare_and_create(const struct request *request, const struct blk_dr
 static int run(int argc, char **argv)
 {
     struct request request = { .format = "raw" };
-    const char *output = NULL;
     const struct cmd_option options[] = {
         { 'f', "format", CMD_STRING, &request.format, "FMT", "format of the new image (raw)" },
         { 'b', "backing", CMD_STRING, &request.backing_file, "FILE", "what shows through it" },
@@ -208,7 +207,7 @@ static int run(int argc, char **argv)
         { 'o', "options", CMD_LIST, &request.texts, "NAME=VALUE,...",
           "options of the format; -o help lists them" },
         { 'q', "quiet", CMD_FLAG, &request.quiet, NULL, "print nothing but errors" },
-        { 0, "output", CMD_STRING, &output, "human|json", "the form of the output" },
+        OUTPUT_OPTION(&request.output),
         { 0, "lock-wait", CMD_UINT, &request.backing.lock_wait, "SECONDS",
           "wait so long for an image that is in use" },
         { 0, "object", CMD_LIST, &request.backing.objects, "TYPE,id=ID,...",
@@ -219,9 +218,6 @@ static int run(int argc, char **argv)
 
     int status = cmd_parse(&cmd_create, options, argc, argv, &operands);
     if (status != CMD_RUN)
-        return status;
-    status = output_format_parse(output, &request.output);
-    if (status)
         return status;
     if (operands.count > 2)
         return report_usage(&cmd_create, "'%s' is one operand too many", operands.items[2]);

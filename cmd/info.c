@@ -388,28 +388,22 @@ const struct command cmd_info = {
 static int run(int argc, char **argv)
 {
     struct image_args image = IMAGE_ARGS_INIT;
+    enum output_format format = OUTPUT_HUMAN;
     bool whole = false;
-    const char *output = NULL;
     const struct cmd_option options[] = {
         IMAGE_OPTIONS(&image),
         { 0, "backing-chain", CMD_FLAG, &whole, NULL, "describe all layers, top to base" },
-        { 0, "output", CMD_STRING, &output, "human|json", "the form of the output" },
+        OUTPUT_OPTION(&format),
         CMD_OPTIONS_END,
     };
-    struct cmd_operands operands;
-    enum output_format format;
+    const char *filename;
 
-    int status = cmd_parse(&cmd_info, options, argc, argv, &operands);
+    int status = cmd_parse_image(&cmd_info, options, argc, argv, &filename);
     if (status != CMD_RUN)
         return status;
-    status = output_format_parse(output, &format);
-    if (status)
-        return status;
-    if (operands.count != 1)
-        return report_usage(&cmd_info, "expects one image");
 
     struct chain chain = { .layers = NULL };
-    status = gather(&chain, &image, operands.items[0], whole);
+    status = gather(&chain, &image, filename, whole);
     if (status == EXIT_OK)
         print_chain(&chain, format, whole);
     for (size_t i = 0; i < chain.count; i++)

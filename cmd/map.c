@@ -192,31 +192,26 @@ const struct command cmd_map = {
 static int run(int argc, char **argv)
 {
     struct image_args image = IMAGE_ARGS_INIT;
+    enum output_format format = OUTPUT_HUMAN;
     struct cmd_size start = { 0 }, max_length = { 0 };
-    const char *output = NULL, *bitmap = NULL;
+    const char *bitmap = NULL;
     const struct cmd_option options[] = {
         IMAGE_OPTIONS(&image),
         { 's', "start-offset", CMD_SIZE, &start, "OFFSET", "begin there" },
         { 'l', "max-length", CMD_SIZE, &max_length, "LENGTH", "look at so many bytes at most" },
         { 0, "bitmap", CMD_STRING, &bitmap, "NAME", "show what is dirty in this bitmap" },
-        { 0, "output", CMD_STRING, &output, "human|json", "the form of the output" },
+        OUTPUT_OPTION(&format),
         CMD_OPTIONS_END,
     };
-    struct cmd_operands operands;
-    enum output_format format;
+    const char *filename;
 
-    int status = cmd_parse(&cmd_map, options, argc, argv, &operands);
+    int status = cmd_parse_image(&cmd_map, options, argc, argv, &filename);
     if (status != CMD_RUN)
         return status;
-    status = output_format_parse(output, &format);
-    if (status)
-        return status;
-    if (operands.count != 1)
-        return report_usage(&cmd_map, "expects one image");
 
     struct blk_error err = BLK_ERROR_INIT;
     struct blk_node *root;
-    if (image_open(&image, operands.items[0], bitmap ? BLK_NO_BACKING : 0, NULL, &root, &err) < 0)
+    if (image_open(&image, filename, bitmap ? BLK_NO_BACKING : 0, NULL, &root, &err) < 0)
         return report_error(&err);
 
     uint64_t end = round_up(blk_size(root), BLK_SECTOR_BYTES);

@@ -86,7 +86,8 @@ static int run(int argc, char **argv)
     struct image_args image = IMAGE_ARGS_INIT;
     struct cmd_list texts = { 0 };
     struct cmd_size size = { 0 };
-    const char *target_format = "raw", *snapshot = NULL, *output = NULL;
+    const char *target_format = "raw", *snapshot = NULL;
+    enum output_format format = OUTPUT_HUMAN;
     const struct cmd_option table[] = {
         IMAGE_OPTIONS(&image),
         { 'O', "target-format", CMD_STRING, &target_format, "FMT",
@@ -95,17 +96,13 @@ static int run(int argc, char **argv)
         { 0, "size", CMD_SIZE, &size, "SIZE", "measure an empty image of this size" },
         { 'l', "snapshot", CMD_STRING, &snapshot, "SNAPSHOT",
           "measure this snapshot of the image" },
-        { 0, "output", CMD_STRING, &output, "human|json", "the form of the output" },
+        OUTPUT_OPTION(&format),
         CMD_OPTIONS_END,
     };
     struct cmd_operands operands;
-    enum output_format format;
 
     int status = cmd_parse(&cmd_measure, table, argc, argv, &operands);
     if (status != CMD_RUN)
-        return status;
-    status = output_format_parse(output, &format);
-    if (status)
         return status;
     if (operands.count > 1)
         return report_usage(&cmd_measure, "expects one image at most");

@@ -62,7 +62,7 @@ static int run(int argc, char **argv)
 {
     struct image_args image = IMAGE_ARGS_INIT;
     const char *prealloc_text = "off";
-    const char *output = NULL;
+    enum output_format format = OUTPUT_HUMAN;
     bool quiet = false, shrink = false;
     const struct cmd_option options[] = {
         IMAGE_OPTIONS(&image),
@@ -70,18 +70,14 @@ static int run(int argc, char **argv)
           "how new space is allocated: off, metadata, falloc, full" },
         { 0, "shrink", CMD_FLAG, &shrink, NULL, "allow what lies beyond the new end to be lost" },
         { 'q', "quiet", CMD_FLAG, &quiet, NULL, "print nothing but errors" },
-        { 0, "output", CMD_STRING, &output, "human|json", "the form of the output" },
+        OUTPUT_OPTION(&format),
         CMD_OPTIONS_END,
     };
     struct cmd_operands operands;
     enum blk_prealloc prealloc;
-    enum output_format format;
 
     int status = cmd_parse(&cmd_resize, options, argc, argv, &operands);
     if (status != CMD_RUN)
-        return status;
-    status = output_format_parse(output, &format);
-    if (status)
         return status;
     if (blk_prealloc_parse(prealloc_text, &prealloc) < 0)
         return report_failure("--preallocation: '%s' is none of off, metadata, falloc, full",

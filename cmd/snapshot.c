@@ -88,20 +88,18 @@ static int run(int argc, char **argv)
         IMAGE_OPTIONS(&image),
         CMD_OPTIONS_END,
     };
-    struct cmd_operands operands;
+    const char *filename;
 
-    int status = cmd_parse(&cmd_snapshot, options, argc, argv, &operands);
+    int status = cmd_parse_image(&cmd_snapshot, options, argc, argv, &filename);
     if (status != CMD_RUN)
         return status;
-    if (operands.count != 1)
-        return report_usage(&cmd_snapshot, "expects one image");
 
     bool changes = request.action && request.action != 'l';
     struct blk_error err = BLK_ERROR_INIT;
     struct blk_node *root;
     /* Snapshots are of one layer: its backing file is not needed. */
     unsigned flags = BLK_NO_BACKING | (changes ? BLK_WRITABLE : BLK_NO_IO);
-    if (image_open(&image, operands.items[0], flags, NULL, &root, &err) < 0)
+    if (image_open(&image, filename, flags, NULL, &root, &err) < 0)
         return report_error(&err);
     status = changes ? change(root, &request) : request.action ? list(root) : EXIT_OK;
     return finish(status, &root, 1);

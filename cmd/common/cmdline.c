@@ -248,6 +248,8 @@ static int store(const struct cmd_option *option, const char *text)
     case CMD_UINT:
         ((struct cmd_size *)option->value)->given = true;
         return cmd_uint_parse(name, text, &((struct cmd_size *)option->value)->value);
+    case CMD_OUTPUT:
+        return output_format_parse(text, option->value);
     case CMD_CALL:
     case CMD_MARK:
         break;
@@ -318,4 +320,17 @@ int cmd_parse(const struct command *command, const struct cmd_option *options, i
     poptFreeContext(context);
     *operands = arranged.operands;
     return status;
+}
+
+int cmd_parse_image(const struct command *command, const struct cmd_option *options, int argc,
+                    char **argv, const char **filename)
+{
+    struct cmd_operands operands;
+    int status = cmd_parse(command, options, argc, argv, &operands);
+    if (status != CMD_RUN)
+        return status;
+    if (operands.count != 1)
+        return report_usage(command, "expects one image");
+    *filename = operands.items[0];
+    return CMD_RUN;
 }

@@ -17,6 +17,7 @@ enum cmd_option_kind {
     CMD_LIST,   /* text; struct cmd_list; all of them, in order */
     CMD_SIZE,   /* a size such as 64k; struct cmd_size */
     CMD_UINT,   /* a plain number; struct cmd_size */
+    CMD_OUTPUT, /* "human" or "json"; enum output_format */
     CMD_CALL,   /* text; struct cmd_call: the order among several options matters */
     CMD_MARK,   /* nothing; struct cmd_call, called with a NULL text */
 };
@@ -50,6 +51,10 @@ struct cmd_option {
     const char *help;
 };
 
+/* The row of commands that can print JSON. `format` points to an enum output_format. */
+#define OUTPUT_OPTION(format)                                                                     \
+    { 0, "output", CMD_OUTPUT, format, "human|json", "the form of the output" }
+
 /* A row without name ends the table. */
 #define CMD_OPTIONS_END { 0, NULL, CMD_FLAG, NULL, NULL, NULL }
 
@@ -68,6 +73,10 @@ struct cmd_operands {
  */
 int cmd_parse(const struct command *command, const struct cmd_option *options, int argc,
               char **argv, struct cmd_operands *operands);
+
+/* The same for a command that has one operand, the name of an image. */
+int cmd_parse_image(const struct command *command, const struct cmd_option *options, int argc,
+                    char **argv, const char **filename);
 
 /* Adds a text, which is not copied. */
 void cmd_list_add(struct cmd_list *list, const char *text);

@@ -14,16 +14,14 @@
  *             { 'q', "quiet", CMD_FLAG, &quiet, NULL, "print nothing but errors" },
  *             CMD_OPTIONS_END,
  *         };
- *         struct cmd_operands operands;
- *         int status = cmd_parse(&cmd_flatten, options, argc, argv, &operands);
+ *         const char *filename;
+ *         int status = cmd_parse_image(&cmd_flatten, options, argc, argv, &filename);
  *         if (status != CMD_RUN)
  *             return status;
- *         if (operands.count != 1)
- *             return report_usage(&cmd_flatten, "expects one image");
  *
  *         struct blk_error err = BLK_ERROR_INIT;
  *         struct blk_node *root;
- *         if (image_open(&image, operands.items[0], BLK_WRITABLE, NULL, &root, &err) < 0)
+ *         if (image_open(&image, filename, BLK_WRITABLE, NULL, &root, &err) < 0)
  *             return report_error(&err);
  *         status = flatten(root, &err) < 0 ? report_error(&err) : EXIT_OK;
  *         return finish(status, &root, 1);

@@ -77,7 +77,6 @@ static int take_operands(struct convert_options *o, const struct cmd_operands *o
 int convert_parse(int argc, char **argv, struct convert_options *o)
 {
     struct given given = { .format = NULL };
-    const char *output = NULL;
     const struct cmd_option table[] = {
         IMAGE_OPTIONS(&o->source),
         { 'O', "target-format", CMD_STRING, &given.format, "FMT", "format of the target (raw)" },
@@ -106,7 +105,7 @@ int convert_parse(int argc, char **argv, struct convert_options *o)
           "write in any order: for devices, and to compress in parallel" },
         { 0, "salvage", CMD_FLAG, &o->salvage, NULL, "take what cannot be read for zeroes" },
         { 0, "bitmaps", CMD_FLAG, &o->bitmaps, NULL, "copy persistent bitmaps too" },
-        { 0, "output", CMD_STRING, &output, "human|json", "the form of the output" },
+        OUTPUT_OPTION(&o->format),
         { 0, "skip-broken-bitmaps", CMD_FLAG, &o->skip_broken_bitmaps, NULL,
           "with --bitmaps: leave out inconsistent ones" },
         CMD_OPTIONS_END,
@@ -115,9 +114,6 @@ int convert_parse(int argc, char **argv, struct convert_options *o)
 
     int status = cmd_parse(&cmd_convert, table, argc, argv, &operands);
     if (status != CMD_RUN)
-        return status;
-    status = output_format_parse(output, &o->format);
-    if (status)
         return status;
     status = take_operands(o, &operands);
     if (status == EXIT_OK)
