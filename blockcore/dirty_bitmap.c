@@ -3,12 +3,15 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include "blockcore/bytes.h"
 #include "blockcore/memory.h"
 
 #define WORD_BITS 64
 #define ALL_ONES UINT64_MAX
+#define HUGE_PAGE_BYTES (2 * MIB)
 
 /* 512 MiB of bits is what QEMU takes. */
 #define MAX_BITS (UINT64_C(512) * MIB * 8)
@@ -25,10 +28,50 @@ static uint64_t bits_for(uint64_t size, unsigned granularity_bits)
     return div_round_up(size, UINT64_C(1) << granularity_bits);
 }
 
-/* Words of zeroes, as the system's zero page until they are touched; one more than needed. */
+/* ---- memory of the words ---- */
+
+static size_t words_bytes(uint64_t bits)
+{
+    return (size_t)u64_max(div_round_up(bits, WORD_BITS), 1) * sizeof(atomic_uint_fast64_t);
+}
+
+/*
+ * Words of zeroes: the system's zero page until they are touched. Large arrays are aligned so that the system may use
+ * huge pages, where it would otherwise fault for every 32 Ki bits.
+ */
 static atomic_uint_fast64_t *allocate_words(uint64_t bits)
 {
-    return calloc(bits / WORD_BITS + 1, sizeof(atomic_uint_fast64_t));
+    size_t bytes = words_bytes(bits);
+
+    if (bytes < HUGE_PAGE_BYTES)
+        return calloc(1, bytes);
+    if (bytes > SIZE_MAX - HUGE_PAGE_BYTES)
+        return NULL;
+    uint8_t *start = mmap(NULL, bytes + HUGE_PAGE_BYTES, PROT_READ | PROT_WRITE,
+                          MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (start == MAP_FAILED)
+        return NULL;
+    size_t before = (size_t)(round_up((uintptr_t)start, HUGE_PAGE_BYTES) - (uintptr_t)start);
+    size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    size_t behind = round_down(HUGE_PAGE_BYTES - before, page);
+    if (before)
+        munmap(start, before);
+    uint8_t *end = start + before + round_up(bytes, page);
+    if (behind)
+        munmap(end, behind);
+    madvise(start + before, bytes, MADV_HUGEPAGE);
+    return (atomic_uint_fast64_t *)(void *)(start + before);
+}
+
+static void free_words(struct blk_dirty_bitmap *bitmap)
+{
+    size_t bytes = words_bytes(bitmap->bit_count);
+
+    if (!bitmap->words || bytes < HUGE_PAGE_BYTES)
+        free(bitmap->words);
+    else
+        munmap((void *)bitmap->words, bytes);
+    bitmap->words = NULL;
 }
 
 static int check_shape(const char *name, unsigned granularity_bits, struct blk_error *err)
@@ -96,7 +139,7 @@ void blk_dirty_bitmap_free(struct blk_dirty_bitmap *bitmap)
 {
     if (!bitmap)
         return;
-    free(bitmap->words);
+    free_words(bitmap);
     free(bitmap->name);
     free(bitmap);
 }
@@ -228,7 +271,7 @@ static void merge_words(struct blk_dirty_bitmap *to, const struct blk_dirty_bitm
 
     for (uint64_t i = 0; i * WORD_BITS < to->bit_count; i++) {
         uint64_t word = word_at(from, i);
-        if (!(word & ~word_at(to, i)))
+        if (!word || !(word & ~word_at(to, i)))
             continue;
         atomic_fetch_or(&to->words[i], word);
         changed = true;
@@ -271,9 +314,9 @@ int blk_dirty_bitmap_resize(struct blk_dirty_bitmap *bitmap, uint64_t size, stru
         return ret;
     blk_dirty_bitmap_merge(resized, bitmap);
 
-    atomic_uint_fast64_t *old = bitmap->words;
+    free_words(bitmap);
     bitmap->words = resized->words;
-    resized->words = old;
+    resized->words = NULL;
     bitmap->size = size;
     bitmap->bit_count = resized->bit_count;
     atomic_store(&bitmap->changed, true);
@@ -283,8 +326,7 @@ int blk_dirty_bitmap_resize(struct blk_dirty_bitmap *bitmap, uint64_t size, stru
 
 void blk_dirty_bitmap_forget(struct blk_dirty_bitmap *bitmap)
 {
-    free(bitmap->words);
-    bitmap->words = NULL;
+    free_words(bitmap);
     atomic_store(&bitmap->changed, false);
 }
 
@@ -302,13 +344,32 @@ static uint64_t stored_word(const struct blk_dirty_bitmap *bitmap, uint64_t stor
     return index * WORD_BITS < bitmap->bit_count ? word_at(bitmap, index) : 0;
 }
 
+/* A word in the stored order of bytes, which is little endian. */
+static void word_put(uint8_t *to, uint64_t word)
+{
+    for (unsigned i = 0; i < sizeof(word); i++)
+        to[i] = (uint8_t)(word >> (8 * i));
+}
+
+static uint64_t word_take(const uint8_t *from)
+{
+    uint64_t word = 0;
+    for (unsigned i = 0; i < sizeof(word); i++)
+        word |= (uint64_t)from[i] << (8 * i);
+    return word;
+}
+
 void blk_dirty_bitmap_export(const struct blk_dirty_bitmap *bitmap, uint64_t stored_offset,
                              uint64_t bytes, uint8_t *buf)
 {
-    for (uint64_t at = 0; at < bytes; at += sizeof(uint64_t)) {
-        uint64_t word = stored_word(bitmap, stored_offset + at);
-        for (uint64_t i = 0; i < sizeof(uint64_t) && at + i < bytes; i++)
-            buf[at + i] = (uint8_t)(word >> (8 * i));
+    uint64_t whole = round_down(bytes, sizeof(uint64_t));
+
+    for (uint64_t at = 0; at < whole; at += sizeof(uint64_t))
+        word_put(buf + at, stored_word(bitmap, stored_offset + at));
+    if (whole < bytes) {
+        uint8_t last[sizeof(uint64_t)];
+        word_put(last, stored_word(bitmap, stored_offset + whole));
+        memcpy(buf + whole, last, bytes - whole);
     }
 }
 
@@ -323,14 +384,20 @@ bool blk_dirty_bitmap_piece_is(const struct blk_dirty_bitmap *bitmap, uint64_t s
 void blk_dirty_bitmap_import(struct blk_dirty_bitmap *bitmap, uint64_t stored_offset,
                              uint64_t bytes, const uint8_t *buf)
 {
-    for (uint64_t at = 0; at < bytes; at += sizeof(uint64_t)) {
-        uint64_t first = (stored_offset + at) * 8;
-        uint64_t word = 0;
-        for (uint64_t i = 0; i < sizeof(uint64_t) && at + i < bytes; i++)
-            word |= (uint64_t)buf[at + i] << (8 * i);
-        if (!word || first >= bitmap->bit_count)
-            continue;
-        word &= mask_in_word(first / WORD_BITS, first, bitmap->bit_count - 1);
-        atomic_fetch_or(&bitmap->words[first / WORD_BITS], word);
+    uint64_t index = stored_offset / sizeof(uint64_t);
+    uint64_t count = div_round_up(bitmap->bit_count, WORD_BITS);
+
+    for (uint64_t at = 0; at < bytes && index < count; at += sizeof(uint64_t), index++) {
+        uint8_t last[sizeof(uint64_t)] = { 0 };
+        const uint8_t *from = buf + at;
+        if (bytes - at < sizeof(last))
+            from = memcpy(last, from, bytes - at);
+        uint64_t word = word_take(from);
+        if (word)
+            atomic_store_explicit(&bitmap->words[index], word, memory_order_relaxed);
     }
+    /* The last word may have bits for granules that there are not. */
+    if (bitmap->bit_count % WORD_BITS && index == count)
+        atomic_fetch_and(&bitmap->words[count - 1],
+                         mask_in_word(count - 1, 0, bitmap->bit_count - 1));
 }

@@ -123,7 +123,7 @@ void blk_dirty_bitmap_export(const struct blk_dirty_bitmap *bitmap, uint64_t sto
 bool blk_dirty_bitmap_piece_is(const struct blk_dirty_bitmap *bitmap, uint64_t stored_offset,
                                uint64_t bytes, bool ones);
 /*
- * Adds the stored bits to the bitmap (which is clean at first). Bits past the last granule are
+ * Sets the bits of a piece of a clean bitmap to the stored ones. Bits past the last granule are
  * ignored: QEMU writes them where it had read a piece as all ones.
  */
 void blk_dirty_bitmap_import(struct blk_dirty_bitmap *bitmap, uint64_t stored_offset,

@@ -14,7 +14,7 @@
 #include "blockcore/memory.h"
 #include "drivers/qcow2/bitmap.h"
 
-#define COPY_BYTES (1 * MIB) /* bits are written in pieces of about this size */
+#define COPY_BYTES (256 * KIB) /* bits are written in pieces of about this size */
 
 /* ---- new places ---- */
 
