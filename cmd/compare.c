@@ -35,9 +35,13 @@ const struct command cmd_compare = {
 #define STRICT_FLAGS (BLK_EXT_DATA | BLK_EXT_ZERO | BLK_EXT_ALLOCATED | BLK_EXT_OFFSET_VALID)
 
 /* Exit statuses beside 0 and 1 (images differ). */
-enum { COMPARE_OPEN_FAILED = 2, COMPARE_MAP_FAILED = 3, COMPARE_READ_FAILED = 4 };
+enum compare_status {
+    COMPARE_OPEN_FAILED = 2,
+    COMPARE_MAP_FAILED = 3,
+    COMPARE_READ_FAILED = 4,
+};
 
-enum verdict { SAME, CONTENT_DIFFERS, STATUS_DIFFERS, MAP_FAILED, READ_FAILED };
+enum verdict { SAME, CONTENT_DIFFERS, STATUS_DIFFERS, MAP_UNREADABLE, UNREADABLE };
 
 struct finding {
     enum verdict verdict;
@@ -95,7 +99,7 @@ static bool look_at(struct job *job, int side)
     if (blk_block_status_above(job->roots[side], NULL, job->next, job->total - job->next,
                                BLK_WANT_ZERO | BLK_WANT_HOLES, &job->extents[side], &err) == 0)
         return true;
-    found(job, MAP_FAILED, job->next, &err);
+    found(job, MAP_UNREADABLE, job->next, &err);
     return false;
 }
 
@@ -167,7 +171,7 @@ static void compare_chunk(struct job *job, const struct chunk *chunk, uint8_t *b
         if (chunk->zero[side])
             continue;
         if (blk_pread(job->roots[side], chunk->offset, chunk->bytes, buffers[side], &err) < 0) {
-            found_by_worker(job, READ_FAILED, chunk->offset, &err);
+            found_by_worker(job, UNREADABLE, chunk->offset, &err);
             return;
         }
         read[count++] = buffers[side];
@@ -190,7 +194,7 @@ static void *work(void *argument)
     if (!memory) {
         struct blk_error err = BLK_ERROR_INIT;
         blk_fail(&err, ENOMEM, "comparing '%s'", job->roots[0]->name);
-        found(job, READ_FAILED, job->next, &err);
+        found(job, UNREADABLE, job->next, &err);
     }
     while (memory && next_chunk(job, &chunk)) {
         pthread_mutex_unlock(&job->mutex);
@@ -221,7 +225,7 @@ static void compare(struct job *job)
         struct blk_error err = BLK_ERROR_INIT;
         blk_fail_why(&err, ECANCELED, "stopped by a signal", "comparing '%s' and '%s'",
                      job->roots[0]->name, job->roots[1]->name);
-        found(job, READ_FAILED, job->next, &err);
+        found(job, UNREADABLE, job->next, &err);
     }
 }
 
@@ -248,10 +252,10 @@ static int report_finding(const struct job *job, bool quiet)
         if (!quiet)
             printf("Strict mode: Offset %" PRIu64 " block status mismatch!\n", finding->offset);
         return EXIT_FAILED;
-    case MAP_FAILED:
+    case MAP_UNREADABLE:
         report_error(&finding->err);
         return COMPARE_MAP_FAILED;
-    case READ_FAILED:
+    case UNREADABLE:
         break;
     }
     report_error(&finding->err);

@@ -116,8 +116,8 @@ static int read_preallocation(struct blk_options *options, enum blk_prealloc *mo
 
 static int raw_create(struct blk_create *create, struct blk_node **node, struct blk_error *err)
 {
-    uint64_t size;
-    enum blk_prealloc prealloc;
+    uint64_t size = 0;
+    enum blk_prealloc prealloc = BLK_PREALLOC_OFF;
     bool nocow; /* the protocol's business, but given among the format's options */
     (void)node;
 

@@ -72,7 +72,9 @@ same_bench() {
     for kind in read write flush close; do
         printf '[inject-error]\niotype = "%s"\nnth = "2"\nonce = "on"\n' "$kind" >rules
         [[ $kind != close ]] || sed -i /nth/d rules
-        run --separate-stderr blkimg bench -f raw -c 50 -d 4 $([[ $kind == read ]] || echo -w --flush-interval 10) blkdebug:rules:a
+        local writing=(-w --flush-interval 10)
+        [[ $kind != read ]] || writing=()
+        run --separate-stderr blkimg bench -f raw -c 50 -d 4 "${writing[@]}" blkdebug:rules:a
         # shellcheck disable=SC2154 # run sets it
         [[ $status == 1 || $kind == close && $status == 5 ]] || fail "$kind: $status $stderr"
         [[ -n $stderr && ($kind == close || $output != *completed*) ]]

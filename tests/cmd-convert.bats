@@ -349,7 +349,7 @@ END
     run strace -f -qq -o trace -e trace=fsync,fdatasync,sync_file_range,syncfs \
         "$BLKIMG" convert -t unsafe a t1.raw
     assert_success
-    ! grep -q 'sync(.*= 0' trace
+    run ! grep -q 'sync(.*= 0' trace
     run strace -f -qq -o trace -e trace=fsync,fdatasync "$BLKIMG" convert a t2.raw
     assert_success
     grep -q 'sync(.*= 0' trace

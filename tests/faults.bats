@@ -121,6 +121,7 @@ scene_image() {
 }
 
 @test "a disk that is full from the n-th write on" {
+    # shellcheck disable=SC2034 # read by the functions of lib/faults.bash
     local FAULT_ONCE=off FAULT_ERRNO=28
     scene_image s.raw
     scene_image t.raw 0x77

@@ -177,7 +177,7 @@ PY
         ln -sf a link
         try a
         for command in 'info --backing-chain' 'convert -O raw' map; do
-            # shellcheck disable=SC2086 # a list
+            # shellcheck disable=SC2086,SC2046 # lists
             run -1 --separate-stderr timeout 10 "$BLKIMG" $command a $([[ $command != convert* ]] || echo out)
             [[ ${#stderr_lines[@]} == 1 ]]
         done

@@ -228,9 +228,6 @@ static int collect_l1(struct qcow2_check *check, uint64_t l1_offset, uint64_t en
 {
     const struct qcow2_state *s = qcow2_state(check->node);
     BLK_AUTOFREE uint64_t *l1 = NULL;
-    BLK_AUTOFREE uint8_t *buf = malloc(s->cluster_bytes);
-    if (!buf)
-        return blk_fail(err, ENOMEM, "checking '%s'", check->node->name);
 
     if (entries * 8 > QCOW2_MAX_L1_BYTES) {
         qcow2_check_corruption(check, "an L1 table is larger than 32 MiB");
@@ -240,6 +237,9 @@ static int collect_l1(struct qcow2_check *check, uint64_t l1_offset, uint64_t en
     if (!entries || !add_table(check, l1_offset, entries * 8, "an L1 table"))
         return 0;
     check->l1_usable |= active;
+    BLK_AUTOFREE uint8_t *buf = malloc(s->cluster_bytes);
+    if (!buf)
+        return blk_fail(err, ENOMEM, "checking '%s'", check->node->name);
     int ret = qcow2_read_table(check->node, l1_offset, entries, QCOW2_MAX_L1_BYTES, &l1, "L1 table",
                                err);
     for (uint64_t i = 0; i < entries && ret == 0; i++)

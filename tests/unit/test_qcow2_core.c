@@ -80,7 +80,7 @@ static void request(unsigned thread, unsigned *seed)
             ret = blk_flush(node, NULL);
             break;
         }
-        /* fall through */
+        __attribute__((fallthrough));
     default:
         memset(buf, rand_r(seed), STRIPE);
         ret = blk_pwrite(node, offset, STRIPE, buf, 0, NULL);
