@@ -1,5 +1,5 @@
 /*
- * Closing a graph, which can fail, and the report of how it went (DESIGN 6).
+ * Closing a graph, which can fail, and the report of how it went.
  */
 #ifndef BLOCKCORE_CLOSE_H
 #define BLOCKCORE_CLOSE_H

@@ -1,6 +1,5 @@
 /*
- * The one engine that moves guest data (DESIGN 9):
- * convert, backup, commit, rebase, mirror, dd and compare.
+ * The one engine that moves guest data: convert, backup, commit, rebase, mirror and dd.
  *
  * An extent iterator walks the source's block status; worker threads take chunks from a bounded
  * window and move each the cheapest true way: skip, zero, copy inside the kernel, compressed write,

@@ -1,5 +1,5 @@
 /*
- * The two levels of a flush (DESIGN 5), and why a failed one stays failed.
+ * The two levels of a flush, and why a failed one stays failed.
  *
  * flush_to_os runs down the graph in every cache mode; flush_to_disk makes the medium keep what it
  * was given, unless the cache mode is unsafe. The kernel reports a write-back error once: a

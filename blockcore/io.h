@@ -53,9 +53,8 @@ int blk_copy_range(struct blk_node *node, uint64_t offset, struct blk_node *sour
                    uint64_t source_offset, uint64_t bytes, struct blk_error *err);
 
 /*
- * Makes all completed writes survive the death of this process and,
- * unless the cache mode is unsafe, of the machine (DESIGN 5). A
- * failure is permanent for the node: every later flush returns it too.
+ * Makes all completed writes survive the death of this process and, unless the cache mode is
+ * unsafe, of the machine. A failure is permanent for the node: every later flush returns it too.
  */
 int blk_flush(struct blk_node *node, struct blk_error *err);
 

@@ -1,5 +1,5 @@
 /*
- * Reopening nodes with other flags or cache modes as a transaction, level by level (DESIGN 7).
+ * Reopening nodes with other flags or cache modes as a transaction, level by level.
  */
 #ifndef BLOCKCORE_REOPEN_H
 #define BLOCKCORE_REOPEN_H

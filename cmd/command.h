@@ -14,7 +14,7 @@ struct command {
     int (*run)(int argc, char **argv);
 };
 
-/* Exit statuses (DESIGN 11). `check` and `compare` have more of their own. */
+/* Exit statuses. `check` and `compare` have more of their own. */
 enum exit_status {
     EXIT_OK = 0,
     EXIT_FAILED = 1,

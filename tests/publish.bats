@@ -1,5 +1,5 @@
 # When a target appears under its name, what it inherits, and what a failed or killed run leaves
-# (DESIGN 8, C6).
+# (C6).
 
 bats_require_minimum_version 1.5.0
 load lib/common

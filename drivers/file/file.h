@@ -3,7 +3,7 @@
  *
  *   file.c     life, options, reading, writing, flush, size
  *   reopen.c   the same file under another descriptor
- *   lock.c     locks that keep this program and a running VM apart (DESIGN 12)
+ *   lock.c     locks that keep this program and a running VM apart
  *   target.c   files made by this run: where they are written
  *   publish.c  and how they get their name when they are complete (C6)
  *   held.c     the first sector of a target that is overwritten in place, kept back until then

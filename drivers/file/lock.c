@@ -1,5 +1,5 @@
 /*
- * QEMU's image locks (DESIGN 12): one byte of the file a permission, locked by the open file
+ * QEMU's image locks: one byte of the file a permission, locked by the open file
  * description.
  *
  * Byte 100+p held means "I use p", byte 200+p held means "I do not let others use p". All are held

@@ -187,7 +187,7 @@ static int name_over_old(struct blk_node *node, struct blk_error *err)
 
 /* ---- the order ---- */
 
-/* Content and inode reach the medium. A failure stays with the node (DESIGN 5). */
+/* Content and inode reach the medium. A failure stays with the node. */
 static int sync_all(struct blk_node *node, struct blk_error *err)
 {
     const struct file_state *s = node->state;
