@@ -8,6 +8,7 @@
  */
 #include <errno.h>
 #include <pthread.h>
+#include <time.h>
 
 #include "blockcore/bytes.h"
 #include "blockcore/cancel.h"
@@ -25,15 +26,37 @@ struct copying {
     struct blk_cbw *cbw;
     const struct blk_dirty_bitmap *mask;
     uint64_t bytes;
+    uint64_t started_ns;
 
     pthread_mutex_t mutex; /* guards what follows */
     uint64_t next;
+    uint64_t taken; /* bytes handed out: what the rate counts */
     int ret;
     struct blk_error err;
 };
 
+static uint64_t now_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
+}
+
+/* Sleeps until so many bytes may have been copied; a signal ends the wait. */
+static void keep_to_rate(const struct copying *copying, uint64_t copied_before)
+{
+    uint64_t rate = copying->backup->options->bytes_per_second;
+    double due_ns = rate ? (double)copied_before / (double)rate * 1e9 : 0;
+
+    while ((double)(now_ns() - copying->started_ns) < due_ns && !blk_cancelled()) {
+        struct timespec pause = { .tv_nsec = 5000000 };
+        nanosleep(&pause, NULL);
+    }
+}
+
 /* Hands out the next range to copy; false at the end or after a failure. */
-static bool take_piece(struct copying *copying, uint64_t *offset, uint64_t *bytes)
+static bool take_piece(struct copying *copying, uint64_t *offset, uint64_t *bytes,
+                       uint64_t *taken_before)
 {
     bool more = true;
 
@@ -46,6 +69,8 @@ static bool take_piece(struct copying *copying, uint64_t *offset, uint64_t *byte
     if (more) {
         *bytes = u64_min(*bytes, PIECE_BYTES - *offset % PIECE_BYTES);
         copying->next = *offset + *bytes;
+        *taken_before = copying->taken;
+        copying->taken += *bytes;
         progress_update(&copying->backup->progress, copying->next, copying->bytes);
     }
     pthread_mutex_unlock(&copying->mutex);
@@ -56,9 +81,10 @@ static void *copy_pieces(void *argument)
 {
     struct copying *copying = argument;
     struct blk_error err = BLK_ERROR_INIT;
-    uint64_t offset, bytes;
+    uint64_t offset, bytes, taken_before;
 
-    while (take_piece(copying, &offset, &bytes)) {
+    while (take_piece(copying, &offset, &bytes, &taken_before)) {
+        keep_to_rate(copying, taken_before);
         int ret = blk_cancelled() ? blk_fail_why(&err, ECANCELED, "stopped by a signal", "backup")
                                   : blk_cbw_save(copying->cbw, offset, bytes, &err);
         if (ret == 0)
@@ -81,6 +107,7 @@ static int copy_all(struct backup *backup, struct backup_disk *disk, struct blk_
         .cbw = cbw,
         .mask = disk->mask,
         .bytes = disk->bytes,
+        .started_ns = now_ns(),
     };
     pthread_t threads[16];
     unsigned started = 0;
