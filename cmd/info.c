@@ -16,6 +16,7 @@
 #include "blockcore/memory.h"
 #include "cmd/common/common.h"
 #include "cmd/common/snapshot_list.h"
+#include "cmd/info_graph.h"
 
 /* ---- gathering ---- */
 
@@ -381,7 +382,7 @@ const struct command cmd_info = {
     "info",
     "Describe an image and, if asked, its backing files",
     "[--object objectdef] [--image-opts] [-f fmt] [--output=ofmt] [--backing-chain] [-U] "
-    "[--lock-wait=seconds] filename",
+    "[--graph=text|dot] [--lock-wait=seconds] filename",
     run,
 };
 
@@ -389,9 +390,12 @@ static int run(int argc, char **argv)
 {
     struct image_args image = IMAGE_ARGS_INIT;
     enum output_format format = OUTPUT_HUMAN;
+    const char *graph = NULL;
+    enum graph_form graph_form;
     bool whole = false;
     const struct cmd_option options[] = {
         IMAGE_OPTIONS(&image),
+        { 0, "graph", CMD_STRING, &graph, "text|dot", "show all nodes, as text or for Graphviz" },
         { 0, "backing-chain", CMD_FLAG, &whole, NULL, "describe all layers, top to base" },
         OUTPUT_OPTION(&format),
         CMD_OPTIONS_END,
@@ -401,6 +405,14 @@ static int run(int argc, char **argv)
     int status = cmd_parse_image(&cmd_info, options, argc, argv, &filename);
     if (status != CMD_RUN)
         return status;
+
+    status = graph_form_parse(graph, &graph_form);
+    if (status)
+        return status;
+    if (graph && (whole || format == OUTPUT_JSON))
+        return report_usage(&cmd_info, "--graph has a form of its own, and shows the whole chain");
+    if (graph)
+        return print_graph(&image, filename, graph_form);
 
     struct chain chain = { .layers = NULL };
     status = gather(&chain, &image, filename, whole);

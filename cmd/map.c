@@ -11,6 +11,7 @@
 #include "blockcore/bytes.h"
 #include "blockcore/cancel.h"
 #include "cmd/common/common.h"
+#include "cmd/map_picture.h"
 
 struct entry {
     uint64_t start, length;
@@ -179,6 +180,32 @@ static int map_bitmap(struct blk_node *root, const char *name, uint64_t start, u
     return EXIT_OK;
 }
 
+/* ---- the picture ---- */
+
+static int draw_picture(struct blk_node *root, const char *name, uint64_t start, uint64_t end)
+{
+    struct blk_error err = BLK_ERROR_INIT;
+    struct blk_dirty_bitmap *bitmap = NULL;
+
+    if (name && blk_bitmaps_get_usable(blk_skip_filters(root), name, &bitmap, &err) < 0)
+        return report_error(&err);
+    return map_picture(root, bitmap, start, end, &err) < 0 ? report_error(&err) : EXIT_OK;
+}
+
+/* How the result is shown. */
+struct form {
+    enum output_format format;
+    bool picture;
+};
+
+static int read_form(void *opaque, const struct cmd_option *option, const char *text)
+{
+    struct form *form = opaque;
+    (void)option;
+    form->picture = strcmp(text, "picture") == 0;
+    return form->picture ? EXIT_OK : output_format_parse(text, &form->format);
+}
+
 static int run(int argc, char **argv);
 
 const struct command cmd_map = {
@@ -192,7 +219,8 @@ const struct command cmd_map = {
 static int run(int argc, char **argv)
 {
     struct image_args image = IMAGE_ARGS_INIT;
-    enum output_format format = OUTPUT_HUMAN;
+    struct form form = { .format = OUTPUT_HUMAN };
+    struct cmd_call output = { read_form, &form };
     struct cmd_size start = { 0 }, max_length = { 0 };
     const char *bitmap = NULL;
     const struct cmd_option options[] = {
@@ -200,7 +228,7 @@ static int run(int argc, char **argv)
         { 's', "start-offset", CMD_SIZE, &start, "OFFSET", "begin there" },
         { 'l', "max-length", CMD_SIZE, &max_length, "LENGTH", "look at so many bytes at most" },
         { 0, "bitmap", CMD_STRING, &bitmap, "NAME", "show what is dirty in this bitmap" },
-        OUTPUT_OPTION(&format),
+        { 0, "output", CMD_CALL, &output, "human|json|picture", "the form of the output" },
         CMD_OPTIONS_END,
     };
     const char *filename;
@@ -211,13 +239,17 @@ static int run(int argc, char **argv)
 
     struct blk_error err = BLK_ERROR_INIT;
     struct blk_node *root;
-    if (image_open(&image, filename, bitmap ? BLK_NO_BACKING : 0, NULL, &root, &err) < 0)
+    unsigned flags = bitmap && !form.picture ? BLK_NO_BACKING : 0;
+    if (image_open(&image, filename, flags, NULL, &root, &err) < 0)
         return report_error(&err);
 
     uint64_t end = round_up(blk_size(root), BLK_SECTOR_BYTES);
     if (max_length.given)
         end = u64_min(end, start.value + max_length.value);
-    status = bitmap ? map_bitmap(root, bitmap, start.value, end, format)
-                    : map(root, start.value, end, format);
+    if (form.picture)
+        status = draw_picture(root, bitmap, start.value, end);
+    else
+        status = bitmap ? map_bitmap(root, bitmap, start.value, end, form.format)
+                        : map(root, start.value, end, form.format);
     return finish(status, &root, 1);
 }
