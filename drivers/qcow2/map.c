@@ -85,6 +85,25 @@ int qcow2_entry_kind(const struct qcow2_state *s, struct qcow2_entry entry, unsi
 
 /* ---- tables ---- */
 
+bool qcow2_is_cut_off(const struct blk_node *node, uint64_t offset, uint64_t bytes)
+{
+    const struct qcow2_state *s = qcow2_state(node);
+    /* A check judges by itself. A file that others are writing may be longer than it was. */
+    if (node->flags & (BLK_IN_CHECK | BLK_FORCE_SHARE))
+        return false;
+    return !range_within(offset, bytes, round_up(blk_size(qcow2_file(node)), s->cluster_bytes));
+}
+
+int qcow2_check_cut_off(const struct blk_node *node, uint64_t offset, uint64_t bytes,
+                        const char *what, struct blk_error *err)
+{
+    if (!qcow2_is_cut_off(node, offset, bytes))
+        return 0;
+    return blk_fail_why(err, EIO, "it lies past the end of the file, of which a part is missing",
+                        "reading the %s at offset %llu of '%s'", what, (unsigned long long)offset,
+                        node->name);
+}
+
 int qcow2_read_table(struct blk_node *node, uint64_t offset, uint64_t entries, uint64_t max_bytes,
                      uint64_t **table, const char *what, struct blk_error *err)
 {
@@ -98,10 +117,13 @@ int qcow2_read_table(struct blk_node *node, uint64_t offset, uint64_t entries, u
         return blk_fail_why(err, EIO, "its offset is impossible", "reading the %s of '%s'", what,
                             node->name);
 
+    int ret = qcow2_check_cut_off(node, offset, entries * 8, what, err);
+    if (ret < 0)
+        return ret;
     uint64_t *buf = malloc(entries ? entries * 8 : 8);
     if (!buf)
         return blk_fail(err, ENOMEM, "reading the %s of '%s'", what, node->name);
-    int ret = blk_child_pread(qcow2_file(node), offset, entries * 8, buf, err);
+    ret = blk_child_pread(qcow2_file(node), offset, entries * 8, buf, err);
     if (ret < 0) {
         free(buf);
         return ret;

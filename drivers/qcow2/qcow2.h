@@ -508,6 +508,15 @@ int qcow2_use_l1(struct blk_node *node, uint64_t offset, uint32_t entries, uint6
                  struct blk_error *err);
 
 /*
+ * Whether the host range goes on behind the end of the file, whose last cluster need not be whole.
+ * Such a file has lost something, and what was there must not be taken for zeroes.
+ */
+bool qcow2_is_cut_off(const struct blk_node *node, uint64_t offset, uint64_t bytes);
+/* -EIO if it does; `what` is there. */
+int qcow2_check_cut_off(const struct blk_node *node, uint64_t offset, uint64_t bytes,
+                        const char *what, struct blk_error *err);
+
+/*
  * Reads a table of `entries` big-endian u64 at `offset` into host order; malloc()ed. Fails beyond
  * `max_bytes`, when unaligned, or outside the file. For L1 tables of snapshots, bitmap tables and
  * the like.

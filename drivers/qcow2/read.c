@@ -25,6 +25,21 @@ static int read_backing(struct blk_node *node, uint64_t offset, uint64_t bytes, 
     return blk_child_pread(backing, offset, inside, buf, err);
 }
 
+/* Where a file was cut off, it would read as zeroes that nobody wrote. */
+static int read_data(struct blk_node *node, const struct qcow2_mapping *mapping, void *buf,
+                     struct blk_error *err)
+{
+    uint64_t bytes = mapping->bytes;
+    int ret = 0;
+
+    if (!qcow2_state(node)->data_file)
+        ret = qcow2_check_cut_off(node, mapping->host_offset, bytes, "data", err);
+    if (ret < 0)
+        return ret;
+    blk_event(qcow2_file(node), BLK_EVENT_READ_AIO);
+    return blk_child_pread(qcow2_data(node), mapping->host_offset, bytes, buf, err);
+}
+
 static int read_compressed(struct blk_node *node, uint64_t offset,
                            const struct qcow2_mapping *mapping, void *buf, struct blk_error *err)
 {
@@ -66,10 +81,9 @@ static int read_mapped(struct blk_node *node, uint64_t offset, const struct qcow
     case QCOW2_COMPRESSED:
         return read_compressed(node, offset, mapping, buf, err);
     case QCOW2_DATA:
-        break;
+        return read_data(node, mapping, buf, err);
     }
-    blk_event(qcow2_file(node), BLK_EVENT_READ_AIO);
-    return blk_child_pread(qcow2_data(node), mapping->host_offset, mapping->bytes, buf, err);
+    return 0;
 }
 
 int qcow2_read_held(struct blk_node *node, uint64_t offset, uint64_t bytes, void *buf,

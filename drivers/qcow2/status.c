@@ -76,7 +76,10 @@ int qcow2_block_status(struct blk_node *node, uint64_t offset, uint64_t bytes, u
         bool preallocated = want & BLK_WANT_HOLES && qcow2_state(node)->data_file;
         if (!preallocated)
             ret = is_preallocated(node, &preallocated, err);
-        if (ret == 0 && preallocated)
+        /* What a file that was cut off has lost is no hole: whoever reads it hears of it. */
+        bool lost = !qcow2_state(node)->data_file &&
+                    qcow2_is_cut_off(node, mapping.host_offset, mapping.bytes);
+        if (ret == 0 && preallocated && !lost)
             extent->flags |= BLK_EXT_RECURSE;
     }
     return ret;

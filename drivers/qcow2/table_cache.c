@@ -168,11 +168,14 @@ int qcow2_cache_get(struct blk_node *node, struct qcow2_cache *cache, uint64_t o
     if (*table)
         return 0;
 
+    int ret = qcow2_check_cut_off(node, offset, cache->entry_bytes, "table", err);
+    if (ret < 0)
+        return ret;
     struct qcow2_table *loaded;
     if (insert(cache, offset, &loaded) < 0)
         return blk_fail(err, ENOMEM, "reading a table of '%s'", node->name);
     blk_event(qcow2_file(node), cache->load_event);
-    int ret = blk_child_pread(qcow2_file(node), offset, cache->entry_bytes, loaded->data, err);
+    ret = blk_child_pread(qcow2_file(node), offset, cache->entry_bytes, loaded->data, err);
     if (ret < 0) {
         forget(cache, loaded);
         return ret;
