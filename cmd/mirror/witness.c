@@ -68,7 +68,7 @@ void witness_close(struct pivot *pivot)
         return;
     if (pivot->witness_made && !pivot->witness_bytes)
         unlink(pivot->witness);
-    close(pivot->witness_fd); /* what was written has been synced, or failed */
+    close(pivot->witness_fd); /* nothing was written, or a failure has been reported */
     pivot->witness_fd = -1;
 }
 
@@ -168,11 +168,23 @@ int witness_begin(struct pivot *pivot, struct blk_error *err)
     return 0;
 }
 
+/* The last word: after it the file is closed, which can fail too. */
+static int write_last(struct pivot *pivot, off_t offset, const char *line)
+{
+    int ret = write_line(pivot->witness_fd, offset, line);
+    int fd = pivot->witness_fd;
+
+    pivot->witness_fd = -1;
+    if (close(fd) < 0 && ret == 0)
+        ret = -errno;
+    return ret;
+}
+
 int witness_done(struct pivot *pivot, struct blk_error *err)
 {
     if (!pivot->witness)
         return 0;
-    int ret = write_line(pivot->witness_fd, pivot->witness_bytes, DONE_LINE);
+    int ret = write_last(pivot, pivot->witness_bytes, DONE_LINE);
     return ret < 0 ? failed(pivot, -ret, "finishing", err) : 0;
 }
 
@@ -180,7 +192,7 @@ int witness_undone(struct pivot *pivot, struct blk_error *err)
 {
     if (!pivot->witness)
         return 0;
-    int ret = write_line(pivot->witness_fd, 0, "");
+    int ret = write_last(pivot, 0, "");
     return ret < 0 ? failed(pivot, -ret, "emptying", err) : 0;
 }
 

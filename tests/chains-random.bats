@@ -1,0 +1,22 @@
+#!/usr/bin/env bats
+# Chains of images under commit, rebase, mirror with pivot, snapshot and resize in random order: the guest's view is that
+# of a plain raw file, by both programs.
+#
+# CHAINS=300 tries all (give it time: BATS_TEST_TIMEOUT); CHAINS_SEED=N others.
+
+bats_require_minimum_version 1.5.0
+load lib/common
+
+@test "random surgery on random chains" {
+    local memory=/dev/shm
+    need qemu-img
+    [[ -w $memory ]] || memory=$T
+    mkdir "$T/kept"
+    # A folder of its own there, which goes away with the test.
+    memory=$(mktemp -d "$memory/blkimg-chains.XXXXXX")
+    run env TMPDIR="$memory" python3 "$SRCDIR/tests/tools/chainrandom.py" --chains "${CHAINS:-20}" \
+        --seed "${CHAINS_SEED:-1}" "$BLKIMG"
+    rm -rf "$memory"
+    assert_success
+    echo "# $output" >&3
+}

@@ -1,0 +1,160 @@
+#!/usr/bin/env bats
+# "pivot" and "mirror --pivot" killed or cut off from power at any moment, or failing at any call, in a chain of
+# three with two overlays at its end: the guest's views stay, no overlay names a file that does not hold the same, witness
+# and headers agree, and recovery brings all to one side.
+#
+# CRASH_STATES=N tries N states of each (give it time: BATS_TEST_TIMEOUT).
+
+bats_require_minimum_version 1.5.0
+load lib/common
+
+memory=/dev/shm
+[[ -w $memory ]] || memory=${TMPDIR:-/tmp}
+
+# make_chain OPTIONS: base <- mid <- one and two; "other" shows what mid shows. Beside them what each shows, and the judge.
+make_chain() {
+    local name
+    rm -f ./*
+    qemu-img create -q -f qcow2 -o "$1" base 2M
+    qemu-io -c 'write -P 1 0 300k' -c 'write -P 2 1M 700k' base >/dev/null
+    qemu-img create -q -f qcow2 -o "$1" -b base -F qcow2 mid
+    qemu-io -c 'write -P 3 100k 500k' -c 'write -z 1100k 100k' mid >/dev/null
+    qemu-img convert -O raw mid mid.raw
+    qemu-img convert -O qcow2 -o "$1" mid other
+    for name in one two; do
+        qemu-img create -q -f qcow2 -o "$1" -b mid -F qcow2 "$name"
+        qemu-io -c "write -P ${#name} 200k 70k" -c 'write -z 300k 64k' "$name" >/dev/null
+        qemu-img convert -O raw "$name" "$name.raw"
+    done
+    write_judge
+}
+
+# judge NEW WITNESS BEFORE FOLDER: BEFORE is the folder with what each shows; WITNESS may be empty.
+write_judge() {
+    cat >judge <<'END'
+new=$1 witness=$2 before=$3 folder=$4
+cd "$folder" || exit 1
+bad() { echo "$*; witness: '$(tr '\0' '?' <"${witness:-/dev/null}")'"; exit 1; }
+backing() { qemu-img info -U --output=json "$1" | sed -n 's/^    "backing-filename": "\(.*\)",/\1/p'; }
+look() {
+    for image in one two; do
+        case $(backing $image) in
+        mid) ;;
+        "$new")
+            qemu-img convert -U -O raw "$new" now.raw && cmp -s now.raw "$before/mid.raw" || bad "$image names $new, which is not proven" ;;
+        *) bad "$image names '$(backing $image)'" ;;
+        esac
+        qemu-img check -q $image >check.out 2>&1 || (($? == 3)) || bad "$image: $(cat check.out)"
+        qemu-img convert -U -O raw $image now.raw || bad "$image cannot be read"
+        cmp -s now.raw "$before/$image.raw" || bad "$image shows something else"
+    done
+    names=$(backing one),$(backing two)
+}
+state() {
+    if [[ -s $witness ]] && head -1 "$witness" | python3 -c '
+import json, sys
+line = sys.stdin.buffer.readline()
+sys.exit(not (line.endswith(b"\n") and json.loads(line)["state"] == "begin"))' 2>/dev/null; then
+        if [[ $(tail -n +2 "$witness" | tr -d '\0') == '{"state":"done"}' ]]; then echo done; else echo begin; fi
+    else
+        echo nothing
+    fi
+}
+look
+[[ ${STATE_FINAL-} != 1 && ${FAULT_STATUS-} != 0 ]] || [[ $names == "$new,$new" ]] || bad "ended with 0, and names $names"
+now=$(state)
+# One fault: all are put back. Only where the last word was what failed they stay.
+[[ ${FAULT_STATUS-0} == 0 || -n ${FAULT_STICKY-} || $names == mid,mid || $now,$names == [bd]*",$new,$new" ]] ||
+    bad "after one fault they name $names"
+[[ -n $witness ]] || exit 0
+[[ ${STATE_FINAL-} != 1 && ${FAULT_STATUS-} != 0 ]] || [[ $now == done ]] || bad 'ended with 0'
+[[ $now != done || $names == "$new,$new" ]] || bad "it is done, and they name $names"
+[[ $now != nothing || $names == mid,mid ]] || bad "nothing is begun, and they name $names"
+# Recovery one way or the other, of the overlays of this state.
+[[ -e $witness ]] || exit 0
+sed -i 's|"file":"[^"]*/|"file":"|g' "$witness"
+way= want="$new,$new"
+index=${STATE_INDEX-${FAULT_N-0}}
+if ((index % 2)) && [[ $now != done ]]; then way=--undo want=mid,mid; fi
+[[ $now != nothing ]] || want=mid,mid
+env -u LD_PRELOAD "$BLKIMG" pivot --recover "$witness" $way >recover.out 2>&1 || bad "recovery: $(cat recover.out)"
+look
+[[ $names == "$want" ]] || bad "recovered $way from $now to $names"
+END
+}
+
+# crashes NEW FILES ALSO ARG...
+crashes() {
+    local new=$1 files=$2 also=$3
+    shift 3
+    [[ -z $SANITIZERS ]] || skip 'the preloaded recorder and sanitizers exclude each other'
+    TMPDIR=$memory python3 "$SRCDIR/tests/tools/crashstates.py" run --quiet --states "${CRASH_STATES:-36}" \
+        --files "$files" --also "$also" --check "bash $T/judge $new witness $T" \
+        -- "$BLKIMG" "$@" --witness witness >crash.out 2>&1 || fail "$(tail -40 crash.out)"
+    echo "# $BATS_TEST_DESCRIPTION ($*): $(tail -1 crash.out)" >&3
+}
+
+# faults NEW FILES CALLS ARG...
+faults() {
+    local new=$1 files=$2 calls=$3 witness
+    shift 3
+    need_unsanitized
+    for witness in witness ''; do
+        TMPDIR=$memory python3 "$SRCDIR/tests/tools/faultloop.py" --files "$files${witness:+:witness}" --strict \
+            ${FAULT_STICKY:+--sticky} --calls "$calls" --check "bash $T/judge $new '$witness' $T" \
+            -- "$BLKIMG" "$@" ${witness:+--witness witness} >fault.out 2>&1 || fail "$(tail -40 fault.out)"
+        echo "# $* ${FAULT_STICKY:+sticky}: $(tail -1 fault.out)" >&3
+    done
+}
+
+@test "pivot, by crash states" {
+    local options
+    for options in cluster_size=64k cluster_size=512 compat=0.10; do
+        make_chain "$options"
+        crashes other one:two:witness base:mid:other pivot one two --to other
+    done
+}
+
+@test "mirror with pivot, by crash states" {
+    make_chain cluster_size=64k
+    crashes new one:two:witness:new base:mid mirror --pivot=one --pivot=two -O qcow2 mid new
+    make_chain cluster_size=4k
+    crashes new one:two:witness:new base:mid mirror --mode=top --pivot=one --pivot=two mid new
+    make_chain cluster_size=64k
+    crashes new one:two:witness:new base:mid mirror --pivot=one --pivot=two -O raw mid new
+}
+
+@test "recovery, by crash states" {
+    local way
+    for way in '' --undo; do
+        make_chain cluster_size=64k
+        printf '%s\n' "{\"state\":\"begin\",\"overlays\":[{\"file\":\"one\",\"old-backing\":\"mid\",\"old-format\":\"qcow2\",\"new-backing\":\"other\",\"new-format\":\"qcow2\"},{\"file\":\"two\",\"old-backing\":\"mid\",\"old-format\":\"qcow2\",\"new-backing\":\"other\",\"new-format\":\"qcow2\"}]}" >witness
+        qemu-img rebase -u -b other -F qcow2 one
+        # Undone, it ends with all on the old side.
+        sed -i "s/^\[\[ \${STATE_FINAL-}.*/:/" judge
+        [[ -z $SANITIZERS ]] || skip 'the preloaded recorder and sanitizers exclude each other'
+        # shellcheck disable=SC2086 # nothing, or an option
+        TMPDIR=$memory python3 "$SRCDIR/tests/tools/crashstates.py" run --quiet --states "${CRASH_STATES:-36}" \
+            --files one:two:witness --also base:mid:other --check "bash $T/judge other witness $T" \
+            -- "$BLKIMG" pivot --recover witness $way >crash.out 2>&1 || fail "$(tail -40 crash.out)"
+        echo "# recovery $way: $(tail -1 crash.out)" >&3
+    done
+}
+
+@test "pivot, by single faults" {
+    local sticky
+    for sticky in '' 1; do
+        make_chain cluster_size=64k
+        FAULT_STICKY=$sticky faults other base:mid:other:one:two write,sync,truncate,close,fallocate \
+            pivot one two --to other
+    done
+}
+
+@test "mirror with pivot, by single faults" {
+    local sticky
+    for sticky in '' 1; do
+        make_chain cluster_size=64k
+        FAULT_STICKY=$sticky faults new base:mid:one:two:new write,sync,truncate,close,fallocate,link,rename \
+            mirror --mode=top --pivot=one --pivot=two mid new
+    done
+}
