@@ -12,7 +12,7 @@
 #include "blockcore/bytes.h"
 #include "blockcore/cancel.h"
 #include "blockcore/io.h"
-#include "blockcore/memory.h"
+#include "blockcore/workers.h"
 
 #define BLOCK BLK_DIGEST_BLOCK_BYTES
 
@@ -140,22 +140,6 @@ static void *work(void *argument)
     return NULL;
 }
 
-/*
- * This thread is a worker too; where the system gives no more threads, the work goes on with fewer.
- */
-static void run_workers(struct job *job)
-{
-    unsigned extra = job->params->workers - 1, started = 0;
-    pthread_t *threads = blk_xcalloc(extra, sizeof(*threads));
-
-    while (started < extra && pthread_create(&threads[started], NULL, work, job) == 0)
-        started++;
-    work(job);
-    for (unsigned i = 0; i < started; i++)
-        pthread_join(threads[i], NULL);
-    free(threads);
-}
-
 int blk_checksum(const struct blk_checksum_params *params, uint8_t digest[BLK_DIGEST_BYTES],
                  struct blk_error *err)
 {
@@ -167,7 +151,7 @@ int blk_checksum(const struct blk_checksum_params *params, uint8_t digest[BLK_DI
     }
 
     pthread_mutex_init(&job.mutex, NULL);
-    run_workers(&job);
+    blk_run_workers(params->workers, work, &job);
     pthread_mutex_destroy(&job.mutex);
     if (job.ret < 0 && err)
         *err = job.err;

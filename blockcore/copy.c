@@ -16,6 +16,7 @@
 #include "blockcore/digest.h"
 #include "blockcore/driver.h"
 #include "blockcore/io.h"
+#include "blockcore/workers.h"
 
 /* Data moves in pieces of this size; a multiple of every cluster size. */
 #define CHUNK_BYTES (2 * MIB)
@@ -501,19 +502,7 @@ int blk_copy_run(const struct blk_copy_params *params, struct blk_error *err)
     pthread_mutex_init(&job.mutex, NULL);
     pthread_cond_init(&job.turn_changed, NULL);
 
-    /*
-     * This thread is a worker too; where the system gives
-     * no more threads, the work goes on with fewer.
-     */
-    unsigned extra = params->workers > 1 ? params->workers - 1 : 0;
-    pthread_t *threads = calloc(extra ? extra : 1, sizeof(*threads));
-    unsigned started = 0;
-    while (threads && started < extra && pthread_create(&threads[started], NULL, work, &job) == 0)
-        started++;
-    work(&job);
-    for (unsigned i = 0; i < started; i++)
-        pthread_join(threads[i], NULL);
-    free(threads);
+    blk_run_workers(params->workers, work, &job);
 
     pthread_cond_destroy(&job.turn_changed);
     pthread_mutex_destroy(&job.mutex);

@@ -14,6 +14,7 @@
 #include "blockcore/cancel.h"
 #include "blockcore/driver.h"
 #include "blockcore/io.h"
+#include "blockcore/workers.h"
 
 #define CHUNK_BYTES (2 * MIB)
 
@@ -255,18 +256,7 @@ int blk_difference_mark(const struct blk_difference_params *params, struct blk_d
     find_common(&job.sides[0], &job.sides[1]);
     pthread_mutex_init(&job.mutex, NULL);
 
-    /*
-     * This thread is a worker too; where the system gives
-     * no more threads, the work goes on with fewer.
-     */
-    unsigned extra = params->workers > 1 ? params->workers - 1 : 0, started = 0;
-    pthread_t *threads = calloc(extra ? extra : 1, sizeof(*threads));
-    while (threads && started < extra && pthread_create(&threads[started], NULL, work, &job) == 0)
-        started++;
-    work(&job);
-    for (unsigned i = 0; i < started; i++)
-        pthread_join(threads[i], NULL);
-    free(threads);
+    blk_run_workers(params->workers, work, &job);
 
     pthread_mutex_destroy(&job.mutex);
     if (job.ret < 0 && err)

@@ -15,6 +15,7 @@
 
 #include "blockcore/bytes.h"
 #include "blockcore/cancel.h"
+#include "blockcore/workers.h"
 #include "cmd/common/common.h"
 
 static int run(int argc, char **argv);
@@ -210,15 +211,8 @@ static void *work(void *argument)
 
 static void compare(struct job *job)
 {
-    pthread_t threads[WORKERS - 1];
-    unsigned started = 0;
-
     pthread_mutex_init(&job->mutex, NULL);
-    while (started < WORKERS - 1 && pthread_create(&threads[started], NULL, work, job) == 0)
-        started++;
-    work(job);
-    for (unsigned i = 0; i < started; i++)
-        pthread_join(threads[i], NULL);
+    blk_run_workers(WORKERS, work, job);
     pthread_mutex_destroy(&job->mutex);
 
     if (blk_cancelled() && job->next < job->total && job->finding.verdict == SAME) {
