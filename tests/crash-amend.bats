@@ -7,16 +7,7 @@
 
 bats_require_minimum_version 1.5.0
 load lib/common
-
-memory=/dev/shm
-[[ -w $memory ]] || memory=${TMPDIR:-/tmp}
-
-crashes() {
-    [[ -z $SANITIZERS ]] || skip 'the preloaded recorder and sanitizers exclude each other'
-    TMPDIR=$memory python3 "$SRCDIR/tests/tools/crashstates.py" run --quiet --states "${CRASH_STATES:-110}" \
-        "$@" >crash.out 2>&1 || fail "$(tail -40 crash.out)"
-    echo "# $BATS_TEST_DESCRIPTION: $(tail -1 crash.out)" >&3
-}
+load lib/crash
 
 # make_image OPTIONS [ARG...]: data, compressed pieces, zero clusters of both kinds, holes; the snapshot
 # "first"; other data. Beside it raw files of what they hold.

@@ -7,9 +7,7 @@
 
 bats_require_minimum_version 1.5.0
 load lib/common
-
-memory=/dev/shm
-[[ -w $memory ]] || memory=${TMPDIR:-/tmp}
+load lib/crash
 
 # make_chain OPTIONS: base <- mid <- top, and "other" and "short", which hold other data. Beside them what
 # top and mid show.
@@ -37,26 +35,24 @@ fi
 END
 }
 
-# crashes IMAGE SHOWN OLD NEW ARG...: rebases IMAGE; SHOWN is the image whose view is looked at.
-crashes() {
+# rebase_crashes IMAGE SHOWN OLD NEW ARG...: rebases IMAGE; SHOWN is the image whose view is looked
+# at.
+rebase_crashes() {
     local image=$1 shown=$2 old=$3 new=$4 file others=
     shift 4
-    [[ -z $SANITIZERS ]] || skip 'the preloaded recorder and sanitizers exclude each other'
     for file in base mid top other short; do
         [[ $file == "$image" ]] || others+=:$file
     done
-    TMPDIR=$memory python3 "$SRCDIR/tests/tools/crashstates.py" run --quiet --states "${CRASH_STATES:-110}" \
-        --files "$image" --also "${others#:}" --image "$shown" --old "$shown.raw" --new "$shown.raw" --atomic \
-        --check "bash $T/names $image '$old' '$new'" \
-        -- "$BLKIMG" rebase "$@" "$image" >crash.out 2>&1 || fail "$(tail -40 crash.out)"
-    echo "# $BATS_TEST_DESCRIPTION ($*): $(tail -1 crash.out)" >&3
+    crashes --files "$image" --also "${others#:}" --image "$shown" --old "$shown.raw" \
+        --new "$shown.raw" --atomic --check "bash $T/names $image '$old' '$new'" \
+        -- "$BLKIMG" rebase "$@" "$image"
 }
 
 @test "onto the image below" {
     local options
     for options in cluster_size=64k cluster_size=512 cluster_size=4k,compat=0.10 extended_l2=on; do
         make_chain "$options"
-        crashes top top mid base -b base -F qcow2
+        rebase_crashes top top mid base -b base -F qcow2
     done
 }
 
@@ -64,33 +60,33 @@ crashes() {
     local options
     for options in cluster_size=64k cluster_size=512 cluster_size=4k,compat=0.10 extended_l2=on; do
         make_chain "$options"
-        crashes top top mid other -b other -F raw
+        rebase_crashes top top mid other -b other -F raw
     done
 }
 
 @test "onto a shorter image, compressed" {
     make_chain cluster_size=16k
-    crashes top top mid short -b short -F raw -c
+    rebase_crashes top top mid short -b short -F raw -c
 }
 
 @test "onto nothing" {
     local options
     for options in cluster_size=64k cluster_size=1k extended_l2=on; do
         make_chain "$options"
-        crashes top top mid '' -b ''
+        rebase_crashes top top mid '' -b ''
     done
 }
 
 @test "the middle of a chain" {
     make_chain cluster_size=16k
-    crashes mid top base other -b other -F raw
-    crashes mid mid base '' -b ''
+    rebase_crashes mid top base other -b other -F raw
+    rebase_crashes mid mid base '' -b ''
 }
 
 @test "only the name" {
     make_chain cluster_size=64k
     cp base a-much-longer-name-of-the-very-same-image
-    crashes mid top base "$PWD/base" -u -b "$PWD/base" -F qcow2
+    rebase_crashes mid top base "$PWD/base" -u -b "$PWD/base" -F qcow2
 }
 
 @test "single faults" {

@@ -1,0 +1,15 @@
+# Crash tests with tests/tools/crashstates.py: a command killed or cut off from power at any moment.
+# shellcheck shell=bash
+
+# Thousands of copies of an image are made: in memory where that can be.
+memory=/dev/shm
+[[ -w $memory ]] || memory=${TMPDIR:-/tmp}
+
+# crashes ARG...: tries CRASH_STATES states, or 110. The test fails if one is bad; else a line says
+# how many were tried.
+crashes() {
+    [[ -z $SANITIZERS ]] || skip 'the preloaded recorder and sanitizers exclude each other'
+    TMPDIR=$memory python3 "$SRCDIR/tests/tools/crashstates.py" run --quiet \
+        --states "${CRASH_STATES:-110}" "$@" >crash.out 2>&1 || fail "$(tail -40 crash.out)"
+    echo "# $BATS_TEST_DESCRIPTION: $(tail -1 crash.out)" >&3
+}
