@@ -1,7 +1,7 @@
 /*
- * The graph is opened without asking for locks, so that an image in use can be shown; then each file is asked what others
- * hold of it. "writable" is what a command that writes the image would have: its own files, as far as the user may, but
- * not its backing files.
+ * The graph is opened without asking for locks, so that an image in use can be shown; then each
+ * file is asked what others hold of it. "writable" is what a command that writes the image would
+ * have: its own files, as far as the user may, but not its backing files.
  */
 #include "cmd/info_graph.h"
 
@@ -34,7 +34,10 @@ static const char *const role_names[BLK_ROLE_COUNT] = {
 
 /* ---- locks ---- */
 
-/* QEMU's lock bytes: 100 + p says that somebody uses p, 200 + p that he lets nobody else use it. p 1: writing. */
+/*
+ * QEMU's lock bytes: 100 + p says that somebody uses p, 200 + p that he lets nobody else use it. p
+ * 1: writing.
+ */
 enum { BYTE_WRITES = 101, BYTE_ALLOWS_NO_WRITER = 201 };
 
 static bool is_held(int fd, off_t byte)
@@ -106,13 +109,15 @@ static const struct blk_node *last_child(const struct blk_node *node)
 }
 
 /*
- * Prints a node and all below. `before` begins each line of it; `role`: what it is to its parent, NULL for the root.
+ * Prints a node and all below. `before` begins each line of it; `role`: what it is to its parent,
+ * NULL for the root.
  */
 static void print_text(const struct blk_node *node, const char *role, const char *before,
                        bool is_last, bool writable)
 {
     BLK_AUTOFREE char *text = describe(node, writable);
-    BLK_AUTOFREE char *below = blk_xasprintf("%s%s", before, !role ? "" : is_last ? "    " : "|   ");
+    BLK_AUTOFREE char *below =
+        blk_xasprintf("%s%s", before, !role ? "" : is_last ? "    " : "|   ");
     bool has_children = last_child(node);
 
     if (role)

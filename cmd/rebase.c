@@ -1,11 +1,11 @@
 /*
  * blkimg rebase: gives an overlay another backing file, or none.
  *
- * In safe mode the guest's view stays what it is. First it is found out where the old and the new backing file
- * differ behind the overlay; there the overlay's own view is written into it, which changes nothing for
- * the guest whichever of the two shows elsewhere. Only when that is stable and mapped does the header name
- * the new one (change_backing sees to it), in one sector. So the image can be read at any moment, and
- * rebase can be run again.
+ * In safe mode the guest's view stays what it is. First it is found out where the old and the new
+ * backing file differ behind the overlay; there the overlay's own view is written into it, which
+ * changes nothing for the guest whichever of the two shows elsewhere. Only when that is stable and
+ * mapped does the header name the new one (change_backing sees to it), in one sector. So the image
+ * can be read at any moment, and rebase can be run again.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -28,8 +28,8 @@ static int run(int argc, char **argv);
 const struct command cmd_rebase = {
     "rebase",
     "Give an overlay another backing file, or none",
-    "[--object objectdef] [--image-opts] [-U] [-q] [-f fmt] [-t cache] [-T src_cache] [-p] [-u] [-c] "
-    "[--output=ofmt] [--lock-wait=seconds] -b backing_file [-F backing_fmt] filename",
+    "[--object objectdef] [--image-opts] [-U] [-q] [-f fmt] [-t cache] [-T src_cache] [-p] [-u] "
+    "[-c] [--output=ofmt] [--lock-wait=seconds] -b backing_file [-F backing_fmt] filename",
     run,
 };
 
@@ -94,7 +94,10 @@ static int open_new_backing(struct rebase *rebase, unsigned flags, struct blk_er
                                 cache, &rebase->backing, err);
 }
 
-/* A backing file without a format would be probed by whoever opens the image: what a guest writes would decide. */
+/*
+ * A backing file without a format would be probed by whoever opens the image: what a guest writes
+ * would decide.
+ */
 static int refuse_without_format(struct rebase *rebase, struct blk_error *err)
 {
     const char *name = rebase->request->backing;
@@ -169,8 +172,8 @@ static int find_differences(struct rebase *rebase, uint64_t bytes, struct blk_no
 }
 
 /*
- * Internal snapshots show the backing file too, and what they hold cannot be changed: they are safe only where the new
- * one is like the old one.
+ * Internal snapshots show the backing file too, and what they hold cannot be changed: they are safe
+ * only where the new one is like the old one.
  */
 static int check_snapshots(struct rebase *rebase, struct blk_error *err)
 {
@@ -216,8 +219,8 @@ static int copy_up(struct rebase *rebase, const struct blk_dirty_bitmap *marks,
 }
 
 /*
- * Sees that the overlay decides all of the range. Zeroes that were there anyway, behind the end of a short backing file
- * or without one, may have been left out where the format cannot mark them.
+ * Sees that the overlay decides all of the range. Zeroes that were there anyway, behind the end of
+ * a short backing file or without one, may have been left out where the format cannot mark them.
  */
 static int fix_range(struct rebase *rebase, uint64_t offset, uint64_t bytes, struct blk_error *err)
 {
@@ -369,7 +372,8 @@ static int run(int argc, char **argv)
     bool quiet = false;
     const struct cmd_option options[] = {
         IMAGE_OPTIONS(&request.image),
-        { 'b', "backing", CMD_STRING, &request.backing, "FILE", "the new backing file; \"\": none" },
+        { 'b', "backing", CMD_STRING, &request.backing, "FILE",
+          "the new backing file; \"\": none" },
         { 'F', "backing-format", CMD_STRING, &request.backing_format, "FMT", "and its format" },
         { 'u', "unsafe", CMD_FLAG, &request.unsafe, NULL,
           "only change the name: the new backing file holds the same" },
