@@ -7,16 +7,22 @@
 bats_require_minimum_version 1.5.0
 load lib/common
 
-@test "random surgery on random chains" {
-    local memory=/dev/shm
-    need qemu-img
+setup() {
+    common_setup
+    memory=/dev/shm
     [[ -w $memory ]] || memory=$T
-    mkdir "$T/kept"
-    # A folder of its own there, which goes away with the test.
     memory=$(mktemp -d "$memory/blkimg-chains.XXXXXX")
+}
+
+teardown() {
+    common_teardown
+    rm -rf "$memory"
+}
+
+@test "random surgery on random chains" {
+    need qemu-img
     run env TMPDIR="$memory" python3 "$SRCDIR/tests/tools/chainrandom.py" --chains "${CHAINS:-20}" \
         --seed "${CHAINS_SEED:-1}" "$BLKIMG"
-    rm -rf "$memory"
     assert_success
     echo "# $output" >&3
 }

@@ -29,6 +29,11 @@ unchanged() {
     done
 }
 
+# is_locked IMAGE: nobody else can write it now.
+is_locked() {
+    ! "$BLKIMG" io -c 'write 0 0' "$1" >/dev/null 2>&1
+}
+
 # shows IMAGE RAW
 shows() {
     qemu-img convert -U -O raw "$1" now.raw
@@ -141,12 +146,12 @@ backing_is() {
     unchanged base mid one two
 
     qemu-io -c 'sleep 20000' two >/dev/null 3>&- &
-    local pid=$!
-    wait_for 5 eval '! "$BLKIMG" io -c "write 0 0" two >/dev/null 2>&1'
+    local holder=$!
+    wait_for 5 is_locked two
     run -1 blkimg mirror --pivot=one --pivot=two --witness=w mid new
     assert_output --partial "two"
-    kill $pid
-    wait $pid || :
+    kill "$holder"
+    wait "$holder" || :
     unchanged base mid one two
     assert_file_not_exist new
     assert_file_not_exist w
@@ -157,7 +162,7 @@ backing_is() {
     make_chain
     qemu-io -c 'write -P 3 0 4M' mid >/dev/null
     spawn "$BLKIMG" mirror -r 2M --pivot=one mid new
-    wait_for 5 eval '! "$BLKIMG" io -c "write 0 0" one >/dev/null 2>&1'
+    wait_for 5 is_locked one
     run ! qemu-io -c 'write 0 512' mid
     run ! qemu-io -c 'write 0 512' base
     finish
@@ -194,6 +199,7 @@ backing_is() {
     for signal in INT:130 TERM:143; do
         spawn "$BLKIMG" mirror -r 1M --pivot=one --pivot=two --witness=w mid new
         sleep 0.3
+        # shellcheck disable=SC2154 # spawn sets it
         kill "-${signal%:*}" "$pid"
         finish
         [[ $status == "${signal#*:}" ]]

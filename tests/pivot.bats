@@ -22,7 +22,7 @@ make_chain() {
     local name
     for name in one two; do
         qemu-img create -q -f qcow2 -b mid -F qcow2 $name
-        qemu-io -c "write -P ${#name} 2M 64k" -c "write -P 4$RANDOM 700k 1k" $name >/dev/null 2>&1 || :
+        qemu-io -c "write -P ${#name} 2M 64k" $name >/dev/null
         qemu-img convert -O raw $name $name.raw
     done
     sha256sum one two >sums
@@ -45,12 +45,17 @@ unchanged() {
     sha256sum --quiet -c sums
 }
 
+# is_locked IMAGE: nobody else can write it now.
+is_locked() {
+    ! "$BLKIMG" io -c 'write 0 0' "$1" >/dev/null 2>&1
+}
+
 # says STATE: what the witness "w" says by itself.
 says() {
     case $1 in
     nothing) [[ ! -s w ]] ;;
     begin) [[ $(wc -l <w) == 1 ]] && grep -q '"begin"' w ;;
-    done) [[ $(wc -l <w) == 2 && $(sed -n 2p w) == '{"state":"done"}' ]] ;;
+    finished) [[ $(wc -l <w) == 2 && $(sed -n 2p w) == '{"state":"done"}' ]] ;;
     esac
 }
 
@@ -58,7 +63,7 @@ says() {
     run -0 --separate-stderr blkimg pivot one two --to new --witness w
     [[ -z $output && -z $stderr ]]
     stand_on new qcow2 one two
-    says done
+    says finished
     python3 -c '
 import json, os, sys
 begin = json.loads(open("w").readline())
@@ -116,14 +121,14 @@ assert r["complete"] is False and r["exit-status"] == 1' "$output"
 }
 
 @test "the second one is locked, unwritable, or has no room in its header" {
-    local pid
+    local holder
     qemu-io -c 'read 0 512' -c 'sleep 30000' two >/dev/null 3>&- &
-    pid=$!
-    wait_for 5 eval '! "$BLKIMG" io -c "write 0 0" two >/dev/null 2>&1'
+    holder=$!
+    wait_for 5 is_locked two
     run -1 blkimg pivot one two --to new --witness w
     assert_output --partial two
-    kill $pid
-    wait $pid || :
+    kill "$holder"
+    wait "$holder" || :
     unchanged
     assert_file_not_exist w
 
@@ -141,7 +146,8 @@ assert r["complete"] is False and r["exit-status"] == 1' "$output"
 
     # 512 bytes a cluster: the header has no room for a long name.
     qemu-img create -q -f qcow2 -o cluster_size=512 -b mid -F qcow2 small
-    local deep=$PWD/$(printf 'd%.0s' {1..120})
+    local deep
+    deep=$PWD/$(printf 'd%.0s' {1..120})
     deep=$deep/${deep##*/}/${deep##*/}
     mkdir -p "$deep"
     cp new "$deep/new"
@@ -153,7 +159,7 @@ assert r["complete"] is False and r["exit-status"] == 1' "$output"
 }
 
 @test "the second one fails at its header, by injected errors" {
-    local iotype nth once tried=0
+    local iotype nth tried=0
     for iotype in write flush; do
         for ((nth = 1; nth < 40; nth++)); do
             make_chain
@@ -178,7 +184,7 @@ assert r["complete"] is False and r["exit-status"] == 1' "$output"
         done
         [[ -z $stderr ]]
         stand_on new qcow2 one two
-        says done
+        says finished
     done
     echo "# $tried faults" >&3
     ((tried >= 2))
@@ -197,7 +203,7 @@ assert r["complete"] is False and r["exit-status"] == 1' "$output"
     flock w "$BLKIMG" pivot one --to new --witness w && fail 'it was locked'
     unchanged
     blkimg pivot one two --to new --witness w
-    says done
+    says finished
     run -1 blkimg pivot one two --to mid --witness w
     stand_on new qcow2 one two
 }
@@ -231,7 +237,7 @@ assert r["complete"] is False and r["exit-status"] == 1' "$output"
             want=new
             [[ -z $way ]] || want=mid
             stand_on "$want" qcow2 one two
-            if [[ -z $way ]]; then says done; else says nothing; fi
+            if [[ -z $way ]]; then says finished; else says nothing; fi
             blkimg pivot --recover w
         done
     done
@@ -272,7 +278,7 @@ assert r["complete"] is False and r["exit-status"] == 1' "$output"
     says begin
     # It finishes, since all are where they should be.
     blkimg pivot --recover w
-    says done
+    says finished
     head -1 whole >w
     blkimg pivot --recover w --undo --trust
     run -0 qemu-img info one
@@ -298,6 +304,7 @@ assert r["complete"] is False and r["exit-status"] == 1' "$output"
     sha256sum one two >sums
     spawn "$BLKIMG" pivot one --to same -F raw --witness w
     sleep 0.05
+    # shellcheck disable=SC2154 # spawn sets it
     kill -INT "$pid"
     finish
     # shellcheck disable=SC2154 # finish sets it
