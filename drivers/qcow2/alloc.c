@@ -113,17 +113,16 @@ static int make_block(struct blk_node *node, uint64_t block, uint64_t offset, st
     if (ret < 0)
         return ret;
     blk_event(qcow2_file(node), BLK_EVENT_REFBLOCK_ALLOC);
-    for (uint64_t at = 0; at < s->cluster_bytes; at += s->refblock_cache.entry_bytes) {
+    for (uint64_t at = 0; at < s->cluster_bytes && ret == 0; at += s->refblock_cache.entry_bytes) {
         struct qcow2_table *slice;
         ret = qcow2_cache_new(&s->refblock_cache, offset + at, &slice, err);
-        if (ret < 0) {
-            qcow2_cache_drop(&s->refblock_cache, offset, s->cluster_bytes);
-            return ret;
-        }
     }
-    ret = qcow2_metadata_add(s, offset, err);
+    if (ret == 0)
+        ret = qcow2_metadata_add(s, offset, err);
     if (ret == 0)
         qcow2_reftable_set(s, block, offset);
+    else
+        qcow2_cache_drop(&s->refblock_cache, offset, s->cluster_bytes);
     return ret;
 }
 
@@ -162,12 +161,18 @@ static int take_run(struct blk_node *node, struct run *run, struct blk_error *er
             continue;
         ret = make_block(node, block, next_place << s->cluster_bits, err);
         if (ret < 0)
-            return ret;
+            break;
         next_place++;
     }
-    ret = set_counts(node, run, err);
-    if (ret < 0)
+    if (ret == 0)
+        ret = set_counts(node, run, err);
+    if (ret < 0) {
+        /* A block that is hooked up and lacks a count of its own must not reach the medium (C1). */
+        int none = 0;
+        if (next_place > run->start)
+            atomic_compare_exchange_strong(&s->poisoned, &none, -ret);
         return ret;
+    }
     s->virgin = u64_max(s->virgin, (run->start + run->count) << s->cluster_bits);
     if (run->first_free == run->start)
         run->first_free = UINT64_MAX; /* not any more */
