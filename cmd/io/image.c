@@ -234,9 +234,9 @@ static int take_node_options(struct change *change, struct blk_options *options)
     else if (blk_options_peek(options, "read-only") && (change->read_only || change->writable))
         ret = blk_fail_why(&err, EINVAL, "-r and -w exclude it", "option 'read-only'");
     if (ret < 0 ||
-        (ret = blk_options_get_bool(options, "cache.direct", &cache->direct, &err)) < 0 ||
-        (ret = blk_options_get_bool(options, "cache.no-flush", &cache->no_flush, &err)) < 0 ||
-        (ret = blk_options_get_bool(options, "read-only", &read_only, &err)) < 0)
+        blk_options_get_bool(options, "cache.direct", &cache->direct, &err) < 0 ||
+        blk_options_get_bool(options, "cache.no-flush", &cache->no_flush, &err) < 0 ||
+        blk_options_get_bool(options, "read-only", &read_only, &err) < 0)
         return io_report_error(&err);
 
     const char *unknown = blk_options_first_unused(options);
