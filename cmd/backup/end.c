@@ -37,8 +37,7 @@ static int sync_folder(const char *file, struct blk_error *err)
 int backup_close_target(struct backup *backup, struct backup_disk *disk, struct blk_error *err)
 {
     (void)backup;
-    int ret = blk_flush(disk->target, err);
-    return ret < 0 ? ret : close_root(&disk->target, &disk->target_report, err);
+    return close_root(&disk->target, &disk->target_report, err);
 }
 
 /* Made as NAME.partial, it gets its name, unless that was taken meanwhile. */
@@ -133,9 +132,7 @@ static bool keep_partial(struct backup_disk *disk)
 {
     struct blk_error err = BLK_ERROR_INIT;
 
-    int ret = blk_flush(disk->target, &err);
-    if (ret == 0)
-        ret = close_root(&disk->target, &disk->target_report, &err);
+    int ret = close_root(&disk->target, &disk->target_report, &err);
     if (ret < 0)
         report_error(&err);
     return ret == 0;
