@@ -42,6 +42,7 @@ check() {
 faults() {
     local files=$1 also=$2 judge=$3 errno sticky
     shift 3
+    # shellcheck disable=SC2086 # no word or one
     for errno in EIO ${all:+ENOSPC}; do
         for sticky in "" ${all:+--sticky}; do
             TMPDIR=$memory python3 "$SRCDIR/tests/tools/faultloop.py" --files "$files" --also "$also" \

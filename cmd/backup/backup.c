@@ -21,7 +21,10 @@ static int phase(struct backup *backup, disk_phase *run, struct blk_error *err)
     return ret;
 }
 
-/* Everything before the switch: after a failure here nothing has changed but that targets may have come and gone. */
+/*
+ * Everything before the switch: after a failure here nothing has changed but that targets may have
+ * come and gone.
+ */
 static int make_targets(struct backup *backup, struct blk_error *err, int *status)
 {
     *status = EXIT_FAILED;
@@ -260,11 +263,14 @@ static int run(int argc, char **argv)
           "fail, or make a full backup and begin the bitmap anew" },
         { 0, "new-bitmap", CMD_STRING, &options.new_bitmap, "NAME",
           "make a bitmap that begins with this backup" },
-        { 0, "base", CMD_LIST, &options.bases, "FILE", "make the target an overlay on this backup" },
+        { 0, "base", CMD_LIST, &options.bases, "FILE",
+          "make the target an overlay on this backup" },
         { 'F', "base-format", CMD_STRING, &options.base_format, "FMT", "format of the base" },
-        { 0, "trust", CMD_FLAG, &options.trust, NULL, "take a base though its identity does not fit" },
+        { 0, "trust", CMD_FLAG, &options.trust, NULL,
+          "take a base though its identity does not fit" },
         { 0, "verify", CMD_FLAG, &options.verify, NULL, "read the target back and compare" },
-        { 0, "checksum", CMD_FLAG, &options.checksum, NULL, "print a digest of the disk's content" },
+        { 0, "checksum", CMD_FLAG, &options.checksum, NULL,
+          "print a digest of the disk's content" },
         { 0, "keep-failed", CMD_FLAG, &options.keep_failed, NULL,
           "keep what there is of a failed target as TARGET.partial" },
         { 0, "disk", CMD_LIST, &texts.disks, "SOURCE=TARGET", "one of several disks" },
@@ -276,8 +282,10 @@ static int run(int argc, char **argv)
           "how long a guest write may wait for a save" },
         { 0, "list-chain", CMD_STRING, &texts.chain, "FILE",
           "print and check the backups that FILE builds on" },
-        { 'O', "target-format", CMD_STRING, &options.target.format, "FMT", "format of the target (qcow2)" },
-        { 'o', "options", CMD_LIST, &options.creation, "OPTIONS", "options for creating the target" },
+        { 'O', "target-format", CMD_STRING, &options.target.format, "FMT",
+          "format of the target (qcow2)" },
+        { 'o', "options", CMD_LIST, &options.creation, "OPTIONS",
+          "options for creating the target" },
         { 'c', "compress", CMD_FLAG, &options.compressed, NULL, "write compressed clusters" },
         { 'n', NULL, CMD_FLAG, &options.existing, NULL, "write into a target that exists" },
         { 't', NULL, CMD_STRING, &options.target_cache, "CACHE", "cache mode of the target" },

@@ -10,20 +10,21 @@
  *   manifest.c   the result as JSON
  *   chain.c      --list-chain
  *
- * The order is what makes the status true. All disks pass through each phase before the first enters
- * the next:
+ * The order is what makes the status true. All disks pass through each phase before the first
+ * enters the next:
  *
- *   prepare   sources are open and locked, targets made; the bits of each bitmap used are set aside as `frozen` and
- *             the bitmap begins anew, in memory only
+ *   prepare   sources are open and locked, targets made; the bits of each bitmap used are set aside
+ *             as `frozen` and the bitmap begins anew, in memory only
  *   copy      data; a guest's writes meanwhile are recorded in the bitmaps that began anew
  *   close     every target is flushed, closed strictly and so published
  *   verify    if asked, every target is opened again and compared
  *   name      with --keep-failed, NAME.partial becomes NAME
- *   switch    sources are closed strictly, which stores the bitmaps and the new identity in one step
+ *   switch    sources are closed strictly, which stores the bitmaps and the new identity in one
+ *             step
  *
- * Fails anything before the switch, the frozen bits are put back and no source has changed: a run without guest
- * writes has not even marked a bitmap as in use, so that a kill at any moment costs none. After that a failure leaves
- * bitmaps that mark too much, never too little.
+ * Fails anything before the switch, the frozen bits are put back and no source has changed: a run
+ * without guest writes has not even marked a bitmap as in use, so that a kill at any moment costs
+ * none. After that a failure leaves bitmaps that mark too much, never too little.
  */
 #ifndef CMD_BACKUP_BACKUP_H
 #define CMD_BACKUP_BACKUP_H
@@ -92,7 +93,7 @@ struct backup_disk {
     enum backup_mode mode; /* full where a broken bitmap made it so */
     struct backup_bitmap *bitmaps;
     size_t bitmap_count;
-    struct blk_dirty_bitmap *mask;      /* what is copied, in whole clusters of the target; NULL: everything */
+    struct blk_dirty_bitmap *mask;      /* what is copied, whole clusters; NULL: everything */
     struct blk_dirty_bitmap *remaining; /* SYNC_ALWAYS: what the target does not hold yet */
     char *backing_name;              /* --base as the target's header names it */
     char *backing_format;
@@ -111,11 +112,17 @@ struct backup {
     uint64_t progress_done, progress_total;
 };
 
-/* prepare.c: opens and locks the source, freezes its bitmaps, makes the target. Errors name the file. */
+/*
+ * prepare.c: opens and locks the source, freezes its bitmaps, makes the target. Errors name the
+ * file.
+ */
 int backup_open_source(struct backup *backup, struct backup_disk *disk, struct blk_error *err);
 int backup_make_target(struct backup *backup, struct backup_disk *disk, struct blk_error *err);
 
-/* base.c: checks disk->base, if there is one, and fills disk->backing_name, backing_format and parent. */
+/*
+ * base.c: checks disk->base, if there is one, and fills disk->backing_name, backing_format and
+ * parent.
+ */
 int backup_check_base(const struct backup_options *options, struct backup_disk *disk,
                       struct blk_error *err);
 /* The same for a target that exists: does it hold, or build on, what a partial backup continues? */
@@ -138,9 +145,15 @@ bool backup_changes_source(const struct backup_options *options, const struct ba
 /* Closes the source strictly with its bitmaps begun anew and its identity set. */
 int backup_switch_source(const struct backup_options *options, struct backup_disk *disk,
                          struct blk_error *err);
-/* After a failure before the switch: removes the target, puts the bitmaps back. Reports what it cannot do. */
+/*
+ * After a failure before the switch: removes the target, puts the bitmaps back. Reports what it
+ * cannot do.
+ */
 void backup_put_back(const struct backup_options *options, struct backup_disk *disk);
-/* After that: says which of the two files can be used, for it is not the status alone that decides. */
+/*
+ * After that: says which of the two files can be used, for it is not the status alone that
+ * decides.
+ */
 void backup_say_what_stands(const struct backup_disk *disk);
 void backup_disk_free(struct backup_disk *disk);
 

@@ -1,8 +1,8 @@
 /*
- * What a partial backup is put on: an earlier backup that the target becomes an overlay of (--base), or what a target that
- * exists holds (-n). A wrong one would restore garbage without a word, so it has to be the backup from
- * which one of the bitmaps counts, by the ids that both files carry. For --mode=top it may also be the source's own
- * backing file.
+ * What a partial backup is put on: an earlier backup that the target becomes an overlay of
+ * (--base), or what a target that exists holds (-n). A wrong one would restore garbage without a
+ * word, so it has to be the backup from which one of the bitmaps counts, by the ids that both files
+ * carry. For --mode=top it may also be the source's own backing file.
  */
 #include <errno.h>
 
@@ -36,7 +36,10 @@ static bool is_backing_of_source(const struct backup_disk *disk, struct blk_node
            is_same_file(blk_bottom(backing)->name, blk_bottom(node)->name);
 }
 
-/* Whether the backup may be put on `node`, which has the identity `below`; `what` it is to the backup. */
+/*
+ * Whether the backup may be put on `node`, which has the identity `below`; `what` it is to the
+ * backup.
+ */
 static int check_identity(const struct backup_options *options, struct backup_disk *disk,
                           struct blk_node *node, const struct blk_identity *below, const char *what,
                           struct blk_error *err)
@@ -46,8 +49,8 @@ static int check_identity(const struct backup_options *options, struct backup_di
     if (options->trust || is_backing_of_source(disk, node))
         return 0;
     if (blk_id_is_none(&below->backup))
-        return blk_fail_why(err, EINVAL, "it does not say which backup it is (--trust takes it as it is)",
-                            "%s '%s'", what, node->name);
+        return blk_fail_why(err, EINVAL,
+                            "it does not say which backup it is (--trust takes it as it is)", "%s '%s'", what, node->name);
     int ret = identity_of(disk->format, &source, err);
     if (ret < 0)
         return ret;
@@ -75,7 +78,10 @@ static int note_parent(struct backup_disk *disk, struct blk_error *err)
 int backup_check_base(const struct backup_options *options, struct backup_disk *disk,
                       struct blk_error *err)
 {
-    struct image_args args = { .format = options->base_format, .lock_wait = options->target.lock_wait };
+    struct image_args args = {
+        .format = options->base_format,
+        .lock_wait = options->target.lock_wait,
+    };
     struct blk_identity identity;
     struct blk_node *root;
 

@@ -1,6 +1,6 @@
 /*
- * --list-chain: what a chain of backups consists of, and whether it is whole: every parent is there and is the one that
- * its overlay was made on, and all files were closed cleanly.
+ * --list-chain: what a chain of backups consists of, and whether it is whole: every parent is there
+ * and is the one that its overlay was made on, and all files were closed cleanly.
  */
 #include <inttypes.h>
 #include <stdio.h>
@@ -16,6 +16,12 @@ struct link {
     char digest[BLK_DIGEST_HEX_BYTES];
 };
 
+static int identity_of(struct blk_node *node, struct blk_identity *identity, struct blk_error *err)
+{
+    *identity = (struct blk_identity){ .bitmap_count = 0 };
+    return node->driver->identity_get ? node->driver->identity_get(node, identity, err) : 0;
+}
+
 static int look_at(struct blk_node *node, const struct backup_options *options, struct link *link,
                    struct blk_error *err)
 {
@@ -24,12 +30,12 @@ static int look_at(struct blk_node *node, const struct backup_options *options, 
     struct blk_identity below = { .bitmap_count = 0 };
 
     *link = (struct link){ .node = node };
-    int ret = node->driver->identity_get ? node->driver->identity_get(node, &link->identity, err) : 0;
+    int ret = identity_of(node, &link->identity, err);
     if (ret == 0 && node->driver->get_info)
         ret = node->driver->get_info(node, &info, err);
     json_decref(info.specific);
-    if (ret == 0 && backing && blk_skip_filters(backing)->driver->identity_get)
-        ret = blk_skip_filters(backing)->driver->identity_get(blk_skip_filters(backing), &below, err);
+    if (ret == 0 && backing)
+        ret = identity_of(blk_skip_filters(backing), &below, err);
     if (ret < 0)
         return ret;
 

@@ -96,8 +96,9 @@ static int copy_disk(struct backup *backup, struct backup_disk *disk, struct blk
 }
 
 /*
- * A target without a backing file reads as zeroes where nothing was written, and its format may have left it
- * at that. What was to be zero must stay so when the target is put on a base, so it is written.
+ * A target without a backing file reads as zeroes where nothing was written, and its format may
+ * have left it at that. What was to be zero must stay so when the target is put on a base, so it is
+ * written.
  */
 static int fill_gaps(struct backup_disk *disk, struct blk_error *err)
 {

@@ -1,5 +1,6 @@
 /*
- * The end of a backup: targets closed and published, then the sources' bitmaps switched; or everything put back.
+ * The end of a backup: targets closed and published, then the sources' bitmaps switched; or
+ * everything put back.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -127,7 +128,10 @@ static void unset_target_identity(struct backup_disk *disk)
         node->driver->identity_set(node, &none);
 }
 
-/* --keep-failed: what there is of the target gets the name NAME.partial. Returns whether it is safely there. */
+/*
+ * --keep-failed: what there is of the target gets the name NAME.partial. Returns whether it is
+ * safely there.
+ */
 static bool keep_partial(struct backup_disk *disk)
 {
     struct blk_error err = BLK_ERROR_INIT;
@@ -138,7 +142,10 @@ static bool keep_partial(struct backup_disk *disk)
     return ret == 0;
 }
 
-/* What a kept partial target holds need not be backed up again. Only this makes a source change after a failure. */
+/*
+ * What a kept partial target holds need not be backed up again. Only this makes a source change
+ * after a failure.
+ */
 static void advance_bitmaps(const struct backup_options *options, struct backup_disk *disk)
 {
     struct blk_error err = BLK_ERROR_INIT;
@@ -157,7 +164,9 @@ static void advance_bitmaps(const struct backup_options *options, struct backup_
     report_error(&err);
 }
 
-/* The guest's writes are in the source and recorded in its bitmaps: they join what was set aside. */
+/*
+ * The guest's writes are in the source and recorded in its bitmaps: they join what was set aside.
+ */
 static void keep_guest_writes(const struct backup_options *options, struct backup_disk *disk)
 {
     struct blk_error err = BLK_ERROR_INIT;

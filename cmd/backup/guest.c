@@ -2,9 +2,9 @@
  * --guest-io: a guest writes to the disk while its backup is made.
  *
  * The guest (cmd/common/guest.h) runs against a copy-before-write filter on the source. What it
- * overwrites is saved to the target first, and the backup copies the rest through the same record of what is
- * already there. So the target is the disk of the moment at which the filter was put in, which is the moment at
- * which the bitmaps began anew.
+ * overwrites is saved to the target first, and the backup copies the rest through the same record
+ * of what is already there. So the target is the disk of the moment at which the filter was put in,
+ * which is the moment at which the bitmaps began anew.
  */
 #include <errno.h>
 #include <pthread.h>
@@ -165,7 +165,8 @@ int backup_copy_with_guest(struct backup *backup, struct backup_disk *disk, stru
     if (ret < 0)
         return ret;
 
-    blk_node_ref(disk->source); /* the filter takes the other one, and is gone before the source is */
+    /* The filter takes the other reference, and is gone before the source is. */
+    blk_node_ref(disk->source);
     ret = blk_cbw_insert(disk->source, disk->target, &params, &filter, err);
     if (ret < 0) {
         disk->source->refs--;

@@ -39,7 +39,10 @@ static int new_bitmap(struct backup_disk *disk, const char *name, unsigned granu
     return ret;
 }
 
-/* A bitmap that is missing or in use: the backup becomes a full one, and the bitmap begins anew with it. */
+/*
+ * A bitmap that is missing or in use: the backup becomes a full one, and the bitmap begins anew
+ * with it.
+ */
 static int replace_broken(const struct backup_options *options, struct backup_disk *disk,
                           const char *name, struct backup_bitmap *used,
                           const struct blk_error *why, struct blk_error *err)
@@ -135,8 +138,8 @@ int backup_open_source(struct backup *backup, struct backup_disk *disk, struct b
     disk->mode = options->mode;
     disk->bytes = blk_size(disk->source);
     if (disk->mode == BACKUP_TOP && !disk->format->driver->supports_backing)
-        return blk_fail_why(err, ENOTSUP, "its format has no layers", "'%s' (%s)", disk->source_name,
-                            disk->format->driver->name);
+        return blk_fail_why(err, ENOTSUP, "its format has no layers", "'%s' (%s)",
+                            disk->source_name, disk->format->driver->name);
     ret = freeze_bitmaps(options, disk, err);
     if (ret == 0 && (ret = blk_id_new(&disk->id)) < 0)
         ret = blk_fail(err, -ret, "making an id for the backup");
@@ -156,7 +159,8 @@ static int create_options(const struct backup_options *options, const struct blk
     if (ret < 0)
         return ret;
     if (blk_options_get(creation, "size") || blk_options_get(creation, "backing_file"))
-        return blk_fail_why(err, EINVAL, "the size is the source's, and --base names the backing file",
+        return blk_fail_why(err, EINVAL,
+                            "the size is the source's, and --base names the backing file",
                             "creating '%s'", disk->target_name);
     if (disk->mode != BACKUP_FULL && !driver->supports_backing)
         return blk_fail_why(err, ENOTSUP, "the format cannot tell what is not in a partial backup",
@@ -204,7 +208,10 @@ static int open_target(const struct backup_options *options, struct backup_disk 
                       options->target_cache, &disk->target, err);
 }
 
-/* From its first write on the target is not the backup any more that it says it is, so that goes before. */
+/*
+ * From its first write on the target is not the backup any more that it says it is, so that goes
+ * before.
+ */
 static int take_away_identity(const struct backup_options *options, struct backup_disk *disk,
                               struct blk_error *err)
 {
@@ -248,7 +255,10 @@ static int mark_top(struct backup_disk *disk, struct blk_error *err)
                                          BLK_WANT_ZERO, &extent, err);
         if (ret < 0)
             return ret;
-        /* The zeroes behind the end of a base that is too short are this layer's: another base need not have them. */
+        /*
+         * The zeroes behind the end of a base that is too short are this layer's: another base
+         * need not have them.
+         */
         if (extent.flags & BLK_EXT_ALLOCATED || (base && extent.flags & BLK_EXT_ZERO))
             blk_dirty_bitmap_set(disk->mask, offset, extent.bytes);
     }
@@ -256,8 +266,8 @@ static int mark_top(struct backup_disk *disk, struct blk_error *err)
 }
 
 /*
- * The mask of a partial backup, which is always whole clusters of the target: a part of one would take the rest from
- * the base, which may be another backup's, or not there.
+ * The mask of a partial backup, which is always whole clusters of the target: a part of one would
+ * take the rest from the base, which may be another backup's, or not there.
  */
 static int fit_mask(const struct backup_options *options, struct backup_disk *disk,
                     struct blk_error *err)
