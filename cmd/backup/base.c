@@ -50,7 +50,8 @@ static int check_identity(const struct backup_options *options, struct backup_di
         return 0;
     if (blk_id_is_none(&below->backup))
         return blk_fail_why(err, EINVAL,
-                            "it does not say which backup it is (--trust takes it as it is)", "%s '%s'", what, node->name);
+                            "it does not say which backup it is (--trust takes it as it is)",
+                            "%s '%s'", what, node->name);
     int ret = identity_of(disk->format, &source, err);
     if (ret < 0)
         return ret;
