@@ -273,6 +273,8 @@ static int qcow2_get_info(struct blk_node *node, struct blk_info *info, struct b
     info->corrupt = header->incompatible & QCOW2_INCOMPAT_CORRUPT;
     info->encrypted = header->crypt != QCOW2_CRYPT_NONE;
     info->has_snapshots = true;
+    info->vm_state_offset = qcow2_l1_entries_for(header->size, s->cluster_bits, s->extended) *
+                            s->l2_entries * s->cluster_bytes;
     info->specific_type = "qcow2";
     json_t *specific = info->specific = json_object();
     json_object_set_new(specific, "compat", json_string(header->version < 3 ? "0.10" : "1.1"));
