@@ -148,6 +148,26 @@ in_use() {
     done
 }
 
+@test "four bitmaps are remembered, however long the name of the backing file" {
+    local folder i
+    folder=$(printf 'x%.0s' {1..200})
+    folder=$folder/$folder/$folder
+    mkdir -p "$folder"
+    mv disk "$folder/low"
+    qemu-img create -q -f qcow2 -b "$PWD/$folder/low" -F qcow2 disk
+    for i in 1 2 3 4 5; do
+        blkimg backup "--new-bitmap=b$i" disk "f$i"
+    done
+    blkimg io -c 'write -P 2 1M 100k' disk >out
+    blkimg backup --bitmap=b2 --base=f2 disk inc
+    qemu-img compare disk inc
+    # The one used longest ago is not known any more, which is refused.
+    run -1 --separate-stderr blkimg backup --bitmap=b1 --base=f1 disk other
+    [[ $stderr == *"it is not the backup"* ]]
+    blkimg backup --bitmap=b1 --base=f1 --trust disk other
+    qemu-img compare disk other
+}
+
 @test "--new-bitmap" {
     blkimg backup --new-bitmap=b disk full
     refused "'b'" --new-bitmap=b disk other
