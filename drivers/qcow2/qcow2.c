@@ -54,7 +54,8 @@ static int probe(const uint8_t *head, size_t bytes)
 {
     if (bytes < QCOW2_AT_BACKING_OFFSET || be32_get(head) != QCOW2_MAGIC)
         return 0;
-    return be32_get(head + QCOW2_AT_VERSION) >= 2 ? 100 : 0;
+    /* Version 1 is refused by open: better than to take the image for a raw one. */
+    return be32_get(head + QCOW2_AT_VERSION) >= 1 ? 100 : 0;
 }
 
 /* ---- open ---- */

@@ -70,14 +70,15 @@ kill_leftovers() {
 # grandchild, and "run" would hide the signal. This one ends all that belongs to the test, shortly
 # before, and the teardown turns that into a failure.
 start_watchdog() {
-    local limit=$((${BATS_TEST_TIMEOUT:-120} - 2))
+    local limit=$((${BATS_TEST_TIMEOUT:-300} - 2))
     ((limit > 0)) || limit=1
     # Descriptors are closed: bats waits until nobody holds them any more.
     (
         exec </dev/null >/dev/null 2>&1 3>&- 4>&-
         env -u T sleep "$limit" &
         trap 'kill $!; exit' TERM
-        wait
+        # Ended early means that the test is over and its processes are being cleared away.
+        wait $! || exit
         touch "$BATS_TEST_TMPDIR/timeout"
         kill_leftovers
     ) &
