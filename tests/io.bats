@@ -284,7 +284,7 @@ EOF
 = length
 = truncate 8M;length
 = info
-= aio_write 0 64k;aio_write 1M 64k;aio_flush
+= aio_write 0 64k;aio_flush;aio_write 1M 64k;aio_flush
 = reopen -r;reopen -w;write 0 512
 EOF
 }
