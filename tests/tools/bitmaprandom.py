@@ -134,6 +134,9 @@ class Sequence:
                 # Requests that QEMU widens, it also marks as widened.
                 offset, length = offset // 512 * 512, -(-length // 512) * 512
             commands += ["-c", f"{kind} {offset} {length}"]
+            if tool[0] == "qemu-io":
+                # With writes in flight beside zeroes and discards, qemu-io 7.2 damages images all by itself.
+                commands += ["-c", "aio_flush"]
             for bitmap in self.bitmaps.values():
                 if bitmap.enabled:
                     bitmap.mark(offset, length)
