@@ -30,8 +30,8 @@ EOF
     chmod +x list-check
 }
 
-options=(cluster_size=64k cluster_size=4k,refcount_bits=8 cluster_size=512,refcount_bits=64)
-[[ -z ${CRASH_STATES-} ]] || options+=(compat=0.10,cluster_size=1k extended_l2=on,cluster_size=16k)
+options=(cluster_size=64k 'cluster_size=4k,refcount_bits=8' 'cluster_size=512,refcount_bits=64')
+[[ -z ${CRASH_STATES-} ]] || options+=('compat=0.10,cluster_size=1k' 'extended_l2=on,cluster_size=16k')
 
 @test "snapshot -c" {
     local o
