@@ -85,9 +85,9 @@ TEST(a_header_in_pieces)
 {
     struct blk_node *node = open_new(NULL);
     REQUIRE(node);
-    CHECK_INT(put(node, 4, 4, MAGIC + 4), 0);
+    CHECK_INT(put(node, 4, 4, &MAGIC[4]), 0);
     CHECK_INT(put(node, 0, 3, MAGIC), 0);
-    CHECK_INT(put(node, 3, 1, MAGIC + 3), -EPERM);
+    CHECK_INT(put(node, 3, 1, &MAGIC[3]), -EPERM);
     CHECK(close_and_probe(node));
 }
 
