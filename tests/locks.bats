@@ -3,36 +3,11 @@
 bats_require_minimum_version 1.5.0
 load lib/common
 load lib/target
+load lib/locks
 
 setup() {
     common_setup
     truncate -s 1M a
-}
-
-# hold PROGRAM...: a program that has an image open until it is released; $holder is its process.
-hold() {
-    mkfifo hold.in
-    "$@" <hold.in >/dev/null 2>&1 &
-    holder=$!
-    exec 8>hold.in
-}
-
-release() {
-    exec 8>&-
-    wait $holder || true
-    rm -f hold.in
-}
-
-# held FILE: the bytes that others hold, as the kernel lists them.
-held() {
-    local inode
-    inode=$(stat -c %i "$1")
-    awk -v inode="$inode" '$2 == "OFDLCK" && $6 ~ ":" inode "$" {
-        for (byte = $7; byte <= $8; byte++) print byte }' /proc/locks | sort -n | xargs
-}
-
-is_held() {
-    [[ $(held "$1") == "$2" ]]
 }
 
 # --- what is held ----------------------------------------------------------------------------

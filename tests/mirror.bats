@@ -3,6 +3,7 @@
 
 bats_require_minimum_version 1.5.0
 load lib/common
+load lib/locks
 
 # make_chain: base <- mid <- one and two. Beside them what mid, one and two show.
 make_chain() {
@@ -27,11 +28,6 @@ unchanged() {
     for image; do
         grep " $image$" sums | sha256sum --quiet -c -
     done
-}
-
-# is_locked IMAGE: nobody else can write it now.
-is_locked() {
-    ! "$BLKIMG" io -c 'write 0 0' "$1" >/dev/null 2>&1
 }
 
 # shows IMAGE RAW
@@ -145,13 +141,10 @@ backing_is() {
     assert_file_not_exist new
     unchanged base mid one two
 
-    qemu-io -c 'sleep 20000' two >/dev/null 3>&- &
-    local holder=$!
-    wait_for 5 is_locked two
+    hold_writable two
     run -1 blkimg mirror --pivot=one --pivot=two --witness=w mid new
     assert_output --partial "two"
-    kill "$holder"
-    wait "$holder" || :
+    release
     unchanged base mid one two
     assert_file_not_exist new
     assert_file_not_exist w
@@ -162,7 +155,7 @@ backing_is() {
     make_chain
     qemu-io -c 'write -P 3 0 4M' mid >/dev/null
     spawn "$BLKIMG" mirror -r 2M --pivot=one mid new
-    wait_for 5 is_locked one
+    wait_for 10 is_held one "$writer"
     run ! qemu-io -c 'write 0 512' mid
     run ! qemu-io -c 'write 0 512' base
     finish

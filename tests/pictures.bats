@@ -3,6 +3,7 @@
 
 bats_require_minimum_version 1.5.0
 load lib/common
+load lib/locks
 
 chain() {
     qemu-img create -q -f qcow2 base 1M
@@ -90,13 +91,11 @@ rows() {
 
 @test "an image in use is shown, and by whom" {
     chain
-    spawn qemu-io -c 'sleep 4000' top
-    wait_for 3 grep -q . <(sleep 0.5; echo ready)
+    hold_writable top
     run -0 blkimg info --graph=text top
     assert_line --partial 'writable, in use by a writer'
     assert_line --partial 'read-only, in use by a reader'
-    kill "$pid"
-    finish
+    release
 }
 
 @test "the graph for Graphviz" {

@@ -3,6 +3,7 @@
 
 bats_require_minimum_version 1.5.0
 load lib/common
+load lib/locks
 
 setup() {
     common_setup
@@ -43,11 +44,6 @@ stand_on() {
 
 unchanged() {
     sha256sum --quiet -c sums
-}
-
-# is_locked IMAGE: nobody else can write it now.
-is_locked() {
-    ! "$BLKIMG" io -c 'write 0 0' "$1" >/dev/null 2>&1
 }
 
 # says STATE: what the witness "w" says by itself.
@@ -121,14 +117,10 @@ assert r["complete"] is False and r["exit-status"] == 1' "$output"
 }
 
 @test "the second one is locked, unwritable, or has no room in its header" {
-    local holder
-    qemu-io -c 'read 0 512' -c 'sleep 30000' two >/dev/null 3>&- &
-    holder=$!
-    wait_for 5 is_locked two
+    hold_writable two
     run -1 blkimg pivot one two --to new --witness w
     assert_output --partial two
-    kill "$holder"
-    wait "$holder" || :
+    release
     unchanged
     assert_file_not_exist w
 
@@ -303,9 +295,9 @@ assert r["complete"] is False and r["exit-status"] == 1' "$output"
     qemu-img create -q -f qcow2 -b big -F raw one
     sha256sum one two >sums
     spawn "$BLKIMG" pivot one --to same -F raw --witness w
-    sleep 0.05
+    sleep 0.03
     # shellcheck disable=SC2154 # spawn sets it
-    kill -INT "$pid"
+    kill -INT "$pid" || :
     finish
     # shellcheck disable=SC2154 # finish sets it
     [[ $status != 0 ]] || skip 'it was over before'
