@@ -104,6 +104,14 @@ struct blk_driver {
     void (*reopen_commit)(struct blk_reopen *reopen);
     void (*reopen_abort)(struct blk_reopen *reopen);
 
+    /*
+     * Options that get other values while the node is open and drained. read checks them and
+     * allocates *settings, which apply then puts into effect and blockcore frees.
+     */
+    int (*options_read)(struct blk_node *node, struct blk_options *options, void **settings,
+                        struct blk_error *err);
+    void (*options_apply)(struct blk_node *node, const void *settings);
+
     /* ---- data ---- */
 
     /* Reads exactly `bytes`. Bytes past the end of a growable node's medium read as zeroes. */

@@ -3,13 +3,12 @@
 #include <assert.h>
 #include <errno.h>
 
-/* Whether `node` is in the graph of `root`. */
-static bool is_in(const struct blk_node *root, const struct blk_node *node)
+bool blk_graph_has(const struct blk_node *root, const struct blk_node *node)
 {
     if (root == node)
         return true;
     for (int role = 0; role < BLK_ROLE_COUNT; role++)
-        if (root->children[role] && is_in(root->children[role], node))
+        if (root->children[role] && blk_graph_has(root->children[role], node))
             return true;
     return false;
 }
@@ -17,26 +16,10 @@ static bool is_in(const struct blk_node *root, const struct blk_node *node)
 static int check_no_loop(const struct blk_node *parent, const struct blk_node *child,
                          struct blk_error *err)
 {
-    if (!is_in(child, parent))
+    if (!blk_graph_has(child, parent))
         return 0;
     return blk_fail_why(err, ELOOP, "it is above it", "putting '%s' below '%s'", child->name,
                         parent->name);
-}
-
-int blk_graph_replace_child(struct blk_node *root, struct blk_node *parent, enum blk_role role,
-                            struct blk_node *child, struct blk_node **former,
-                            struct blk_error *err)
-{
-    assert(is_in(root, parent));
-    int ret = child ? check_no_loop(parent, child, err) : 0;
-    if (ret < 0)
-        return ret;
-
-    blk_gate_drain_begin(&root->gate);
-    *former = parent->children[role];
-    parent->children[role] = child;
-    blk_gate_drain_end(&root->gate);
-    return 0;
 }
 
 /*
@@ -52,7 +35,7 @@ static int count_edges(struct blk_node *parent, const struct blk_node *from,
         struct blk_node *child = parent->children[role];
         if (child == from) {
             ++*count;
-            ret = check_no_loop(parent, to, err);
+            ret = to ? check_no_loop(parent, to, err) : 0;
         } else if (child && child != to) {
             ret = count_edges(child, from, to, count, err);
         }
@@ -65,7 +48,8 @@ static void lead_edges(struct blk_node *parent, struct blk_node *from, struct bl
     for (int role = 0; role < BLK_ROLE_COUNT; role++) {
         struct blk_node *child = parent->children[role];
         if (child == from) {
-            blk_node_ref(to);
+            if (to)
+                blk_node_ref(to);
             parent->children[role] = to;
             from->refs--;
             assert(from->refs > 0);

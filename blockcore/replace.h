@@ -1,6 +1,5 @@
 /*
- * Changing the edges of a graph that is in use: rebase,
- * commit and mirror put another node where one was.
+ * Changing the edges of a graph that is in use: another node where one was.
  *
  * Requests enter at the root and are counted there alone (gate.h), so it
  * is the root that is drained, whatever edge below it changes. Nothing
@@ -12,22 +11,15 @@
 #include "blockcore/error.h"
 #include "blockcore/node.h"
 
-/*
- * Makes `child` (NULL: nothing) the child of `parent`, a node of root's graph, in that role. The
- * caller's reference to `child` passes to the edge; the edge's reference to the former child passes
- * to the caller as *former (NULL if there was none), who closes it. -ELOOP when `parent` is below
- * `child`: nothing has changed then.
- */
-int blk_graph_replace_child(struct blk_node *root, struct blk_node *parent, enum blk_role role,
-                            struct blk_node *child, struct blk_node **former,
-                            struct blk_error *err);
+/* Whether `node` is in the graph of `root`, or `root` itself. */
+bool blk_graph_has(const struct blk_node *root, const struct blk_node *node);
 
 /*
- * Leads every edge of root's graph that leads to `from` to `to` instead, all of
- * them at once for whoever sends requests to `root`. Edges of `to`'s own graph
- * stay: `to` may be an overlay of `from`. Each edge's reference changes with it;
- * the caller has own references to both, and closes `from`. -ENOENT when no edge
- * leads there, -ELOOP when `to` is above such an edge; nothing has changed then.
+ * Leads every edge of root's graph that leads to `from` to `to` instead (NULL: removes it), all of
+ * them at once for whoever sends requests to `root`. Edges of `to`'s own graph stay: `to` may be an
+ * overlay of `from`. Each edge's reference changes with it; the caller has own references to both,
+ * and closes `from`. -ENOENT when no edge leads there, -ELOOP when `to` is above such an edge;
+ * nothing has changed then.
  */
 int blk_graph_replace_node(struct blk_node *root, struct blk_node *from, struct blk_node *to,
                            struct blk_error *err);

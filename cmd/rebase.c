@@ -49,7 +49,7 @@ struct rebase {
     struct blk_node *root; /* the overlay; writable */
     struct blk_node *top;  /* root without filters */
     struct blk_node *backing; /* the new backing file until it is in the graph; NULL: none */
-    struct blk_node *former;  /* the old one, when it is no longer there */
+    struct blk_node *former;  /* the old one, once it is replaced */
     struct progress progress;
     uint64_t progress_base;    /* bytes of work done before the current pass */
     uint64_t different_bytes;  /* what was written into the overlay */
@@ -295,10 +295,12 @@ static int change_backing(struct rebase *rebase, struct blk_error *err)
     if (ret < 0)
         return blk_fail_if_unset(err, -ret, "changing the backing file of '%s'",
                                  rebase->root->name);
-    struct blk_node *backing = rebase->backing;
-    rebase->backing = NULL;
-    return blk_graph_replace_child(rebase->root, rebase->top, BLK_ROLE_BACKING, backing,
-                                   &rebase->former, err);
+    struct blk_node *former = blk_child(rebase->top, BLK_ROLE_BACKING);
+    if (!former)
+        return 0;
+    blk_node_ref(former);
+    rebase->former = former;
+    return blk_graph_replace_node(rebase->root, former, rebase->backing, err);
 }
 
 static int do_rebase(struct rebase *rebase, struct blk_error *err)

@@ -286,6 +286,9 @@ EOF
 = info
 = aio_write 0 64k;aio_flush;aio_write 1M 64k;aio_flush
 = reopen -r;reopen -w;write 0 512
+= reopen -o lazy-refcounts=on;write 0 512
+= reopen -o l2-cache-size=64k,pass-discard-other=on;write 0 1M;read -P 0xcd 0 1M
+= reopen -w -o cache.no-flush=on,refcount-cache-size=256k;write 0 1M
 EOF
 }
 

@@ -208,3 +208,18 @@ extents() {
         -c 'reopen -c writethrough' -c 'write 4M 1' a >out
     assert_equal "$(extents b1)" '[[524288,65536],[1048576,4096],[2097152,4096],[3145728,4096],[4194304,4096]]'
 }
+
+@test "the driver's options change with a reopen, or are refused by name" {
+    qemu-img create -q -f qcow2 q 64M
+    run -0 blkimg io -c 'reopen -o cache-size=512k' -c 'write -q -P 1 0 8M' \
+        -c 'reopen -r -o l2-cache-size=64k' -c 'read -q -P 1 0 8M' q
+    refute_output
+    local option
+    for option in l2-cache-entry-size=512:l2-cache-entry-size cache-size=1M,l2-cache-size=2M:cache-size \
+        data-file.filename=x:data-file nonsense=1:nonsense file.filename=x:file.filename; do
+        run -1 --separate-stderr blkimg io -c "reopen -r -o ${option%:*}" -c 'write -q 0 512' q
+        # Nothing has changed: it can still be written.
+        [[ $stderr == *"${option#*:}"* && $(wc -l <<<"$stderr") == 1 ]] || fail "$option: $stderr"
+    done
+    qemu-img check -q q
+}

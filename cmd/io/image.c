@@ -220,7 +220,7 @@ static int take_reopen_option(struct change *change, struct blk_options *options
     return ret < 0 ? io_report_error(&err) : 0;
 }
 
-/* Applies -o. Only what every node has can change while it is open. */
+/* Takes from -o what every node has; the driver gets the rest. */
 static int take_node_options(struct change *change, struct blk_options *options)
 {
     struct blk_error err = BLK_ERROR_INIT;
@@ -239,12 +239,6 @@ static int take_node_options(struct change *change, struct blk_options *options)
         blk_options_get_bool(options, "read-only", &read_only, &err) < 0)
         return io_report_error(&err);
 
-    const char *unknown = blk_options_first_unused(options);
-    if (unknown) {
-        blk_fail_why(&err, EINVAL, "it cannot change while the image is open", "option '%s'",
-                     unknown);
-        return io_report_error(&err);
-    }
     if (blk_options_peek(options, "read-only")) {
         change->read_only = read_only;
         change->writable = !read_only;
@@ -274,9 +268,14 @@ static int reopen_from_words(struct io_session *session, struct blk_options *opt
     if (ret < 0)
         return ret;
 
-    bool writable = change.writable || (!change.read_only && blk_is_writable(session->node));
+    struct blk_change node_change = {
+        .node = session->node,
+        .writable = change.writable || (!change.read_only && blk_is_writable(session->node)),
+        .cache = change.cache,
+        .options = options,
+    };
     io_pool_wait(session->pool); /* a request may have been submitted and not begun yet */
-    ret = blk_reopen(session->node, writable, change.cache, &err);
+    ret = blk_reopen_set(&node_change, 1, &err);
     return ret < 0 ? io_report_error(&err) : 0;
 }
 

@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "blockcore/memory.h"
 #include "blockcore/options.h"
 
 #define DEFAULT_SLICE_BYTES (64 * KIB)
@@ -17,25 +18,32 @@ static int bad_cache(const struct blk_node *node, const char *why, struct blk_er
     return blk_fail_why(err, EINVAL, why, "cache sizes of '%s'", node->name);
 }
 
+/* What maps the whole image, in bytes. */
+static uint64_t whole_l2_cache(const struct qcow2_state *s)
+{
+    return round_up(div_round_up(s->header.size, s->cluster_bytes) * s->l2_entry_bytes,
+                    s->cluster_bytes);
+}
+
+static uint64_t least_refcount_cache(const struct qcow2_state *s)
+{
+    return (uint64_t)MIN_REFBLOCKS << s->cluster_bits;
+}
+
 /* Sizes given and not given, to sizes of both caches. */
 static int read_cache_sizes(struct blk_node *node, struct blk_options *options,
-                            struct qcow2_cache_sizes *sizes, struct blk_error *err)
+                            struct qcow2_settings *settings, struct blk_error *err)
 {
     const struct qcow2_state *s = qcow2_state(node);
-    uint64_t total = 0, least = (uint64_t)MIN_REFBLOCKS << s->cluster_bits;
+    uint64_t total = 0, least = least_refcount_cache(s);
     bool has_total = blk_options_peek(options, "cache-size");
     bool has_l2 = blk_options_peek(options, "l2-cache-size");
     bool has_refcount = blk_options_peek(options, "refcount-cache-size");
-    /* What maps the whole image. */
-    uint64_t whole = round_up(div_round_up(s->header.size, s->cluster_bytes) * s->l2_entry_bytes,
-                              s->cluster_bytes);
     int ret;
 
-    sizes->l2 = u64_min(whole, MAX_DEFAULT_L2_BYTES);
-    sizes->refcount = least;
     if ((ret = blk_options_get_size(options, "cache-size", &total, err)) < 0 ||
-        (ret = blk_options_get_size(options, "l2-cache-size", &sizes->l2, err)) < 0 ||
-        (ret = blk_options_get_size(options, "refcount-cache-size", &sizes->refcount, err)) < 0)
+        (ret = blk_options_get_size(options, "l2-cache-size", &settings->l2_cache, err)) < 0 ||
+        (ret = blk_options_get_size(options, "refcount-cache-size", &settings->refcount_cache, err)) < 0)
         return ret;
     if (!has_total)
         return 0;
@@ -44,48 +52,42 @@ static int read_cache_sizes(struct blk_node *node, struct blk_options *options,
                          "only two of cache-size, l2-cache-size and refcount-cache-size can be "
                          "given",
                          err);
-    if ((has_l2 && sizes->l2 > total) || (has_refcount && sizes->refcount > total))
+    if ((has_l2 && settings->l2_cache > total) || (has_refcount && settings->refcount_cache > total))
         return bad_cache(node, "a part of the cache is larger than cache-size", err);
     if (has_l2)
-        sizes->refcount = total - sizes->l2;
+        settings->refcount_cache = total - settings->l2_cache;
     else if (has_refcount)
-        sizes->l2 = total - sizes->refcount;
+        settings->l2_cache = total - settings->refcount_cache;
     else if (total > least)
-        sizes->l2 = u64_min(total - least, u64_max(whole, 1));
+        settings->l2_cache = u64_min(total - least, u64_max(whole_l2_cache(s), 1));
     else
-        sizes->l2 = 0, sizes->refcount = total;
+        settings->l2_cache = 0, settings->refcount_cache = total;
     return 0;
 }
 
 static int read_slice_bytes(struct blk_node *node, struct blk_options *options,
-                            struct qcow2_cache_sizes *sizes, struct blk_error *err)
+                            struct qcow2_settings *settings, struct blk_error *err)
 {
     const struct qcow2_state *s = qcow2_state(node);
-    sizes->slice_bytes = u64_min(s->cluster_bytes, DEFAULT_SLICE_BYTES);
-    int ret = blk_options_get_size(options, "l2-cache-entry-size", &sizes->slice_bytes, err);
+    int ret = blk_options_get_size(options, "l2-cache-entry-size", &settings->slice_bytes, err);
     if (ret < 0)
         return ret;
-    if (sizes->slice_bytes < BLK_SECTOR_BYTES || sizes->slice_bytes > s->cluster_bytes ||
-        !is_power_of_two(sizes->slice_bytes))
+    if (settings->slice_bytes < BLK_SECTOR_BYTES || settings->slice_bytes > s->cluster_bytes ||
+        !is_power_of_two(settings->slice_bytes))
         return bad_cache(node,
                          "l2-cache-entry-size must be a power of two from 512 to the cluster size",
                          err);
     return 0;
 }
 
-static int read_discards(struct blk_node *node, struct blk_options *options, struct blk_error *err)
+static int read_discards(struct blk_options *options, struct qcow2_pass_discard *pass,
+                         struct blk_error *err)
 {
-    struct qcow2_state *s = qcow2_state(node);
     int ret;
-    s->pass_discard.request = node->flags & BLK_UNMAP;
-    s->pass_discard.snapshot = true;
-    s->pass_discard.other = false;
-    if ((ret = blk_options_get_bool(options, "pass-discard-request", &s->pass_discard.request,
-                                    err)) < 0 ||
-        (ret = blk_options_get_bool(options, "pass-discard-snapshot", &s->pass_discard.snapshot,
-                                    err)) < 0)
+    if ((ret = blk_options_get_bool(options, "pass-discard-request", &pass->request, err)) < 0 ||
+        (ret = blk_options_get_bool(options, "pass-discard-snapshot", &pass->snapshot, err)) < 0)
         return ret;
-    return blk_options_get_bool(options, "pass-discard-other", &s->pass_discard.other, err);
+    return blk_options_get_bool(options, "pass-discard-other", &pass->other, err);
 }
 
 /*
@@ -128,13 +130,59 @@ static int read_without_effect(struct blk_node *node, struct blk_options *option
     return ret;
 }
 
-int qcow2_options_read(struct blk_node *node, struct blk_options *options,
-                       struct qcow2_cache_sizes *sizes, struct blk_error *err)
+/* Replaces what is given. */
+static int read_given(struct blk_node *node, struct blk_options *options,
+                      struct qcow2_settings *settings, struct blk_error *err)
 {
     int ret;
-    if ((ret = read_cache_sizes(node, options, sizes, err)) < 0 ||
-        (ret = read_slice_bytes(node, options, sizes, err)) < 0 ||
-        (ret = read_discards(node, options, err)) < 0)
+    if ((ret = read_cache_sizes(node, options, settings, err)) < 0 ||
+        (ret = read_slice_bytes(node, options, settings, err)) < 0 ||
+        (ret = read_discards(options, &settings->pass_discard, err)) < 0)
         return ret;
     return read_without_effect(node, options, err);
+}
+
+int qcow2_options_open(struct blk_node *node, struct blk_options *options,
+                       struct qcow2_settings *settings, struct blk_error *err)
+{
+    const struct qcow2_state *s = qcow2_state(node);
+
+    *settings = (struct qcow2_settings){
+        .l2_cache = u64_min(whole_l2_cache(s), MAX_DEFAULT_L2_BYTES),
+        .refcount_cache = least_refcount_cache(s),
+        .slice_bytes = u64_min(s->cluster_bytes, DEFAULT_SLICE_BYTES),
+        .pass_discard = { .request = node->flags & BLK_UNMAP, .snapshot = true },
+    };
+    return read_given(node, options, settings, err);
+}
+
+/* ---- changes while open ---- */
+
+int qcow2_options_read(struct blk_node *node, struct blk_options *options, void **settings,
+                       struct blk_error *err)
+{
+    const struct qcow2_state *s = qcow2_state(node);
+    struct qcow2_settings *changed = blk_xcalloc(1, sizeof(*changed));
+
+    *settings = changed;
+    *changed = (struct qcow2_settings){
+        .l2_cache = qcow2_cache_limit(&s->l2_cache),
+        .refcount_cache = qcow2_cache_limit(&s->refblock_cache),
+        .slice_bytes = s->l2_cache.entry_bytes,
+        .pass_discard = s->pass_discard,
+    };
+    int ret = read_given(node, options, changed, err);
+    if (ret == 0 && changed->slice_bytes != s->l2_cache.entry_bytes)
+        ret = bad_cache(node, "l2-cache-entry-size cannot change while the image is open", err);
+    return ret;
+}
+
+void qcow2_options_apply(struct blk_node *node, const void *settings)
+{
+    const struct qcow2_settings *changed = settings;
+    struct qcow2_state *s = qcow2_state(node);
+
+    qcow2_cache_set_limit(&s->l2_cache, changed->l2_cache);
+    qcow2_cache_set_limit(&s->refblock_cache, changed->refcount_cache);
+    s->pass_discard = changed->pass_discard;
 }

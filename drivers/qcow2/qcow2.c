@@ -60,16 +60,17 @@ static int probe(const uint8_t *head, size_t bytes)
 
 /* ---- open ---- */
 
-static void init_caches(struct blk_node *node, const struct qcow2_cache_sizes *sizes)
+static void apply_settings(struct blk_node *node, const struct qcow2_settings *settings)
 {
     struct qcow2_state *s = qcow2_state(node);
     uint32_t unit = (uint32_t)u64_max(qcow2_file(node)->limits.request_alignment, BLK_SECTOR_BYTES);
 
     s->l1_unit = (uint32_t)u64_min(unit, s->cluster_bytes);
-    qcow2_cache_init(&s->l2_cache, (uint32_t)sizes->slice_bytes, unit, sizes->l2,
+    qcow2_cache_init(&s->l2_cache, (uint32_t)settings->slice_bytes, unit, settings->l2_cache,
                      BLK_EVENT_L2_LOAD);
     qcow2_cache_init(&s->refblock_cache, (uint32_t)u64_min(s->cluster_bytes, MAX_REFSLICE_BYTES),
-                     unit, sizes->refcount, BLK_EVENT_REFBLOCK_LOAD);
+                     unit, settings->refcount_cache, BLK_EVENT_REFBLOCK_LOAD);
+    s->pass_discard = settings->pass_discard;
     qcow2_derive(s);
 }
 
@@ -174,7 +175,7 @@ static void free_state(struct blk_node *node)
 static int open_inner(struct blk_node *node, struct blk_options *options, struct blk_error *err)
 {
     struct qcow2_state *s = qcow2_state(node);
-    struct qcow2_cache_sizes sizes;
+    struct qcow2_settings settings;
     int ret = qcow2_header_read(node, &s->header, &s->tail, err);
     if (ret < 0)
         return ret;
@@ -185,9 +186,9 @@ static int open_inner(struct blk_node *node, struct blk_options *options, struct
 
     qcow2_derive(s);
     if ((ret = check_access(node, err)) < 0 ||
-        (ret = qcow2_options_read(node, options, &sizes, err)) < 0)
+        (ret = qcow2_options_open(node, options, &settings, err)) < 0)
         return ret;
-    init_caches(node, &sizes);
+    apply_settings(node, &settings);
     set_backing(node);
     blk_node_set_size(node, s->header.size);
     node->limits.zero_alignment = s->subcluster_bytes;
@@ -367,6 +368,8 @@ const struct blk_driver blk_driver_qcow2 = {
     .release = qcow2_release,
     .reopen_prepare = qcow2_reopen_prepare,
     .reopen_commit = qcow2_reopen_commit,
+    .options_read = qcow2_options_read,
+    .options_apply = qcow2_options_apply,
     .pread = qcow2_pread,
     .pwrite = qcow2_pwrite,
     .write_zeroes = qcow2_write_zeroes,

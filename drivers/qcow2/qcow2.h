@@ -179,6 +179,9 @@ struct qcow2_cache {
 
 void qcow2_cache_init(struct qcow2_cache *cache, uint32_t entry_bytes, uint32_t dirty_unit,
                       uint64_t limit_bytes, enum blk_event load_event);
+/* Bytes that the cache may hold. A lower limit takes effect when it is next trimmed. */
+uint64_t qcow2_cache_limit(const struct qcow2_cache *cache);
+void qcow2_cache_set_limit(struct qcow2_cache *cache, uint64_t bytes);
 /* Frees everything; what is dirty is lost. The cache can be used again. */
 void qcow2_cache_clear(struct qcow2_cache *cache);
 
@@ -219,6 +222,13 @@ struct qcow2_cluster_set {
     size_t capacity, used;
 };
 
+/* Which freed clusters are discarded in the file. */
+struct qcow2_pass_discard {
+    bool request;  /* those that a guest's discard freed */
+    bool snapshot; /* a deleted snapshot's */
+    bool other;
+};
+
 struct qcow2_state {
     /* fixed while open */
     uint32_t cluster_bytes;
@@ -233,7 +243,7 @@ struct qcow2_state {
     uint64_t refcount_max;
     uint64_t refblock_entries; /* counts in one refcount block */
     bool data_file, data_file_raw;
-    struct { bool request, snapshot, other; } pass_discard; /* which frees are passed to the file */
+    struct qcow2_pass_discard pass_discard;
 
     pthread_mutex_t commit_mutex;
     pthread_rwlock_t lock;

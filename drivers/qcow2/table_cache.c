@@ -31,10 +31,20 @@ void qcow2_cache_init(struct qcow2_cache *cache, uint32_t entry_bytes, uint32_t 
     *cache = (struct qcow2_cache){
         .entry_bytes = entry_bytes,
         .dirty_unit = dirty_unit < entry_bytes ? dirty_unit : entry_bytes,
-        .limit = u64_max(limit_bytes / entry_bytes, MIN_SLICES),
         .load_event = load_event,
     };
+    qcow2_cache_set_limit(cache, limit_bytes);
     ring_init(cache);
+}
+
+uint64_t qcow2_cache_limit(const struct qcow2_cache *cache)
+{
+    return (uint64_t)cache->limit * cache->entry_bytes;
+}
+
+void qcow2_cache_set_limit(struct qcow2_cache *cache, uint64_t bytes)
+{
+    cache->limit = u64_max(bytes / cache->entry_bytes, MIN_SLICES);
 }
 
 static void clock_insert(struct qcow2_cache *cache, struct qcow2_table *table)

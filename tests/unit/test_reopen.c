@@ -2,6 +2,8 @@
  * Reopening as a transaction: the order of levels, and what remains when the n-th level fails.
  */
 #include "blockcore/close.h"
+#include "blockcore/memory.h"
+#include "blockcore/options.h"
 #include "blockcore/reopen.h"
 #include "tests/unit/check.h"
 #include "tests/unit/memory_node.h"
@@ -44,10 +46,25 @@ static int flush(struct blk_node *node, struct blk_error *err)
     return note("f", node);
 }
 
+/* It has one option, "level", which is what is in its state. */
+static int read_option(struct blk_node *node, struct blk_options *options, void **settings,
+                       struct blk_error *err)
+{
+    uint64_t *level = *settings = blk_xcalloc(1, sizeof(*level));
+    *level = *(uint64_t *)node->state;
+    return blk_options_get_uint(options, "level", level, err);
+}
+
+static void apply_option(struct blk_node *node, const void *settings)
+{
+    note("o", node);
+    *(uint64_t *)node->state = *(const uint64_t *)settings;
+}
+
 static const struct blk_driver recorder = {
-    .name = "recorder", .kind = BLK_FORMAT, .supports_backing = true, .state_bytes = 1,
-    .reopen_prepare = prepare, .reopen_commit = commit, .reopen_abort = cancel,
-    .flush_to_disk = flush,
+    .name = "recorder", .kind = BLK_FORMAT, .supports_backing = true,
+    .state_bytes = sizeof(uint64_t), .reopen_prepare = prepare, .reopen_commit = commit, .reopen_abort = cancel,
+    .flush_to_disk = flush, .options_read = read_option, .options_apply = apply_option,
 };
 
 static struct blk_node *node_named(const char *name, bool writable)
@@ -172,4 +189,89 @@ TEST(force_share_stays_read_only)
     CHECK_INT(blk_reopen(root, true, writeback, &err), -EINVAL);
     CHECK_STR(events, "");
     blk_drop(root);
+}
+
+/* ---- sets ---- */
+
+static struct blk_options *option(const char *key, const char *value)
+{
+    struct blk_options *options = blk_options_new();
+    blk_options_set(options, key, value);
+    return options;
+}
+
+static uint64_t level(const struct blk_node *node)
+{
+    return *(const uint64_t *)node->state;
+}
+
+TEST(a_set_changes_access_options_and_backing_together)
+{
+    struct blk_node *top = build(true), *other = node_named("8", false), *next = node_named("9", false);
+    struct blk_node *old = blk_child(top, BLK_ROLE_BACKING);
+    struct blk_change changes[] = {
+        { .node = other, .writable = true, .options = option("level", "7") },
+        { .node = top, .writable = true, .has_backing = true, .backing = next },
+    };
+    CHECK_INT(blk_reopen_set(changes, 2, NULL), 0);
+    CHECK(blk_is_writable(other) && level(other) == 7);
+    CHECK(blk_child(top, BLK_ROLE_BACKING) == next && changes[1].backing == old);
+    CHECK_STR(strstr(events, "c1"), "c1 o8"); /* what cannot fail comes last */
+
+    changes[1].backing = NULL;
+    CHECK_INT(blk_reopen_set(&changes[1], 1, NULL), 0);
+    CHECK(!blk_child(top, BLK_ROLE_BACKING) && changes[1].backing == next);
+    blk_options_free(changes[0].options);
+    blk_drop(old);
+    blk_drop(next);
+    blk_drop(other);
+    blk_drop(top);
+}
+
+TEST(a_set_that_fails_changes_nothing)
+{
+    static const char *const steps[] = { "P8", "P3", "P2", "P4", "P1" };
+    for (size_t i = 0; i < sizeof(steps) / sizeof(steps[0]); i++) {
+        struct blk_node *top = build(false), *other = node_named("8", false);
+        struct blk_node *next = node_named("9", false), *old = blk_child(top, BLK_ROLE_BACKING);
+        struct blk_change changes[] = {
+            { .node = other, .writable = true, .options = option("level", "7") },
+            { .node = top, .writable = true, .has_backing = true, .backing = next },
+        };
+        struct blk_error err = BLK_ERROR_INIT;
+        fails_at = steps[i];
+        CHECK_INT(blk_reopen_set(changes, 2, &err), -EPERM);
+        CHECK_STR(err.left, "");
+        CHECK(!blk_is_writable(other) && level(other) == 0);
+        CHECK_STR(writable_ones(top), "");
+        CHECK(blk_child(top, BLK_ROLE_BACKING) == old && changes[1].backing == next);
+        blk_options_free(changes[0].options);
+        blk_drop(next);
+        blk_drop(other);
+        blk_drop(top);
+    }
+}
+
+TEST(what_is_wrong_in_a_set_is_found_before_anything_is_switched)
+{
+    struct blk_node *top = build(false), *other = node_named("8", false);
+    struct {
+        struct blk_change change;
+        int error;
+    } bad[] = {
+        { { .node = top, .writable = true, .options = option("level", "high") }, -EINVAL },
+        { { .node = top, .writable = true, .options = option("depth", "1") }, -EINVAL },
+        { { .node = blk_child(top, BLK_ROLE_FILE), .has_backing = true, .backing = top }, -ELOOP },
+    };
+    for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+        struct blk_change changes[] = { { .node = other, .writable = true }, bad[i].change };
+        struct blk_error err = BLK_ERROR_INIT;
+        CHECK_INT(blk_reopen_set(changes, 2, &err), bad[i].error);
+        CHECK_STR(events, "");
+        blk_options_free(bad[i].change.options);
+    }
+    CHECK_STR(writable_ones(top), "");
+    CHECK(!blk_is_writable(other) && level(top) == 0);
+    blk_drop(other);
+    blk_drop(top);
 }

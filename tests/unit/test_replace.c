@@ -19,16 +19,16 @@ static struct blk_node *new_node(const char *name)
     return blk_node_new(&plain, name, 0, (struct blk_cache_mode){ .direct = false });
 }
 
-TEST(a_child_is_replaced_and_given_back)
+TEST(a_child_is_replaced_and_removed)
 {
     struct blk_node *root = new_node("root"), *old = new_node("old"), *next = new_node("next");
-    struct blk_node *former;
     blk_node_attach(root, BLK_ROLE_BACKING, old);
+    blk_node_ref(old);
 
-    CHECK_INT(blk_graph_replace_child(root, root, BLK_ROLE_BACKING, next, &former, NULL), 0);
-    CHECK(former == old && blk_child(root, BLK_ROLE_BACKING) == next);
-    CHECK_INT(blk_graph_replace_child(root, root, BLK_ROLE_BACKING, NULL, &former, NULL), 0);
-    CHECK(former == next && !blk_child(root, BLK_ROLE_BACKING));
+    CHECK_INT(blk_graph_replace_node(root, old, next, NULL), 0);
+    CHECK(blk_child(root, BLK_ROLE_BACKING) == next);
+    CHECK_INT(blk_graph_replace_node(root, next, NULL, NULL), 0);
+    CHECK(!blk_child(root, BLK_ROLE_BACKING));
     CHECK_INT(old->refs, 1);
     CHECK_INT(next->refs, 1);
     blk_drop(old);
@@ -38,12 +38,13 @@ TEST(a_child_is_replaced_and_given_back)
 
 TEST(no_loop_is_made)
 {
-    struct blk_node *root = new_node("root"), *mid = new_node("mid"), *former;
+    struct blk_node *root = new_node("root"), *mid = new_node("mid"), *base = new_node("base");
     struct blk_error err = BLK_ERROR_INIT;
     blk_node_attach(root, BLK_ROLE_BACKING, mid);
+    blk_node_attach(mid, BLK_ROLE_BACKING, base);
 
-    CHECK_INT(blk_graph_replace_child(root, mid, BLK_ROLE_BACKING, root, &former, &err), -ELOOP);
-    CHECK(!blk_child(mid, BLK_ROLE_BACKING) && blk_child(root, BLK_ROLE_BACKING) == mid);
+    CHECK_INT(blk_graph_replace_node(root, base, root, &err), -ELOOP);
+    CHECK(blk_child(mid, BLK_ROLE_BACKING) == base && blk_child(root, BLK_ROLE_BACKING) == mid);
     blk_drop(root);
 }
 
@@ -91,22 +92,25 @@ TEST(a_node_is_put_above_another)
 static void *replace(void *argument)
 {
     struct blk_node **nodes = argument;
-    blk_graph_replace_child(nodes[0], nodes[0], BLK_ROLE_BACKING, nodes[1], &nodes[2], NULL);
+    blk_graph_replace_node(nodes[0], nodes[1], nodes[2], NULL);
     return NULL;
 }
 
 TEST(requests_in_flight_are_waited_for)
 {
-    struct blk_node *nodes[3] = { new_node("root"), new_node("next"), NULL };
+    struct blk_node *nodes[] = { new_node("root"), new_node("old"), new_node("next") };
     struct timespec pause = { .tv_nsec = 30000000 };
     pthread_t thread;
+    blk_node_attach(nodes[0], BLK_ROLE_BACKING, nodes[1]);
+    blk_node_ref(nodes[1]);
 
     blk_gate_enter(&nodes[0]->gate);
     REQUIRE(pthread_create(&thread, NULL, replace, nodes) == 0);
     nanosleep(&pause, NULL);
-    CHECK(!blk_child(nodes[0], BLK_ROLE_BACKING));
+    CHECK(blk_child(nodes[0], BLK_ROLE_BACKING) == nodes[1]);
     blk_gate_leave(&nodes[0]->gate);
     pthread_join(thread, NULL);
-    CHECK(blk_child(nodes[0], BLK_ROLE_BACKING) == nodes[1]);
-    blk_drop(nodes[0]);
+    CHECK(blk_child(nodes[0], BLK_ROLE_BACKING) == nodes[2]);
+    for (int i = 0; i < 3; i++)
+        blk_drop(nodes[i]);
 }
