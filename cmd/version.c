@@ -35,5 +35,8 @@ void print_version(void)
 #ifdef HAVE_LIBCRYPTO
     printf(", libcrypto %s", OPENSSL_VERSION_STR);
 #endif
+#ifdef HAVE_LIBURING
+    printf(", liburing"); /* before 2.4 it does not tell its version */
+#endif
     putchar('\n');
 }

@@ -81,6 +81,29 @@ same_bench() {
     done
 }
 
+@test "io_uring: each request goes through a ring" {
+    fill a 0 1M
+    if ! "$BLKIMG" --version | grep -q liburing; then
+        run -1 blkimg bench -f raw -i io_uring a
+        assert_output --partial 'built without liburing'
+        skip 'no liburing in this build'
+    fi
+    "$BLKIMG" bench -f raw -i io_uring -c 1 a >/dev/null || skip 'no io_uring in this kernel'
+    run -0 blkimg bench -f raw -i io_uring -c 200 -d 4 -w --pattern 7 --flush-interval 20 a
+    assert_output --partial 'completed'
+    blkimg io -r -f raw -c 'read -q -P 7 0 800k' a
+    run -0 blkimg io --image-opts -c 'write -q -P 9 100 5000' -c 'read -q -P 9 100 5000' -c 'read -q -P 7 0 100' \
+        driver=raw,file.driver=file,file.filename=a,file.aio=io_uring
+    refute_output
+    if strace -f -e trace=pread64,pwrite64,io_uring_enter -o trace "$BLKIMG" bench -f raw -i io_uring -c 50 a; then
+        (($(grep -c 'io_uring_enter(' trace) >= 50))
+    fi >/dev/null
+    truncate -s 1M small
+    (ulimit -f 512; trap '' XFSZ; exec "$BLKIMG" bench -f raw -i io_uring -w -c 256 -d 1 small) >out 2>err &&
+        fail 'wrote past the limit'
+    grep -q 'File too large' err
+}
+
 @test "refused" {
     fill a 0 1M
     refused() {
@@ -89,7 +112,6 @@ same_bench() {
         run -1 --separate-stderr blkimg bench "$@"
         [[ $stderr == blkimg:*"$message"* && $(wc -l <<<"$stderr") == 1 ]] || fail "$*: $stderr"
     }
-    refused "AIO 'io_uring' is not supported" -f raw -i io_uring a
     refused "AIO 'native' is not supported" -f raw -t none -i native a
     refused "AIO 'native' is not supported" -f raw -t none -n a
     refused "AIO 'x' is not one of" -f raw -i x a

@@ -99,10 +99,13 @@ int image_load_snapshot(struct blk_node *node, const char *text, struct blk_erro
 
 struct blk_options *image_defaults(const struct image_args *args)
 {
-    if (!args->lock_wait.given)
+    if (!args->lock_wait.given && !args->aio)
         return NULL;
     struct blk_options *defaults = blk_options_new();
-    blk_options_setf(defaults, "lock-wait", "%" PRIu64, args->lock_wait.value);
+    if (args->lock_wait.given)
+        blk_options_setf(defaults, "lock-wait", "%" PRIu64, args->lock_wait.value);
+    if (args->aio)
+        blk_options_set(defaults, "aio", args->aio);
     return defaults;
 }
 

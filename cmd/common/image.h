@@ -18,6 +18,7 @@ struct image_args {
     bool force_share;          /* -U */
     struct cmd_size lock_wait; /* seconds to wait for a lock */
     struct cmd_list objects;   /* --object */
+    const char *aio;           /* how files are read and written; NULL: by threads */
 };
 
 #define IMAGE_ARGS_INIT { .format = NULL }
@@ -49,7 +50,7 @@ int image_open(const struct image_args *args, const char *name, unsigned flags, 
                struct blk_node **root, struct blk_error *err);
 
 /*
- * Options that file nodes get by default (locking), for struct blk_open and blk_create; the caller
+ * Options that file nodes get by default (locking, AIO), for struct blk_open and blk_create; the caller
  * frees. NULL: none.
  */
 struct blk_options *image_defaults(const struct image_args *args);

@@ -50,11 +50,13 @@ static int read_locking(const char *text, enum file_locking *mode, struct blk_er
                 : 0;
 }
 
-/* QEMU's ways of doing asynchronous I/O: scripts name one, here all are the same. */
-static int check_aio(const char *text, struct blk_error *err)
+/* QEMU's ways of doing asynchronous I/O. There is no native one: scripts that name it get threads. */
+static int read_aio(const char *text, bool *uring, struct blk_error *err)
 {
-    if (!text || strcmp(text, "threads") == 0 || strcmp(text, "native") == 0 ||
-        strcmp(text, "io_uring") == 0)
+    *uring = text && strcmp(text, "io_uring") == 0;
+    if (*uring)
+        return file_uring_check(err);
+    if (!text || strcmp(text, "threads") == 0 || strcmp(text, "native") == 0)
         return 0;
     return blk_fail_why(err, EINVAL, "it can be threads, native or io_uring", "option aio=%s",
                         text);
@@ -71,7 +73,7 @@ int file_read_settings(struct blk_options *options, struct file_settings *settin
     if (ret == 0)
         ret = blk_options_get_uint(options, "lock-wait", &settings->lock_policy.wait_seconds, err);
     if (ret == 0)
-        ret = check_aio(blk_options_get(options, "aio"), err);
+        ret = read_aio(blk_options_get(options, "aio"), &settings->uring, err);
     bool drop_cache; /* only matters for live migration */
     if (ret == 0)
         ret = blk_options_get_bool(options, "drop-cache", &drop_cache, err);
@@ -215,6 +217,8 @@ static int file_open(struct blk_node *node, struct blk_options *options, struct 
     ret = file_init(node, fd, &st, &locks, &settings.lock_policy, err);
     if (ret < 0)
         blk_sys->close(fd);
+    else
+        ((struct file_state *)node->state)->uring = settings.uring;
     return ret;
 }
 
@@ -264,11 +268,13 @@ static int file_release(struct blk_node *node, struct blk_error *err)
 
 /* ---- data ---- */
 
-int file_read_fd(int fd, uint64_t offset, uint64_t bytes, void *buf, uint32_t alignment)
+int file_read(const struct file_state *s, uint64_t offset, uint64_t bytes, void *buf,
+              uint32_t alignment)
 {
+    ssize_t (*transfer)(int, void *, size_t, off_t) = s->uring ? file_uring_pread : blk_sys->pread;
     uint8_t *to = buf;
     while (bytes) {
-        ssize_t done = blk_sys->pread(fd, to, u64_min(bytes, SSIZE_MAX), (off_t)offset);
+        ssize_t done = transfer(s->fd, to, u64_min(bytes, SSIZE_MAX), (off_t)offset);
         if (done < 0 && errno == EINTR)
             continue;
         if (done < 0)
@@ -285,11 +291,13 @@ int file_read_fd(int fd, uint64_t offset, uint64_t bytes, void *buf, uint32_t al
     return 0;
 }
 
-int file_write_fd(int fd, uint64_t offset, uint64_t bytes, const void *buf)
+int file_write(const struct file_state *s, uint64_t offset, uint64_t bytes, const void *buf)
 {
+    ssize_t (*transfer)(int, const void *, size_t, off_t) =
+        s->uring ? file_uring_pwrite : blk_sys->pwrite;
     const uint8_t *from = buf;
     while (bytes) {
-        ssize_t done = blk_sys->pwrite(fd, from, u64_min(bytes, SSIZE_MAX), (off_t)offset);
+        ssize_t done = transfer(s->fd, from, u64_min(bytes, SSIZE_MAX), (off_t)offset);
         if (done < 0 && errno == EINTR)
             continue;
         if (done <= 0)
@@ -307,12 +315,12 @@ static int read_aligned(const struct blk_node *node, uint64_t offset, uint64_t b
     const struct file_state *s = node->state;
     uint32_t alignment = node->limits.request_alignment;
     if ((uintptr_t)buf % node->limits.memory_alignment == 0)
-        return file_read_fd(s->fd, offset, bytes, buf, alignment);
+        return file_read(s, offset, bytes, buf, alignment);
 
     void *bounce = blk_buffer_alloc(bytes);
     if (!bounce)
         return -ENOMEM;
-    int ret = file_read_fd(s->fd, offset, bytes, bounce, alignment);
+    int ret = file_read(s, offset, bytes, bounce, alignment);
     if (ret == 0)
         memcpy(buf, bounce, bytes);
     free(bounce);
@@ -325,7 +333,7 @@ static int file_pread(struct blk_node *node, uint64_t offset, uint64_t bytes, vo
     struct file_state *s = node->state;
     (void)err;
     if (!s->target)
-        return file_read_fd(s->fd, offset, bytes, buf, node->limits.request_alignment);
+        return file_read(s, offset, bytes, buf, node->limits.request_alignment);
 
     if (file_shows_old(s) && !s->device) {
         memset(buf, 0, bytes);
@@ -345,7 +353,7 @@ static int write_medium(struct blk_node *node, uint64_t offset, uint64_t bytes, 
 
     if (grows)
         pthread_rwlock_rdlock(&s->growth);
-    int ret = file_write_fd(s->fd, offset, bytes, buf);
+    int ret = file_write(s, offset, bytes, buf);
     if (grows) {
         if (ret == 0)
             blk_node_grow_size(node, offset + bytes);

@@ -66,6 +66,7 @@ struct file_state {
     int first_fd; /* holds the locks; the same as fd until a reopen, then kept only for them */
     struct file_locks locks;
     struct file_lock_policy lock_policy;
+    bool uring; /* aio=io_uring */
     bool device;
     uint32_t sector_bytes; /* of a device: its logical block */
     int close_error;       /* errno of a close that could not be reported when it happened */
@@ -91,6 +92,7 @@ struct file_state {
 struct file_settings {
     const char *filename;
     struct file_lock_policy lock_policy;
+    bool uring;
 };
 
 int file_read_settings(struct blk_options *options, struct file_settings *settings,
@@ -114,9 +116,13 @@ int file_open_locked(const char *path, unsigned flags, struct blk_cache_mode cac
 int file_init(struct blk_node *node, int fd, const struct stat *st, const struct file_locks *locks,
               const struct file_lock_policy *policy, struct blk_error *err);
 
-/* Whole transfers on a descriptor: 0 or -errno. Reads past the end of the file give zeroes. */
-int file_read_fd(int fd, uint64_t offset, uint64_t bytes, void *buf, uint32_t alignment);
-int file_write_fd(int fd, uint64_t offset, uint64_t bytes, const void *buf);
+/*
+ * Whole transfers from and to a buffer that is aligned as the file needs it: 0 or -errno. Reads past
+ * the end of the file give zeroes.
+ */
+int file_read(const struct file_state *s, uint64_t offset, uint64_t bytes, void *buf,
+              uint32_t alignment);
+int file_write(const struct file_state *s, uint64_t offset, uint64_t bytes, const void *buf);
 
 /* Writes from a buffer of any alignment, NULL for zeroes, and notes the change. 0 or -errno. */
 int file_write_aligned(struct blk_node *node, uint64_t offset, uint64_t bytes, const void *buf);
@@ -135,6 +141,15 @@ int file_close_copy(int fd);
 
 /* close(2) of a descriptor that may be -1, which becomes -1. 0 or -errno. */
 int file_close(int *fd);
+
+/* ---- uring.c ---- */
+
+/* As pread(2) and pwrite(2), through a ring of the calling thread. */
+ssize_t file_uring_pread(int fd, void *buf, size_t bytes, off_t offset);
+ssize_t file_uring_pwrite(int fd, const void *buf, size_t bytes, off_t offset);
+
+/* Whether this build and the kernel can do that: 0, or why not. */
+int file_uring_check(struct blk_error *err);
 
 /* ---- reopen.c ---- */
 

@@ -59,7 +59,7 @@ static int write_full(struct blk_node *node, uint64_t from, uint64_t to, struct 
         if (blk_cancelled())
             ret = blk_fail(err, ECANCELED, "preallocating '%s'", node->name);
         else
-            ret = file_write_fd(s->fd, from, round_up(piece, align), zeroes);
+            ret = file_write(s, from, round_up(piece, align), zeroes);
         from += piece;
     }
     free(zeroes);
