@@ -60,17 +60,23 @@ need_nobody() {
 
 @test "a file system without unnamed files gets a temporary name, which goes away" {
     need_root
-    truncate -s 10M fat
-    mkfs.vfat fat >/dev/null 2>&1 || skip "no mkfs.vfat"
+    need fuse2fs
+    truncate -s 20M ext4
+    mke2fs -q -t ext4 ext4
     mkdir d
-    mount -o loop fat d 2>/dev/null || skip "no vfat here"
+    fuse2fs ext4 d 2>/dev/null 3>&- && mountpoint -q d || skip 'no FUSE here'
+    rmdir d/lost+found
     blkimg create -q -f raw d/a 1M
     assert_equal "$(ls -A d)" a
     blkimg create -q -f raw d/a 2M
     assert_equal "$(ls -A d)" a
     assert_equal "$(stat -c %s d/a)" 2097152
-    run ! blkimg create -q -f raw -o preallocation=full d/b 20M
+    run ! blkimg create -q -f raw -o preallocation=full d/b 30M
     assert_equal "$(ls -A d)" a
+    qemu-img create -q -f qcow2 d/q 4M
+    blkimg io -c 'write -q -P 3 1M 64k' -c 'reopen -r' -c 'reopen -w' -c 'write -q -P 4 2M 64k' d/q
+    blkimg convert -O qcow2 d/q d/a
+    qemu-img compare -q d/q d/a
 }
 
 # --- existing files --------------------------------------------------------------------------
