@@ -17,6 +17,7 @@
 #include "blockcore/workers.h"
 
 #define CHUNK_BYTES (2 * MIB)
+#define FIND_GRANULARITY_BITS 20
 
 /* One of the two. */
 struct side {
@@ -125,6 +126,19 @@ static int look(const struct side *side, uint64_t offset, uint64_t *bytes, enum 
     return 0;
 }
 
+/* Whether the mask excludes what begins at `offset`; *bytes is shortened as far as that goes. */
+static bool is_masked(const struct blk_difference_params *p, uint64_t offset, uint64_t *bytes)
+{
+    uint64_t start, length;
+
+    if (!p->mask)
+        return false;
+    if (!blk_dirty_bitmap_next(p->mask, offset, p->bytes, &start, &length))
+        return true;
+    *bytes = u64_min(*bytes, start > offset ? start - offset : length);
+    return start > offset;
+}
+
 /* Whether the `*bytes` at `offset` (shortened as far as one answer goes) need no reading. */
 static int is_settled(const struct job *job, uint64_t offset, uint64_t *bytes, bool *settled,
                       struct blk_error *err)
@@ -132,6 +146,9 @@ static int is_settled(const struct job *job, uint64_t offset, uint64_t *bytes, b
     struct blk_node *behind = job->params->behind;
     enum kind first, second;
 
+    *settled = is_masked(job->params, offset, bytes);
+    if (*settled)
+        return 0;
     if (behind) {
         struct blk_extent extent;
         int ret = blk_block_status(behind, offset, *bytes, 0, &extent, err);
@@ -262,4 +279,24 @@ int blk_difference_mark(const struct blk_difference_params *params, struct blk_d
     if (job.ret < 0 && err)
         *err = job.err;
     return job.ret;
+}
+
+int blk_difference_find(const struct blk_difference_params *params, bool *differs,
+                        uint64_t *offset, struct blk_error *err)
+{
+    struct blk_dirty_bitmap *marks;
+    uint64_t bytes;
+
+    *differs = false;
+    if (!params->bytes)
+        return 0;
+    int ret = blk_dirty_bitmap_new("differences", params->bytes, FIND_GRANULARITY_BITS, &marks,
+                                   err);
+    if (ret < 0)
+        return ret;
+    ret = blk_difference_mark(params, marks, err);
+    if (ret == 0)
+        *differs = blk_dirty_bitmap_next(marks, 0, params->bytes, offset, &bytes);
+    blk_dirty_bitmap_free(marks);
+    return ret;
 }

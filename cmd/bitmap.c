@@ -310,7 +310,8 @@ static int change_bitmaps(struct request *request, const struct steps *steps,
 static int run(int argc, char **argv)
 {
     struct image_args image = IMAGE_ARGS_INIT, source = IMAGE_ARGS_INIT;
-    const char *source_file = NULL, *output_text = NULL;
+    const char *source_file = NULL;
+    enum output_format output = OUTPUT_HUMAN;
     struct cmd_size granularity = { .given = false };
     bool list = false;
     struct steps steps = { .count = 0 };
@@ -327,17 +328,13 @@ static int run(int argc, char **argv)
         { 'F', "source-format", CMD_STRING, &source.format, "FMT", "its format" },
         { 'g', "granularity", CMD_SIZE, &granularity, "SIZE", "granularity of a new bitmap" },
         { 0, "list", CMD_FLAG, &list, NULL, "list the bitmaps; no bitmap is named then" },
-        { 0, "output", CMD_STRING, &output_text, "human|json", "the form of the output" },
+        OUTPUT_OPTION(&output),
         CMD_OPTIONS_END,
     };
     struct cmd_operands operands;
-    enum output_format output;
 
     int status = cmd_parse(&cmd_bitmap, options, argc, argv, &operands);
     if (status != CMD_RUN)
-        return status;
-    status = output_format_parse(output_text, &output);
-    if (status)
         return status;
     if (list && (steps.count || operands.count != 1))
         return report_usage(&cmd_bitmap, "--list expects one image and no action");

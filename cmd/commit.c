@@ -186,7 +186,8 @@ static int run(int argc, char **argv)
     struct image_args image = IMAGE_ARGS_INIT;
     struct commit commit = { .root = NULL };
     struct cmd_size rate = { .given = false };
-    const char *cache = NULL, *base_name = NULL, *output = NULL;
+    const char *cache = NULL, *base_name = NULL, *filename;
+    enum output_format format = OUTPUT_HUMAN;
     bool quiet = false, show_progress = false;
     const struct cmd_option options[] = {
         IMAGE_OPTIONS(&image),
@@ -198,30 +199,23 @@ static int run(int argc, char **argv)
           "merge the overlay's bitmaps into the base's of the same names" },
         { 'p', "progress", CMD_FLAG, &show_progress, NULL, "show progress" },
         { 'q', "quiet", CMD_FLAG, &quiet, NULL, "print nothing but errors" },
-        { 0, "output", CMD_STRING, &output, "human|json", "the form of the output" },
+        OUTPUT_OPTION(&format),
         CMD_OPTIONS_END,
     };
-    struct cmd_operands operands;
-    enum output_format format;
 
-    int status = cmd_parse(&cmd_commit, options, argc, argv, &operands);
+    int status = cmd_parse_image(&cmd_commit, options, argc, argv, &filename);
     if (status != CMD_RUN)
         return status;
-    status = output_format_parse(output, &format);
-    if (status)
-        return status;
-    if (operands.count != 1)
-        return report_usage(&cmd_commit, "expects one image");
 
     struct blk_error err = BLK_ERROR_INIT;
-    if (image_open(&image, operands.items[0], BLK_WRITABLE | BLK_UNMAP, cache, &commit.root, &err) < 0)
+    if (image_open(&image, filename, BLK_WRITABLE | BLK_UNMAP, cache, &commit.root, &err) < 0)
         return report_error(&err);
     commit.bytes_per_second = rate.value;
     if (base_name)
         commit.keep_top = true;
     bool human = format == OUTPUT_HUMAN;
     status = do_commit(&commit, base_name, show_progress && !quiet && human,
-                       result_new(format, &cmd_commit, operands.items[0]));
+                       result_new(format, &cmd_commit, filename));
     if (status == EXIT_OK && !quiet && human)
         printf("Image committed.\n");
     return status;

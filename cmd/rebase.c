@@ -370,7 +370,7 @@ static int check_request(const struct request *request)
 static int run(int argc, char **argv)
 {
     struct request request = { .image = IMAGE_ARGS_INIT };
-    const char *output = NULL;
+    enum output_format format = OUTPUT_HUMAN;
     bool quiet = false;
     const struct cmd_option options[] = {
         IMAGE_OPTIONS(&request.image),
@@ -385,21 +385,13 @@ static int run(int argc, char **argv)
           "cache mode of the backing files" },
         { 'p', "progress", CMD_FLAG, &request.show_progress, NULL, "show the progress" },
         { 'q', "quiet", CMD_FLAG, &quiet, NULL, "print nothing but errors" },
-        { 0, "output", CMD_STRING, &output, "human|json", "the form of the output" },
+        OUTPUT_OPTION(&format),
         CMD_OPTIONS_END,
     };
-    struct cmd_operands operands;
-    enum output_format format;
 
-    int status = cmd_parse(&cmd_rebase, options, argc, argv, &operands);
+    int status = cmd_parse_image(&cmd_rebase, options, argc, argv, &request.filename);
     if (status != CMD_RUN)
         return status;
-    status = output_format_parse(output, &format);
-    if (status)
-        return status;
-    if (operands.count != 1)
-        return report_usage(&cmd_rebase, "expects one image");
-    request.filename = operands.items[0];
     request.show_progress = request.show_progress && !quiet && format == OUTPUT_HUMAN;
     status = check_request(&request);
     return status ? status : rebase_image(&request, format);

@@ -337,7 +337,7 @@ in_use() {
     fill disk.raw 0 512 7
     finish
     assert_equal "$status" 1
-    [[ $output == *"verifying 'new' at offset 0: what it holds is not what was written"* ]]
+    [[ $output == *"verifying 'new' from offset 0: what it holds is not what was written"* ]]
     [[ $output == *"there is no target 'new'"* ]]
     [[ ! -e new ]]
     spawn "$BLKIMG" backup -U -f raw -r 4M --verify --keep-failed disk.raw new

@@ -109,7 +109,7 @@ static int run_backup(struct backup *backup)
 /* ---- options ---- */
 
 struct texts {
-    const char *mode, *sync, *broken, *on_cbw_error, *output;
+    const char *mode, *sync, *broken, *on_cbw_error;
     struct cmd_list disks;
     struct cmd_size workers, rate, cbw_timeout;
     const char *chain; /* --list-chain */
@@ -160,7 +160,7 @@ static int read_choices(const struct texts *texts, struct backup_options *option
     options->full_if_broken = broken == 1;
     options->on_cbw_error =
         on_error ? BLK_CBW_BREAK_SNAPSHOT : BLK_CBW_BREAK_GUEST_WRITE;
-    return output_format_parse(texts->output, &options->output);
+    return EXIT_OK;
 }
 
 static const char *find_conflict(const struct backup_options *options)
@@ -296,7 +296,7 @@ static int run(int argc, char **argv)
         { 'q', "quiet", CMD_FLAG, &options.quiet, NULL, "print nothing but errors" },
         { 0, "target-image-opts", CMD_FLAG, &options.target.image_opts, NULL,
           "with -n, the target is given as driver=...,option=value" },
-        { 0, "output", CMD_STRING, &texts.output, "human|json", "print a manifest" },
+        OUTPUT_OPTION(&options.output),
         CMD_OPTIONS_END,
     };
     struct cmd_operands operands;

@@ -2,13 +2,14 @@
  * Moving the data of one disk, and reading it back.
  */
 #include <errno.h>
+#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "blockcore/bytes.h"
-#include "blockcore/cancel.h"
 #include "blockcore/checksum.h"
 #include "blockcore/copy.h"
+#include "blockcore/difference.h"
 #include "blockcore/digest.h"
 #include "blockcore/memory.h"
 #include "cmd/backup/backup.h"
@@ -141,98 +142,36 @@ int backup_copy(struct backup *backup, struct backup_disk *disk, struct blk_erro
 
 /* ---- --verify ---- */
 
-#define VERIFY_BYTES (1 * MIB)
-
-struct verification {
-    struct blk_node *source, *target;
-    uint8_t *expected, *found;
-};
-
-static int compare_range(const struct verification *v, uint64_t offset, uint64_t bytes,
-                         struct blk_error *err)
+static int compare(const struct backup *backup, const struct backup_disk *disk,
+                   struct blk_node *target, struct blk_error *err)
 {
-    while (bytes) {
-        uint64_t piece = u64_min(bytes, VERIFY_BYTES);
-        if (blk_cancelled())
-            return blk_fail_why(err, ECANCELED, "stopped by a signal", "verifying '%s'",
-                                v->target->name);
-        int ret = blk_pread(v->source, offset, piece, v->expected, err);
-        if (ret == 0)
-            ret = blk_pread(v->target, offset, piece, v->found, err);
-        if (ret < 0)
-            return ret;
-        if (memcmp(v->expected, v->found, piece) != 0)
-            return blk_fail_why(err, EIO, "what it holds is not what was written",
-                                "verifying '%s' at offset %llu", v->target->name,
-                                (unsigned long long)offset);
-        offset += piece;
-        bytes -= piece;
-    }
-    return 0;
-}
+    const struct blk_difference_params params = {
+        .first = disk->source,
+        .second = target,
+        .bytes = disk->bytes,
+        .mask = disk->mask,
+        .workers = backup->options->workers,
+    };
+    uint64_t offset;
+    bool differs;
 
-/* Only what is not a hole on both sides has to be read. */
-static int compare_extents(const struct verification *v, uint64_t offset, uint64_t end,
-                           struct blk_error *err)
-{
-    while (offset < end) {
-        struct blk_extent a, b;
-        int ret = blk_block_status_above(v->source, NULL, offset, end - offset, BLK_WANT_ZERO, &a,
-                                         err);
-        if (ret == 0)
-            ret = blk_block_status_above(v->target, NULL, offset, a.bytes, BLK_WANT_ZERO, &b, err);
-        if (ret < 0)
-            return ret;
-        uint64_t bytes = u64_min(a.bytes, b.bytes);
-        if (!(a.flags & b.flags & BLK_EXT_ZERO))
-            ret = compare_range(v, offset, bytes, err);
-        if (ret < 0)
-            return ret;
-        offset += bytes;
-    }
-    return 0;
-}
-
-static int compare_all(const struct verification *v, const struct backup_disk *disk,
-                       struct blk_error *err)
-{
-    uint64_t offset = 0, start, bytes;
-    int ret = 0;
-
-    if (!disk->mask)
-        return compare_extents(v, 0, disk->bytes, err);
-    while (ret == 0 && blk_dirty_bitmap_next(disk->mask, offset, disk->bytes, &start, &bytes)) {
-        ret = compare_extents(v, start, start + bytes, err);
-        offset = start + bytes;
-    }
+    int ret = blk_difference_find(&params, &differs, &offset, err);
+    if (ret == 0 && differs)
+        ret = blk_fail_why(err, EIO, "what it holds is not what was written",
+                           "verifying '%s' from offset %" PRIu64, target->name, offset);
     return ret;
 }
 
 int backup_verify(struct backup *backup, struct backup_disk *disk, struct blk_error *err)
 {
     const struct backup_options *options = backup->options;
-    struct image_args args = options->target;
-    struct verification v = {
-        .source = disk->source,
-        .expected = blk_buffer_alloc(VERIFY_BYTES),
-        .found = blk_buffer_alloc(VERIFY_BYTES),
-    };
     const char *name = disk->partial_name ? disk->partial_name : disk->target_name;
-    struct blk_error close_err = BLK_ERROR_INIT;
+    struct blk_node *target;
 
-    int ret = v.expected && v.found ? 0 : blk_fail(err, ENOMEM, "verifying '%s'", name);
-    if (ret == 0)
-        ret = image_open(&args, name, 0, options->target_cache, &v.target, err);
-    if (ret == 0) {
-        ret = compare_all(&v, disk, err);
-        int closed = blk_close(v.target, NULL, &close_err);
-        if (ret == 0 && closed < 0) {
-            ret = closed;
-            if (err)
-                *err = close_err;
-        }
-    }
-    free(v.expected);
-    free(v.found);
-    return ret;
+    int ret = image_open(&options->target, name, 0, options->target_cache, &target, err);
+    if (ret < 0)
+        return ret;
+    ret = compare(backup, disk, target, err);
+    int closed = blk_close(target, NULL, ret < 0 ? NULL : err);
+    return ret < 0 ? ret : closed;
 }

@@ -3,7 +3,6 @@
  */
 #include <errno.h>
 #include <inttypes.h>
-#include <stdlib.h>
 
 #include "blockcore/bytes.h"
 #include "blockcore/copy.h"
@@ -11,8 +10,6 @@
 #include "blockcore/memory.h"
 #include "cmd/common/backing_name.h"
 #include "cmd/mirror/mirror.h"
-
-#define PROOF_GRANULARITY_BITS 20
 
 /* ---- the proof ---- */
 
@@ -25,20 +22,13 @@ int mirror_prove(struct blk_node *source, struct blk_node *target, unsigned work
         .bytes = u64_max(blk_size(source), blk_size(target)),
         .workers = workers,
     };
-    struct blk_dirty_bitmap *marks;
-    uint64_t start, bytes;
+    uint64_t offset;
+    bool differs;
 
-    if (!params.bytes)
-        return 0;
-    int ret = blk_dirty_bitmap_new("differences", params.bytes, PROOF_GRANULARITY_BITS, &marks,
-                                   err);
-    if (ret < 0)
-        return ret;
-    ret = blk_difference_mark(&params, marks, err);
-    if (ret == 0 && blk_dirty_bitmap_next(marks, 0, params.bytes, &start, &bytes))
+    int ret = blk_difference_find(&params, &differs, &offset, err);
+    if (ret == 0 && differs)
         ret = blk_fail_why(err, EIO, "they differ", "comparing '%s' with '%s' from offset %" PRIu64,
-                           target->name, source->name, start);
-    blk_dirty_bitmap_free(marks);
+                           target->name, source->name, offset);
     return ret;
 }
 

@@ -143,8 +143,8 @@ static int run(int argc, char **argv)
 {
     struct mirror_request request = { .workers = DEFAULT_WORKERS };
     struct cmd_size workers = { .value = DEFAULT_WORKERS }, rate = { .given = false };
-    const char *mode = "full", *output = NULL;
-    enum output_format format;
+    const char *mode = "full";
+    enum output_format format = OUTPUT_HUMAN;
     bool quiet = false;
     const struct cmd_option options[] = {
         IMAGE_OPTIONS(&request.source),
@@ -165,16 +165,13 @@ static int run(int argc, char **argv)
         { 'r', NULL, CMD_SIZE, &rate, "BYTES", "copy at most so much in a second" },
         { 'p', "progress", CMD_FLAG, &request.show_progress, NULL, "show progress" },
         { 'q', "quiet", CMD_FLAG, &quiet, NULL, "print nothing but errors" },
-        { 0, "output", CMD_STRING, &output, "human|json", "the form of the output" },
+        OUTPUT_OPTION(&format),
         CMD_OPTIONS_END,
     };
     struct cmd_operands operands;
 
     int status = cmd_parse(&cmd_mirror, options, argc, argv, &operands);
     if (status != CMD_RUN)
-        return status;
-    status = output_format_parse(output, &format);
-    if (status)
         return status;
     request.top = strcmp(mode, "top") == 0;
     if (!request.top && strcmp(mode, "full") != 0)

@@ -70,8 +70,7 @@ static int recover(const struct request *request, enum output_format format)
 static int run(int argc, char **argv)
 {
     struct request request = { .image = IMAGE_ARGS_INIT, .to_image = IMAGE_ARGS_INIT };
-    const char *output = NULL;
-    enum output_format format;
+    enum output_format format = OUTPUT_HUMAN;
     const struct cmd_option options[] = {
         IMAGE_OPTIONS(&request.image),
         { 0, "to", CMD_STRING, &request.to, "FILE", "the new backing file" },
@@ -84,16 +83,13 @@ static int run(int argc, char **argv)
         { 0, "recover", CMD_STRING, &request.recover, "FILE",
           "finish what this witness says was begun" },
         { 0, "undo", CMD_FLAG, &request.undo, NULL, "with --recover: take it back instead" },
-        { 0, "output", CMD_STRING, &output, "human|json", "the form of the output" },
+        OUTPUT_OPTION(&format),
         CMD_OPTIONS_END,
     };
     struct cmd_operands operands;
 
     int status = cmd_parse(&cmd_pivot, options, argc, argv, &operands);
     if (status != CMD_RUN)
-        return status;
-    status = output_format_parse(output, &format);
-    if (status)
         return status;
     if (request.undo && !request.recover)
         return report_usage(&cmd_pivot, "--undo goes with --recover");
