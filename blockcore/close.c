@@ -33,7 +33,7 @@ void blk_close_report_add(struct blk_close_report *report, const struct blk_node
                           const struct blk_error *err)
 {
     report->entries =
-        blk_xrealloc(report->entries, report->count + 1, sizeof(*report->entries));
+        blk_xgrow(report->entries, report->count, sizeof(*report->entries));
     struct blk_close_entry *entry = &report->entries[report->count++];
     *entry = (struct blk_close_entry){
         .node = blk_xstrdup(node->name),

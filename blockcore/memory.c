@@ -28,6 +28,13 @@ void *blk_xrealloc(void *old, size_t count, size_t bytes)
     return must(realloc(old, total ? total : 1));
 }
 
+void *blk_xgrow(void *array, size_t count, size_t bytes)
+{
+    if (count & (count - 1))
+        return array;
+    return blk_xrealloc(array, count ? 2 * count : 1, bytes);
+}
+
 char *blk_xstrdup(const char *text)
 {
     return text ? must(strdup(text)) : NULL;

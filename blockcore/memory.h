@@ -11,6 +11,11 @@
 
 void *blk_xcalloc(size_t count, size_t bytes);
 void *blk_xrealloc(void *old, size_t count, size_t bytes);
+/*
+ * Room for one element behind `count`, in an array that is only ever grown by this: it doubles
+ * whenever the count is a power of two, so no capacity has to be kept.
+ */
+void *blk_xgrow(void *array, size_t count, size_t bytes);
 char *blk_xstrdup(const char *text); /* NULL stays NULL */
 char *blk_xstrndup(const char *text, size_t length);
 char *blk_xasprintf(const char *format, ...) __attribute__((format(printf, 1, 2)));

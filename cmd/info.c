@@ -212,7 +212,7 @@ static int add_layer(struct chain *chain, const struct image_args *args, const c
         free_layer(&layer);
         return finish(report_error(&err), &node, 1);
     }
-    chain->layers = blk_xrealloc(chain->layers, chain->count + 1, sizeof(*chain->layers));
+    chain->layers = blk_xgrow(chain->layers, chain->count, sizeof(*chain->layers));
     chain->layers[chain->count++] = layer;
     if (node->backing_name) {
         *next = blk_resolve_backing_name(blk_bottom(node)->name, node->backing_name);

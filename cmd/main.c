@@ -16,6 +16,8 @@
 #include "cmd/common/report.h"
 #include "cmd/version.h"
 
+#define STDERR_BUFFER_BYTES 8192
+
 /* All commands, by name. */
 #define COMMANDS(X) \
     X(amend) \
@@ -202,6 +204,8 @@ int main(int argc, char **argv)
 {
     if (!fill_standard_descriptors())
         return EXIT_FAILED;
+    /* A line is one write: those of several processes on one stderr do not mix. */
+    setvbuf(stderr, NULL, _IOLBF, STDERR_BUFFER_BYTES);
     blk_cancel_init();
     int status = report_exit_status(run(argc, argv));
     return close_stdout(status);

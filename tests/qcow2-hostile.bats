@@ -10,8 +10,6 @@ setup() {
     need qemu-img qemu-io python3
     blkimg --help | grep -Eq '^Supported formats:.* qcow2( |$)' || skip 'no qcow2 in this build'
     [[ -n $SANITIZERS ]] || memory=--memory
-    # Other tests run beside this one: what takes seconds on a quiet machine takes longer then.
-    export FUZZ_LIMIT=${FUZZ_LIMIT:-40}
 }
 
 mkimage() {

@@ -25,22 +25,13 @@ void print_escaped(FILE *to, const char *text)
     }
 }
 
-/* One line in one write: lines of several processes on one stderr do not mix. */
 static void print_line(const char *text)
 {
-    char *line = NULL;
-    size_t bytes;
-    FILE *memory = open_memstream(&line, &bytes);
-    if (!memory)
-        abort();
-    fputs("blkimg: ", memory);
-    print_escaped(memory, text);
-    putc('\n', memory);
-    fclose(memory);
     /* What is on stdout so far comes before the error in a shared log; main() checks stdout. */
     fflush(stdout);
-    fwrite(line, 1, bytes, stderr);
-    free(line);
+    fputs("blkimg: ", stderr);
+    print_escaped(stderr, text);
+    putc('\n', stderr);
 }
 
 int report_error(const struct blk_error *err)

@@ -27,7 +27,7 @@ static struct blk_node *debug_node(struct io_session *session)
 
 static void remember_tag(struct io_session *session, const char *tag)
 {
-    session->tags = blk_xrealloc(session->tags, session->tag_count + 1, sizeof(*session->tags));
+    session->tags = blk_xgrow(session->tags, session->tag_count, sizeof(*session->tags));
     session->tags[session->tag_count++] = blk_xstrdup(tag);
 }
 

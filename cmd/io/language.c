@@ -64,7 +64,7 @@ static char **split(char *line, int *count)
         char *word = strsep(&rest, " ");
         if (word && !*word)
             continue;
-        words = blk_xrealloc(words, (size_t)*count + 1, sizeof(*words));
+        words = blk_xgrow(words, (size_t)*count, sizeof(*words));
         words[*count] = word;
         if (!word)
             return words;

@@ -161,7 +161,7 @@ static int add_rule(struct blkdebug_rules *rules, enum blkdebug_action action,
                             section_names[action], unknown);
     }
 
-    rules->list = blk_xrealloc(rules->list, rules->count + 1, sizeof(rules->list[0]));
+    rules->list = blk_xgrow(rules->list, rules->count, sizeof(rules->list[0]));
     rules->list[rules->count++] = rule;
     return 0;
 }

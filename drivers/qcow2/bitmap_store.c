@@ -46,7 +46,7 @@ static int allocate(struct blk_node *node, struct places *places, uint64_t bytes
     qcow2_unlock(s);
     if (ret < 0)
         return ret;
-    places->list = blk_xrealloc(places->list, places->count + 1, sizeof(*places->list));
+    places->list = blk_xgrow(places->list, places->count, sizeof(*places->list));
     places->list[places->count++] = (struct place){ *offset, bytes };
     return 0;
 }

@@ -47,7 +47,7 @@ void qcow2_tail_free(struct qcow2_tail *tail)
 
 static void add_extension(struct qcow2_tail *tail, uint32_t type, const void *data, uint32_t bytes)
 {
-    tail->extensions = blk_xrealloc(tail->extensions, tail->count + 1, sizeof(*tail->extensions));
+    tail->extensions = blk_xgrow(tail->extensions, tail->count, sizeof(*tail->extensions));
     struct qcow2_extension *extension = &tail->extensions[tail->count++];
     extension->type = type;
     extension->bytes = bytes;
