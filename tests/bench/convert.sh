@@ -1,14 +1,15 @@
 #!/usr/bin/env bash
-# How long convert, dd and compare take beside qemu-img's, on a raw image of 4 GiB of which
-# every other 64 MiB are a hole.
+# How long commands take beside qemu-img's, and how much memory: convert, dd and compare on a raw
+# image of 4 GiB of which every other 64 MiB are a hole, check and map of an image of 1 TiB with
+# preallocated metadata, info of small ones.
 #
 #   tests/bench/convert.sh [RUNS]      RUNS pairs a row (default 7)
 #
-# Environment: BLKIMG (the program), SIZE_MIB (default 4096), TMPDIR, ROWS (a pattern of row names).
+# Needs GNU time. Environment: BLKIMG (the program), SIZE_MIB (default 4096), TMPDIR, ROWS (a pattern of row names).
 #
 # Both programs run alternately within one run of this script, so that whatever else the machine
-# does falls on both. A row shows the median of the times and of the ratios of the pairs (below 1:
-# blkimg is faster).
+# does falls on both. A row shows the medians of the times in seconds, of the ratios of the pairs
+# (below 1: blkimg is faster) and of the peak memory of each.
 set -eu
 
 BLKIMG=$(realpath "${BLKIMG:-${BUILDDIR:-.}/blkimg}")
@@ -33,18 +34,21 @@ make_source() {
     find /usr -xdev -type f -size +20k -print0 2>/dev/null | sort -z |
         xargs -0 cat 2>/dev/null | head -c 128M >text.raw || :
     truncate -s 256M text.raw
+    qemu-img create -q -f qcow2 -o preallocation=metadata large.qcow2 1T
+    truncate -s 1M small.raw
+    qemu-img create -q -f qcow2 small.qcow2 1G
     sync
 }
 
-# seconds COMMAND...: how long it takes; the targets are removed and the disk is quiet before.
-seconds() {
+# measured COMMAND...: the microseconds and KiB that it takes; the targets are removed and the disk is quiet before.
+measured() {
     local start end
     rm -f target.*
     sync
     start=${EPOCHREALTIME/./}
-    "$@" >/dev/null || { echo "failed: $*" >&2; return 1; }
+    /usr/bin/time -o memory -f %M "$@" >/dev/null || { echo "failed: $*" >&2; return 1; }
     end=${EPOCHREALTIME/./}
-    echo "$((end - start))"
+    echo "$((end - start)) $(<memory)"
 }
 
 median() {
@@ -57,25 +61,24 @@ row() {
     shift
     # shellcheck disable=SC2053 # a pattern
     [[ $name == $rows ]] || return 0
-    : >peer.times >mine.times >ratios
+    : >pairs
     for ((i = 0; i < runs; i++)); do
         # The order changes too.
         if ((i % 2)); then
-            mine=$(seconds "$BLKIMG" "$@") && peer=$(seconds qemu-img "$@")
+            mine=$(measured "$BLKIMG" "$@") && peer=$(measured qemu-img "$@")
         else
-            peer=$(seconds qemu-img "$@") && mine=$(seconds "$BLKIMG" "$@")
+            peer=$(measured qemu-img "$@") && mine=$(measured "$BLKIMG" "$@")
         fi
-        echo "$peer" >>peer.times
-        echo "$mine" >>mine.times
-        awk "BEGIN { print $mine / $peer }" >>ratios
+        echo "$peer $mine" >>pairs
     done
-    awk -v name="$name" -v peer="$(median <peer.times)" -v mine="$(median <mine.times)" \
-        -v ratio="$(median <ratios)" \
-        'BEGIN { printf "%-28s %9.3f %9.3f %8.3f\n", name, peer / 1e6, mine / 1e6, ratio }'
+    printf '%-24s %9.3f %9.3f %8.3f %8.1f %8.1f\n' "$name" \
+        "$(awk '{ print $1 / 1e6 }' pairs | median)" "$(awk '{ print $3 / 1e6 }' pairs | median)" \
+        "$(awk '{ print $3 / $1 }' pairs | median)" \
+        "$(awk '{ print $2 / 1024 }' pairs | median)" "$(awk '{ print $4 / 1024 }' pairs | median)"
 }
 
 make_source
-printf '%-28s %9s %9s %8s\n' "$(nproc) processors, $runs pairs" qemu-img blkimg ratio
+printf '%-24s %9s %9s %8s %8s %8s\n' "$(nproc) processors, $runs pairs" 'qemu-img' 'blkimg' ratio 'MiB' 'MiB'
 row raw-raw-writeback convert -t writeback -f raw -O raw source.raw target.raw
 row raw-raw-unsafe convert -t unsafe -f raw -O raw source.raw target.raw
 row raw-raw-none convert -t none -T none -f raw -O raw source.raw target.raw
@@ -88,3 +91,7 @@ row text-compressed-W convert -c -W -t writeback -f raw -O qcow2 text.raw target
 row compare-raw-qcow2 compare -f raw -F qcow2 source.raw source.qcow2
 row compare-same compare -f raw -F raw source.raw copy.raw
 row dd-1M dd bs=1M -f raw -O raw if=source.raw of=target.raw
+row check-1T check large.qcow2
+row map-1T map --output=json large.qcow2
+row info-raw info -f raw small.raw
+row info-qcow2 info -f qcow2 small.qcow2
