@@ -127,6 +127,18 @@ every() {
     fi
 }
 
+@test "an image of qcow version 1 is not taken for a raw one" {
+    need qemu-img
+    qemu-img create -q -f qcow a 1M
+    local command
+    for command in 'info a' 'map a' 'convert -O raw a target' 'resize a 2M' 'check a'; do
+        # shellcheck disable=SC2086 # a command line
+        bad 1 "'a'" 'qcow version 1 is not supported' $command
+    done
+    assert_file_not_exist target
+    run -0 blkimg info -f raw a
+}
+
 @test "options of the image that nobody knows" {
     truncate -s 1M a
     bad 1 a "'bogus'" info --image-opts driver=raw,file.filename=a,bogus=1

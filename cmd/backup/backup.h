@@ -162,6 +162,5 @@ int backup_list_chain(const struct backup_options *options, const char *name);
 
 /* manifest.c: the JSON result of a run with that exit status, printed to stdout. */
 void backup_print_manifest(const struct backup *backup, int status);
-const char *backup_mode_name(enum backup_mode mode);
 
 #endif

@@ -4,7 +4,7 @@
  */
 #include "cmd/backup/backup.h"
 
-const char *backup_mode_name(enum backup_mode mode)
+static const char *mode_name(enum backup_mode mode)
 {
     static const char *const names[] = {
         [BACKUP_FULL] = "full",
@@ -47,7 +47,7 @@ static json_t *describe(const struct backup *backup, const struct backup_disk *d
 
     json_object_set_new(one, "source", json_text(disk->source_name));
     json_object_set_new(one, "target", json_text(disk->target_name));
-    json_object_set_new(one, "mode", json_string(backup_mode_name(disk->mode)));
+    json_object_set_new(one, "mode", json_string(mode_name(disk->mode)));
     json_object_set_new(one, "id", id_text(&disk->id));
     if (!blk_id_is_none(&disk->parent))
         json_object_set_new(one, "parent", id_text(&disk->parent));

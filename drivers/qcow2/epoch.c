@@ -1,5 +1,5 @@
 /*
- * Bringing changed tables to the medium (DESIGN 8).
+ * Bringing changed tables to the medium (ARCHITECTURE.md, "What holds at any instant").
  *
  * An epoch is what was changed since the last commit. A commit freezes copies of the changed
  * parts of all tables under the lock, and then, while others go on changing the next epoch,

@@ -402,8 +402,9 @@ void qcow2_free_later(struct blk_node *node, uint64_t offset, uint64_t bytes,
 /* ---- epoch.c ---- */
 
 /*
- * Commits the open epoch (DESIGN 8). On return the medium has, in an order that keeps C1 to C3,
- * all changes made before the call; frees are applied in memory. A failure poisons the image.
+ * Commits the open epoch (ARCHITECTURE.md, "What holds at any instant"). On return the medium has,
+ * in an order that keeps C1 to C3, all changes made before the call; frees are applied in memory. A
+ * failure poisons the image.
  */
 int qcow2_commit(struct blk_node *node, struct blk_error *err);
 
