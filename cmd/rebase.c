@@ -282,10 +282,31 @@ static int keep_view(struct rebase *rebase, struct blk_error *err)
     return ret;
 }
 
+/* The backing file that the header gets; NULL: none. */
+static const char *new_name(const struct request *request)
+{
+    return request->backing && *request->backing ? request->backing : NULL;
+}
+
+/* A name for which the header has no room should not come out after an hour of copying. */
+static int check_room(struct rebase *rebase, struct blk_error *err)
+{
+    const struct request *request = rebase->request;
+    const char *name = new_name(request);
+
+    if (!name || !rebase->top->driver->can_change_backing)
+        return 0;
+    int ret = rebase->top->driver->can_change_backing(rebase->top, name, request->backing_format,
+                                                      err);
+    return ret < 0 ? blk_fail_if_unset(err, -ret, "changing the backing file of '%s'",
+                                       rebase->root->name)
+                   : 0;
+}
+
 static int change_backing(struct rebase *rebase, struct blk_error *err)
 {
     const struct request *request = rebase->request;
-    const char *name = request->backing && *request->backing ? request->backing : NULL;
+    const char *name = new_name(request);
 
     if (blk_cancelled())
         return blk_fail_why(err, ECANCELED, "stopped by a signal", "rebasing '%s'",
@@ -306,7 +327,7 @@ static int change_backing(struct rebase *rebase, struct blk_error *err)
 static int do_rebase(struct rebase *rebase, struct blk_error *err)
 {
     const struct request *request = rebase->request;
-    bool named = request->backing && *request->backing;
+    bool named = new_name(request);
 
     int ret = open_overlay(rebase, err);
     if (ret == 0 && request->compressed && !rebase->top->driver->write_compressed)
@@ -314,6 +335,8 @@ static int do_rebase(struct rebase *rebase, struct blk_error *err)
                            "compressing to '%s'", rebase->root->name);
     if (ret == 0 && named && !request->backing_format)
         ret = refuse_without_format(rebase, err);
+    if (ret == 0)
+        ret = check_room(rebase, err);
     if (ret == 0 && named && !request->unsafe)
         ret = open_new_backing(rebase, 0, err);
     if (ret < 0)
@@ -336,7 +359,7 @@ static json_t *describe(enum output_format format, const struct rebase *rebase)
     json_t *result = result_new(format, &cmd_rebase, request->filename);
 
     result_set_text(result, "mode", request->unsafe ? "unsafe" : "safe");
-    if (request->backing && *request->backing) {
+    if (new_name(request)) {
         result_set_text(result, "backing-filename", request->backing);
         result_set_text(result, "backing-filename-format", request->backing_format);
     }

@@ -197,6 +197,14 @@ own_bytes() {
     cp d e
     run -1 blkimg rebase -u -b "$name/$name/$name/$name/$name/$name/b" -F qcow2 d
     cmp d e
+    # The safe way finds it out before it copies anything.
+    qemu-img create -q -f qcow2 -o cluster_size=512 -b a -F qcow2 f
+    cp a "$name/$name/other"
+    qemu-io -c 'write -P 77 0 1M' "$name/$name/other" >/dev/null
+    cp f before
+    run -1 blkimg rebase -b "$name/$name/other" -F qcow2 f
+    assert_output --partial "'f': it does not fit"
+    cmp f before
 }
 
 @test "internal snapshots stay what they are, or it is refused" {
