@@ -141,21 +141,11 @@ static int create(const struct request *request, const struct blk_driver *driver
                   struct blk_options *options)
 {
     struct blk_error err = BLK_ERROR_INIT;
-    struct blk_options *defaults = image_defaults(&request->backing);
-    struct blk_create how = {
-        .filename = request->filename,
-        .driver = driver,
-        .options = options,
-        .flags = BLK_NO_BACKING,
-        .defaults = defaults,
-    };
-    struct blk_node *root = NULL;
+    struct blk_node *root;
 
     round_size(options);
-    int ret = blk_create(&how, &root, &err);
-    blk_options_free(defaults);
-    if (ret < 0)
-        blk_fail_if_unset(&err, -ret, "creating '%s'", request->filename);
+    int ret = image_create(&request->backing, request->filename, driver, options, BLK_NO_BACKING,
+                           NULL, &root, &err);
 
     json_t *result = result_new(request->output, &cmd_create, request->filename);
     result_set_text(result, "format", request->format);

@@ -108,19 +108,11 @@ static int create_target(const struct request *request, uint64_t bytes, struct b
     const struct blk_driver *driver = image_driver(request->target.format, err);
     if (!driver)
         return -EINVAL;
-    struct blk_options *defaults = image_defaults(&request->target);
     struct blk_options *creation = blk_options_new();
-    struct blk_create create = {
-        .filename = request->output,
-        .driver = driver,
-        .options = creation,
-        .flags = BLK_WRITABLE,
-        .defaults = defaults,
-    };
     blk_options_setf(creation, "size", "%" PRIu64, round_up(bytes, BLK_SECTOR_BYTES));
-    int ret = blk_create(&create, target, err);
+    int ret = image_create(&request->target, request->output, driver, creation, BLK_WRITABLE,
+                           NULL, target, err);
     blk_options_free(creation);
-    blk_options_free(defaults);
     return ret;
 }
 

@@ -176,28 +176,21 @@ static int create_options(const struct backup_options *options, const struct blk
 static int create_target(const struct backup_options *options, struct backup_disk *disk,
                          struct blk_error *err)
 {
-    struct blk_create create = {
-        .filename = disk->partial_name ? disk->partial_name : disk->target_name,
-        .driver = image_driver(options->target.format, err),
-        .flags = BLK_WRITABLE | BLK_UNMAP,
-    };
-    if (!create.driver)
-        return -EINVAL;
-    if (options->compressed && !create.driver->write_compressed)
-        return blk_fail_why(err, ENOTSUP, "the format cannot hold compressed data",
-                            "creating '%s' (%s)", disk->target_name, create.driver->name);
-    int ret = image_cache(options->target_cache, &create.cache, err);
-    if (ret < 0)
-        return ret;
+    const char *name = disk->partial_name ? disk->partial_name : disk->target_name;
+    const struct blk_driver *driver = image_driver(options->target.format, err);
 
-    create.options = blk_options_new();
-    struct blk_options *defaults = image_defaults(&options->target);
-    create.defaults = defaults;
-    ret = create_options(options, create.driver, disk, create.options, err);
+    if (!driver)
+        return -EINVAL;
+    if (options->compressed && !driver->write_compressed)
+        return blk_fail_why(err, ENOTSUP, "the format cannot hold compressed data",
+                            "creating '%s' (%s)", disk->target_name, driver->name);
+
+    struct blk_options *creation = blk_options_new();
+    int ret = create_options(options, driver, disk, creation, err);
     if (ret == 0)
-        ret = blk_create(&create, &disk->target, err);
-    blk_options_free(defaults);
-    blk_options_free(create.options);
+        ret = image_create(&options->target, name, driver, creation, BLK_WRITABLE | BLK_UNMAP,
+                           options->target_cache, &disk->target, err);
+    blk_options_free(creation);
     return ret;
 }
 

@@ -97,7 +97,8 @@ int image_load_snapshot(struct blk_node *node, const char *text, struct blk_erro
                    : 0;
 }
 
-struct blk_options *image_defaults(const struct image_args *args)
+/* What file nodes get by default, wherever they are in the graph; the caller frees. NULL: nothing. */
+static struct blk_options *file_defaults(const struct image_args *args)
 {
     if (!args->lock_wait.given && !args->aio)
         return NULL;
@@ -151,15 +152,33 @@ int image_open(const struct image_args *args, const char *name, unsigned flags, 
         }
         how.options = options;
     }
-    struct blk_options *defaults = image_defaults(args);
+    struct blk_options *defaults = file_defaults(args);
     how.defaults = defaults;
 
     ret = blk_open(&how, root, err);
-    if (defaults)
-        blk_options_free(defaults);
-    if (options)
-        blk_options_free(options);
+    blk_options_free(defaults);
+    blk_options_free(options);
+    return ret < 0 ? blk_fail_if_unset(err, -ret, "Could not open '%s'", name) : 0;
+}
+
+int image_create(const struct image_args *args, const char *name, const struct blk_driver *driver,
+                 struct blk_options *creation, unsigned flags, const char *cache,
+                 struct blk_node **root, struct blk_error *err)
+{
+    struct blk_create how = {
+        .filename = name,
+        .driver = driver,
+        .options = creation,
+        .flags = flags,
+    };
+    *root = NULL;
+
+    int ret = image_cache(cache, &how.cache, err);
     if (ret < 0)
-        return blk_fail_if_unset(err, -ret, "Could not open '%s'", name);
-    return 0;
+        return ret;
+    struct blk_options *defaults = file_defaults(args);
+    how.defaults = defaults;
+    ret = blk_create(&how, root, err);
+    blk_options_free(defaults);
+    return ret < 0 ? blk_fail_if_unset(err, -ret, "creating '%s'", name) : 0;
 }

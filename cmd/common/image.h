@@ -50,10 +50,13 @@ int image_open(const struct image_args *args, const char *name, unsigned flags, 
                struct blk_node **root, struct blk_error *err);
 
 /*
- * Options that file nodes get by default (locking, AIO), for struct blk_open and blk_create; the caller
- * frees. NULL: none.
+ * Creates `name` as an image of `driver`; `creation` are its create options, which stay the
+ * caller's. Of `args` only what is for the files below it counts. On failure nothing is open, and
+ * *root is NULL.
  */
-struct blk_options *image_defaults(const struct image_args *args);
+int image_create(const struct image_args *args, const char *name, const struct blk_driver *driver,
+                 struct blk_options *creation, unsigned flags, const char *cache,
+                 struct blk_node **root, struct blk_error *err);
 
 /* Checks what --object declares. -EINVAL for what this program has no use for. */
 int image_check_objects(const struct cmd_list *objects, struct blk_error *err);

@@ -99,22 +99,9 @@ static int create_with(const struct convert_options *o, const struct blk_driver 
                        struct blk_options *creation, uint64_t bytes, struct blk_node **target,
                        struct blk_error *err)
 {
-    struct blk_create create = {
-        .filename = o->output,
-        .driver = driver,
-        .options = creation,
-        .flags = target_flags(o),
-    };
-    int ret = image_cache(o->target_cache, &create.cache, err);
-    if (ret < 0)
-        return ret;
-
     blk_options_setf(creation, "size", "%" PRIu64, bytes);
-    struct blk_options *defaults = image_defaults(&o->target);
-    create.defaults = defaults;
-    ret = blk_create(&create, target, err);
-    blk_options_free(defaults);
-    return ret;
+    return image_create(&o->target, o->output, driver, creation, target_flags(o), o->target_cache,
+                        target, err);
 }
 
 /* Checks all that can be checked about the target, options included, before an input is opened. */

@@ -57,33 +57,25 @@ static void name_backing(const struct mirror *mirror, struct blk_options *creati
 int mirror_make_target(struct mirror *mirror, struct blk_error *err)
 {
     const struct mirror_request *request = mirror->request;
-    struct blk_create create = {
-        .filename = request->target_name,
-        .driver = image_driver(target_format(mirror), err),
-        .flags = BLK_WRITABLE | BLK_UNMAP,
-    };
+    const struct blk_driver *driver = image_driver(target_format(mirror), err);
     struct option_tables tables;
 
-    int ret = create.driver ? image_cache(request->target_cache, &create.cache, err) : -EINVAL;
-    if (ret == 0)
-        ret = create_tables(create.driver, request->target_name, &tables, err);
+    int ret = driver ? create_tables(driver, request->target_name, &tables, err) : -EINVAL;
     if (ret < 0)
         return ret;
     if (request->top && !create_options_has(&tables, "backing_file"))
         return blk_fail_why(err, ENOTSUP, "the format has no backing files", "creating '%s' (%s)",
-                            request->target_name, create.driver->name);
+                            request->target_name, driver->name);
 
-    create.options = blk_options_new();
-    struct blk_options *defaults = image_defaults(&request->target);
-    create.defaults = defaults;
-    ret = create_options_parse(&request->creation, &tables, create.options, err);
+    struct blk_options *creation = blk_options_new();
+    ret = create_options_parse(&request->creation, &tables, creation, err);
     if (ret == 0) {
-        name_backing(mirror, create.options);
-        blk_options_setf(create.options, "size", "%" PRIu64, blk_size(mirror->source));
-        ret = blk_create(&create, &mirror->target, err);
+        name_backing(mirror, creation);
+        blk_options_setf(creation, "size", "%" PRIu64, blk_size(mirror->source));
+        ret = image_create(&request->target, request->target_name, driver, creation,
+                           BLK_WRITABLE | BLK_UNMAP, request->target_cache, &mirror->target, err);
     }
-    blk_options_free(defaults);
-    blk_options_free(create.options);
+    blk_options_free(creation);
     return ret;
 }
 
