@@ -40,7 +40,7 @@ link_flags = $(SANITIZE_FLAGS) $(PIE_LDFLAGS) -pthread $(CFLAGS) $(LDFLAGS)
 Q := $(if $(V),,@)
 say = $(if $(V),,@printf '  %-5s %s\n' $(1) $@)
 
-.PHONY: all tests check install uninstall clean distclean dist
+.PHONY: all tests check check-long install uninstall clean distclean dist
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := all
 
@@ -76,6 +76,14 @@ $(preloads): %.so: $(S)%.c config.mk
 
 check: tests
 	@BUILDDIR='$(CURDIR)' $(S)tests/run $(if $(FILTER),'$(FILTER)')
+
+# Random sequences, crash states and faults in full numbers: an hour or two.
+long = BITMAP_SEQUENCES=300 BACKUP_HISTORIES=100 CHAINS=300 BACKUP_FAULTS=all BACKUP_GUEST_RUNS=20 \
+    QCOW2_FUZZ=2000 QCOW2_CRASH_STATES=500 CRASH_STATES=150
+long_files = ^(crash-|.*random|bitmap-peer|backup-(chain|faults|guest)|qcow2-(check|hostile|interchange))
+check-long: tests
+	@BUILDDIR='$(CURDIR)' $(long) TEST_TIMEOUT=7200 RUN_TIMEOUT=14400 $(S)tests/run \
+	    '$(or $(FILTER),$(long_files))'
 
 install: all
 	install -d '$(DESTDIR)$(bindir)' '$(DESTDIR)$(mandir)/man1'
