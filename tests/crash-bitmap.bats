@@ -5,11 +5,13 @@
 
 bats_require_minimum_version 1.5.0
 load lib/common
+load lib/crash
+
+states=40
 
 setup() {
     common_setup
     need qemu-img python3
-    [[ ! -w /dev/shm ]] || export TMPDIR=/dev/shm
     mkdir scene after
 }
 
@@ -19,12 +21,9 @@ crash() {
     (cd after && "$BLKIMG" "$@" >"$T/out") || return 1
     qemu-img convert -O raw scene/a old.raw
     qemu-img convert -O raw after/a new.raw
-    python3 "$SRCDIR/tests/tools/crashstates.py" run --files "$T/scene/a" --states "${CRASH_STATES:-40}" \
-        --quiet --jobs 2 ${SEED:+--seed "$SEED"} ${CONTENT:+--image a --old "$T/old.raw" --new "$T/new.raw"} \
+    crashes --files "$T/scene/a" --jobs 2 ${CONTENT:+--image a --old "$T/old.raw" --new "$T/new.raw"} \
         --check "python3 $SRCDIR/tests/tools/check_bitmaps.py --image a --before $T/scene/a \
-            --after $T/after/a --old $T/old.raw ${USABLE:+--usable}" -- "$BLKIMG" "$@" >log ||
-        fail "blkimg $*: $(<log)"
-    echo "# $*: $(tail -1 log)" >&3
+            --after $T/after/a --old $T/old.raw ${USABLE:+--usable}" -- "$BLKIMG" "$@"
 }
 
 scene() {

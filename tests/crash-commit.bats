@@ -5,11 +5,13 @@
 
 bats_require_minimum_version 1.5.0
 load lib/common
+load lib/crash
+
+states=40
 
 setup() {
     common_setup
     need qemu-img python3
-    [[ ! -w /dev/shm ]] || export TMPDIR=/dev/shm
     mkdir scene after
 }
 
@@ -28,11 +30,8 @@ python3 $SRCDIR/tests/tools/check_bitmaps.py --image top --before $T/scene/top -
 python3 $SRCDIR/tests/tools/check_image.py --image top --old $T/view.raw --new $T/view.raw "\$1"
 END
     qemu-img convert -O raw scene/base base.raw
-    python3 "$SRCDIR/tests/tools/crashstates.py" run --files "$T/scene/base:$T/scene/top" \
-        --states "${CRASH_STATES:-40}" --quiet --jobs 2 ${SEED:+--seed "$SEED"} --check "bash $T/check" \
-        ${CONTENT:+--image base --old "$T/old.raw" --new "$T/new.raw"} -- "$BLKIMG" commit -q "$@" >log ||
-        fail "commit $*: $(<log)"
-    echo "# commit $*: $(tail -1 log)" >&3
+    crashes --files "$T/scene/base:$T/scene/top" --jobs 2 --check "bash $T/check" \
+        ${CONTENT:+--image base --old "$T/old.raw" --new "$T/new.raw"} -- "$BLKIMG" commit -q "$@"
 }
 
 scene() { # SIZE-OF-TOP

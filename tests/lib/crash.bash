@@ -5,11 +5,14 @@
 memory=/dev/shm
 [[ -w $memory ]] || memory=${TMPDIR:-/tmp}
 
-# crashes ARG...: tries CRASH_STATES states, or 110. The test fails if one is bad; else a line says
-# how many were tried.
+# How many states a command, unless CRASH_STATES says it; a file may set it.
+states=110
+
+# crashes ARG...: tries so many states. The test fails if one is bad; else a line says how many were
+# tried. SEED=... repeats a run.
 crashes() {
     [[ -z $SANITIZERS ]] || skip 'the preloaded recorder and sanitizers exclude each other'
     TMPDIR=$memory python3 "$SRCDIR/tests/tools/crashstates.py" run --quiet \
-        --states "${CRASH_STATES:-110}" "$@" >crash.out 2>&1 || fail "$(tail -40 crash.out)"
+        --states "${CRASH_STATES:-$states}" ${SEED:+--seed "$SEED"} "$@" >crash.out 2>&1 || fail "$(tail -40 crash.out)"
     echo "# $BATS_TEST_DESCRIPTION: $(tail -1 crash.out)" >&3
 }
