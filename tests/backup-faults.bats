@@ -8,9 +8,9 @@
 
 bats_require_minimum_version 1.5.0
 load lib/common
+load lib/crash
 
-memory=/dev/shm
-[[ -w $memory ]] || memory=${TMPDIR:-/tmp}
+export states=40
 
 setup() {
     common_setup
@@ -58,13 +58,11 @@ report() {
     ((FAULTS > 0))
 }
 
-crashes() {
+# backup_crashes FILES ALSO JUDGE ARG...
+backup_crashes() {
     local files=$1 also=$2 judge=$3
     shift 3
-    TMPDIR=$memory python3 "$SRCDIR/tests/tools/crashstates.py" run --quiet --states "${CRASH_STATES:-40}" \
-        --files "$files" --also "$also" --check "$(check) $judge" -- "$BLKIMG" backup "$@" >crash.out 2>&1 ||
-        fail "backup $*: $(tail -40 crash.out)"
-    echo "# $BATS_TEST_DESCRIPTION: $(tail -1 crash.out)" >&3
+    crashes --files "$files" --also "$also" --check "$(check) $judge" -- "$BLKIMG" backup "$@"
 }
 
 all=${BACKUP_FAULTS-}
@@ -132,30 +130,30 @@ one="disk=inc=full:disk.raw"
 
 @test "killed: incremental" {
     scene
-    crashes disk:inc full:disk.raw:low "--disk $one" --bitmap=b --base=full disk inc
+    backup_crashes disk:inc full:disk.raw:low "--disk $one" --bitmap=b --base=full disk inc
 }
 
 @test "killed: full, with a new bitmap" {
     scene
-    crashes disk:inc full:disk.raw:low "--disk $one" --mode=full --bitmap=b --new-bitmap=c disk inc
+    backup_crashes disk:inc full:disk.raw:low "--disk $one" --mode=full --bitmap=b --new-bitmap=c disk inc
 }
 
 @test "killed: --bitmap-sync=always" {
     scene
-    crashes disk:inc.partial:inc full:disk.raw:low "--disk $one" --bitmap=b --base=full --bitmap-sync=always \
+    backup_crashes disk:inc.partial:inc full:disk.raw:low "--disk $one" --bitmap=b --base=full --bitmap-sync=always \
         --keep-failed disk inc
 }
 
 @test "killed: in place" {
     scene
     cp full inc
-    crashes disk:inc full:disk.raw:low "--disk $one --in-place" -n --bitmap=b disk inc
+    backup_crashes disk:inc full:disk.raw:low "--disk $one --in-place" -n --bitmap=b disk inc
 }
 
 @test "killed: two disks" {
     scene
     make_disk disk2 full2
-    crashes disk:disk2:inc:inc2 full:full2:disk.raw:disk2.raw:low \
+    backup_crashes disk:disk2:inc:inc2 full:full2:disk.raw:disk2.raw:low \
         "--disk $one --disk disk2=inc2=full2:disk2.raw" \
         --bitmap=b --base=full --base=full2 --disk disk=inc --disk disk2=inc2
 }

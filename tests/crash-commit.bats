@@ -7,7 +7,7 @@ bats_require_minimum_version 1.5.0
 load lib/common
 load lib/crash
 
-states=40
+export states=40
 
 setup() {
     common_setup

@@ -7,9 +7,9 @@
 
 bats_require_minimum_version 1.5.0
 load lib/common
+load lib/crash
 
-memory=/dev/shm
-[[ -w $memory ]] || memory=${TMPDIR:-/tmp}
+export states=36
 
 # make_chain OPTIONS: base <- mid <- one and two; "other" shows what mid shows. Beside them what each shows, and the judge.
 make_chain() {
@@ -83,15 +83,12 @@ look
 END
 }
 
-# crashes NEW FILES ALSO ARG...
-crashes() {
+# switch_crashes NEW FILES ALSO ARG...
+switch_crashes() {
     local new=$1 files=$2 also=$3
     shift 3
-    [[ -z $SANITIZERS ]] || skip 'the preloaded recorder and sanitizers exclude each other'
-    TMPDIR=$memory python3 "$SRCDIR/tests/tools/crashstates.py" run --quiet --states "${CRASH_STATES:-36}" \
-        --files "$files" --also "$also" --check "bash $T/judge $new witness $T" \
-        -- "$BLKIMG" "$@" --witness witness >crash.out 2>&1 || fail "$(tail -40 crash.out)"
-    echo "# $BATS_TEST_DESCRIPTION ($*): $(tail -1 crash.out)" >&3
+    crashes --files "$files" --also "$also" --check "bash $T/judge $new witness $T" \
+        -- "$BLKIMG" "$@" --witness witness
 }
 
 # faults NEW FILES CALLS ARG...
@@ -111,17 +108,17 @@ faults() {
     local options
     for options in cluster_size=64k cluster_size=512 compat=0.10; do
         make_chain "$options"
-        crashes other one:two:witness base:mid:other pivot one two --to other
+        switch_crashes other one:two:witness base:mid:other pivot one two --to other
     done
 }
 
 @test "mirror with pivot, by crash states" {
     make_chain cluster_size=64k
-    crashes new one:two:witness:new base:mid mirror --pivot=one --pivot=two -O qcow2 mid new
+    switch_crashes new one:two:witness:new base:mid mirror --pivot=one --pivot=two -O qcow2 mid new
     make_chain cluster_size=4k
-    crashes new one:two:witness:new base:mid mirror --mode=top --pivot=one --pivot=two mid new
+    switch_crashes new one:two:witness:new base:mid mirror --mode=top --pivot=one --pivot=two mid new
     make_chain cluster_size=64k
-    crashes new one:two:witness:new base:mid mirror --pivot=one --pivot=two -O raw mid new
+    switch_crashes new one:two:witness:new base:mid mirror --pivot=one --pivot=two -O raw mid new
 }
 
 @test "recovery, by crash states" {
@@ -132,12 +129,9 @@ faults() {
         qemu-img rebase -u -b other -F qcow2 one
         # Undone, it ends with all on the old side.
         sed -i "s/^\[\[ \${STATE_FINAL-}.*/:/" judge
-        [[ -z $SANITIZERS ]] || skip 'the preloaded recorder and sanitizers exclude each other'
         # shellcheck disable=SC2086 # nothing, or an option
-        TMPDIR=$memory python3 "$SRCDIR/tests/tools/crashstates.py" run --quiet --states "${CRASH_STATES:-36}" \
-            --files one:two:witness --also base:mid:other --check "bash $T/judge other witness $T" \
-            -- "$BLKIMG" pivot --recover witness $way >crash.out 2>&1 || fail "$(tail -40 crash.out)"
-        echo "# recovery $way: $(tail -1 crash.out)" >&3
+        crashes --files one:two:witness --also base:mid:other --check "bash $T/judge other witness $T" \
+            -- "$BLKIMG" pivot --recover witness $way
     done
 }
 
