@@ -122,6 +122,16 @@ with_entry_at() {
     qemu-io -c "read -P 3 0 20M" -c "read -P 4 20M 20M" a
 }
 
+@test "the refcount table grows twice between two flushes" {
+    qemu-img create -q -f qcow2 -o cluster_size=512 a 256M
+    # What is freed and used again shows a place that was looked up in memory that is no more.
+    MALLOC_PERTURB_=85 blkimg io --image-opts -c "write -P 3 0 64M" \
+        driver=qcow2,file.filename=a,refcount-cache-size=16M,l2-cache-size=16M
+    run -0 qemu-img check a
+    assert_output --partial 'No errors were found'
+    qemu-io -c "read -P 3 0 64M" a
+}
+
 @test "sizes of caches are taken as QEMU takes them" {
     qemu-img create -q -f qcow2 a 64M
     local good bad

@@ -173,7 +173,7 @@ int file_open_locked(const char *path, unsigned flags, struct blk_cache_mode cac
 }
 
 int file_init(struct blk_node *node, int fd, const struct stat *st, const struct file_locks *locks,
-              const struct file_lock_policy *policy, struct blk_error *err)
+              const struct file_settings *settings, struct blk_error *err)
 {
     struct file_state *s = node->state;
     uint64_t size;
@@ -193,7 +193,8 @@ int file_init(struct blk_node *node, int fd, const struct stat *st, const struct
     }
     s->fd = s->first_fd = fd;
     s->locks = *locks;
-    s->lock_policy = *policy;
+    s->lock_policy = settings->lock_policy;
+    s->uring = settings->uring;
     s->device = S_ISBLK(st->st_mode);
     s->sector_bytes = s->device ? file_device_sector(fd) : 0;
     pthread_rwlock_init(&s->growth, NULL);
@@ -214,11 +215,9 @@ static int file_open(struct blk_node *node, struct blk_options *options, struct 
                               &locks, &st, err);
     if (fd < 0)
         return fd;
-    ret = file_init(node, fd, &st, &locks, &settings.lock_policy, err);
+    ret = file_init(node, fd, &st, &locks, &settings, err);
     if (ret < 0)
         blk_sys->close(fd);
-    else
-        ((struct file_state *)node->state)->uring = settings.uring;
     return ret;
 }
 

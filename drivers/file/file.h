@@ -114,7 +114,7 @@ int file_open_locked(const char *path, unsigned flags, struct blk_cache_mode cac
  * caller's on failure.
  */
 int file_init(struct blk_node *node, int fd, const struct stat *st, const struct file_locks *locks,
-              const struct file_lock_policy *policy, struct blk_error *err);
+              const struct file_settings *settings, struct blk_error *err);
 
 /*
  * Whole transfers from and to a buffer that is aligned as the file needs it: 0 or -errno. Reads past

@@ -225,6 +225,13 @@ static bool may_rename_over(int folder_fd, const struct stat *old)
     return !(folder.st_mode & S_ISVTX) || me == 0 || me == old->st_uid || me == folder.st_uid;
 }
 
+/* Whether it will never be allowed here, or never can be: no fault of the medium. */
+static bool is_refusal(int code)
+{
+    return code == EPERM || code == EACCES || code == EROFS || code == EOPNOTSUPP ||
+           code == ENOSYS || code == EINVAL;
+}
+
 /*
  * Tries to make a file beside the old one that can replace it. Returns 1 when it is there, 0 when
  * it cannot be, -errno when the medium fails (a full disk must not lead to the old content being
@@ -233,24 +240,30 @@ static bool may_rename_over(int folder_fd, const struct stat *old)
 static int make_successor(struct making *making, const struct stat *old)
 {
     struct file_target *t = making->target;
-    if (old->st_nlink != 1 || is_mount_point(t->old_fd) || open_folder(making) < 0 ||
-        !may_rename_over(t->folder_fd, old))
+    if (old->st_nlink != 1 || is_mount_point(t->old_fd))
+        return 0;
+    int ret = open_folder(making);
+    if (ret < 0)
+        return is_refusal(-ret) ? 0 : ret;
+    if (!may_rename_over(t->folder_fd, old))
         return 0;
 
     making->fd = open_new(t, making->flags, making->create->cache, old->st_mode & 0700);
     if (making->fd < 0) {
-        int ret = making->fd;
+        ret = making->fd;
         return ret == -EACCES || ret == -EPERM || ret == -EROFS ? 0 : ret;
     }
-    if (file_copy_attributes(t->old_fd, making->fd) == 0)
+    ret = file_copy_attributes(t->old_fd, making->fd);
+    if (ret == 0)
         return 1;
 
-    int ret = file_close(&making->fd);
-    if (t->temporary && blk_sys->unlinkat(t->folder_fd, t->temporary, 0) < 0 && ret == 0)
-        ret = -errno;
+    bool refused = is_refusal(-ret);
+    int closed = file_close(&making->fd);
+    if (t->temporary && blk_sys->unlinkat(t->folder_fd, t->temporary, 0) < 0 && closed == 0)
+        closed = -errno;
     free(t->temporary);
     t->temporary = NULL;
-    return ret;
+    return refused ? closed : ret;
 }
 
 /* The old file itself becomes the target. */
@@ -331,7 +344,7 @@ static int make_node(struct making *making, struct blk_node **node, struct blk_e
 
     struct blk_node *made = blk_node_new(&blk_driver_file, making->settings.filename,
                                          making->flags, making->create->cache);
-    ret = file_init(made, making->fd, &st, &making->locks, &making->settings.lock_policy, err);
+    ret = file_init(made, making->fd, &st, &making->locks, &making->settings, err);
     if (ret < 0) {
         blk_node_free(made);
         return ret;

@@ -154,21 +154,22 @@ int qcow2_reftable_grow(struct blk_node *node, uint64_t block, struct blk_error 
     uint64_t *table = realloc(s->reftable, entries * 8);
     if (!table)
         return blk_fail(err, ENOMEM, "growing the refcount table of '%s'", node->name);
-    memset(table + s->reftable_entries, 0, (entries - s->reftable_entries) * 8);
+    uint64_t old_entries = s->reftable_entries;
+    memset(table + old_entries, 0, (entries - old_entries) * 8);
+    s->reftable = table; /* at once: what follows may look something up in it */
+    s->reftable_entries = entries;
 
     /*
      * The place that it leaves: free once the header points elsewhere; at once if the header
      * never did.
      */
     if (!s->reftable_homeless) {
-        uint64_t old_bytes = s->reftable_entries * 8;
+        uint64_t old_bytes = old_entries * 8;
         if (s->reftable_moved)
             qcow2_refcount_decrease(node, s->reftable_offset, old_bytes, NULL);
         else
             qcow2_free_later(node, s->reftable_offset, old_bytes, QCOW2_FREE_OTHER);
     }
-    s->reftable = table;
-    s->reftable_entries = entries;
     s->reftable_homeless = true;
     s->reftable_moved = true;
     return 0;

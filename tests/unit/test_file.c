@@ -675,6 +675,45 @@ TEST(a_file_is_replaced_as_a_whole_and_keeps_its_attributes)
     leave_folder();
 }
 
+static int attribute_error;
+
+static int faulty_fsetxattr(int fd, const char *name, const void *value, size_t bytes, int flags)
+{
+    (void)fd, (void)name, (void)value, (void)bytes, (void)flags;
+    errno = attribute_error;
+    return -1;
+}
+
+/* Not allowed: the old file itself is written. A medium that fails: it stays what it was. */
+TEST(a_medium_that_fails_does_not_lead_to_the_old_file_being_overwritten)
+{
+    static const int failures[] = { ENOSPC, EIO, EDQUOT, ENOMEM };
+    enter_folder();
+    put_file("a", "old");
+    if (setxattr("a", "user.note", "kept", 4, 0) == 0) {
+        ino_t inode = stat_of("a").st_ino;
+        for (size_t i = 0; i < sizeof(failures) / sizeof(failures[0]); i++) {
+            begin_faults(0);
+            faulty.fsetxattr = faulty_fsetxattr;
+            attribute_error = failures[i];
+            CHECK(!create_image("a", "1k"));
+            CHECK_INT(err.code, failures[i]);
+            end_faults();
+            CHECK_STR(text_of("a"), "old");
+            CHECK_INT(entries(), 1);
+        }
+        begin_faults(0);
+        faulty.fsetxattr = faulty_fsetxattr;
+        attribute_error = EPERM;
+        struct blk_node *node = create_image("a", "1k");
+        REQUIRE(node);
+        CHECK_INT(close_image(node), 0);
+        end_faults();
+        CHECK(stat_of("a").st_ino == inode && stat_of("a").st_size == 1024);
+    }
+    leave_folder();
+}
+
 TEST(a_dangling_symlink_is_created_where_it_points)
 {
     enter_folder();
