@@ -68,13 +68,19 @@ struct switched {
     struct blk_cache_mode cache;
 };
 
-/* Puts a node back after a failure above or behind it. What cannot be put back is harmless, but said. */
+/* Puts a node back after a failure. What cannot be put back is harmless, but said. */
 static void switch_back(const struct switched *old, struct blk_error *err)
 {
     struct blk_error own = BLK_ERROR_INIT;
-    if (switch_access(old->node, old->writable, old->cache, &own) < 0)
-        blk_left_behind(err, "'%s' stays open %s: %s", old->node->name,
-                        old->writable ? "in the new cache mode" : "for writing", own.why);
+
+    if (switch_access(old->node, old->writable, old->cache, &own) == 0)
+        return;
+    bool writable = blk_is_writable(old->node);
+    blk_left_behind(err, "'%s' stays open %s: %s", old->node->name,
+                    writable == old->writable ? "in the new cache mode"
+                    : writable                ? "for writing"
+                                              : "read-only",
+                    own.why);
 }
 
 static int reopen_up(struct blk_node *node, struct blk_cache_mode cache, struct blk_error *err)
@@ -147,7 +153,8 @@ static int switch_set(const struct blk_change *changes, size_t count, struct blk
         struct blk_node *node = change->node;
         switched[done] = (struct switched){ node, blk_is_writable(node), node->cache };
         ret = switch_access(node, change->writable, change->cache, err);
-        if (ret == 0)
+        /* A way down that fails has switched upper levels; a way up has put back what it switched. */
+        if (ret == 0 || !change->writable)
             done++;
     }
     while (ret < 0 && done)
