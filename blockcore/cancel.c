@@ -36,8 +36,3 @@ int blk_cancelled(void)
 {
     return atomic_load_explicit(&received, memory_order_relaxed);
 }
-
-void blk_cancel_reset(void)
-{
-    atomic_store(&received, 0);
-}

@@ -14,7 +14,4 @@ void blk_cancel_init(void);
 /* The signal that asked to stop, or 0. Checked by long loops between requests. */
 int blk_cancelled(void);
 
-/* For tests and for io's own handling. */
-void blk_cancel_reset(void);
-
 #endif

@@ -13,7 +13,6 @@
 #include "blockcore/cbw_record.h"
 #include "blockcore/driver.h"
 #include "blockcore/memory.h"
-#include "blockcore/open.h"
 
 #define MIN_CLUSTER_BYTES (64 * KIB)
 
@@ -114,7 +113,6 @@ int blk_cbw_attach(struct blk_node *filter, const struct blk_cbw_params *params,
     filter->cbw = cbw;
     blk_node_set_size(filter, cbw->size);
     filter->limits.zero_alignment = cbw->source->limits.zero_alignment;
-    filter->limits.discard_alignment = cbw->source->limits.discard_alignment;
     return 0;
 }
 
@@ -132,22 +130,14 @@ void blk_cbw_detach(struct blk_node *filter)
     filter->cbw = NULL;
 }
 
-/* The drivers are found by name: blockcore knows none of them. */
-static const struct blk_driver *driver_called(const char *name, struct blk_error *err)
-{
-    const struct blk_driver *driver = blk_driver_find(name);
-    if (!driver)
-        blk_fail_why(err, ENOTSUP, "it is not in this build", "driver '%s'", name);
-    return driver;
-}
-
 int blk_cbw_insert(struct blk_node *source, struct blk_node *target,
                    const struct blk_cbw_params *params, struct blk_node **filter,
                    struct blk_error *err)
 {
-    const struct blk_driver *driver = driver_called("copy-before-write", err);
+    /* Found by name: blockcore knows no driver. */
+    const struct blk_driver *driver = blk_driver_find("copy-before-write");
     if (!driver)
-        return -ENOTSUP;
+        return blk_fail_why(err, ENOTSUP, "it is not in this build", "driver 'copy-before-write'");
 
     struct blk_node *node = blk_node_new(driver, source->name, source->flags, source->cache);
     blk_node_attach(node, BLK_ROLE_FILE, source);
@@ -164,19 +154,6 @@ int blk_cbw_insert(struct blk_node *source, struct blk_node *target,
     return 0;
 }
 
-int blk_cbw_open_view(struct blk_node *filter, struct blk_node **view, struct blk_error *err)
-{
-    const struct blk_driver *driver = driver_called("snapshot-access", err);
-    if (!driver)
-        return -ENOTSUP;
-
-    blk_node_ref(filter);
-    int ret = blk_open_over(driver, filter, NULL, 0, filter->cache, view, err);
-    if (ret < 0)
-        filter->refs--; /* never the last one */
-    return ret;
-}
-
 /* ---- the state ---- */
 
 uint64_t blk_cbw_size(const struct blk_cbw *cbw)
@@ -184,20 +161,9 @@ uint64_t blk_cbw_size(const struct blk_cbw *cbw)
     return cbw->size;
 }
 
-uint64_t blk_cbw_cluster_bytes(const struct blk_cbw *cbw)
-{
-    return cbw->cluster_bytes;
-}
-
 uint64_t blk_cbw_pending_bytes(const struct blk_cbw *cbw)
 {
     return blk_dirty_bitmap_count(cbw->pending);
-}
-
-bool blk_cbw_is_copied(const struct blk_cbw *cbw, uint64_t offset)
-{
-    bool matters = !cbw->mask || blk_dirty_bitmap_get(cbw->mask, offset);
-    return offset < cbw->size && matters && !blk_dirty_bitmap_get(cbw->pending, offset);
 }
 
 int cbw_check_locked(struct blk_cbw *cbw, struct blk_error *err)
@@ -233,77 +199,34 @@ static void break_snapshot(struct blk_cbw *cbw, const struct blk_error *why)
 
 /* ---- claims ---- */
 
-void cbw_claim_add(struct blk_cbw *cbw, struct blk_cbw_claim *claim, uint64_t offset,
-                   uint64_t bytes)
+void cbw_claim_add(struct blk_cbw *cbw, struct cbw_claim *claim, uint64_t offset, uint64_t bytes)
 {
     uint64_t start = round_down(offset, cbw->cluster_bytes);
     uint64_t end = u64_min(round_up(offset + bytes, cbw->cluster_bytes), cbw->size);
-    struct blk_cbw_claim **tail = &cbw->claims;
+    struct cbw_claim **tail = &cbw->claims;
 
     assert(start < end);
-    *claim = (struct blk_cbw_claim){ .offset = start, .bytes = end - start };
+    *claim = (struct cbw_claim){ .offset = start, .bytes = end - start };
     while (*tail)
         tail = &(*tail)->next;
     *tail = claim;
 }
 
-bool cbw_claim_is_free(const struct blk_cbw *cbw, const struct blk_cbw_claim *claim)
+bool cbw_claim_is_free(const struct blk_cbw *cbw, const struct cbw_claim *claim)
 {
-    for (const struct blk_cbw_claim *other = cbw->claims; other != claim; other = other->next)
+    for (const struct cbw_claim *other = cbw->claims; other != claim; other = other->next)
         if (ranges_overlap(other->offset, other->bytes, claim->offset, claim->bytes))
             return false;
     return true;
 }
 
-void cbw_claim_remove(struct blk_cbw *cbw, struct blk_cbw_claim *claim)
+void cbw_claim_remove(struct blk_cbw *cbw, struct cbw_claim *claim)
 {
-    struct blk_cbw_claim **at = &cbw->claims;
+    struct cbw_claim **at = &cbw->claims;
     while (*at != claim)
         at = &(*at)->next;
     *at = claim->next;
-    claim->held = false;
     pthread_cond_broadcast(&cbw->changed);
-}
-
-int blk_cbw_claim_begin(struct blk_cbw *cbw, struct blk_cbw_claim *claim, uint64_t offset,
-                        uint64_t bytes, struct blk_error *err)
-{
-    pthread_mutex_lock(&cbw->mutex);
-    cbw_claim_add(cbw, claim, offset, bytes);
-    while (!cbw->broken && !cbw_claim_is_free(cbw, claim))
-        pthread_cond_wait(&cbw->changed, &cbw->mutex);
-    int ret = cbw_check_locked(cbw, err);
-    if (ret < 0)
-        cbw_claim_remove(cbw, claim);
-    else
-        claim->held = true;
-    pthread_mutex_unlock(&cbw->mutex);
-    return ret;
-}
-
-void blk_cbw_claim_end(struct blk_cbw *cbw, struct blk_cbw_claim *claim)
-{
-    pthread_mutex_lock(&cbw->mutex);
-    cbw_claim_remove(cbw, claim);
-    pthread_mutex_unlock(&cbw->mutex);
-}
-
-bool blk_cbw_claim_next(const struct blk_cbw *cbw, const struct blk_cbw_claim *claim,
-                        uint64_t *offset, uint64_t *bytes)
-{
-    return blk_dirty_bitmap_next(cbw->pending, claim->offset, claim->offset + claim->bytes, offset,
-                                 bytes);
-}
-
-int blk_cbw_mark_copied(struct blk_cbw *cbw, uint64_t offset, uint64_t bytes,
-                        struct blk_error *err)
-{
-    pthread_mutex_lock(&cbw->mutex);
-    int ret = cbw_check_locked(cbw, err);
-    if (ret == 0)
-        blk_dirty_bitmap_clear(cbw->pending, offset, bytes);
-    pthread_mutex_unlock(&cbw->mutex);
-    return ret;
 }
 
 /* ---- before a guest's write ---- */

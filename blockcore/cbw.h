@@ -66,10 +66,9 @@ int blk_cbw_attach(struct blk_node *filter, const struct blk_cbw_params *params,
 /* Waits for saves that nobody waits for any more, and frees the record. */
 void blk_cbw_detach(struct blk_node *filter);
 
-/* Opens the read-only view of the frozen moment; it holds a reference to the filter. */
-int blk_cbw_open_view(struct blk_node *filter, struct blk_node **view, struct blk_error *err);
-
 /* ---- for the drivers ---- */
+
+uint64_t blk_cbw_size(const struct blk_cbw *cbw); /* frozen */
 
 /*
  * Called by the filter before it changes a range of its file. 0: the change may be made. -errno: it
@@ -95,14 +94,8 @@ int blk_cbw_block_status(struct blk_cbw *cbw, uint64_t offset, uint64_t bytes, u
 
 /* ---- for jobs that copy to the same target ---- */
 
-uint64_t blk_cbw_size(const struct blk_cbw *cbw); /* frozen */
-uint64_t blk_cbw_cluster_bytes(const struct blk_cbw *cbw);
-
-/* Bytes that matter and are not yet in the target. */
+/* Bytes that matter and are not yet in the target: what the unit tests look at. */
 uint64_t blk_cbw_pending_bytes(const struct blk_cbw *cbw);
-
-/* Whether the cluster at `offset` matters and is in the target. */
-bool blk_cbw_is_copied(const struct blk_cbw *cbw, uint64_t offset);
 
 /* 0, or -errno with the reason why the snapshot is broken. Once broken it stays so. */
 int blk_cbw_check(struct blk_cbw *cbw, struct blk_error *err);
@@ -112,37 +105,5 @@ int blk_cbw_check(struct blk_cbw *cbw, struct blk_error *err);
  * takes. Failures are the caller's business: they do not break the snapshot.
  */
 int blk_cbw_save(struct blk_cbw *cbw, uint64_t offset, uint64_t bytes, struct blk_error *err);
-
-/*
- * For a job that copies by itself (compressed, say). While it holds a claim, nobody else copies
- * clusters of that range, and guest writes to those that are pending wait (as long as their
- * timeout). So it claims a few clusters, reads them from the view or the source, writes the target,
- * calls blk_cbw_mark_copied() for what is done, and ends the claim. A thread holds at most one
- * claim at a time.
- */
-struct blk_cbw_claim {
-    uint64_t offset, bytes; /* whole clusters */
-    bool held;
-    struct blk_cbw_claim *next;
-};
-
-/*
- * Waits for the clusters that the range, which must begin within the frozen size, touches. Fails
- * only when the snapshot is broken: then nothing is held.
- */
-int blk_cbw_claim_begin(struct blk_cbw *cbw, struct blk_cbw_claim *claim, uint64_t offset,
-                        uint64_t bytes, struct blk_error *err);
-void blk_cbw_claim_end(struct blk_cbw *cbw, struct blk_cbw_claim *claim);
-
-/* The first pending range of the claim, whole clusters. False when there is none. */
-bool blk_cbw_claim_next(const struct blk_cbw *cbw, const struct blk_cbw_claim *claim,
-                        uint64_t *offset, uint64_t *bytes);
-
-/*
- * The clusters, of a claim that is held, have been written to the target. Fails, recording nothing,
- * when the snapshot is broken: what was read may be newer than the frozen moment.
- */
-int blk_cbw_mark_copied(struct blk_cbw *cbw, uint64_t offset, uint64_t bytes,
-                        struct blk_error *err);
 
 #endif

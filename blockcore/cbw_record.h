@@ -24,6 +24,11 @@
 
 struct cbw_save;
 
+struct cbw_claim {
+    uint64_t offset, bytes; /* whole clusters */
+    struct cbw_claim *next;
+};
+
 struct blk_cbw {
     /* fixed */
     struct blk_node *source, *target;
@@ -39,7 +44,7 @@ struct blk_cbw {
 
     pthread_mutex_t mutex;  /* guards what follows */
     pthread_cond_t changed; /* any of it; timed waits go by CLOCK_MONOTONIC */
-    struct blk_cbw_claim *claims; /* held and waiting, in order of arrival */
+    struct cbw_claim *claims; /* held and waiting, in order of arrival */
     bool broken;
     struct blk_error why; /* when broken */
 
@@ -54,10 +59,9 @@ struct blk_cbw {
  * With `mutex` held: adds a claim of whole clusters at the end; whether it may be held now; takes
  * it out.
  */
-void cbw_claim_add(struct blk_cbw *cbw, struct blk_cbw_claim *claim, uint64_t offset,
-                   uint64_t bytes);
-bool cbw_claim_is_free(const struct blk_cbw *cbw, const struct blk_cbw_claim *claim);
-void cbw_claim_remove(struct blk_cbw *cbw, struct blk_cbw_claim *claim);
+void cbw_claim_add(struct blk_cbw *cbw, struct cbw_claim *claim, uint64_t offset, uint64_t bytes);
+bool cbw_claim_is_free(const struct blk_cbw *cbw, const struct cbw_claim *claim);
+void cbw_claim_remove(struct blk_cbw *cbw, struct cbw_claim *claim);
 
 /* With `mutex` held: the failure of everything that needs the snapshot, when it is broken. */
 int cbw_check_locked(struct blk_cbw *cbw, struct blk_error *err);

@@ -24,7 +24,7 @@
  * guest gave up.
  */
 struct cbw_save {
-    struct blk_cbw_claim claim;
+    struct cbw_claim claim;
     enum { SAVE_QUEUED, SAVE_RUNNING, SAVE_DONE } state;
     bool given_up;
     int ret;
@@ -81,8 +81,16 @@ static int mark_for(struct blk_cbw *cbw, const struct cbw_save *save, uint64_t o
     return ret;
 }
 
+/* The first pending range of the claim, whole clusters. False when there is none. */
+static bool next_pending(const struct blk_cbw *cbw, const struct cbw_claim *claim, uint64_t *offset,
+                         uint64_t *bytes)
+{
+    return blk_dirty_bitmap_next(cbw->pending, claim->offset, claim->offset + claim->bytes, offset,
+                                 bytes);
+}
+
 /* Copies all that is pending in a claim that is held; `save` is NULL for the caller's own. */
-static int copy_claimed(struct blk_cbw *cbw, const struct blk_cbw_claim *claim,
+static int copy_claimed(struct blk_cbw *cbw, const struct cbw_claim *claim,
                         const struct cbw_save *save, struct blk_error *err)
 {
     uint64_t buf_bytes = u64_min(claim->bytes, u64_max(CHUNK_BYTES, cbw->cluster_bytes));
@@ -90,7 +98,7 @@ static int copy_claimed(struct blk_cbw *cbw, const struct blk_cbw_claim *claim,
     uint8_t *buf = blk_buffer_alloc(buf_bytes);
     int ret = buf ? 0 : blk_fail(err, ENOMEM, "copying '%s'", cbw->source->name);
 
-    while (ret == 0 && blk_cbw_claim_next(cbw, claim, &offset, &bytes)) {
+    while (ret == 0 && next_pending(cbw, claim, &offset, &bytes)) {
         ret = copy_piece(cbw, offset, bytes, buf, buf_bytes, &copied, err);
         if (ret == 0)
             ret = mark_for(cbw, save, offset, copied, err);
@@ -99,18 +107,43 @@ static int copy_claimed(struct blk_cbw *cbw, const struct blk_cbw_claim *claim,
     return ret;
 }
 
+/*
+ * Waits until the range, which begins within the frozen size, is this thread's alone. Fails only
+ * when the snapshot is broken: then nothing is claimed.
+ */
+static int begin_claim(struct blk_cbw *cbw, struct cbw_claim *claim, uint64_t offset,
+                       uint64_t bytes, struct blk_error *err)
+{
+    pthread_mutex_lock(&cbw->mutex);
+    cbw_claim_add(cbw, claim, offset, bytes);
+    while (!cbw->broken && !cbw_claim_is_free(cbw, claim))
+        pthread_cond_wait(&cbw->changed, &cbw->mutex);
+    int ret = cbw_check_locked(cbw, err);
+    if (ret < 0)
+        cbw_claim_remove(cbw, claim);
+    pthread_mutex_unlock(&cbw->mutex);
+    return ret;
+}
+
+static void end_claim(struct blk_cbw *cbw, struct cbw_claim *claim)
+{
+    pthread_mutex_lock(&cbw->mutex);
+    cbw_claim_remove(cbw, claim);
+    pthread_mutex_unlock(&cbw->mutex);
+}
+
 int blk_cbw_save(struct blk_cbw *cbw, uint64_t offset, uint64_t bytes, struct blk_error *err)
 {
-    struct blk_cbw_claim claim;
+    struct cbw_claim claim;
 
     if (offset >= cbw->size || !bytes)
         return 0;
     bytes = u64_min(bytes, cbw->size - offset);
-    int ret = blk_cbw_claim_begin(cbw, &claim, offset, bytes, err);
+    int ret = begin_claim(cbw, &claim, offset, bytes, err);
     if (ret < 0)
         return ret;
     ret = copy_claimed(cbw, &claim, NULL, err);
-    blk_cbw_claim_end(cbw, &claim);
+    end_claim(cbw, &claim);
     return ret;
 }
 
@@ -153,7 +186,6 @@ static void run_save(struct blk_cbw *cbw, struct cbw_save *save)
 
     dequeue(cbw, save);
     save->state = SAVE_RUNNING;
-    save->claim.held = true;
     pthread_mutex_unlock(&cbw->mutex);
     int ret = copy_claimed(cbw, &save->claim, save, &err);
     pthread_mutex_lock(&cbw->mutex);

@@ -8,6 +8,7 @@
 
 #include "blockcore/cbw.h"
 #include "blockcore/close.h"
+#include "blockcore/open.h"
 #include "tests/unit/check.h"
 #include "tests/unit/memory_node.h"
 
@@ -153,6 +154,14 @@ struct scene {
     uint8_t *guest;  /* what the guest has written successfully */
 };
 
+/* The frozen moment as a node of its own. */
+static int open_view(struct blk_node *filter, struct blk_node **view, struct blk_error *err)
+{
+    blk_node_ref(filter);
+    return blk_open_over(blk_driver_find("snapshot-access"), filter, NULL, 0, filter->cache, view,
+                         err);
+}
+
 static bool begin(struct scene *s, const struct blk_cbw_params *params)
 {
     *s = (struct scene){ .seed = (unsigned)time(NULL) };
@@ -165,7 +174,7 @@ static bool begin(struct scene *s, const struct blk_cbw_params *params)
     memcpy(s->guest, s->frozen, SIZE);
     struct blk_error err = BLK_ERROR_INIT;
     if (!CHECK_INT(blk_cbw_insert(s->source, s->target, params, &s->filter, &err), 0) ||
-        !CHECK_INT(blk_cbw_open_view(s->filter, &s->view, &err), 0)) {
+        !CHECK_INT(open_view(s->filter, &s->view, &err), 0)) {
         printf("# %s: %s\n", err.what, err.why);
         return false;
     }
@@ -279,31 +288,16 @@ static void *be_reader(void *argument)
     return NULL;
 }
 
-/* A backup job: copies by claims, or has the record copy. Its failures are its own. */
+/* A backup job. Its failures are its own. */
 static void *be_job(void *argument)
 {
     struct worker *w = argument;
     struct crowd *c = w->crowd;
-    uint8_t *buf = malloc(3 * CLUSTER);
-
     while (atomic_load(&c->guests_left)) {
-        struct blk_cbw_claim claim;
-        uint64_t offset = pick(&w->seed, SIZE), start, bytes;
-        if (pick(&w->seed, 8) == 0) {
+        uint64_t offset = pick(&w->seed, SIZE);
+        if (pick(&w->seed, 8) == 0)
             blk_cbw_save(c->s->cbw, offset, 2 * CLUSTER, NULL);
-            continue;
-        }
-        if (pick(&w->seed, 8) || blk_cbw_claim_begin(c->s->cbw, &claim, offset, CLUSTER, NULL) < 0)
-            continue;
-        while (blk_cbw_claim_next(c->s->cbw, &claim, &start, &bytes)) {
-            if (blk_pread(c->s->view, start, bytes, buf, NULL) < 0 ||
-                blk_pwrite(c->s->target, start, bytes, buf, 0, NULL) < 0 ||
-                blk_cbw_mark_copied(c->s->cbw, start, bytes, NULL) < 0)
-                break;
-        }
-        blk_cbw_claim_end(c->s->cbw, &claim);
     }
-    free(buf);
     return NULL;
 }
 
@@ -379,7 +373,6 @@ static void check_snapshot_breaks(uint64_t timeout_ms, unsigned fail_one_in)
         CHECK_INT(blk_pread(s.view, 0, 1, &byte, &err), -EIO);
         CHECK(strstr(err.why, "the snapshot is broken"));
         CHECK_INT(blk_cbw_save(s.cbw, 0, CLUSTER, NULL), -EIO);
-        CHECK_INT(blk_cbw_mark_copied(s.cbw, 0, CLUSTER, NULL), -EIO);
     }
     end(&s);
 }
@@ -439,18 +432,15 @@ TEST(a_blocked_target_refuses_guests_in_time)
     CHECK_INT(guest_write(&s, 3 * CLUSTER, SLOT, 3, NULL), -ETIMEDOUT);
     CHECK(view_is_frozen(&s));
 
-    /* The late saves end well, and do not count. */
+    /* The late saves end well, and do not count: a job that has waited for them saves again. */
     set_blocking(s.target, false, false);
-    struct blk_cbw_claim claim;
-    CHECK_INT(blk_cbw_claim_begin(s.cbw, &claim, 0, SIZE, NULL), 0);
-    CHECK(!blk_cbw_is_copied(s.cbw, 0));
-    CHECK(!blk_cbw_is_copied(s.cbw, 3 * CLUSTER));
-    CHECK_INT(blk_cbw_pending_bytes(s.cbw), SIZE);
-    blk_cbw_claim_end(s.cbw, &claim);
+    CHECK_INT(blk_cbw_save(s.cbw, 0, 1, NULL), 0);
+    CHECK_INT(blk_cbw_save(s.cbw, 3 * CLUSTER, 1, NULL), 0);
+    CHECK_INT(medium_of(s.target)->writes, 4);
+    CHECK_INT(blk_cbw_pending_bytes(s.cbw), SIZE - 2 * CLUSTER);
 
-    CHECK_INT(guest_write(&s, 0, SLOT, 1, NULL), 0);
-    CHECK(blk_cbw_is_copied(s.cbw, 0));
-    CHECK_INT(blk_cbw_pending_bytes(s.cbw), SIZE - CLUSTER);
+    CHECK_INT(guest_write(&s, CLUSTER, SLOT, 1, NULL), 0);
+    CHECK_INT(blk_cbw_pending_bytes(s.cbw), SIZE - 3 * CLUSTER);
     CHECK(view_is_frozen(&s));
     end(&s);
 }
@@ -485,6 +475,7 @@ TEST(a_blocked_target_breaks_the_snapshot_in_time)
 struct request {
     struct scene *s;
     pthread_t thread;
+    uint64_t offset; /* of a save */
     uint8_t buf[2 * SLOT];
     int ret;
     atomic_bool done;
@@ -537,7 +528,7 @@ TEST(a_write_waits_for_reads_in_flight)
 static void *save_for_job(void *argument)
 {
     struct request *r = argument;
-    r->ret = blk_cbw_save(r->s->cbw, 0, 1, NULL);
+    r->ret = blk_cbw_save(r->s->cbw, r->offset, 1, NULL);
     return NULL;
 }
 
@@ -559,7 +550,7 @@ TEST(a_save_of_a_job_does_not_outlive_the_snapshot)
     set_blocking(s.target, false, false);
     pthread_join(job.thread, NULL);
     CHECK_INT(job.ret, -ETIMEDOUT);
-    CHECK(!blk_cbw_is_copied(s.cbw, 0));
+    CHECK_INT(blk_cbw_pending_bytes(s.cbw), SIZE);
     end(&s);
 }
 
@@ -587,27 +578,26 @@ TEST(a_slow_reader_of_the_target_keeps_no_guest)
 TEST(what_a_job_has_copied_is_not_saved_again)
 {
     const struct blk_cbw_params params = { .timeout_ms = 50 };
+    const uint64_t tail = (uint64_t)(CLUSTERS - 1) * CLUSTER;
     struct scene s;
-    struct blk_cbw_claim claim;
-    uint64_t start, bytes;
 
     REQUIRE(begin(&s, &params));
-    CHECK_INT(blk_cbw_cluster_bytes(s.cbw), CLUSTER);
+    struct request job = { .s = &s, .offset = SIZE - 1 };
     CHECK_INT(blk_cbw_save(s.cbw, CLUSTER + 1, 1, NULL), 0);
     CHECK_INT(medium_of(s.target)->writes, 1);
     CHECK_INT(guest_write(&s, CLUSTER, CLUSTER, 1, NULL), 0);
     CHECK_INT(medium_of(s.target)->writes, 1);
 
-    CHECK_INT(blk_cbw_claim_begin(s.cbw, &claim, SIZE - 1, 1, NULL), 0);
-    REQUIRE(blk_cbw_claim_next(s.cbw, &claim, &start, &bytes));
-    CHECK_INT(start, (CLUSTERS - 1) * CLUSTER);
-    CHECK_INT(bytes, SIZE - start);
-    CHECK_INT(guest_write(&s, start, 512, 9, NULL), -ETIMEDOUT);
-    CHECK_INT(blk_pwrite(s.target, start, bytes, s.frozen + start, 0, NULL), 0);
-    CHECK_INT(blk_cbw_mark_copied(s.cbw, start, bytes, NULL), 0);
-    CHECK(!blk_cbw_claim_next(s.cbw, &claim, &start, &bytes));
-    blk_cbw_claim_end(s.cbw, &claim);
-    CHECK_INT(guest_write(&s, (CLUSTERS - 1) * CLUSTER, 512, 9, NULL), 0);
+    /* While a job copies the last cluster, a guest waits for it in vain. */
+    set_blocking(s.target, false, true);
+    pthread_create(&job.thread, NULL, save_for_job, &job);
+    await_blocked(s.target, 1);
+    CHECK_INT(guest_write(&s, tail, 512, 9, NULL), -ETIMEDOUT);
+    set_blocking(s.target, false, false);
+    pthread_join(job.thread, NULL);
+    CHECK_INT(job.ret, 0);
+    CHECK_INT(blk_cbw_pending_bytes(s.cbw), tail - CLUSTER);
+    CHECK_INT(guest_write(&s, tail, 512, 9, NULL), 0);
     CHECK_INT(medium_of(s.target)->writes, 2);
     CHECK(view_is_frozen(&s));
     end(&s);
@@ -638,8 +628,7 @@ TEST(only_what_the_mask_marks_is_saved)
 
     CHECK_INT(blk_pread(s.view, 2 * CLUSTER, sizeof(buf), buf, NULL), 0);
     CHECK(memcmp(buf, s.frozen + 2 * CLUSTER, sizeof(buf)) == 0);
-    CHECK(blk_cbw_is_copied(s.cbw, 2 * CLUSTER));
-    CHECK(!blk_cbw_is_copied(s.cbw, 0));
+    CHECK_INT(blk_cbw_pending_bytes(s.cbw), CLUSTER - 4096);
     CHECK_INT(blk_pread(s.view, 2 * CLUSTER - 1, 2, buf, &err), -EACCES);
     CHECK_INT(blk_pread(s.view, 3 * CLUSTER - 1, 2, buf, &err), -EACCES);
     CHECK_INT(blk_block_status(s.view, 0, SIZE, 0, &extent, &err), -EACCES);
@@ -710,7 +699,7 @@ TEST(block_status_of_the_view)
     CHECK_INT(blk_pwrite(blk_child(source, BLK_ROLE_BACKING), 0, 512, buf, 0, NULL), 0);
     CHECK_INT(blk_pwrite(source, CLUSTER, 512, buf, 0, NULL), 0);
     REQUIRE(blk_cbw_insert(source, target, &params, &filter, NULL) == 0);
-    REQUIRE(blk_cbw_open_view(filter, &view, NULL) == 0);
+    REQUIRE(open_view(filter, &view, NULL) == 0);
 
     for (int written = 0; written < 2; written++) {
         unsigned own = written ? BLK_EXT_ALLOCATED : 0;
