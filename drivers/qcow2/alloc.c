@@ -168,9 +168,8 @@ static int take_run(struct blk_node *node, struct run *run, struct blk_error *er
         ret = set_counts(node, run, err);
     if (ret < 0) {
         /* A block that is hooked up and lacks a count of its own must not reach the medium (C1). */
-        int none = 0;
         if (next_place > run->start)
-            atomic_compare_exchange_strong(&s->poisoned, &none, -ret);
+            qcow2_poison(s, -ret);
         return ret;
     }
     s->virgin = u64_max(s->virgin, (run->start + run->count) << s->cluster_bits);

@@ -3,16 +3,17 @@
  *
  * An epoch is what was changed since the last commit. A commit freezes copies of the changed
  * parts of all tables under the lock, and then, while others go on changing the next epoch,
- * writes in three phases:
+ * writes in four phases:
  *
  *   1. refcount blocks; L2 tables that nothing points to yet; a refcount table that moved. (Guest
  *      data was written before its mapping was changed in memory.) Barrier.
  *   2. The refcount table's entries, or the header if the table moved. Barrier, if there were any.
- *   3. L2 tables in use, then L1. Barrier, if anything was freed.
+ *   3. L2 tables in use.
+ *   4. L1; what it newly points to is stable since phase 1. Barrier, if anything was freed.
  *
  * so a count is stable before the pointer that needs it (C1), data before its entry (C2), a table
- * before the entry that leads to it. Counts never go down in phase 1 for what phase 3 unpoints:
- * such frees wait in a list of the epoch, and are applied in memory after the last barrier (C3);
+ * before the entry that leads to it. Counts never go down in phase 1 for what 3 and 4 unpoint: such
+ * frees wait in a list of the epoch, and are applied in memory after the last barrier (C3);
  * the next commit writes them.
  *
  * After a failed write or barrier nobody knows what the medium has: the image is poisoned, and
@@ -47,6 +48,12 @@ struct epoch {
     uint32_t reftable_clusters;
     struct qcow2_frees frees;
 };
+
+bool qcow2_poison(struct qcow2_state *s, int code)
+{
+    int none = 0;
+    return atomic_compare_exchange_strong(&s->poisoned, &none, code);
+}
 
 int qcow2_check_poison(struct blk_node *node, struct blk_error *err)
 {
@@ -273,10 +280,8 @@ static int commit_held(struct blk_node *node, struct blk_error *err)
         ret = write_epoch(node, &epoch, err);
         if (ret == 0)
             ret = qcow2_frees_apply(node, &epoch.frees, err);
-        if (ret < 0) {
-            int none = 0;
-            atomic_compare_exchange_strong(&s->poisoned, &none, -ret);
-        }
+        if (ret < 0)
+            qcow2_poison(s, -ret);
         qcow2_lock(s);
         thaw(s, &epoch);
         qcow2_unlock(s);
@@ -285,7 +290,11 @@ static int commit_held(struct blk_node *node, struct blk_error *err)
     return ret;
 }
 
-int qcow2_commit(struct blk_node *node, struct blk_error *err)
+/*
+ * Commits the open epoch. On return the medium has, in an order that keeps C1 to C3, all changes
+ * made before the call; frees are applied in memory. A failure poisons the image.
+ */
+static int commit(struct blk_node *node, struct blk_error *err)
 {
     struct qcow2_state *s = qcow2_state(node);
     pthread_mutex_lock(&s->commit_mutex);
@@ -297,8 +306,8 @@ int qcow2_commit(struct blk_node *node, struct blk_error *err)
 int qcow2_flush_to_os(struct blk_node *node, struct blk_error *err)
 {
     /* The second writes the counts that the first one's frees took down. */
-    int ret = qcow2_commit(node, err);
-    return ret < 0 ? ret : qcow2_commit(node, err);
+    int ret = commit(node, err);
+    return ret < 0 ? ret : commit(node, err);
 }
 
 int qcow2_settle(struct blk_node *node, struct blk_error *err)
@@ -307,10 +316,8 @@ int qcow2_settle(struct blk_node *node, struct blk_error *err)
     int ret = qcow2_flush_to_os(node, err);
     if (ret == 0)
         ret = qcow2_barrier(node, err);
-    if (ret < 0) {
-        int none = 0;
-        atomic_compare_exchange_strong(&s->poisoned, &none, -ret);
-    }
+    if (ret < 0)
+        qcow2_poison(s, -ret);
     return ret;
 }
 

@@ -19,8 +19,8 @@ struct qcow2_entry qcow2_entry_get(const struct qcow2_state *s, const uint8_t *s
     return (struct qcow2_entry){ be64_get(at), s->extended ? be64_get(at + 8) : 0 };
 }
 
-void qcow2_entry_put(const struct qcow2_state *s, uint8_t *slice, uint32_t index,
-                     struct qcow2_entry entry)
+static void entry_put(const struct qcow2_state *s, uint8_t *slice, uint32_t index,
+                      struct qcow2_entry entry)
 {
     uint8_t *at = slice + (size_t)index * s->l2_entry_bytes;
     be64_put(at, entry.entry);
@@ -32,9 +32,9 @@ void qcow2_entry_put(const struct qcow2_state *s, uint8_t *slice, uint32_t index
  * With a data file, guest offset 0 is at host offset 0: there only COPIED tells that it is
  * allocated.
  */
-static bool has_host(const struct qcow2_state *s, uint64_t entry)
+bool qcow2_entry_has_host(const struct qcow2_state *s, struct qcow2_entry entry)
 {
-    return entry & QCOW2_ENTRY_OFFSET || (s->data_file && entry & QCOW2_ENTRY_COPIED);
+    return entry.entry & QCOW2_ENTRY_OFFSET || (s->data_file && entry.entry & QCOW2_ENTRY_COPIED);
 }
 
 static int extended_kind(const struct qcow2_state *s, struct qcow2_entry entry, unsigned subcluster,
@@ -42,7 +42,7 @@ static int extended_kind(const struct qcow2_state *s, struct qcow2_entry entry, 
 {
     bool allocated = entry.bitmap >> subcluster & 1;
     bool zero = entry.bitmap >> (subcluster + QCOW2_SUBCLUSTERS) & 1;
-    bool host = has_host(s, entry.entry);
+    bool host = qcow2_entry_has_host(s, entry);
 
     if (allocated && (zero || !host)) {
         *why = zero ? "a subcluster that is allocated and zero at once"
@@ -73,7 +73,7 @@ int qcow2_entry_kind(const struct qcow2_state *s, struct qcow2_entry entry, unsi
     if (s->extended)
         return extended_kind(s, entry, subcluster, kind, why);
 
-    bool host = has_host(s, entry.entry);
+    bool host = qcow2_entry_has_host(s, entry);
     if (entry.entry & QCOW2_ENTRY_ZERO) {
         *kind = host ? QCOW2_ZERO_HOST : QCOW2_ZERO;
         *why = "a zero cluster, which version 2 does not have";
@@ -210,8 +210,9 @@ static int bad_l1_entry(struct blk_node *node, uint64_t offset, struct blk_error
                          (unsigned long long)s->l1[index]);
 }
 
-int qcow2_slice_read(struct blk_node *node, uint64_t offset, struct qcow2_table **slice,
-                     uint32_t *index, struct blk_error *err)
+/* [locked] As qcow2_slice_write(), to read: *slice is NULL where there is no L2 table. */
+static int slice_read(struct blk_node *node, uint64_t offset, struct qcow2_table **slice,
+                      uint32_t *index, struct blk_error *err)
 {
     struct qcow2_state *s = qcow2_state(node);
     *slice = NULL;
@@ -286,7 +287,7 @@ int qcow2_slice_write(struct blk_node *node, uint64_t offset, struct qcow2_table
         if (ret < 0)
             return ret;
     }
-    return qcow2_slice_read(node, offset, slice, index, err);
+    return slice_read(node, offset, slice, index, err);
 }
 
 void qcow2_entry_free(struct blk_node *node, struct qcow2_entry entry, enum qcow2_free_why why)
@@ -315,7 +316,7 @@ int qcow2_slice_set(struct blk_node *node, struct qcow2_table *slice, uint32_t i
                      !((old.entry ^ entry.entry) & QCOW2_ENTRY_OFFSET);
     if (!same_host)
         qcow2_entry_free(node, old, why);
-    qcow2_entry_put(s, slice->data, index, entry);
+    entry_put(s, slice->data, index, entry);
     qcow2_cache_dirty(&s->l2_cache, slice, index * s->l2_entry_bytes, s->l2_entry_bytes);
     return 0;
 }
@@ -426,12 +427,13 @@ static bool map_cached(struct blk_node *node, uint64_t offset, uint64_t bytes,
     return true;
 }
 
-int qcow2_map_locked(struct blk_node *node, uint64_t offset, uint64_t bytes,
-                     struct qcow2_mapping *mapping, struct blk_error *err)
+/* [locked] qcow2_map() itself. */
+static int map_locked(struct blk_node *node, uint64_t offset, uint64_t bytes,
+                      struct qcow2_mapping *mapping, struct blk_error *err)
 {
     struct qcow2_table *slice;
     uint32_t index;
-    int ret = qcow2_slice_read(node, offset, &slice, &index, err);
+    int ret = slice_read(node, offset, &slice, &index, err);
     if (ret < 0)
         return ret;
     if (slice)
@@ -453,7 +455,7 @@ int qcow2_map(struct blk_node *node, uint64_t offset, uint64_t bytes,
         return ret;
 
     qcow2_lock(s);
-    ret = qcow2_map_locked(node, offset, bytes, mapping, err);
+    ret = map_locked(node, offset, bytes, mapping, err);
     qcow2_unlock(s);
     return ret;
 }

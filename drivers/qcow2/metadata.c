@@ -48,9 +48,7 @@ int qcow2_corrupt(struct blk_node *node, struct blk_error *err, const char *why,
     vsnprintf(text, sizeof(text), why, args);
     va_end(args);
 
-    int none = 0;
-    if (blk_is_writable(node) && !(node->flags & BLK_IN_CHECK) &&
-        atomic_compare_exchange_strong(&s->poisoned, &none, EIO)) {
+    if (blk_is_writable(node) && !(node->flags & BLK_IN_CHECK) && qcow2_poison(s, EIO)) {
         atomic_store(&s->found_corrupt, true);
         set_corrupt_bit(node);
     }

@@ -323,8 +323,9 @@ int qcow2_corrupt(struct blk_node *node, struct blk_error *err, const char *why,
     __attribute__((format(printf, 3, 4)));
 
 /*
- * [locked] 0 if the host range touches no header, active L1 or L2, refcount table or block, or
- * snapshot table; otherwise the image is corrupt (see there).
+ * [locked] 0 if the host range touches no header, active L1 or L2, refcount table or block, or the
+ * first cluster of the snapshot table (only reading it tells how long it is); otherwise the image
+ * is corrupt (see there).
  */
 int qcow2_check_overlap(struct blk_node *node, uint64_t offset, uint64_t bytes,
                         struct blk_error *err);
@@ -402,13 +403,6 @@ void qcow2_free_later(struct blk_node *node, uint64_t offset, uint64_t bytes,
 /* ---- epoch.c ---- */
 
 /*
- * Commits the open epoch (ARCHITECTURE.md, "What holds at any instant"). On return the medium has,
- * in an order that keeps C1 to C3, all changes made before the call; frees are applied in memory. A
- * failure poisons the image.
- */
-int qcow2_commit(struct blk_node *node, struct blk_error *err);
-
-/*
  * Commits until nothing is pending, and flushes: all tables in the file are as in memory, all
  * of it stable, no free is outstanding. What C8 operations begin with. Returns poison as an error.
  */
@@ -428,6 +422,12 @@ int qcow2_relieve(struct blk_node *node, struct blk_error *err);
  * yet.
  */
 int qcow2_barrier(struct blk_node *node, struct blk_error *err);
+
+/*
+ * Nothing is to be written any more, because of that errno; the first one stays. Whether this is
+ * the first.
+ */
+bool qcow2_poison(struct qcow2_state *s, int code);
 
 /* 0, or the error for an image that must not be written any more. */
 int qcow2_check_poison(struct blk_node *node, struct blk_error *err);
@@ -465,10 +465,6 @@ struct qcow2_mapping {
 int qcow2_map(struct blk_node *node, uint64_t offset, uint64_t bytes,
               struct qcow2_mapping *mapping, struct blk_error *err);
 
-/* [locked] The same. */
-int qcow2_map_locked(struct blk_node *node, uint64_t offset, uint64_t bytes,
-                     struct qcow2_mapping *mapping, struct blk_error *err);
-
 /* One L2 entry, decoded. */
 struct qcow2_entry {
     uint64_t entry;  /* first word */
@@ -484,8 +480,8 @@ int qcow2_entry_kind(const struct qcow2_state *s, struct qcow2_entry entry, unsi
 
 struct qcow2_entry qcow2_entry_get(const struct qcow2_state *s, const uint8_t *slice,
                                    uint32_t index);
-void qcow2_entry_put(const struct qcow2_state *s, uint8_t *slice, uint32_t index,
-                     struct qcow2_entry entry);
+/* Whether the entry, which is not a compressed cluster's, has a host cluster. */
+bool qcow2_entry_has_host(const struct qcow2_state *s, struct qcow2_entry entry);
 
 /* [locked] Reads the L1 table unless it is in memory. */
 int qcow2_l1_load(struct blk_node *node, struct blk_error *err);
@@ -494,13 +490,9 @@ int qcow2_l1_load(struct blk_node *node, struct blk_error *err);
 void qcow2_l1_set(struct blk_node *node, uint32_t index, uint64_t entry);
 
 /*
- * [locked] The slice that maps the guest offset and the index of the entry in it. To read: *slice
- * is NULL where there is no L2 table.
+ * [locked] The slice that maps the guest offset, to change it, and the index of the entry in it. A
+ * missing table is made, a shared one copied.
  */
-int qcow2_slice_read(struct blk_node *node, uint64_t offset, struct qcow2_table **slice,
-                     uint32_t *index, struct blk_error *err);
-
-/* [locked] The same to change: a missing table is made, a shared one copied. */
 int qcow2_slice_write(struct blk_node *node, uint64_t offset, struct qcow2_table **slice,
                       uint32_t *index, struct blk_error *err);
 
@@ -631,8 +623,7 @@ uint64_t qcow2_shadow_get(const struct qcow2_shadow *shadow, uint64_t cluster);
 int qcow2_shadow_add(struct qcow2_shadow *shadow, uint64_t offset, uint64_t bytes, int delta,
                      struct blk_error *err);
 /* The range holds something that must survive until the switch, whatever the counts say. */
-int qcow2_shadow_protect(struct qcow2_shadow *shadow, uint64_t offset, uint64_t bytes,
-                         struct blk_error *err);
+void qcow2_shadow_protect(struct qcow2_shadow *shadow, uint64_t offset, uint64_t bytes);
 /*
  * Contiguous clusters that are free in the live and in the new structure; their new counts become
  * 1.

@@ -70,16 +70,13 @@ int qcow2_repair_leaks(struct qcow2_check *check, struct blk_error *err)
 /* ---- a new structure ---- */
 
 /* What the image refers to now must stay readable until the switch, whatever its counts say. */
-static int protect_all(const struct qcow2_check *check, struct qcow2_shadow *shadow,
-                       struct blk_error *err)
+static void protect_all(const struct qcow2_check *check, struct qcow2_shadow *shadow)
 {
     uint64_t cluster_bytes = qcow2_state(check->node)->cluster_bytes;
-    int ret = 0;
 
-    for (uint64_t i = 0; i < check->clusters && ret == 0; i++)
+    for (uint64_t i = 0; i < check->clusters; i++)
         if (qcow2_check_refs(check, i))
-            ret = qcow2_shadow_protect(shadow, i * cluster_bytes, cluster_bytes, err);
-    return ret;
+            qcow2_shadow_protect(shadow, i * cluster_bytes, cluster_bytes);
 }
 
 /* The counts that the references ask for, without those of the refcount structure that is to go. */
@@ -150,10 +147,10 @@ int qcow2_repair_counts(struct qcow2_check *check, struct blk_error *err)
     int ret = qcow2_shadow_begin(node, check->order, keep_counts, &shadow, err);
     if (ret < 0)
         return ret;
-    ret = protect_all(check, &shadow, err);
-    if (ret == 0 && check->incomplete)
+    protect_all(check, &shadow);
+    if (check->incomplete)
         raise_counts(check, &shadow);
-    else if (ret == 0)
+    else
         ret = counts_from_references(check, &shadow, err);
     if (ret == 0 && check->old_snapshots && !check->incomplete)
         ret = complete_snapshots(&shadow, &next, err);

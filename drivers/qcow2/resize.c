@@ -223,8 +223,7 @@ struct row {
 
 static bool has_place(const struct qcow2_state *s, struct qcow2_entry entry)
 {
-    return entry.entry & (QCOW2_ENTRY_OFFSET | QCOW2_ENTRY_COMPRESSED) ||
-           (s->data_file && entry.entry & QCOW2_ENTRY_COPIED);
+    return entry.entry & QCOW2_ENTRY_COMPRESSED || qcow2_entry_has_host(s, entry);
 }
 
 /* [locked] The first such row at or behind row->guest, up to `end`, and a place for it. */

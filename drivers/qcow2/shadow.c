@@ -78,17 +78,15 @@ static int copy_slice(struct qcow2_shadow *shadow, uint64_t cluster, bool copy_c
 }
 
 /* The live refcount structure itself, which a repair may find uncounted. */
-static int protect_structure(struct qcow2_shadow *shadow)
+static void protect_structure(struct qcow2_shadow *shadow)
 {
     const struct qcow2_state *s = qcow2_state(shadow->node);
-    int ret = qcow2_shadow_protect(shadow, 0, s->cluster_bytes, NULL);
-    if (ret == 0)
-        ret = qcow2_shadow_protect(shadow, s->header.reftable_offset,
-                                   s->header.reftable_clusters * (uint64_t)s->cluster_bytes, NULL);
-    for (uint64_t i = 0; s->reftable && i < s->reftable_entries && ret == 0; i++)
+    qcow2_shadow_protect(shadow, 0, s->cluster_bytes);
+    qcow2_shadow_protect(shadow, s->header.reftable_offset,
+                         s->header.reftable_clusters * (uint64_t)s->cluster_bytes);
+    for (uint64_t i = 0; s->reftable && i < s->reftable_entries; i++)
         if (s->reftable[i])
-            ret = qcow2_shadow_protect(shadow, s->reftable[i], s->cluster_bytes, NULL);
-    return ret;
+            qcow2_shadow_protect(shadow, s->reftable[i], s->cluster_bytes);
 }
 
 int qcow2_shadow_begin(struct blk_node *node, unsigned order, bool copy_counts,
@@ -111,11 +109,12 @@ int qcow2_shadow_begin(struct blk_node *node, unsigned order, bool copy_counts,
             ret = 0;
         }
     }
-    if (ret == 0 && protect_structure(shadow) < 0)
-        ret = blk_fail(err, ENOMEM, "counting the clusters of '%s'", node->name);
-    if (ret < 0)
+    if (ret < 0) {
         qcow2_shadow_end(shadow);
-    return ret;
+        return ret;
+    }
+    protect_structure(shadow);
+    return 0;
 }
 
 void qcow2_shadow_end(struct qcow2_shadow *shadow)
@@ -153,18 +152,15 @@ int qcow2_shadow_add(struct qcow2_shadow *shadow, uint64_t offset, uint64_t byte
     return 0;
 }
 
-int qcow2_shadow_protect(struct qcow2_shadow *shadow, uint64_t offset, uint64_t bytes,
-                         struct blk_error *err)
+void qcow2_shadow_protect(struct qcow2_shadow *shadow, uint64_t offset, uint64_t bytes)
 {
     const struct qcow2_state *s = qcow2_state(shadow->node);
     uint64_t end = bytes ? ((offset + bytes - 1) >> s->cluster_bits) + 1 : 0;
-    (void)err;
 
     /* What lies behind the end of the file holds nothing that could be written over. */
     end = u64_min(end, shadow->clusters);
     for (uint64_t cluster = offset >> s->cluster_bits; cluster < end; cluster++)
         set_live(shadow, cluster);
-    return 0;
 }
 
 int qcow2_shadow_alloc(struct qcow2_shadow *shadow, uint64_t bytes, uint64_t *offset,

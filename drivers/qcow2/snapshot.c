@@ -80,7 +80,8 @@ static int find(struct blk_node *node, const char *id_or_name, struct search *se
 
 /*
  * What lies behind the end of the file was never written, and reading it as zeroes would lose all
- * that it mapped.
+ * that it mapped. Unlike qcow2_check_cut_off() this makes no exception for a file that others are
+ * writing: a snapshot's table is older than the entry that names it.
  */
 static int check_l1_place(struct blk_node *node, const struct qcow2_snapshot *snapshot,
                           struct blk_error *err)

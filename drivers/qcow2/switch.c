@@ -143,8 +143,7 @@ int qcow2_header_encode(struct qcow2_header *header, const struct qcow2_tail *ta
 /* The medium's header is unknown from here on. */
 static int poison(struct blk_node *node, int ret, struct blk_error *err)
 {
-    int none = 0;
-    atomic_compare_exchange_strong(&qcow2_state(node)->poisoned, &none, -ret);
+    qcow2_poison(qcow2_state(node), -ret);
     blk_context(err, "writing the header of '%s'", node->name);
     return ret;
 }
