@@ -261,7 +261,6 @@ int blk_mirror_insert(struct blk_node *source, struct blk_node *target, struct b
     blk_node_attach(node, BLK_ROLE_FILE, source);
     blk_node_set_size(node, blk_size(source));
     node->limits.zero_alignment = source->limits.zero_alignment;
-    node->limits.discard_alignment = source->limits.discard_alignment;
     *filter = node;
     return 0;
 }

@@ -37,7 +37,6 @@ void blk_node_free(struct blk_node *node)
     pthread_mutex_destroy(&node->to_disk);
     free(node->state);
     free(node->name);
-    free(node->node_name);
     free(node->backing_name);
     free(node->backing_format);
     blk_options_free(node->defaults);

@@ -61,17 +61,15 @@ struct blk_limits {
     uint32_t request_alignment; /* of offsets and lengths; a power of two, at least 1 */
     uint32_t memory_alignment;  /* address of buffers; a power of two, at least 1 */
     uint32_t zero_alignment;    /* preferred for write_zeroes; 0: none */
-    uint32_t discard_alignment; /* preferred for discard; 0: none */
     uint64_t max_transfer;      /* longest read or write; 0: no limit */
 };
 
 struct blk_node {
     /* fixed */
     const struct blk_driver *driver;
-    void *state;     /* driver's own, driver->state_bytes of zeroes at open */
-    char *name;      /* the file name as the user would write it; for messages and output */
-    char *node_name; /* "node-name" option, or NULL */
-    unsigned flags;  /* enum blk_open_flags */
+    void *state;    /* driver's own, driver->state_bytes of zeroes at open */
+    char *name;     /* the file name as the user would write it; for messages and output */
+    unsigned flags; /* enum blk_open_flags */
     struct blk_cache_mode cache;
     struct blk_limits limits;
     struct blk_node *children[BLK_ROLE_COUNT];

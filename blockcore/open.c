@@ -442,8 +442,7 @@ static int open_backing_in(struct blk_node *node, struct blk_options *options,
 static int finish_open(struct blk_node *node, struct blk_options *options,
                        const struct open_context *context, struct blk_error *err)
 {
-    const char *node_name = blk_options_get(options, "node-name");
-    node->node_name = blk_xstrdup(node_name);
+    blk_options_get(options, "node-name"); /* taken as QEMU does; nothing refers to nodes by it */
     node->defaults = context->defaults ? blk_options_copy(context->defaults) : NULL;
 
     int ret = node->driver->open(node, options, err);

@@ -78,7 +78,7 @@ enum blk_repair { BLK_REPAIR_LEAKS = 1 << 0, BLK_REPAIR_ERRORS = 1 << 1 };
 
 /* The result of a check. Counts as in qemu-img check's JSON. */
 struct blk_check {
-    uint64_t corruptions, leaks, check_errors;
+    uint64_t corruptions, leaks;
     uint64_t corruptions_fixed, leaks_fixed;
     uint64_t image_end_offset;
     bool has_allocation;

@@ -78,7 +78,6 @@ static int raw_open(struct blk_node *node, struct blk_options *options, struct b
     node->reads_zero = file->reads_zero;
     /* Alignment is left to the file, so that no range of this node is locked above. */
     node->limits.zero_alignment = file->limits.zero_alignment;
-    node->limits.discard_alignment = file->limits.discard_alignment;
     return 0;
 }
 

@@ -54,7 +54,8 @@ static void *keep_new(size_t count, size_t bytes)
     return keep(blk_xcalloc(count, bytes));
 }
 
-void cmd_list_add(struct cmd_list *list, const char *text)
+/* Adds a text, which is not copied. */
+static void list_add(struct cmd_list *list, const char *text)
 {
     const char **items = keep_new(list->count + 1, sizeof(*items));
     for (size_t i = 0; i < list->count; i++)
@@ -213,7 +214,7 @@ int cmd_size_parse(const char *what, const char *text, uint64_t *bytes)
     return 0;
 }
 
-int cmd_uint_parse(const char *what, const char *text, uint64_t *value)
+static int uint_parse(const char *what, const char *text, uint64_t *value)
 {
     int ret = blk_parse_uint(text, value);
     if (ret == -ERANGE)
@@ -240,14 +241,14 @@ static int store(const struct cmd_option *option, const char *text)
         *(const char **)option->value = text;
         return 0;
     case CMD_LIST:
-        cmd_list_add(option->value, text);
+        list_add(option->value, text);
         return 0;
     case CMD_SIZE:
         ((struct cmd_size *)option->value)->given = true;
         return cmd_size_parse(name, text, &((struct cmd_size *)option->value)->value);
     case CMD_UINT:
         ((struct cmd_size *)option->value)->given = true;
-        return cmd_uint_parse(name, text, &((struct cmd_size *)option->value)->value);
+        return uint_parse(name, text, &((struct cmd_size *)option->value)->value);
     case CMD_OUTPUT:
         return output_format_parse(text, option->value);
     case CMD_CALL:

@@ -78,15 +78,11 @@ int cmd_parse(const struct command *command, const struct cmd_option *options, i
 int cmd_parse_image(const struct command *command, const struct cmd_option *options, int argc,
                     char **argv, const char **filename);
 
-/* Adds a text, which is not copied. */
-void cmd_list_add(struct cmd_list *list, const char *text);
-
 /*
  * Parses a size given as an operand or within an option's value. Reports an error that calls it
  * `what` and shows the text: "blkimg: bs: '1.5.2G' is not a size". Sizes above BLK_MAX_BYTES are
  * errors too. Returns 0 or an exit status.
  */
 int cmd_size_parse(const char *what, const char *text, uint64_t *bytes);
-int cmd_uint_parse(const char *what, const char *text, uint64_t *value);
 
 #endif

@@ -142,7 +142,6 @@ static int read_limits(struct blk_node *node, struct blk_options *options, struc
         .request_alignment = (uint32_t)align,
         .memory_alignment = file->memory_alignment,
         .zero_alignment = opt_zero ? (uint32_t)opt_zero : file->zero_alignment,
-        .discard_alignment = opt_discard ? (uint32_t)opt_discard : file->discard_alignment,
         .max_transfer = max_transfer ? max_transfer : file->max_transfer,
     };
     debug->zero_unit = u64_max(align, opt_zero);

@@ -79,7 +79,7 @@ int file_find_limits(int fd, const struct stat *st, bool direct, struct blk_limi
     *limits = (struct blk_limits){ .request_alignment = 1, .memory_alignment = 1 };
     if (S_ISBLK(st->st_mode)) {
         uint32_t sector = file_device_sector(fd);
-        limits->zero_alignment = limits->discard_alignment = sector;
+        limits->zero_alignment = sector;
         if (direct)
             limits->request_alignment = limits->memory_alignment = sector;
         return 0;

@@ -192,7 +192,6 @@ static int open_inner(struct blk_node *node, struct blk_options *options, struct
     set_backing(node);
     blk_node_set_size(node, s->header.size);
     node->limits.zero_alignment = s->subcluster_bytes;
-    node->limits.discard_alignment = s->cluster_bytes;
 
     ret = open_data_file(node, options, err);
     if (ret == 0 && blk_is_writable(node))
