@@ -28,7 +28,8 @@ struct blk_close_entry {
     char *detail;         /* what within the step (a bitmap's name), or NULL */
     enum blk_outcome outcome;
     int code;             /* errno when failed */
-    char *message;        /* why, when failed or skipped; else NULL */
+    /* Why it failed or a step was skipped. NULL when all is well, and for a bitmap left out. */
+    char *message;
 };
 
 struct blk_close_report {

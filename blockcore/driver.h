@@ -74,15 +74,15 @@ struct blk_driver {
     int (*open)(struct blk_node *node, struct blk_options *options, struct blk_error *err);
 
     /*
+     * The rows are in the order in which `qemu-img create` prints them: scripts compare that line.
+     */
+    const struct blk_option_desc *create_options;
+    /*
      * Creates. A protocol makes *node: open, writable, empty (or the existing device, in place),
      * and without a name until publish(). A format or filter gets its file in create->file, writes
      * the image into it, and returns with *node untouched: blockcore opens the image over the same
      * file node. `create->options` holds the create options; used ones are marked.
      */
-    /*
-     * The rows are in the order in which `qemu-img create` prints them: scripts compare that line.
-     */
-    const struct blk_option_desc *create_options;
     int (*create)(struct blk_create *create, struct blk_node **node, struct blk_error *err);
 
     /*
@@ -153,8 +153,8 @@ struct blk_driver {
                         struct blk_extent *extent, struct blk_error *err);
 
     /*
-     * Copies from another node's medium without passing
-     * user space. -ENOTSUP: the caller reads and writes.
+     * Copies from another node's medium without passing user space. -ENOTSUP: the caller reads and
+     * writes the whole range; a part of it may have been copied by then.
      */
     int (*copy_range)(struct blk_node *node, uint64_t offset, struct blk_node *source,
                       uint64_t source_offset, uint64_t bytes, struct blk_error *err);

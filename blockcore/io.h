@@ -47,7 +47,8 @@ int blk_write_compressed(struct blk_node *node, uint64_t offset, uint64_t bytes,
 
 /*
  * Copies from `source`'s own bytes at source_offset (a protocol node, see blk_extent.host) without
- * passing user space. -ENOTSUP: read and write instead; nothing was changed then.
+ * passing user space. -ENOTSUP: read and write the whole range instead; a part of it may have been
+ * copied by then.
  */
 int blk_copy_range(struct blk_node *node, uint64_t offset, struct blk_node *source,
                    uint64_t source_offset, uint64_t bytes, struct blk_error *err);

@@ -1,6 +1,7 @@
 /*
- * Every system call that touches an image goes through this table, so that a test can replace any
- * of them. The calls have the contracts of their manual pages (-1 and errno).
+ * The system calls by which the file drivers reach an image go through this table, so that a test
+ * can replace any of them; only the submission ring (drivers/file/uring.c) does without. The calls
+ * have the contracts of their manual pages (-1 and errno).
  */
 #ifndef BLOCKCORE_SYS_H
 #define BLOCKCORE_SYS_H

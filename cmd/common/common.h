@@ -33,7 +33,8 @@
  * - Every root that was opened ends in finish() (or in blk_drop() where an error was already
  *   reported and nothing was written). finish() turns a failed close into exit status 5; a command
  *   never returns EXIT_OK after a root of its was merely dropped.
- * - Nobody flushes or closes stdout but main(), which checks it.
+ * - Nobody closes stdout but main(), which reports what could not be written. A flush in between
+ *   (a prompt, progress, the order of lines) needs no check: main() sees its failure, too.
  * - After a signal blockcore's calls return -ECANCELED; report that like any error. main() makes
  *   128 + signal of it.
  */

@@ -37,7 +37,8 @@ int finish(int status, struct blk_node **roots, size_t count);
 
 /*
  * The same for a graph whose work came to a true end with a status other than EXIT_OK (images that
- * differ, findings of a check): it is closed as after success.
+ * differ, findings of a check): it is closed as after success, and a close that failed makes any
+ * `status` EXIT_CLOSE_FAILED.
  */
 int finish_done(int status, struct blk_node **roots, size_t count);
 
@@ -58,7 +59,7 @@ int finish_result(int status, struct blk_node **roots, size_t count, json_t *res
 
 /*
  * Closes some of a command's roots before its end; finish_result() shows their steps too.
- * `complete`: as after success, whatever `status` is. Returns as finish() does.
+ * `complete`: as finish_done(), whatever `status` is; else `status` comes back as it was.
  */
 int finish_part(int status, bool complete, struct blk_node **roots, size_t count, json_t *result);
 
