@@ -231,6 +231,8 @@ struct blk_driver {
     int (*identity_get)(struct blk_node *node, struct blk_identity *identity,
                         struct blk_error *err);
     void (*identity_set)(struct blk_node *node, const struct blk_identity *identity);
+    /* Durably and at once: the image is no backup any more. Requests may be in flight. */
+    int (*identity_drop)(struct blk_node *node, struct blk_error *err);
 
     /* A point in the driver above is reached (fault injection). */
     void (*event)(struct blk_node *node, enum blk_event event);

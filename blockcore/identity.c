@@ -1,9 +1,12 @@
 #include "blockcore/identity.h"
 
 #include <errno.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/random.h>
+
+#include "blockcore/driver.h"
 
 int blk_id_new(struct blk_id *id)
 {
@@ -42,6 +45,30 @@ static uint64_t hash_of_name(const char *name)
     for (; *name; name++)
         hash = (hash ^ (uint8_t)*name) * UINT64_C(0x100000001b3);
     return hash;
+}
+
+int blk_identity_of(struct blk_node *node, struct blk_identity *identity, struct blk_error *err)
+{
+    *identity = (struct blk_identity){ .bitmap_count = 0 };
+    return node->driver->identity_get ? node->driver->identity_get(node, identity, err) : 0;
+}
+
+int blk_identity_will_change(struct blk_node *node, struct blk_error *err)
+{
+    static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
+    int ret = 0;
+
+    if (!atomic_load(&node->is_backup))
+        return 0;
+    /* Others wait until it is gone from the medium. */
+    pthread_mutex_lock(&mutex);
+    if (atomic_load(&node->is_backup))
+        ret = node->driver->identity_drop(node, err);
+    if (ret == 0)
+        atomic_store(&node->is_backup, false);
+    pthread_mutex_unlock(&mutex);
+    return ret < 0 ? blk_fail_if_unset(err, -ret, "taking the backup id of '%s' away", node->name)
+                   : 0;
 }
 
 const struct blk_id *blk_identity_since(const struct blk_identity *identity, const char *bitmap)

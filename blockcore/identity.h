@@ -5,6 +5,9 @@
  * backup it builds on; the source remembers for each bitmap that backups use
  * the id of the backup which the bitmap counts from. So an incremental backup
  * can tell whether the base it is given is the one that its bitmap continues.
+ *
+ * An image that is changed is not that backup any more: the first change takes its id away, before
+ * it reaches the medium. Who knows that the content stays what it was sets the id again.
  */
 #ifndef BLOCKCORE_IDENTITY_H
 #define BLOCKCORE_IDENTITY_H
@@ -12,6 +15,9 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+
+#include "blockcore/error.h"
+#include "blockcore/node.h"
 
 #define BLK_ID_BYTES 16
 #define BLK_ID_TEXT_BYTES 37 /* as a UUID, with the terminating zero */
@@ -36,6 +42,12 @@ int blk_id_new(struct blk_id *id);
 bool blk_id_is_none(const struct blk_id *id);
 bool blk_id_equal(const struct blk_id *a, const struct blk_id *b);
 void blk_id_format(const struct blk_id *id, char text[BLK_ID_TEXT_BYTES]);
+
+/* What the image says; all zero where its format has none. Errors as the driver's identity_get. */
+int blk_identity_of(struct blk_node *node, struct blk_identity *identity, struct blk_error *err);
+
+/* To be called before any change of the content. */
+int blk_identity_will_change(struct blk_node *node, struct blk_error *err);
 
 /* The backup that the bitmap counts from, or NULL. */
 const struct blk_id *blk_identity_since(const struct blk_identity *identity, const char *bitmap);

@@ -16,6 +16,7 @@
 #include "blockcore/bitmaps.h"
 #include "blockcore/bytes.h"
 #include "blockcore/driver.h"
+#include "blockcore/identity.h"
 #include "blockcore/units.h"
 
 #define BOUNCE_ALIGNMENT 4096
@@ -237,6 +238,8 @@ static int begin_change(struct blk_node *node, uint64_t offset, uint64_t bytes,
                         struct blk_error *err)
 {
     int ret = check_writable(node, err);
+    if (ret == 0)
+        ret = blk_identity_will_change(node, err);
     return ret < 0 ? ret : blk_bitmaps_will_write(node, offset, bytes, err);
 }
 

@@ -82,6 +82,7 @@ struct blk_node {
 
     /* any time */
     atomic_uint_fast64_t size; /* bytes */
+    atomic_bool is_backup;     /* it says which backup it is, until the first change (identity.h) */
     atomic_int flush_error;    /* errno of the first failed flush: it stays failed (flush.c) */
 
     /* own locking */

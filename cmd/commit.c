@@ -13,6 +13,7 @@
 
 #include "blockcore/bitmaps.h"
 #include "blockcore/copy.h"
+#include "blockcore/identity.h"
 #include "blockcore/memory.h"
 #include "blockcore/reopen.h"
 #include "cmd/common/common.h"
@@ -120,6 +121,24 @@ static int copy_down(struct commit *commit, struct blk_error *err)
     return params.bytes ? blk_copy_run(&params, err) : 0;
 }
 
+/* What the overlay was a backup of, the base is now: both show the same. */
+static int pass_identity_on(const struct commit *commit, struct blk_error *err)
+{
+    struct blk_node *base = blk_skip_filters(commit->base);
+    struct blk_identity from, to;
+
+    int ret = blk_identity_of(commit->top, &from, err);
+    if (ret < 0 || blk_id_is_none(&from.backup) || !base->driver->identity_set ||
+        blk_size(base) != blk_size(commit->top))
+        return ret;
+    ret = blk_identity_of(base, &to, err);
+    if (ret < 0)
+        return ret;
+    to.backup = from.backup;
+    base->driver->identity_set(base, &to);
+    return 0;
+}
+
 static int commit_into_base(struct commit *commit, struct blk_error *err)
 {
     struct blk_node *base = commit->base;
@@ -133,6 +152,8 @@ static int commit_into_base(struct commit *commit, struct blk_error *err)
         ret = copy_down(commit, err);
     if (ret == 0 && commit->merge_bitmaps)
         ret = merge_bitmaps(commit, err);
+    if (ret == 0)
+        ret = pass_identity_on(commit, err);
     /* Back to read-only: flushes, and stores the bitmaps. What follows may rely on the base. */
     if (ret == 0)
         ret = blk_reopen(base, false, base->cache, err);

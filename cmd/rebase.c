@@ -17,6 +17,7 @@
 #include "blockcore/cancel.h"
 #include "blockcore/copy.h"
 #include "blockcore/difference.h"
+#include "blockcore/identity.h"
 #include "blockcore/memory.h"
 #include "blockcore/reopen.h"
 #include "blockcore/replace.h"
@@ -324,6 +325,38 @@ static int change_backing(struct rebase *rebase, struct blk_error *err)
     return blk_graph_replace_node(rebase->root, former, rebase->backing, err);
 }
 
+/* The image shows what it showed: it stays the backup that it is, and counts from what is below. */
+static int keep_identity(struct rebase *rebase, const struct blk_identity *before,
+                         struct blk_error *err)
+{
+    struct blk_identity now, below = { .bitmap_count = 0 };
+    int ret = 0;
+
+    if (blk_id_is_none(&before->backup))
+        return 0;
+    if (rebase->backing)
+        ret = blk_identity_of(blk_skip_filters(rebase->backing), &below, err);
+    if (ret == 0)
+        ret = blk_identity_of(rebase->top, &now, err);
+    if (ret < 0)
+        return ret;
+    now.backup = before->backup;
+    now.parent = below.backup;
+    rebase->top->driver->identity_set(rebase->top, &now);
+    return 0;
+}
+
+/* Copies what would change, so that the image shows on the new backing file what it shows now. */
+static int move_over(struct rebase *rebase, struct blk_error *err)
+{
+    struct blk_identity identity;
+
+    int ret = blk_identity_of(rebase->top, &identity, err);
+    if (ret == 0)
+        ret = keep_view(rebase, err);
+    return ret < 0 ? ret : keep_identity(rebase, &identity, err);
+}
+
 static int do_rebase(struct rebase *rebase, struct blk_error *err)
 {
     const struct request *request = rebase->request;
@@ -344,7 +377,7 @@ static int do_rebase(struct rebase *rebase, struct blk_error *err)
 
     progress_start(&rebase->progress, request->show_progress);
     if (!request->unsafe)
-        ret = keep_view(rebase, err);
+        ret = move_over(rebase, err);
     if (ret == 0)
         ret = change_backing(rebase, err);
     progress_finish(&rebase->progress, ret == 0);

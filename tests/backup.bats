@@ -136,7 +136,7 @@ in_use() {
 @test "a bitmap that was cleared, made anew or disabled continues nothing" {
     local change
     full_and_write
-    for change in "--clear disk b" "--disable disk b" "--remove disk b"; do
+    for change in "--clear disk b" "--remove disk b"; do
         rm -f full
         blkimg bitmap --enable disk b
         blkimg backup --mode=full --bitmap=b disk full
@@ -146,6 +146,130 @@ in_use() {
         [[ $change != --remove* ]] || blkimg bitmap --add disk b
         refused "base 'full' for 'disk': it is not the backup" --bitmap=b --base=full disk new
     done
+}
+
+@test "a disabled bitmap misses writes, so no backup builds on it" {
+    full_and_write
+    blkimg bitmap --disable disk b
+    refused "bitmap 'b' of 'disk': it is disabled" --bitmap=b --base=full disk new
+    refused "bitmap 'b' of 'disk': it is disabled" --mode=full --bitmap=b disk new
+    run -0 blkimg backup --bitmap=b --on-broken-bitmap=full disk new
+    assert_output --partial 'making a full backup'
+    blkimg io -c 'write -P 9 2M 64k' disk >out
+    blkimg backup --bitmap=b --base=new disk inc
+    qemu-img compare disk inc
+}
+
+@test "a backup that was changed is no base any more" {
+    local change
+    full_and_write
+    cp full whole
+    qemu-img snapshot -c s whole
+    for change in 'io -c "write -q -P 9 0 512" full' 'io -c "discard -q 0 1M" full' 'resize -q full 16M' \
+        'convert -n -O qcow2 disk full' 'snapshot -a s full' 'io -c "write -q -c -P 9 0 64k" full'; do
+        cp whole full
+        eval "blkimg $change"
+        refused "base 'full': it does not say which backup it is" --bitmap=b --base=full disk new
+        run -1 blkimg backup --list-chain=full
+        assert_output --partial 'does not say which backup it is'
+    done
+    cp whole full
+    # What does not change the content changes nothing.
+    blkimg snapshot -c t full
+    blkimg snapshot -d t full
+    blkimg bitmap --add full x
+    blkimg amend -o lazy_refcounts=on full
+    blkimg io -r -c 'read -q 0 1M' full
+    blkimg backup --bitmap=b --base=full disk inc
+    qemu-img compare disk inc
+}
+
+@test "a write that cannot take the id away fails, and has changed nothing" {
+    full_and_write
+    cp full whole
+    printf '[inject-error]\niotype = "write"\nnth = "1"\n' >rules
+    run -5 blkimg io -c 'write -P 9 0 64k' blkdebug:rules:full
+    qemu-img compare full whole
+    blkimg backup --bitmap=b --base=full disk inc
+}
+
+@test "commit and rebase pass ids on" {
+    full_and_write
+    blkimg backup --bitmap=b --base=full disk inc
+    blkimg io -c 'write -P 5 3M 64k' disk >out
+    blkimg backup --bitmap=b --base=inc disk inc2
+    # Retention: the oldest increment goes into the full backup.
+    blkimg commit -q -d inc
+    blkimg rebase -b full -F qcow2 inc2
+    run -0 blkimg backup --list-chain=inc2
+    assert_output --partial 'full: ok'
+    qemu-img compare disk inc2
+    blkimg io -c 'write -P 6 4M 64k' disk >out
+    blkimg backup --bitmap=b --base=inc2 disk inc3
+    qemu-img compare disk inc3
+    blkimg rebase -b '' inc3
+    run -0 blkimg backup --list-chain=inc3
+    assert_output --partial 'full: ok'
+}
+
+@test "a target that exists is no larger than the source, and an overlay is empty" {
+    full_and_write
+    qemu-img create -q -f qcow2 -b full -F qcow2 over
+    cp over empty
+    qemu-io -c 'write -P 99 5M 64k' over >out
+    refused 'holds data of its own' -n --bitmap=b disk over
+    blkimg backup -n --bitmap=b disk empty
+    qemu-img compare disk empty
+    qemu-img create -q -f qcow2 large 1G
+    qemu-io -c 'write -P 99 100M 64k' large >out
+    cp large before
+    refused "it is larger than the source" -n --mode=full disk large
+    [[ $stderr == *"and so is 'large'"* ]]
+    cmp large before
+}
+
+@test "a partial backup does not pass for a full one" {
+    qemu-img bitmap --add disk theirs
+    qemu-io -c 'write -P 3 1M 64k' disk >out
+    blkimg backup --bitmap=theirs disk part
+    run -1 blkimg backup --list-chain=part
+    assert_output --partial 'its parent is missing'
+    qemu-img create -q -f qcow2 -b disk -F qcow2 over
+    blkimg backup --mode=top over top
+    run -1 blkimg backup --list-chain=top
+    assert_output --partial 'its parent is missing'
+    # With nothing below it the layer is the disk.
+    blkimg backup --mode=top disk all
+    run -0 blkimg backup --list-chain=all
+}
+
+@test "a target that was not touched is not called bad" {
+    full_and_write
+    cp full before
+    run -1 --separate-stderr blkimg backup none full
+    [[ $stderr == *"and so is 'full'"* ]]
+    run -1 --separate-stderr blkimg backup --bitmap=none disk full
+    [[ $stderr == *"and so is 'full'"* ]]
+    cmp full before
+}
+
+@test "a base whose name has a colon" {
+    full_and_write
+    mv full full-12:00.qcow2
+    blkimg backup --bitmap=b --base="$PWD/full-12:00.qcow2" disk "$PWD/inc"
+    qemu-img compare disk inc
+    run -0 qemu-img info inc
+    assert_line --partial 'backing file: ./full-12:00.qcow2'
+}
+
+@test "what came under the target's name meanwhile is not removed" {
+    fill disk.raw 0 8M 3
+    spawn "$BLKIMG" backup -f raw -r 4M -o data_file=data.raw disk.raw new
+    sleep 0.7
+    echo precious >new
+    finish
+    ((status != 0))
+    assert_equal "$(<new)" precious
 }
 
 @test "four bitmaps are remembered, however long the name of the backing file" {

@@ -86,6 +86,7 @@ struct backup_disk {
     struct blk_node *format; /* the source without filters: where its bitmaps are */
     bool target_existed;
     struct stat target_before; /* if it existed */
+    bool target_begun;         /* it may have been written to */
     bool target_complete;      /* closed without an error, verified, and under its name */
     bool guest_ran;            /* the source was written during the backup */
     const char *source_state;  /* after a failure; NULL: it is as it was */

@@ -5,7 +5,9 @@
  * carry. For --mode=top it may also be the source's own backing file.
  */
 #include <errno.h>
+#include <inttypes.h>
 
+#include "blockcore/io.h"
 #include "blockcore/memory.h"
 #include "cmd/backup/backup.h"
 #include "cmd/common/backing_name.h"
@@ -21,12 +23,6 @@ static bool continues(const struct blk_identity *source, const struct backup_dis
             return true;
     }
     return false;
-}
-
-static int identity_of(struct blk_node *node, struct blk_identity *identity, struct blk_error *err)
-{
-    *identity = (struct blk_identity){ .bitmap_count = 0 };
-    return node->driver->identity_get ? node->driver->identity_get(node, identity, err) : 0;
 }
 
 static bool is_backing_of_source(const struct backup_disk *disk, struct blk_node *node)
@@ -52,7 +48,7 @@ static int check_identity(const struct backup_options *options, struct backup_di
         return blk_fail_why(err, EINVAL,
                             "it does not say which backup it is (--trust takes it as it is)",
                             "%s '%s'", what, node->name);
-    int ret = identity_of(disk->format, &source, err);
+    int ret = blk_identity_of(disk->format, &source, err);
     if (ret < 0)
         return ret;
     if (!continues(&source, disk, &below->backup))
@@ -62,17 +58,24 @@ static int check_identity(const struct backup_options *options, struct backup_di
     return 0;
 }
 
-/* Without a base the target says at least what it would have to be put on. */
+/*
+ * Without a base the target says at least what it would have to be put on: if that is no backup
+ * that is known, an id that nothing has, so that it does not pass for a full one.
+ */
 static int note_parent(struct backup_disk *disk, struct blk_error *err)
 {
     struct blk_identity source;
-    int ret = identity_of(disk->format, &source, err);
 
+    if (disk->mode == BACKUP_TOP && !blk_child(disk->format, BLK_ROLE_BACKING))
+        return 0;
+    int ret = blk_identity_of(disk->format, &source, err);
     for (size_t i = 0; i < disk->bitmap_count && ret == 0; i++) {
         const struct blk_id *since = blk_identity_since(&source, disk->bitmaps[i].live->name);
         if (since && blk_id_is_none(&disk->parent))
             disk->parent = *since;
     }
+    if (ret == 0 && blk_id_is_none(&disk->parent) && (ret = blk_id_new(&disk->parent)) < 0)
+        return blk_fail(err, -ret, "making an id for the backup");
     return ret;
 }
 
@@ -97,7 +100,7 @@ int backup_check_base(const struct backup_options *options, struct backup_disk *
     if (ret < 0)
         return ret;
     struct blk_node *base = blk_skip_filters(root);
-    ret = identity_of(base, &identity, err);
+    ret = blk_identity_of(base, &identity, err);
     if (ret == 0)
         ret = check_identity(options, disk, base, &identity, "base", err);
     if (ret < 0) {
@@ -110,6 +113,38 @@ int backup_check_base(const struct backup_options *options, struct backup_disk *
     return blk_close(root, NULL, err);
 }
 
+/* Whether the layer of `node` itself holds something; *offset is where. */
+static int find_own_data(struct blk_node *node, bool *found, uint64_t *offset,
+                         struct blk_error *err)
+{
+    struct blk_extent extent;
+
+    *found = false;
+    for (*offset = 0; *offset < blk_size(node); *offset += extent.bytes) {
+        int ret = blk_block_status(node, *offset, blk_size(node) - *offset, 0, &extent, err);
+        if (ret < 0)
+            return ret;
+        *found = extent.flags & BLK_EXT_ALLOCATED;
+        if (*found)
+            return 0;
+    }
+    return 0;
+}
+
+/* What it holds would show beside the backup. */
+static int check_empty(struct blk_node *node, struct blk_error *err)
+{
+    uint64_t offset;
+    bool found;
+
+    int ret = find_own_data(node, &found, &offset, err);
+    return ret == 0 && found ? blk_fail_why(err, EINVAL,
+                                            "it is no backup, and holds data of its own (--trust "
+                                            "takes it all the same)",
+                                            "target '%s' at offset %" PRIu64, node->name, offset)
+                             : ret;
+}
+
 int backup_check_existing(const struct backup_options *options, struct backup_disk *disk,
                           struct blk_error *err)
 {
@@ -119,15 +154,18 @@ int backup_check_existing(const struct backup_options *options, struct backup_di
 
     if (disk->mode == BACKUP_FULL)
         return 0;
-    int ret = identity_of(node, &identity, err);
+    int ret = blk_identity_of(node, &identity, err);
     if (ret < 0)
         return ret;
     /* It is the last backup, to be brought up to date: what it builds on stays. */
     disk->parent = identity.parent;
     /* Or an empty overlay of the last backup. */
     if (blk_id_is_none(&identity.backup) && backing) {
+        ret = options->trust ? 0 : check_empty(node, err);
+        if (ret < 0)
+            return ret;
         node = blk_skip_filters(backing);
-        ret = identity_of(node, &identity, err);
+        ret = blk_identity_of(node, &identity, err);
         disk->parent = identity.backup;
     }
     return ret < 0 ? ret : check_identity(options, disk, node, &identity, "target", err);

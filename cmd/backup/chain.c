@@ -16,12 +16,6 @@ struct link {
     char digest[BLK_DIGEST_HEX_BYTES];
 };
 
-static int identity_of(struct blk_node *node, struct blk_identity *identity, struct blk_error *err)
-{
-    *identity = (struct blk_identity){ .bitmap_count = 0 };
-    return node->driver->identity_get ? node->driver->identity_get(node, identity, err) : 0;
-}
-
 static int look_at(struct blk_node *node, const struct backup_options *options, struct link *link,
                    struct blk_error *err)
 {
@@ -30,12 +24,12 @@ static int look_at(struct blk_node *node, const struct backup_options *options, 
     struct blk_identity below = { .bitmap_count = 0 };
 
     *link = (struct link){ .node = node };
-    int ret = identity_of(node, &link->identity, err);
+    int ret = blk_identity_of(node, &link->identity, err);
     if (ret == 0 && node->driver->get_info)
         ret = node->driver->get_info(node, &info, err);
     json_decref(info.specific);
     if (ret == 0 && backing)
-        ret = identity_of(blk_skip_filters(backing), &below, err);
+        ret = blk_identity_of(blk_skip_filters(backing), &below, err);
     if (ret < 0)
         return ret;
 

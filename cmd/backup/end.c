@@ -94,13 +94,16 @@ int backup_switch_source(const struct backup_options *options, struct backup_dis
 
 /* ---- a failure before the switch ---- */
 
-/* Whether this run gave the target its name; one that came from elsewhere is not ours to remove. */
+/*
+ * Whether this run gave the target its name; one that came from elsewhere is not ours to remove.
+ * An external data file has a name and an entry of its own.
+ */
 static bool was_published(const struct backup_disk *disk)
 {
     for (size_t i = 0; i < disk->target_report.count; i++) {
         const struct blk_close_entry *entry = &disk->target_report.entries[i];
         if (strcmp(entry->step, blk_close_step_name(BLK_STEP_PUBLISH)) == 0 &&
-            entry->outcome == BLK_OUTCOME_OK)
+            strcmp(entry->node, disk->target_name) == 0 && entry->outcome == BLK_OUTCOME_OK)
             return true;
     }
     return false;
@@ -241,10 +244,10 @@ void backup_say_what_stands(const struct backup_disk *disk)
     else if (disk->partial_name && exists(disk->partial_name))
         report_failure("the backup of '%s' failed: %s, what there is of the target is '%s'",
                        disk->source_name, source, disk->partial_name);
-    else if (is_untouched(disk))
+    else if (disk->target_begun ? is_untouched(disk) : exists(disk->target_name))
         report_failure("the backup of '%s' failed: %s, and so is '%s'", disk->source_name, source,
                        disk->target_name);
-    else if (disk->target_existed || exists(disk->target_name))
+    else if (disk->target_begun && (disk->target_existed || exists(disk->target_name)))
         report_failure("the backup of '%s' failed: %s, do not use the target '%s'",
                        disk->source_name, source, disk->target_name);
     else

@@ -68,7 +68,19 @@ static int replace_broken(const struct backup_options *options, struct backup_di
 static bool can_replace(const struct backup_disk *disk, const char *name)
 {
     const struct blk_dirty_bitmap *bitmap = blk_bitmaps_find(disk->format, name);
-    return disk->format->driver->bitmaps_load && (!bitmap || bitmap->inconsistent);
+    return disk->format->driver->bitmaps_load &&
+           (!bitmap || bitmap->inconsistent || !bitmap->enabled);
+}
+
+/* A bitmap that knows of every write since it began. */
+static int get_recording(struct backup_disk *disk, const char *name,
+                         struct blk_dirty_bitmap **bitmap, struct blk_error *err)
+{
+    int ret = blk_bitmaps_get_usable(disk->format, name, bitmap, err);
+    if (ret == 0 && !(*bitmap)->enabled)
+        ret = blk_fail_why(err, EINVAL, "it is disabled, so it misses what was written since",
+                           "bitmap '%s' of '%s'", name, disk->source_name);
+    return ret;
 }
 
 static int take_bitmap(const struct backup_options *options, struct backup_disk *disk,
@@ -77,7 +89,7 @@ static int take_bitmap(const struct backup_options *options, struct backup_disk 
     struct backup_bitmap *used = &disk->bitmaps[disk->bitmap_count];
     struct blk_error own = BLK_ERROR_INIT;
 
-    int ret = blk_bitmaps_get_usable(disk->format, name, &used->live, &own);
+    int ret = get_recording(disk, name, &used->live, &own);
     if ((ret == -EINVAL || ret == -ENOENT) && options->full_if_broken && can_replace(disk, name))
         ret = replace_broken(options, disk, name, used, &own, err);
     else if (ret < 0 && err)
@@ -187,6 +199,7 @@ static int create_target(const struct backup_options *options, struct backup_dis
 
     struct blk_options *creation = blk_options_new();
     int ret = create_options(options, driver, disk, creation, err);
+    disk->target_begun = ret == 0;
     if (ret == 0)
         ret = image_create(&options->target, name, driver, creation, BLK_WRITABLE | BLK_UNMAP,
                            options->target_cache, &disk->target, err);
@@ -202,39 +215,37 @@ static int open_target(const struct backup_options *options, struct backup_disk 
 }
 
 /*
- * From its first write on the target is not the backup any more that it says it is, so that goes
- * before.
+ * A target that is larger would restore to a disk of another size, with what it held before at its
+ * end. Only a device cannot help it: its size says nothing about the disk on it.
  */
-static int take_away_identity(const struct backup_options *options, struct backup_disk *disk,
-                              struct blk_error *err)
+static int check_size(const struct backup_disk *disk, struct blk_error *err)
 {
-    const struct blk_identity none = { .bitmap_count = 0 };
-    struct blk_node *root = disk->target;
-    struct blk_node *node = blk_skip_filters(root);
-    struct blk_identity identity;
+    uint64_t bytes = blk_size(disk->target);
+    struct stat st;
 
-    if (!node->driver->identity_set)
+    if (bytes == disk->bytes)
         return 0;
-    if (node->driver->identity_get(node, &identity, NULL) == 0 &&
-        blk_id_is_none(&identity.backup))
+    if (bytes > disk->bytes && !blk_skip_filters(disk->target)->driver->supports_backing &&
+        stat(blk_bottom(disk->target)->name, &st) == 0 && S_ISBLK(st.st_mode))
         return 0;
-    node->driver->identity_set(node, &none);
-    disk->target = NULL;
-    int ret = blk_close(root, NULL, err);
-    return ret < 0 ? ret : open_target(options, disk, err);
+    return blk_fail_why(err, bytes < disk->bytes ? ENOSPC : EINVAL,
+                        bytes < disk->bytes
+                            ? "it is smaller than the source"
+                            : "it is larger than the source ('blkimg resize --shrink' cuts it)",
+                        "target '%s' with %" PRIu64 " bytes instead of %" PRIu64,
+                        disk->target_name, bytes, disk->bytes);
 }
 
 static int open_existing(const struct backup_options *options, struct backup_disk *disk,
                          struct blk_error *err)
 {
     int ret = open_target(options, disk, err);
-    if (ret == 0 && blk_size(disk->target) < disk->bytes)
-        ret = blk_fail_why(err, ENOSPC, "it is smaller than the source",
-                           "target '%s' with %" PRIu64 " bytes instead of %" PRIu64,
-                           disk->target_name, blk_size(disk->target), disk->bytes);
+    if (ret == 0)
+        ret = check_size(disk, err);
     if (ret == 0)
         ret = backup_check_existing(options, disk, err);
-    return ret < 0 ? ret : take_away_identity(options, disk, err);
+    disk->target_begun = ret == 0;
+    return ret;
 }
 
 /* Marks what the source's own layer decides. */

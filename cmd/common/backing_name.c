@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "blockcore/memory.h"
+#include "blockcore/open.h"
 
 char *backing_name_for_header(const char *overlay, const char *backing)
 {
@@ -17,7 +18,9 @@ char *backing_name_for_header(const char *overlay, const char *backing)
     size_t length = folder ? strlen(folder) : 0;
     if (folder && strncmp(path, folder, length) == 0 && path[length] == '/' &&
         !strchr(path + length + 1, '/')) {
-        char *name = blk_xstrdup(path + length + 1);
+        const char *base = path + length + 1;
+        /* "12:00" would be the file "00" of a protocol "12". */
+        char *name = blk_xasprintf("%s%s", blk_has_protocol(base) ? "./" : "", base);
         free(path);
         return name;
     }

@@ -285,6 +285,7 @@ static void adopt(struct blk_node *node, const struct qcow2_bitmap_directory *di
     }
     node->bitmaps->changed = false;
     atomic_store(&node->bitmaps->tracking, false);
+    qcow2_identity_note(node);
 }
 
 static bool has_table(const struct qcow2_bitmap_directory *directory, uint64_t table_offset)

@@ -68,6 +68,46 @@ void qcow2_identity_set(struct blk_node *node, const struct blk_identity *identi
     blk_bitmaps_of(node)->changed = true;
 }
 
+/* Where the backup's id lies in sector 0, or 0. */
+static uint64_t place_of_id(const struct qcow2_state *s)
+{
+    uint64_t at = s->header.header_bytes;
+
+    while (range_within(at, 8 + 8 + BLK_ID_BYTES, BLK_SECTOR_BYTES)) {
+        uint32_t type = be32_get(s->sector0 + at), bytes = be32_get(s->sector0 + at + 4);
+        if (type == EXT_IDENTITY)
+            return at + 8 + 8;
+        if (type == QCOW2_EXT_END)
+            return 0;
+        at += 8 + round_up(bytes, 8);
+    }
+    return 0;
+}
+
+void qcow2_identity_note(struct blk_node *node)
+{
+    struct blk_identity identity;
+
+    atomic_store(&node->is_backup, qcow2_identity_get(node, &identity, NULL) == 0 &&
+                                       !blk_id_is_none(&identity.backup));
+}
+
+int qcow2_identity_drop(struct blk_node *node, struct blk_error *err)
+{
+    static const uint8_t none[BLK_ID_BYTES];
+    struct qcow2_state *s = qcow2_state(node);
+    uint64_t place = place_of_id(s);
+
+    if (!place)
+        return blk_fail_why(err, ENOTSUP, "it lies behind the first sector",
+                            "taking the backup id of '%s' away", node->name);
+    int ret = qcow2_header_patch(node, place, none, sizeof(none), err);
+    for (size_t i = 0; i < s->tail.count && ret == 0; i++)
+        if (s->tail.extensions[i].type == EXT_IDENTITY)
+            memcpy((uint8_t *)s->tail.extensions[i].data + 8, none, sizeof(none));
+    return ret;
+}
+
 void qcow2_identity_apply(struct blk_node *node, struct qcow2_tail *tail)
 {
     const struct blk_identity *identity = qcow2_state(node)->next_identity;

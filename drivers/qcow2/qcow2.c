@@ -191,6 +191,7 @@ static int open_inner(struct blk_node *node, struct blk_options *options, struct
     apply_settings(node, &settings);
     set_backing(node);
     blk_node_set_size(node, s->header.size);
+    qcow2_identity_note(node);
     node->limits.zero_alignment = s->subcluster_bytes;
 
     ret = open_data_file(node, options, err);
@@ -397,4 +398,5 @@ const struct blk_driver blk_driver_qcow2 = {
     .bitmaps_can_add = qcow2_bitmaps_can_add,
     .identity_get = qcow2_identity_get,
     .identity_set = qcow2_identity_set,
+    .identity_drop = qcow2_identity_drop,
 };

@@ -133,6 +133,10 @@ int qcow2_header_encode(struct qcow2_header *header, const struct qcow2_tail *ta
 int qcow2_header_switch(struct blk_node *node, const struct qcow2_header *next,
                         struct blk_error *err);
 
+/* Writes these bytes of sector 0, and flushes. Requests may be in flight. */
+int qcow2_header_patch(struct blk_node *node, uint64_t offset, const void *data, size_t bytes,
+                       struct blk_error *err);
+
 /* The same for the refcount table alone, while requests are in flight (epoch.c). */
 int qcow2_header_switch_reftable(struct blk_node *node, uint64_t offset, uint32_t clusters,
                                  struct blk_error *err);
@@ -676,7 +680,10 @@ int qcow2_snapshot_load(struct blk_node *node, const char *id_or_name, struct bl
  */
 int qcow2_identity_get(struct blk_node *node, struct blk_identity *identity, struct blk_error *err);
 void qcow2_identity_set(struct blk_node *node, const struct blk_identity *identity);
+int qcow2_identity_drop(struct blk_node *node, struct blk_error *err);
 void qcow2_identity_apply(struct blk_node *node, struct qcow2_tail *tail);
+/* After opening: does the image say that it is a backup? */
+void qcow2_identity_note(struct blk_node *node);
 
 /* create.c, amend.c, measure.c */
 extern const struct blk_option_desc qcow2_create_options[];

@@ -12,6 +12,7 @@
 
 #include "blockcore/units.h"
 #include "drivers/qcow2/bitmap.h"
+#include "blockcore/identity.h"
 #include "drivers/qcow2/qcow2.h"
 
 /* ---- L1 tables ---- */
@@ -444,6 +445,8 @@ int qcow2_truncate(struct blk_node *node, uint64_t size, enum blk_prealloc preal
         return 0;
 
     int ret = qcow2_check_poison(node, err);
+    if (ret == 0)
+        ret = blk_identity_will_change(node, err);
     if (ret == 0)
         ret = qcow2_bitmaps_suspend(node, size, err);
     if (ret == 0 && size < old_size)

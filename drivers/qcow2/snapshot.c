@@ -18,6 +18,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "blockcore/identity.h"
 #include "blockcore/memory.h"
 #include "blockcore/units.h"
 #include "drivers/qcow2/bitmap.h"
@@ -442,7 +443,9 @@ int qcow2_snapshot_apply(struct blk_node *node, const char *id_or_name, struct b
     int ret = find(node, id_or_name, &search, err);
     if (ret < 0)
         return ret;
-    ret = begin_recording(node, &search.snapshot, &changed, err);
+    ret = blk_identity_will_change(node, err);
+    if (ret == 0)
+        ret = begin_recording(node, &search.snapshot, &changed, err);
     if (ret == 0) {
         ret = begin(&change, node, err);
         if (ret == 0)

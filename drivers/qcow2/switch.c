@@ -195,6 +195,24 @@ int qcow2_header_switch(struct blk_node *node, const struct qcow2_header *next,
     return ret;
 }
 
+int qcow2_header_patch(struct blk_node *node, uint64_t offset, const void *data, size_t bytes,
+                       struct blk_error *err)
+{
+    struct qcow2_state *s = qcow2_state(node);
+    uint8_t sector[BLK_SECTOR_BYTES];
+
+    pthread_mutex_lock(&s->header_mutex);
+    memcpy(sector, s->sector0, sizeof(sector));
+    memcpy(sector + offset, data, bytes);
+    int ret = qcow2_check_poison(node, err);
+    if (ret == 0)
+        ret = write_sector(node, sector, err);
+    if (ret == 0)
+        memcpy(s->sector0, sector, sizeof(sector));
+    pthread_mutex_unlock(&s->header_mutex);
+    return ret;
+}
+
 int qcow2_header_switch_reftable(struct blk_node *node, uint64_t offset, uint32_t clusters,
                                  struct blk_error *err)
 {

@@ -269,13 +269,15 @@ class History:
             self.bases[bitmap] = made + self.bases[bitmap]
 
     def commit_target(self):
-        """The last target of a chain goes into the one below, which nobody else needs."""
+        """The last target of a chain goes into the one below, which nobody else needs and which is that backup then."""
         below = list(self.overlays.values())
         for target, base in self.overlays.items():
             if target in self.points and base in self.points and base is not None and \
                     below.count(base) == 1 and below.count(target) == 0:
                 self.run(self.blkimg, "commit", "-q", "-f", "qcow2", target, check=True)
                 del self.points[base]
+                for bitmap, bases in self.bases.items():
+                    self.bases[bitmap] = [name for name in bases if name != base]
                 return
 
     def step(self):
