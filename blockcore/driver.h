@@ -221,6 +221,8 @@ struct blk_driver {
     int (*bitmaps_track)(struct blk_node *node, struct blk_error *err);
     /* Whether one more bitmap can be kept in the image: 0, or why not. */
     int (*bitmaps_can_add)(struct blk_node *node, struct blk_error *err);
+    /* The same for an image that these create options would make; marks none as used. */
+    int (*bitmaps_can_create)(const struct blk_options *creation, struct blk_error *err);
     /* Frees bitmap->state when the bitmap leaves the set. */
     void (*bitmap_release)(struct blk_dirty_bitmap *bitmap);
 

@@ -268,3 +268,42 @@ need_nobody() {
         done
     done
 }
+
+# What is written in place is lost once it is begun, so all that can be known comes before.
+@test "a conversion that cannot be leaves a target that is written in place as it was" {
+    need qemu-img
+    truncate -s 1M raw
+    qemu-img create -q -f qcow2 a 4M
+    qemu-io -c 'write -P 5 0 1M' a >/dev/null
+    ln a b
+    cp a kept
+    qemu-img create -q -f qcow2 -b a -F qcow2 over
+    qemu-img create -q -f qcow2 marked 1M
+    qemu-img bitmap --add marked bitmap
+    local arguments
+    for arguments in '-B none -F raw raw' '-B raw -F qcow2 raw' '-B raw -F bogus raw' '-B over -F qcow2 raw' \
+        '--bitmaps -O raw marked' '--bitmaps -o compat=0.10 marked'; do
+        # shellcheck disable=SC2086 # a command line
+        run -1 blkimg convert -O qcow2 $arguments a
+        [[ -n $output ]]
+        cmp a kept || fail "$arguments"
+    done
+}
+
+@test "preallocation is refused by a device that keeps what it held" {
+    need_root
+    need qemu-img
+    truncate -s 16M medium
+    loop_device medium
+    qemu-img create -q -f qcow2 "$LOOP" 4M
+    qemu-io -c 'write -P 5 0 1M' "$LOOP" >/dev/null
+    local mode
+    truncate -s 1M raw
+    for mode in falloc full; do
+        run -1 blkimg create -q -f qcow2 -o "preallocation=$mode" "$LOOP" 1M
+        assert_output --partial 'a device cannot be preallocated'
+        run -1 blkimg convert -O qcow2 -o "preallocation=$mode" raw "$LOOP"
+        qemu-img check -q "$LOOP"
+        qemu-io -r -c 'read -P 5 0 1M' "$LOOP" | grep -q 'read 1048576'
+    done
+}

@@ -58,6 +58,22 @@ static int refuse_without_format(const struct convert_options *o, struct blk_err
     return blk_fail_why(err, EINVAL, why, "backing file '%s'", o->backing);
 }
 
+/* A target that is written in place is lost once it is begun: what is wrong has to come out before. */
+static int look_at_backing(const struct convert_options *o, const char *name,
+                           struct blk_error *err)
+{
+    struct image_args args = { .format = o->backing_format, .lock_wait = o->target.lock_wait };
+    struct blk_node *backing;
+
+    int ret = image_open(&args, name, 0, NULL, &backing, err);
+    if (ret == 0)
+        ret = check_apart(backing, o->output, false, err);
+    if (ret < 0)
+        blk_context(err, "the backing file of '%s'", o->output);
+    blk_drop(backing);
+    return ret;
+}
+
 /* -B and -F become creation options; those given with -o count as -B and -F. */
 static int read_backing(struct convert_options *o, const struct option_tables *tables,
                         struct blk_options *creation, struct blk_error *err)
@@ -86,7 +102,7 @@ static int read_backing(struct convert_options *o, const struct option_tables *t
     if (is_same_file(o->output, name))
         return blk_fail_why(err, EINVAL, "it cannot be its own backing file", "creating '%s'",
                             o->output);
-    return 0;
+    return look_at_backing(o, name, err);
 }
 
 /* The flags of the target's node: zeroes may become holes unless -S 0 says otherwise. */
@@ -120,6 +136,21 @@ static int prepare_creation(struct convert_options *o, const struct blk_driver *
         ret = read_backing(o, &tables, creation, err);
     if (ret == 0)
         ret = check_compression(o, *driver, creation, err);
+    return ret;
+}
+
+static int check_bitmaps_created(const struct convert_options *o, const struct blk_driver *driver,
+                                 const struct blk_options *creation, struct blk_error *err)
+{
+    int ret = 0;
+
+    if (!driver->bitmaps_load)
+        return blk_fail_why(err, ENOTSUP, "its format has no bitmaps", "'%s' (%s)", o->output,
+                            driver->name);
+    if (driver->bitmaps_can_create)
+        ret = driver->bitmaps_can_create(creation, err);
+    if (ret < 0)
+        blk_context(err, "creating '%s' with bitmaps", o->output);
     return ret;
 }
 
@@ -296,6 +327,8 @@ static int convert(struct convert_options *o, const struct blk_driver *driver,
     int ret = convert_open_sources(o, &sources, &err);
     if (ret == 0 && o->bitmaps)
         ret = convert_load_bitmaps(o, sources.roots[0], &err);
+    if (ret == 0 && o->bitmaps && !o->no_create)
+        ret = check_bitmaps_created(o, driver, creation, &err);
     if (ret == 0) {
         uint64_t bytes = convert_total(&sources);
         ret = o->no_create ? open_existing(o, bytes, &c.target, &err)

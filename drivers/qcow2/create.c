@@ -258,6 +258,12 @@ int qcow2_create(struct blk_create *create, struct blk_node **node, struct blk_e
     if (request.data_file_raw && mode == BLK_PREALLOC_OFF)
         mode = BLK_PREALLOC_METADATA;
 
+    /* A device refuses that; it should do so while it still holds what it held. */
+    if (!request.data_file && (mode == BLK_PREALLOC_FALLOC || mode == BLK_PREALLOC_FULL)) {
+        ret = blk_child_truncate(file, blk_size(file), mode, false, err);
+        if (ret < 0)
+            return ret;
+    }
     struct plan plan = make_plan(&request);
     if ((request.data_file && (ret = make_data_file(create, &request, err)) < 0) ||
         (ret = write_header(file, &request, &plan, err)) < 0 ||

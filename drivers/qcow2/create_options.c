@@ -41,6 +41,17 @@ const struct blk_option_desc qcow2_create_options[] = {
 
 /* ---- single values ---- */
 
+int qcow2_bitmaps_can_create(const struct blk_options *creation, struct blk_error *err)
+{
+    const char *compat = blk_options_peek(creation, "compat");
+    uint32_t version = 3;
+
+    int ret = compat ? qcow2_parse_compat(compat, &version, err) : 0;
+    if (ret == 0 && version < 3)
+        ret = blk_fail_why(err, ENOTSUP, "an image of version 2 has no bitmaps", "option 'compat'");
+    return ret;
+}
+
 int qcow2_parse_compat(const char *text, uint32_t *version, struct blk_error *err)
 {
     static const struct {

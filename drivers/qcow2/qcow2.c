@@ -394,6 +394,7 @@ const struct blk_driver blk_driver_qcow2 = {
     .snapshot_load = qcow2_snapshot_load,
     .bitmaps_load = qcow2_bitmaps_load,
     .bitmaps_track = qcow2_bitmaps_track,
+    .bitmaps_can_create = qcow2_bitmaps_can_create,
     .bitmap_release = qcow2_bitmap_release,
     .bitmaps_can_add = qcow2_bitmaps_can_add,
     .identity_get = qcow2_identity_get,
