@@ -289,13 +289,22 @@ static const char *new_name(const struct request *request)
     return request->backing && *request->backing ? request->backing : NULL;
 }
 
-/* A name for which the header has no room should not come out after an hour of copying. */
-static int check_room(struct rebase *rebase, struct blk_error *err)
+/*
+ * What can be known of the name beforehand: that the header has no room for it should not come out
+ * after an hour of copying.
+ */
+static int check_name(struct rebase *rebase, struct blk_error *err)
 {
     const struct request *request = rebase->request;
     const char *name = new_name(request);
 
-    if (!name || !rebase->top->driver->can_change_backing)
+    if (!name)
+        return 0;
+    BLK_AUTOFREE char *path = blk_resolve_backing_name(blk_bottom(rebase->root)->name, name);
+    if (is_same_file(blk_bottom(rebase->root)->name, path))
+        return blk_fail_why(err, EINVAL, "an image cannot be its own backing file",
+                            "rebasing '%s'", rebase->root->name);
+    if (!rebase->top->driver->can_change_backing)
         return 0;
     int ret = rebase->top->driver->can_change_backing(rebase->top, name, request->backing_format,
                                                       err);
@@ -369,7 +378,7 @@ static int do_rebase(struct rebase *rebase, struct blk_error *err)
     if (ret == 0 && named && !request->backing_format)
         ret = refuse_without_format(rebase, err);
     if (ret == 0)
-        ret = check_room(rebase, err);
+        ret = check_name(rebase, err);
     if (ret == 0 && named && !request->unsafe)
         ret = open_new_backing(rebase, 0, err);
     if (ret < 0)

@@ -305,3 +305,24 @@ assert r["complete"] is False and r["exit-status"] == 1' "$output"
     unchanged
     says nothing
 }
+
+@test "an overlay that is a symlink: recovery resolves names from where the link is" {
+    mkdir links real
+    cp base mid links/
+    cp mid links/new
+    cp one real/one
+    ln -s ../real/one links/one
+    (cd links && blkimg pivot one --to new --witness ../w)
+    run -0 qemu-img info links/one
+    assert_line --partial 'backing file: new'
+    # As after a kill before the first header write.
+    head -1 w >begun
+    qemu-img rebase -u -b mid -F qcow2 real/one
+    blkimg pivot --recover begun
+    run -0 qemu-img info links/one
+    assert_line --partial 'backing file: new'
+    # An overlay given by its options is found again, too.
+    cp one opts
+    blkimg pivot --image-opts driver=qcow2,file.filename=opts --to new --witness w2
+    grep -q '"file":"[^"]*/opts"' w2
+}

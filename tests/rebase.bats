@@ -168,7 +168,7 @@ own_bytes() {
     refused 'needs its format' -u -b missing d
     refused 'No such file' -b missing -F raw d
     refused 'No such file' -b missing d
-    refused 'leads back to itself' -b d -F qcow2 d
+    refused 'its own backing file' -b d -F qcow2 d
     refused "'nofmt'" -b a -F nofmt d
     refused 'not in qcow2 format' -b long.raw -F qcow2 d
     refused 'expects a backing file (-b), or -u' d
@@ -182,6 +182,18 @@ own_bytes() {
     # A chain that would lead back.
     qemu-img create -q -f qcow2 -b d -F qcow2 e
     refused 'leads back to itself' -b e -F qcow2 d
+}
+
+@test "an image cannot be its own backing file" {
+    make_chain cluster_size=64k
+    cp c d
+    ln -s c link
+    local name
+    for name in c link "$PWD/c"; do
+        run -1 blkimg rebase -u -b "$name" -F qcow2 c
+        assert_output --partial "its own backing file"
+        cmp c d
+    done
 }
 
 @test "a long name" {

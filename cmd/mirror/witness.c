@@ -116,12 +116,28 @@ static json_t *text_or_null(const char *text)
     return text ? json_text(text) : json_null();
 }
 
+/*
+ * The overlay's file, whatever the current folder is. A symlink keeps its own name: the names of
+ * backing files count from where it is, not from where it leads.
+ */
+static char *absolute_name(const struct pivot_overlay *overlay)
+{
+    const char *file = blk_bottom(overlay->root)->name;
+    BLK_AUTOFREE char *folder_copy = blk_xstrdup(file);
+    BLK_AUTOFREE char *base_copy = blk_xstrdup(file);
+    BLK_AUTOFREE char *folder = realpath(dirname(folder_copy), NULL);
+
+    if (!folder)
+        return blk_xstrdup(file);
+    return blk_xasprintf("%s/%s", strcmp(folder, "/") == 0 ? "" : folder, basename(base_copy));
+}
+
 static json_t *describe(const struct pivot_overlay *overlay)
 {
-    BLK_AUTOFREE char *path = realpath(overlay->filename, NULL);
+    BLK_AUTOFREE char *path = absolute_name(overlay);
     json_t *one = json_object();
 
-    json_object_set_new(one, "file", json_text(path ? path : overlay->filename));
+    json_object_set_new(one, "file", json_text(path));
     json_object_set_new(one, "old-backing", text_or_null(overlay->old_name));
     json_object_set_new(one, "old-format", text_or_null(overlay->old_format));
     json_object_set_new(one, "new-backing", text_or_null(overlay->new_name));
