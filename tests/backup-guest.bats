@@ -130,10 +130,19 @@ try_faults() {
     run -1 --separate-stderr blkimg backup --guest-io=nothing --bitmap=b disk inc
     [[ $stderr == *"nothing"*"No such file"* ]]
     assert_equal "$(sha256sum <disk)" "$before"
-    echo 'truncate 1M' >guest
-    run -0 --separate-stderr blkimg backup --guest-io=guest --bitmap=b --base=full disk inc
-    [[ $stderr == *"'truncate 1M' is not for a guest"* ]]
-    qemu-img compare disk inc
+    local command
+    for command in 'truncate 1M' 'c' ' close' 'nonsense 1'; do
+        printf '%s\n' 'write 0 512' "$command" >guest
+        run -1 --separate-stderr blkimg backup --guest-io=guest --bitmap=b --base=full disk inc
+        [[ $stderr == *"'${command# }' in the guest's commands 'guest': "* ]] || fail "$stderr"
+        assert_equal "$(sha256sum <disk)" "$before"
+        assert_file_not_exist inc
+    done
+    # From a FIFO a bad line is said and passed over.
+    mkfifo fifo
+    printf '%s\n' 'truncate 1M' 'write -P 7 0 512' >fifo &
+    run -0 --separate-stderr blkimg backup --guest-io=fifo --bitmap=b --base=full disk inc
+    [[ $stderr == *"'truncate 1M' in the guest's commands: it is not for a guest"* ]]
 }
 
 @test "a signal ends both; the bitmap is right" {

@@ -218,10 +218,9 @@ backing_is() {
             dd if=/dev/zero of=want.raw bs=1k seek=1024 count=100 conv=notrunc status=none
             echo 'aio_write -P 77 3M 64k'
             head -c 64k /dev/zero | tr '\0' M | dd of=want.raw bs=64k oflag=seek_bytes seek=3M conv=notrunc status=none
-            echo 'truncate 8M'
         } >guest
         run --separate-stderr blkimg mirror --mode=$mode --guest-io=guest -r 8M mid new
-        [[ $status == 0 && $stderr == *truncate*'not for a guest'* ]]
+        [[ $status == 0 && -z $stderr ]]
         shows mid want.raw
         shows new want.raw
         qemu-img check -q mid

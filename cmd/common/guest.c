@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <time.h>
 
 #include "blockcore/cancel.h"
@@ -20,17 +21,49 @@ struct guest {
     int error; /* errno of reading the commands, or 0 */
 };
 
-/* A guest uses its disk; it does not open, close or resize it. */
-static bool is_refused(const char *line)
+/* A guest uses its disk; it does not open, close or resize it. Returns what is wrong, or NULL. */
+static const char *find_fault(const char *line)
 {
     static const char *const refused[] = { "open",     "close", "reopen",
                                           "truncate", "abort", "sigraise" };
-    size_t length = strcspn(line, " \t");
+    BLK_AUTOFREE char *name = blk_xstrndup(line, strcspn(line, " "));
+    const struct io_command *command = io_command_find(name);
 
+    if (!*name)
+        return NULL;
+    if (!command)
+        return "there is no such command";
     for (size_t i = 0; i < sizeof(refused) / sizeof(refused[0]); i++)
-        if (strlen(refused[i]) == length && strncmp(line, refused[i], length) == 0)
-            return true;
-    return false;
+        if (strcmp(refused[i], command->name) == 0)
+            return "it is not for a guest";
+    return NULL;
+}
+
+/* The next command, or NULL at the end. */
+static const char *read_command(FILE *commands, char **line, size_t *capacity)
+{
+    if (getline(line, capacity, commands) < 0)
+        return NULL;
+    (*line)[strcspn(*line, "\n")] = '\0';
+    return *line + strspn(*line, " ");
+}
+
+/* What comes from a FIFO cannot be looked at beforehand: there the guest goes on after a bad line. */
+static int check_commands(FILE *commands, const char *name, struct blk_error *err)
+{
+    BLK_AUTOFREE char *line = NULL;
+    size_t capacity = 0;
+    const char *command, *fault = NULL;
+    struct stat st;
+
+    if (fstat(fileno(commands), &st) < 0 || !S_ISREG(st.st_mode))
+        return 0;
+    while (!fault && (command = read_command(commands, &line, &capacity)))
+        fault = find_fault(command);
+    if (fault)
+        return blk_fail_why(err, EINVAL, fault, "'%s' in the guest's commands '%s'", command, name);
+    rewind(commands);
+    return 0;
 }
 
 static void *run_guest(void *argument)
@@ -40,13 +73,12 @@ static void *run_guest(void *argument)
     size_t capacity = 0;
 
     while (!guest->session.quit && !blk_cancelled()) {
-        ssize_t length = getline(&line, &capacity, guest->commands);
-        if (length < 0)
+        const char *command = read_command(guest->commands, &line, &capacity);
+        if (!command)
             break;
-        line[strcspn(line, "\n")] = '\0';
-        const char *command = line + strspn(line, " \t");
-        if (is_refused(command))
-            report_failure("--guest-io: '%s' is not for a guest", command);
+        const char *fault = find_fault(command);
+        if (fault)
+            report_failure("'%s' in the guest's commands: %s", command, fault);
         else
             io_run_line(&guest->session, command);
     }
@@ -62,6 +94,11 @@ int guest_open(const char *commands, struct guest **guest, struct blk_error *err
     FILE *file = fopen(commands, "re");
     if (!file)
         return blk_fail(err, errno, "opening the guest's commands '%s'", commands);
+    int ret = check_commands(file, commands, err);
+    if (ret < 0) {
+        fclose(file);
+        return ret;
+    }
     *guest = blk_xcalloc(1, sizeof(**guest));
     (*guest)->commands = file;
     return 0;
