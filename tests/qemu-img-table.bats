@@ -32,6 +32,8 @@ setup() {
     qemu-img bitmap --add bm b0
     qemu-img bitmap --add --disable bm b1
     qemu-io -c 'write -P 8 700k 64k' bm >/dev/null
+    cp snap snapbm
+    qemu-img bitmap --add snapbm b
     cp q bm2
     qemu-img bitmap --add bm2 b
     cd ..
