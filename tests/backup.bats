@@ -160,11 +160,9 @@ in_use() {
     qemu-img compare disk inc
 }
 
-@test "a backup that was changed is no base any more" {
+# changes: each change of the backup "whole" makes it useless as a base.
+changes() {
     local change
-    full_and_write
-    cp full whole
-    qemu-img snapshot -c s whole
     for change in 'io -c "write -q -P 9 0 512" full' 'io -c "discard -q 0 1M" full' 'resize -q full 16M' \
         'convert -n -O qcow2 disk full' 'snapshot -a s full' 'io -c "write -q -c -P 9 0 64k" full'; do
         cp whole full
@@ -173,6 +171,17 @@ in_use() {
         run -1 blkimg backup --list-chain=full
         assert_output --partial 'does not say which backup it is'
     done
+}
+
+@test "a backup that was changed is no base any more" {
+    full_and_write
+    cp full whole
+    qemu-img snapshot -c s whole
+    changes
+    # QEMU writes the id behind the first sector.
+    qemu-img bitmap --add whole theirs
+    qemu-img bitmap --remove whole theirs
+    changes
     cp whole full
     # What does not change the content changes nothing.
     blkimg snapshot -c t full

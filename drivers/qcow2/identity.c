@@ -68,20 +68,26 @@ void qcow2_identity_set(struct blk_node *node, const struct blk_identity *identi
     blk_bitmaps_of(node)->changed = true;
 }
 
-/* Where the backup's id lies in sector 0, or 0. */
-static uint64_t place_of_id(const struct qcow2_state *s)
+/* Where the backup's id lies in the file. QEMU may have put the extension behind sector 0. */
+static int find_id(struct blk_node *node, uint64_t *place, struct blk_error *err)
 {
-    uint64_t at = s->header.header_bytes;
+    const struct qcow2_header *header = &qcow2_state(node)->header;
+    uint64_t end = header->backing_offset ? header->backing_offset
+                                          : UINT64_C(1) << header->cluster_bits;
+    uint8_t mark[8];
 
-    while (range_within(at, 8 + 8 + BLK_ID_BYTES, BLK_SECTOR_BYTES)) {
-        uint32_t type = be32_get(s->sector0 + at), bytes = be32_get(s->sector0 + at + 4);
-        if (type == EXT_IDENTITY)
-            return at + 8 + 8;
-        if (type == QCOW2_EXT_END)
+    for (uint64_t at = header->header_bytes; range_within(at, sizeof(mark), end);
+         at += sizeof(mark) + round_up(be32_get(mark + 4), 8)) {
+        int ret = blk_child_pread(qcow2_file(node), at, sizeof(mark), mark, err);
+        if (ret < 0)
+            return ret;
+        *place = at + sizeof(mark) + 8;
+        if (be32_get(mark) == EXT_IDENTITY)
             return 0;
-        at += 8 + round_up(bytes, 8);
+        if (be32_get(mark) == QCOW2_EXT_END)
+            break;
     }
-    return 0;
+    return blk_fail_why(err, EINVAL, "its header is not what it was", "'%s'", node->name);
 }
 
 void qcow2_identity_note(struct blk_node *node)
@@ -96,12 +102,11 @@ int qcow2_identity_drop(struct blk_node *node, struct blk_error *err)
 {
     static const uint8_t none[BLK_ID_BYTES];
     struct qcow2_state *s = qcow2_state(node);
-    uint64_t place = place_of_id(s);
+    uint64_t place = 0;
 
-    if (!place)
-        return blk_fail_why(err, ENOTSUP, "it lies behind the first sector",
-                            "taking the backup id of '%s' away", node->name);
-    int ret = qcow2_header_patch(node, place, none, sizeof(none), err);
+    int ret = find_id(node, &place, err);
+    if (ret == 0)
+        ret = qcow2_header_patch(node, place, none, sizeof(none), err);
     for (size_t i = 0; i < s->tail.count && ret == 0; i++)
         if (s->tail.extensions[i].type == EXT_IDENTITY)
             memcpy((uint8_t *)s->tail.extensions[i].data + 8, none, sizeof(none));

@@ -133,7 +133,10 @@ int qcow2_header_encode(struct qcow2_header *header, const struct qcow2_tail *ta
 int qcow2_header_switch(struct blk_node *node, const struct qcow2_header *next,
                         struct blk_error *err);
 
-/* Writes these bytes of sector 0, and flushes. Requests may be in flight. */
+/*
+ * Writes these bytes of cluster 0, which may tear, and flushes. Requests may be in flight. A failure
+ * poisons the image.
+ */
 int qcow2_header_patch(struct blk_node *node, uint64_t offset, const void *data, size_t bytes,
                        struct blk_error *err);
 

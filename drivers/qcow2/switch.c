@@ -199,16 +199,18 @@ int qcow2_header_patch(struct blk_node *node, uint64_t offset, const void *data,
                        struct blk_error *err)
 {
     struct qcow2_state *s = qcow2_state(node);
-    uint8_t sector[BLK_SECTOR_BYTES];
 
     pthread_mutex_lock(&s->header_mutex);
-    memcpy(sector, s->sector0, sizeof(sector));
-    memcpy(sector + offset, data, bytes);
     int ret = qcow2_check_poison(node, err);
-    if (ret == 0)
-        ret = write_sector(node, sector, err);
-    if (ret == 0)
-        memcpy(s->sector0, sector, sizeof(sector));
+    if (ret == 0) {
+        ret = blk_child_pwrite(qcow2_file(node), offset, bytes, data, 0, err);
+        if (ret == 0)
+            ret = qcow2_barrier(node, err);
+        if (ret < 0)
+            ret = poison(node, ret, err);
+    }
+    if (ret == 0 && offset < BLK_SECTOR_BYTES)
+        memcpy(s->sector0 + offset, data, u64_min(bytes, BLK_SECTOR_BYTES - offset));
     pthread_mutex_unlock(&s->header_mutex);
     return ret;
 }
