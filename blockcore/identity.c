@@ -8,6 +8,10 @@
 
 #include "blockcore/driver.h"
 
+const struct blk_id blk_id_unknown = {
+    { 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff },
+};
+
 int blk_id_new(struct blk_id *id)
 {
     if (getrandom(id->bytes, sizeof(id->bytes), 0) != (ssize_t)sizeof(id->bytes))
@@ -21,6 +25,11 @@ bool blk_id_is_none(const struct blk_id *id)
 {
     static const struct blk_id none;
     return blk_id_equal(id, &none);
+}
+
+bool blk_id_is_known(const struct blk_id *id)
+{
+    return !blk_id_is_none(id) && !blk_id_equal(id, &blk_id_unknown);
 }
 
 bool blk_id_equal(const struct blk_id *a, const struct blk_id *b)

@@ -37,9 +37,13 @@ struct blk_identity {
     size_t bitmap_count;
 };
 
+/* As a parent: the image is only a part, and what it builds on is no backup that is known. */
+extern const struct blk_id blk_id_unknown;
+
 /* A new random id (version 4 UUID). -errno when the system has no random bytes. */
 int blk_id_new(struct blk_id *id);
 bool blk_id_is_none(const struct blk_id *id);
+bool blk_id_is_known(const struct blk_id *id); /* neither none nor unknown */
 bool blk_id_equal(const struct blk_id *a, const struct blk_id *b);
 void blk_id_format(const struct blk_id *id, char text[BLK_ID_TEXT_BYTES]);
 

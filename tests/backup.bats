@@ -247,6 +247,11 @@ changes() {
     blkimg backup --mode=top over top
     run -1 blkimg backup --list-chain=top
     assert_output --partial 'its parent is missing'
+    # Put on what it was a layer of it is whole, though that has no id.
+    qemu-img rebase -u -b disk -F qcow2 top
+    run -1 blkimg backup --list-chain=top
+    assert_output --partial 'on what is not known: ok'
+    qemu-img compare over top
     # With nothing below it the layer is the disk.
     blkimg backup --mode=top disk all
     run -0 blkimg backup --list-chain=all

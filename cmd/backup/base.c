@@ -59,8 +59,8 @@ static int check_identity(const struct backup_options *options, struct backup_di
 }
 
 /*
- * Without a base the target says at least what it would have to be put on: if that is no backup
- * that is known, an id that nothing has, so that it does not pass for a full one.
+ * Without a base the target says at least what it would have to be put on, and if that is not known
+ * that there is something, so that it does not pass for a full one.
  */
 static int note_parent(struct backup_disk *disk, struct blk_error *err)
 {
@@ -74,8 +74,8 @@ static int note_parent(struct backup_disk *disk, struct blk_error *err)
         if (since && blk_id_is_none(&disk->parent))
             disk->parent = *since;
     }
-    if (ret == 0 && blk_id_is_none(&disk->parent) && (ret = blk_id_new(&disk->parent)) < 0)
-        return blk_fail(err, -ret, "making an id for the backup");
+    if (blk_id_is_none(&disk->parent))
+        disk->parent = blk_id_unknown;
     return ret;
 }
 

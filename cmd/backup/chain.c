@@ -33,7 +33,8 @@ static int look_at(struct blk_node *node, const struct backup_options *options, 
     if (ret < 0)
         return ret;
 
-    bool has_parent = !blk_id_is_none(&link->identity.parent);
+    const struct blk_id *parent = &link->identity.parent;
+    bool has_parent = !blk_id_is_none(parent);
     if (info.corrupt)
         link->fault = "it is marked as corrupt";
     else if (info.dirty)
@@ -42,7 +43,7 @@ static int look_at(struct blk_node *node, const struct backup_options *options, 
         link->fault = "it does not say which backup it is";
     else if (has_parent && !backing)
         link->fault = "its parent is missing";
-    else if (has_parent && !blk_id_equal(&link->identity.parent, &below.backup))
+    else if (blk_id_is_known(parent) && !blk_id_equal(parent, &below.backup))
         link->fault = "the file below it is not its parent";
 
     if (options->verify) {
@@ -63,10 +64,12 @@ static void print_human(const struct link *link)
     blk_id_format(&link->identity.parent, parent);
     print_escaped(stdout, link->node->name);
     printf(": %" PRIu64 " bytes, backup %s, ", blk_size(link->node), id);
-    if (!blk_id_is_none(&link->identity.parent))
+    if (blk_id_is_none(&link->identity.parent))
+        printf(blk_child(link->node, BLK_ROLE_BACKING) ? "on what has no id" : "full");
+    else if (blk_id_is_known(&link->identity.parent))
         printf("on %s", parent);
     else
-        printf(blk_child(link->node, BLK_ROLE_BACKING) ? "on what has no id" : "full");
+        printf("on what is not known");
     if (link->digest[0])
         printf(", digest %s", link->digest);
     printf(": %s\n", link->fault ? link->fault : "ok");
@@ -81,7 +84,7 @@ static json_t *as_json(const struct link *link)
     json_object_set_new(one, "virtual-size", json_integer((json_int_t)blk_size(link->node)));
     blk_id_format(&link->identity.backup, id);
     json_object_set_new(one, "id", json_string(id));
-    if (!blk_id_is_none(&link->identity.parent)) {
+    if (blk_id_is_known(&link->identity.parent)) {
         blk_id_format(&link->identity.parent, id);
         json_object_set_new(one, "parent", json_string(id));
     }

@@ -49,7 +49,7 @@ static json_t *describe(const struct backup *backup, const struct backup_disk *d
     json_object_set_new(one, "target", json_text(disk->target_name));
     json_object_set_new(one, "mode", json_string(mode_name(disk->mode)));
     json_object_set_new(one, "id", id_text(&disk->id));
-    if (!blk_id_is_none(&disk->parent))
+    if (blk_id_is_known(&disk->parent))
         json_object_set_new(one, "parent", id_text(&disk->parent));
     if (disk->backing_name)
         json_object_set_new(one, "base", json_text(disk->backing_name));
