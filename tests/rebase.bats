@@ -168,7 +168,7 @@ own_bytes() {
     refused 'needs its format' -u -b missing d
     refused 'No such file' -b missing -F raw d
     refused 'No such file' -b missing d
-    refused 'its own backing file' -b d -F qcow2 d
+    refused 'leads back to itself' -b d -F qcow2 d
     refused "'nofmt'" -b a -F nofmt d
     refused 'not in qcow2 format' -b long.raw -F qcow2 d
     refused 'expects a backing file (-b), or -u' d
