@@ -274,6 +274,8 @@ static int compare_images(struct blk_node *roots[2], bool strict, bool progress,
             puts("Strict mode: Image size mismatch!");
     } else {
         compare(&job);
+        if (job.finding.verdict == SAME)
+            progress_reach_end(&job.progress);
         status = report_finding(&job, quiet);
     }
     progress_finish(&job.progress, false);

@@ -45,6 +45,12 @@ void progress_update(void *opaque, uint64_t done, uint64_t total)
     }
 }
 
+void progress_reach_end(struct progress *progress)
+{
+    if (progress->enabled && progress->shown < 100)
+        show(progress, 100);
+}
+
 void progress_finish(struct progress *progress, bool complete)
 {
     if (!progress->enabled)

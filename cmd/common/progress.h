@@ -19,6 +19,9 @@ void progress_start(struct progress *progress, bool enabled);
 /* A blk_progress_fn; `opaque` is the struct progress. Prints when it has moved visibly. */
 void progress_update(void *opaque, uint64_t done, uint64_t total);
 
+/* All is done, though steps too small to be shown may have led there; the line goes on. */
+void progress_reach_end(struct progress *progress);
+
 /* Ends the line; shows 100 first if the work is complete. */
 void progress_finish(struct progress *progress, bool complete);
 
