@@ -28,14 +28,16 @@ static int remember(struct blk_node *node, int ret)
 
 /*
  * One at a time: the error of lost writes is given to one of two concurrent syncs, and the other
- * must not return before it is known.
+ * must not return before it is known. Whoever waited for the one that failed does not try again.
  */
 static int to_disk(struct blk_node *node, struct blk_error *err)
 {
     if (!node->driver->flush_to_disk)
         return 0;
     pthread_mutex_lock(&node->to_disk);
-    int ret = remember(node, node->driver->flush_to_disk(node, err));
+    int earlier = atomic_load(&node->flush_error);
+    int ret = earlier ? poisoned(node, earlier, err)
+                      : remember(node, node->driver->flush_to_disk(node, err));
     pthread_mutex_unlock(&node->to_disk);
     return ret;
 }

@@ -6,6 +6,9 @@
  * and nothing else is needed: main is here, and every TEST registers itself before main. Output is
  * TAP; the exit status is 0 when all passed. With an argument only the tests whose name contains it
  * run. After a failed CHECK the test goes on; a failed REQUIRE returns from the function.
+ *
+ * A random test starts from check_seed(), which is the same during a run, is printed, and can be set
+ * with SEED=N in the environment.
  */
 #ifndef TESTS_UNIT_CHECK_H
 #define TESTS_UNIT_CHECK_H
@@ -13,7 +16,9 @@
 #include <inttypes.h>
 #include <stdbool.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 struct check_test {
     const char *name;
@@ -63,15 +68,29 @@ static inline bool check_str(const char *got, const char *want, const char *file
 #define CHECK_STR(got, want) check_str((got), (want), __FILE__, __LINE__, #got " == " #want)
 #define REQUIRE(cond) do { if (!CHECK(cond)) return; } while (0)
 
+static unsigned check_seed_of_run;
+static bool check_seed_shown; /* in the running test */
+
+static inline unsigned check_seed(void)
+{
+    if (!check_seed_shown)
+        printf("# seed %u\n", check_seed_of_run);
+    check_seed_shown = true;
+    return check_seed_of_run;
+}
+
 int main(int argc, char **argv)
 {
     int number = 0, failed = 0;
+    const char *seed = getenv("SEED");
 
+    check_seed_of_run = seed ? (unsigned)strtoul(seed, NULL, 10) : (unsigned)time(NULL);
     setvbuf(stdout, NULL, _IOLBF, 0); /* a crash must not swallow what was said before it */
     for (struct check_test *t = check_first; t; t = t->next) {
         if (argc > 1 && !strstr(t->name, argv[1]))
             continue;
         check_failures = 0;
+        check_seed_shown = false;
         t->run();
         failed += check_failures > 0;
         printf("%s %d - %s\n", check_failures ? "not ok" : "ok", ++number, t->name);

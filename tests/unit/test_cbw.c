@@ -164,8 +164,7 @@ static int open_view(struct blk_node *filter, struct blk_node **view, struct blk
 
 static bool begin(struct scene *s, const struct blk_cbw_params *params)
 {
-    *s = (struct scene){ .seed = (unsigned)time(NULL) };
-    printf("# seed %u\n", s->seed);
+    *s = (struct scene){ .seed = check_seed() };
     s->source = new_medium("source", &s->seed, true);
     s->target = new_medium("target", &s->seed, false);
     s->frozen = blk_xcalloc(SIZE, 1);

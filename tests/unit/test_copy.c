@@ -13,15 +13,17 @@
 
 #define SIZE (5 * MIB + 12 * KIB)
 
-/* Runs of random length that are holes, zeroes written as data, or data. */
+/* Runs of random length, many of them short: holes, zeroes written as data, and data. */
 static void fill(struct blk_node *node, unsigned *seed)
 {
     uint64_t size = blk_size(node);
     static uint8_t buf[600 * KIB];
+    uint64_t kind = pick(seed, 3);
 
     for (uint64_t at = 0, bytes; at < size; at += bytes) {
-        bytes = u64_min(512 * (1 + pick(seed, sizeof(buf) / 512)), size - at);
-        uint64_t kind = pick(seed, 3);
+        uint64_t longest = pick(seed, 2) ? sizeof(buf) : 40 * KIB;
+        bytes = u64_min(512 * (1 + pick(seed, longest / 512)), size - at);
+        kind = (kind + 1 + pick(seed, 2)) % 3;
         if (kind == 0)
             continue;
         memset(buf, 0, bytes);
@@ -58,8 +60,7 @@ struct pair {
 
 static void make_pair(struct pair *pair, const struct blk_driver *target)
 {
-    *pair = (struct pair){ .seed = (unsigned)time(NULL) };
-    printf("# seed %u\n", pair->seed);
+    *pair = (struct pair){ .seed = check_seed() };
     pair->source = memory_node(&memory_protocol, SIZE, 1, &pair->source_calls);
     pair->target = memory_node(target, SIZE, 1, &pair->target_calls);
     fill(pair->source, &pair->seed);

@@ -2,7 +2,6 @@
  * Dirty bitmaps against a plain array of flags: random ranges over sizes that are no multiple of anything.
  */
 #include <stdlib.h>
-#include <time.h>
 
 #include "blockcore/dirty_bitmap.h"
 #include "tests/unit/check.h"
@@ -75,8 +74,7 @@ static struct blk_dirty_bitmap *through_storage(const struct blk_dirty_bitmap *b
 
 TEST(random_ranges_agree_with_a_model)
 {
-    unsigned seed = (unsigned)time(NULL);
-    printf("# seed %u\n", seed);
+    unsigned seed = check_seed();
 
     for (int round = 0; round < 60; round++) {
         unsigned granularity_bits = 9 + (unsigned)pick(&seed, 13);

@@ -3,7 +3,6 @@
  * general ways of doing what a driver lacks.
  */
 #include <pthread.h>
-#include <time.h>
 
 #include "blockcore/bitmaps.h"
 #include "blockcore/close.h"
@@ -12,13 +11,6 @@
 
 #define ALIGNMENT 4096
 #define SIZE (40 * ALIGNMENT)
-
-static unsigned new_seed(void)
-{
-    unsigned seed = (unsigned)time(NULL);
-    printf("# seed %u\n", seed);
-    return seed;
-}
 
 static bool same(struct blk_node *node, const uint8_t *model, uint64_t bytes)
 {
@@ -55,7 +47,7 @@ static int random_request(struct blk_node *node, uint8_t *model, uint64_t size, 
 static void check_random(uint64_t size, uint32_t alignment, struct memory_calls *calls,
                          uint64_t max_transfer)
 {
-    unsigned seed = new_seed();
+    unsigned seed = check_seed();
     uint8_t *model = blk_xcalloc(size, 1);
     struct blk_node *node = memory_node(&memory_protocol, size, alignment, calls);
 
@@ -119,7 +111,7 @@ static void *write_stripes(void *argument)
 
 TEST(threads_that_share_blocks_lose_nothing)
 {
-    unsigned seed = new_seed();
+    unsigned seed = check_seed();
     struct blk_node *node = memory_node(&memory_protocol, SIZE, ALIGNMENT, NULL);
     uint8_t *model = blk_xcalloc(SIZE, 1);
     struct stripes stripes[THREADS];

@@ -2,7 +2,6 @@
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "blockcore/range_lock.h"
@@ -144,8 +143,7 @@ TEST(many_threads)
 {
     static struct crowd crowd;
     pthread_t threads[THREADS];
-    crowd.seed = (unsigned)time(NULL);
-    printf("# seed %u\n", crowd.seed);
+    crowd.seed = check_seed();
     blk_range_lock_init(&crowd.lock);
     for (int i = 0; i < THREADS; i++)
         pthread_create(&threads[i], NULL, mingle, &crowd);

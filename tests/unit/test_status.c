@@ -2,7 +2,6 @@
  * Block status through chains of layers: random maps and sizes, filters in between, compared sector by sector with
  * what each layer's map says.
  */
-#include <time.h>
 
 #include "blockcore/close.h"
 #include "tests/unit/check.h"
@@ -88,8 +87,7 @@ static void walk(const struct chain *chain, int base, unsigned *seed)
 
 TEST(chains_of_any_shape)
 {
-    unsigned seed = (unsigned)time(NULL);
-    printf("# seed %u\n", seed);
+    unsigned seed = check_seed();
     for (int round = 0; round < 300; round++) {
         struct chain chain;
         build(&chain, &seed);
