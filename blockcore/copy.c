@@ -9,10 +9,10 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "blockcore/bytes.h"
 #include "blockcore/cancel.h"
+#include "blockcore/clock.h"
 #include "blockcore/digest.h"
 #include "blockcore/driver.h"
 #include "blockcore/io.h"
@@ -53,18 +53,11 @@ struct job {
     struct blk_extent extent; /* source state at `next`; bytes 0: unknown */
     uint64_t done;
     uint64_t moved; /* bytes handed out to be read and written: what the rate counts */
-    uint64_t started_ns;
+    struct blk_rate rate;
     bool no_copy_range; /* it was not supported: do not try again */
     int ret;            /* the first failure */
     struct blk_error err;
 };
-
-static uint64_t now_ns(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
-}
 
 /* ---- the iterator; the job's mutex is held ---- */
 
@@ -409,14 +402,10 @@ static bool has_failed(struct job *job)
 /* Sleeps until it is the chunk's turn; a signal or a failure ends the wait. */
 static void keep_to_rate(struct job *job, const struct chunk *chunk)
 {
-    uint64_t rate = job->params->bytes_per_second;
-    if (!rate || chunk->action != ACTION_COPY)
+    if (chunk->action != ACTION_COPY)
         return;
-    double due_ns = (double)chunk->moved_before / (double)rate * 1e9;
-    while ((double)(now_ns() - job->started_ns) < due_ns && !blk_cancelled() && !has_failed(job)) {
-        struct timespec pause = { .tv_nsec = 5000000 };
-        nanosleep(&pause, NULL);
-    }
+    while (blk_rate_pause(&job->rate, chunk->moved_before) && !blk_cancelled() && !has_failed(job))
+        continue;
 }
 
 /* Counts a chunk as done and reports the progress. */
@@ -495,7 +484,10 @@ static int find_unit(const struct blk_copy_params *params, uint64_t *unit, struc
 
 int blk_copy_run(const struct blk_copy_params *params, struct blk_error *err)
 {
-    struct job job = { .params = params, .started_ns = now_ns() };
+    struct job job = {
+        .params = params,
+        .rate = { params->bytes_per_second, blk_now_ns() },
+    };
     int ret = find_unit(params, &job.unit, err);
     if (ret < 0)
         return ret;

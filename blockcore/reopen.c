@@ -125,11 +125,10 @@ static int check_change(const struct blk_change *change, void **settings, struct
     if (change->has_backing && !node->driver->supports_backing)
         return blk_fail_why(err, ENOTSUP, "its format has no backing files", "reopening '%s'",
                             node->name);
-    if (change->has_backing && change->backing && blk_graph_has(change->backing, node))
-        return blk_fail_why(err, ELOOP, "it is above it", "putting '%s' below '%s'",
-                            change->backing->name, node->name);
-    if (!change->options)
-        return 0;
+    if (change->has_backing && change->backing)
+        ret = blk_graph_check_loop(node, change->backing, err);
+    if (ret < 0 || !change->options)
+        return ret;
     if (node->driver->options_read)
         ret = node->driver->options_read(node, change->options, settings, err);
     if (ret < 0)

@@ -3,20 +3,21 @@
 #include <assert.h>
 #include <errno.h>
 
-bool blk_graph_has(const struct blk_node *root, const struct blk_node *node)
+/* Whether `node` is in the graph of `root`, or `root` itself. */
+static bool graph_has(const struct blk_node *root, const struct blk_node *node)
 {
     if (root == node)
         return true;
     for (int role = 0; role < BLK_ROLE_COUNT; role++)
-        if (root->children[role] && blk_graph_has(root->children[role], node))
+        if (root->children[role] && graph_has(root->children[role], node))
             return true;
     return false;
 }
 
-static int check_no_loop(const struct blk_node *parent, const struct blk_node *child,
+int blk_graph_check_loop(const struct blk_node *parent, const struct blk_node *child,
                          struct blk_error *err)
 {
-    if (!blk_graph_has(child, parent))
+    if (!graph_has(child, parent))
         return 0;
     return blk_fail_why(err, ELOOP, "it is above it", "putting '%s' below '%s'", child->name,
                         parent->name);
@@ -35,7 +36,7 @@ static int count_edges(struct blk_node *parent, const struct blk_node *from,
         struct blk_node *child = parent->children[role];
         if (child == from) {
             ++*count;
-            ret = to ? check_no_loop(parent, to, err) : 0;
+            ret = to ? blk_graph_check_loop(parent, to, err) : 0;
         } else if (child && child != to) {
             ret = count_edges(child, from, to, count, err);
         }

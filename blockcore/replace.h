@@ -11,8 +11,9 @@
 #include "blockcore/error.h"
 #include "blockcore/node.h"
 
-/* Whether `node` is in the graph of `root`, or `root` itself. */
-bool blk_graph_has(const struct blk_node *root, const struct blk_node *node);
+/* -ELOOP when an edge from `parent` to `child` would make a loop: `parent` is in child's graph. */
+int blk_graph_check_loop(const struct blk_node *parent, const struct blk_node *child,
+                         struct blk_error *err);
 
 /*
  * Leads every edge of root's graph that leads to `from` to `to` instead (NULL: removes it), all of

@@ -12,10 +12,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "blockcore/bytes.h"
 #include "blockcore/cancel.h"
+#include "blockcore/clock.h"
 #include "cmd/common/common.h"
 
 static int run(int argc, char **argv);
@@ -163,17 +163,9 @@ static int run_threads(struct bench *bench, struct blk_error *err)
     return bench->ret;
 }
 
-static double seconds_since(const struct timespec *start)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (double)(now.tv_sec - start->tv_sec) + (double)(now.tv_nsec - start->tv_nsec) / 1e9;
-}
-
 static int measure(struct bench *bench, struct blk_error *err)
 {
     const struct request *request = bench->request;
-    struct timespec start;
 
     void *data = blk_buffer_alloc(u64_max(request->bytes, 1));
     if (!data)
@@ -191,10 +183,10 @@ static int measure(struct bench *bench, struct blk_error *err)
            request->offset, request->step);
     if (request->flush_interval)
         printf("Sending flush every %" PRIu64 " requests\n", request->flush_interval);
-    clock_gettime(CLOCK_MONOTONIC, &start);
+    uint64_t start = blk_now_ns();
     int ret = run_threads(bench, err);
     if (ret == 0)
-        printf("Run completed in %3.3f seconds.\n", seconds_since(&start));
+        printf("Run completed in %3.3f seconds.\n", (double)(blk_now_ns() - start) / 1e9);
 
     pthread_cond_destroy(&bench->changed);
     pthread_mutex_destroy(&bench->mutex);

@@ -8,11 +8,12 @@
  */
 #include <errno.h>
 #include <pthread.h>
-#include <time.h>
 
 #include "blockcore/bytes.h"
 #include "blockcore/cancel.h"
 #include "blockcore/cbw.h"
+#include "blockcore/clock.h"
+#include "blockcore/workers.h"
 #include "cmd/backup/backup.h"
 #include "cmd/common/guest.h"
 
@@ -26,7 +27,7 @@ struct copying {
     struct blk_cbw *cbw;
     const struct blk_dirty_bitmap *mask;
     uint64_t bytes;
-    uint64_t started_ns;
+    struct blk_rate rate;
 
     pthread_mutex_t mutex; /* guards what follows */
     uint64_t next;
@@ -34,25 +35,6 @@ struct copying {
     int ret;
     struct blk_error err;
 };
-
-static uint64_t now_ns(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
-}
-
-/* Sleeps until so many bytes may have been copied; a signal ends the wait. */
-static void keep_to_rate(const struct copying *copying, uint64_t copied_before)
-{
-    uint64_t rate = copying->backup->options->bytes_per_second;
-    double due_ns = rate ? (double)copied_before / (double)rate * 1e9 : 0;
-
-    while ((double)(now_ns() - copying->started_ns) < due_ns && !blk_cancelled()) {
-        struct timespec pause = { .tv_nsec = 5000000 };
-        nanosleep(&pause, NULL);
-    }
-}
 
 /* Hands out the next range to copy; false at the end or after a failure. */
 static bool take_piece(struct copying *copying, uint64_t *offset, uint64_t *bytes,
@@ -84,7 +66,8 @@ static void *copy_pieces(void *argument)
     uint64_t offset, bytes, taken_before;
 
     while (take_piece(copying, &offset, &bytes, &taken_before)) {
-        keep_to_rate(copying, taken_before);
+        while (blk_rate_pause(&copying->rate, taken_before) && !blk_cancelled())
+            continue;
         int ret = blk_cancelled() ? blk_fail_why(&err, ECANCELED, "stopped by a signal", "backup")
                                   : blk_cbw_save(copying->cbw, offset, bytes, &err);
         if (ret == 0)
@@ -107,18 +90,11 @@ static int copy_all(struct backup *backup, struct backup_disk *disk, struct blk_
         .cbw = cbw,
         .mask = disk->mask,
         .bytes = disk->bytes,
-        .started_ns = now_ns(),
+        .rate = { backup->options->bytes_per_second, blk_now_ns() },
     };
-    pthread_t threads[16];
-    unsigned started = 0;
 
     pthread_mutex_init(&copying.mutex, NULL);
-    while (started + 1 < backup->options->workers &&
-           pthread_create(&threads[started], NULL, copy_pieces, &copying) == 0)
-        started++;
-    copy_pieces(&copying);
-    while (started)
-        pthread_join(threads[--started], NULL);
+    blk_run_workers(backup->options->workers, copy_pieces, &copying);
     pthread_mutex_destroy(&copying.mutex);
     if (copying.ret < 0 && err)
         *err = copying.err;

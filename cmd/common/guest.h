@@ -12,7 +12,8 @@ struct guest;
 
 /*
  * Opens the file of commands. Nothing runs yet. -errno when it cannot be read, -EINVAL when it is a
- * regular file with a line that is no command or not for a guest; *guest is NULL then. The caller ends it with guest_free().
+ * regular file with a line that is no command or not for a guest; *guest is NULL then. The caller
+ * ends it with guest_free().
  */
 int guest_open(const char *commands, struct guest **guest, struct blk_error *err);
 

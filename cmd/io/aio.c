@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "blockcore/clock.h"
 #include "blockcore/io.h"
 #include "blockcore/memory.h"
 #include "cmd/io/request.h"
@@ -37,7 +38,7 @@ static void run_read(void *opaque)
     if (ret < 0)
         printf("readv failed: %s\n", strerror(-ret));
     else
-        ret = io_request_report_read(request, io_now() - aio->start);
+        ret = io_request_report_read(request, blk_now_ns() - aio->start);
     aio_done(aio, ret);
 }
 
@@ -54,7 +55,7 @@ static void run_write(void *opaque)
     if (ret < 0)
         printf("aio_write failed: %s\n", strerror(-ret));
     else
-        io_request_report(request, "wrote", io_now() - aio->start);
+        io_request_report(request, "wrote", blk_now_ns() - aio->start);
     aio_done(aio, ret);
 }
 
@@ -67,7 +68,7 @@ static int submit(struct io_session *session, const struct io_request *request,
         .session = session,
         .node = session->node,
         .request = *request,
-        .start = io_now(),
+        .start = blk_now_ns(),
     };
     int ret = io_pool_submit(session->pool, run, aio);
     if (ret < 0) {

@@ -82,9 +82,6 @@ int io_parse_bytes(const char *text, uint64_t *bytes);
 
 /* ---- results: report.c ---- */
 
-/* A moment, in nanoseconds. */
-uint64_t io_now(void);
-
 /* "64 KiB", "1.500 MiB", "100 bytes": three decimals unless they are zero, as in qemu-io. */
 void io_format_bytes(double bytes, char out[64]);
 

@@ -2,19 +2,11 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
-#include <time.h>
 
 #include "blockcore/bytes.h"
 #include "cmd/io/io.h"
 
 #define DUMP_LINE_BYTES 16
-
-uint64_t io_now(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
-}
 
 void io_format_bytes(double bytes, char out[64])
 {

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "blockcore/bytes.h"
+#include "blockcore/clock.h"
 #include "blockcore/io.h"
 #include "cmd/io/request.h"
 
@@ -31,9 +32,9 @@ static int read_request(struct io_session *session, const struct io_request_form
     if (ret < 0)
         return ret;
 
-    uint64_t start = io_now();
+    uint64_t start = blk_now_ns();
     ret = blk_pread(session->node, request.offset, request.bytes, request.data, NULL);
-    uint64_t elapsed = io_now() - start;
+    uint64_t elapsed = blk_now_ns() - start;
     if (ret < 0)
         request_failed(form->vectored ? "readv" : "read", ret);
     else
@@ -90,9 +91,9 @@ static int write_request(struct io_session *session, const struct io_request_for
     if (ret == 0 && !request.zero)
         ret = io_request_alloc_write(&request, session);
     if (ret == 0) {
-        uint64_t start = io_now();
+        uint64_t start = blk_now_ns();
         ret = run_write(session, &request);
-        uint64_t elapsed = io_now() - start;
+        uint64_t elapsed = blk_now_ns() - start;
         if (ret < 0)
             request_failed(form->vectored ? "writev" : "write", ret);
         else
@@ -124,9 +125,9 @@ int io_discard(struct io_session *session, int argc, char **argv)
     if (ret < 0)
         return ret;
 
-    uint64_t start = io_now();
+    uint64_t start = blk_now_ns();
     ret = blk_discard(session->node, request.offset, request.bytes, NULL);
-    uint64_t elapsed = io_now() - start;
+    uint64_t elapsed = blk_now_ns() - start;
     if (ret < 0)
         return request_failed("discard", ret);
     io_request_report(&request, "discard", elapsed);

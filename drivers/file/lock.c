@@ -12,6 +12,7 @@
 #include <time.h>
 
 #include "blockcore/cancel.h"
+#include "blockcore/clock.h"
 #include "blockcore/error.h"
 #include "blockcore/sys.h"
 #include "drivers/file/file.h"
@@ -136,9 +137,7 @@ static int try_once(int fd, unsigned wanted, unsigned missing, const char *name,
 
 static double seconds_now(void)
 {
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
+    return (double)blk_now_ns() / 1e9;
 }
 
 /*
@@ -147,9 +146,7 @@ static double seconds_now(void)
  */
 static void pause_before_retry(void)
 {
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    struct timespec pause = { .tv_nsec = RETRY_NS + now.tv_nsec % RETRY_NS };
+    struct timespec pause = { .tv_nsec = RETRY_NS + (long)(blk_now_ns() % RETRY_NS) };
     nanosleep(&pause, NULL);
 }
 

@@ -249,10 +249,8 @@ static int make_successor(struct making *making, const struct stat *old)
         return 0;
 
     making->fd = open_new(t, making->flags, making->create->cache, old->st_mode & 0700);
-    if (making->fd < 0) {
-        ret = making->fd;
-        return ret == -EACCES || ret == -EPERM || ret == -EROFS ? 0 : ret;
-    }
+    if (making->fd < 0)
+        return is_refusal(-making->fd) ? 0 : making->fd;
     ret = file_copy_attributes(t->old_fd, making->fd);
     if (ret == 0)
         return 1;
