@@ -9,6 +9,7 @@
 
 #include "blockcore/bytes.h"
 #include "blockcore/memory.h"
+#include "cmd/common/backing.h"
 #include "cmd/common/common.h"
 #include "cmd/common/same_file.h"
 
@@ -49,13 +50,9 @@ static int look_at_backing(const struct request *request, const char *name, cons
     int status = EXIT_OK;
 
     args.format = format;
-    if (image_open(&args, name, BLK_NO_IO, NULL, &backing, &err) < 0) {
-        blk_context(&err, "the backing file of '%s'", request->filename);
+    if (backing_open(&args, name, BLK_NO_IO, request->filename, &backing, &err) < 0)
         return report_error(&err);
-    }
-    if (check_apart(backing, request->filename, false, &err) < 0) {
-        status = report_error(&err);
-    } else if (!format) {
+    if (!format) {
         status = report_failure("creating '%s': a backing file needs its format (-F); '%s' looks "
                                 "like %s", request->filename, name, backing->driver->name);
     } else if (!blk_options_peek(options, "size")) {

@@ -10,7 +10,7 @@
 #include "blockcore/io.h"
 #include "blockcore/memory.h"
 #include "cmd/backup/backup.h"
-#include "cmd/common/backing_name.h"
+#include "cmd/common/backing.h"
 #include "cmd/common/same_file.h"
 
 /* Whether any of the bitmaps counts from that backup. A union covers what each of them does. */
@@ -113,36 +113,21 @@ int backup_check_base(const struct backup_options *options, struct backup_disk *
     return blk_close(root, NULL, err);
 }
 
-/* Whether the layer of `node` itself holds something; *offset is where. */
-static int find_own_data(struct blk_node *node, bool *found, uint64_t *offset,
-                         struct blk_error *err)
+/* What the layer of `node` itself holds would show beside the backup. */
+static int check_empty(struct blk_node *node, struct blk_error *err)
 {
     struct blk_extent extent;
 
-    *found = false;
-    for (*offset = 0; *offset < blk_size(node); *offset += extent.bytes) {
-        int ret = blk_block_status(node, *offset, blk_size(node) - *offset, 0, &extent, err);
+    for (uint64_t offset = 0; offset < blk_size(node); offset += extent.bytes) {
+        int ret = blk_block_status(node, offset, blk_size(node) - offset, 0, &extent, err);
         if (ret < 0)
             return ret;
-        *found = extent.flags & BLK_EXT_ALLOCATED;
-        if (*found)
-            return 0;
+        if (extent.flags & BLK_EXT_ALLOCATED)
+            return blk_fail_why(err, EINVAL,
+                                "it is no backup, and holds data of its own (--trust takes it all "
+                                "the same)", "target '%s' at offset %" PRIu64, node->name, offset);
     }
     return 0;
-}
-
-/* What it holds would show beside the backup. */
-static int check_empty(struct blk_node *node, struct blk_error *err)
-{
-    uint64_t offset;
-    bool found;
-
-    int ret = find_own_data(node, &found, &offset, err);
-    return ret == 0 && found ? blk_fail_why(err, EINVAL,
-                                            "it is no backup, and holds data of its own (--trust "
-                                            "takes it all the same)",
-                                            "target '%s' at offset %" PRIu64, node->name, offset)
-                             : ret;
 }
 
 int backup_check_existing(const struct backup_options *options, struct backup_disk *disk,

@@ -4,7 +4,6 @@
  */
 #include <errno.h>
 #include <fcntl.h>
-#include <libgen.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,26 +11,13 @@
 
 #include "blockcore/memory.h"
 #include "cmd/backup/backup.h"
+#include "cmd/common/folder.h"
 
 static int close_root(struct blk_node **root, struct blk_close_report *report,
                       struct blk_error *err)
 {
     int ret = blk_close(*root, report, err);
     *root = NULL;
-    return ret;
-}
-
-/* Makes what was done to the names in the file's folder durable. */
-static int sync_folder(const char *file, struct blk_error *err)
-{
-    BLK_AUTOFREE char *copy = blk_xstrdup(file);
-    const char *folder = dirname(copy);
-    int fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-
-    if (fd < 0)
-        return blk_fail(err, errno, "opening folder '%s'", folder);
-    int ret = fsync(fd) == 0 ? 0 : blk_fail(err, errno, "syncing folder '%s'", folder);
-    close(fd);
     return ret;
 }
 
@@ -50,7 +36,7 @@ int backup_name_target(struct backup *backup, struct backup_disk *disk, struct b
                       RENAME_NOREPLACE) < 0)
             return blk_fail(err, errno, "renaming '%s' to '%s'", disk->partial_name,
                             disk->target_name);
-        int ret = sync_folder(disk->target_name, err);
+        int ret = sync_folder_of(disk->target_name, err);
         if (ret < 0)
             return ret;
     }
@@ -117,7 +103,7 @@ static void remove_target(const struct backup_options *options, struct backup_di
     struct blk_error err = BLK_ERROR_INIT;
     if (unlink(disk->target_name) < 0 && errno != ENOENT)
         report_failure("removing the failed target '%s': %s", disk->target_name, strerror(errno));
-    else if (sync_folder(disk->target_name, &err) < 0)
+    else if (sync_folder_of(disk->target_name, &err) < 0)
         report_error(&err);
 }
 

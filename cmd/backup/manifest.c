@@ -21,23 +21,10 @@ static json_t *id_text(const struct blk_id *id)
     return json_string(text);
 }
 
-static json_t *close_entries(const struct blk_close_report *report)
+static json_t *close_steps(const struct blk_close_report *report)
 {
     json_t *list = json_array();
-
-    for (size_t i = 0; i < report->count; i++) {
-        const struct blk_close_entry *entry = &report->entries[i];
-        json_t *one = json_object();
-        json_object_set_new(one, "node", json_text(entry->node));
-        json_object_set_new(one, "driver", json_string(entry->driver));
-        json_object_set_new(one, "step", json_string(entry->step));
-        if (entry->detail)
-            json_object_set_new(one, "detail", json_text(entry->detail));
-        json_object_set_new(one, "outcome", json_string(blk_outcome_name(entry->outcome)));
-        if (entry->message)
-            json_object_set_new(one, "message", json_text(entry->message));
-        json_array_append_new(list, one);
-    }
+    report_close_json(report, list);
     return list;
 }
 
@@ -59,8 +46,8 @@ static json_t *describe(const struct backup *backup, const struct backup_disk *d
         json_object_set_new(one, "digest", json_string(disk->digest));
     json_object_set_new(one, "verified", json_boolean(backup->options->verify));
     json_object_set_new(one, "target-complete", json_boolean(disk->target_complete));
-    json_object_set_new(one, "target-close", close_entries(&disk->target_report));
-    json_object_set_new(one, "source-close", close_entries(&disk->source_report));
+    json_object_set_new(one, "target-close", close_steps(&disk->target_report));
+    json_object_set_new(one, "source-close", close_steps(&disk->source_report));
     return one;
 }
 

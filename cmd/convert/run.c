@@ -13,6 +13,7 @@
 #include "blockcore/copy.h"
 #include "blockcore/memory.h"
 #include "blockcore/options.h"
+#include "cmd/common/backing.h"
 #include "cmd/common/same_file.h"
 #include "cmd/convert/convert.h"
 
@@ -65,11 +66,7 @@ static int look_at_backing(const struct convert_options *o, const char *name,
     struct image_args args = { .format = o->backing_format, .lock_wait = o->target.lock_wait };
     struct blk_node *backing;
 
-    int ret = image_open(&args, name, 0, NULL, &backing, err);
-    if (ret == 0)
-        ret = check_apart(backing, o->output, false, err);
-    if (ret < 0)
-        blk_context(err, "the backing file of '%s'", o->output);
+    int ret = backing_open(&args, name, 0, o->output, &backing, err);
     blk_drop(backing);
     return ret;
 }

@@ -8,7 +8,7 @@
 #include "blockcore/copy.h"
 #include "blockcore/difference.h"
 #include "blockcore/memory.h"
-#include "cmd/common/backing_name.h"
+#include "cmd/common/backing.h"
 #include "cmd/mirror/mirror.h"
 
 /* ---- the proof ---- */

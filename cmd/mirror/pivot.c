@@ -4,7 +4,7 @@
 
 #include "blockcore/cancel.h"
 #include "blockcore/memory.h"
-#include "cmd/common/backing_name.h"
+#include "cmd/common/backing.h"
 #include "cmd/common/same_file.h"
 #include "cmd/mirror/mirror.h"
 

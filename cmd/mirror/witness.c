@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "blockcore/memory.h"
+#include "cmd/common/folder.h"
 #include "cmd/mirror/mirror.h"
 
 #define BEGIN_PREFIX "{\"state\":\"begin\""
@@ -73,17 +74,6 @@ void witness_close(struct pivot *pivot)
 }
 
 /* ---- writing ---- */
-
-static int sync_folder_of(const char *filename)
-{
-    BLK_AUTOFREE char *copy = blk_xstrdup(filename);
-    int fd = open(dirname(copy), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (fd < 0)
-        return -errno;
-    int ret = fsync(fd) < 0 ? -errno : 0;
-    close(fd);
-    return ret;
-}
 
 /* Makes the file end with that line at `offset`, durably. */
 static int write_line(int fd, off_t offset, const char *line)
@@ -173,7 +163,7 @@ int witness_begin(struct pivot *pivot, struct blk_error *err)
     if (ret == 0)
         ret = write_line(pivot->witness_fd, 0, line);
     if (ret == 0)
-        ret = sync_folder_of(pivot->witness);
+        ret = sync_folder_of(pivot->witness, NULL);
     if (ret < 0) {
         failed(pivot, -ret, "writing", err);
         if (ftruncate(pivot->witness_fd, 0) < 0 || fsync(pivot->witness_fd) < 0)
