@@ -37,8 +37,8 @@ static size_t words_bytes(uint64_t bits)
 }
 
 /*
- * Words of zeroes: the system's zero page until they are touched. Large arrays are aligned so that the system may use
- * huge pages, where it would otherwise fault for every 32 Ki bits.
+ * Words of zeroes: the system's zero page until they are touched. Large arrays are aligned so that
+ * the system may use huge pages, where it would otherwise fault for every 32 Ki bits.
  */
 static atomic_uint_fast64_t *allocate_words(uint64_t bits)
 {
@@ -274,8 +274,9 @@ static bool any_dirty(const struct blk_dirty_bitmap *bitmap, uint64_t first, uin
 }
 
 /*
- * Of equal shape: word by word. Nobody else changes `to`, so no word needs a locked instruction; and stretches that
- * are not clean are merged without a branch, which scattered bits would have mispredicted half of the time.
+ * Of equal shape: word by word. Nobody else changes `to`, so no word needs a locked instruction;
+ * and stretches that are not clean are merged without a branch, which scattered bits would have
+ * mispredicted half of the time.
  */
 static void merge_words(struct blk_dirty_bitmap *to, const struct blk_dirty_bitmap *from)
 {

@@ -152,7 +152,9 @@ static int switch_set(const struct blk_change *changes, size_t count, struct blk
         struct blk_node *node = change->node;
         switched[done] = (struct switched){ node, blk_is_writable(node), node->cache };
         ret = switch_access(node, change->writable, change->cache, err);
-        /* A way down that fails has switched upper levels; a way up has put back what it switched. */
+        /*
+         * A way down that fails has switched upper levels; a way up has put back what it switched.
+         */
         if (ret == 0 || !change->writable)
             done++;
     }

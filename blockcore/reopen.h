@@ -1,6 +1,6 @@
 /*
- * Reopening nodes with other access, cache modes, options or backing nodes as a transaction, level by
- * level.
+ * Reopening nodes with other access, cache modes, options or backing nodes as a transaction, level
+ * by level.
  */
 #ifndef BLOCKCORE_REOPEN_H
 #define BLOCKCORE_REOPEN_H

@@ -1,8 +1,9 @@
 /*
  * blkimg bitmap: changes the persistent dirty bitmaps of an image, or lists them.
  *
- * All actions happen in memory, in the order given; the close then stores the result by one switch of the image's
- * header. So either all of them are in the image afterwards or none, and the exit status says which.
+ * All actions happen in memory, in the order given; the close then stores the result by one switch
+ * of the image's header. So either all of them are in the image afterwards or none, and the exit
+ * status says which.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -35,7 +36,10 @@ static int default_granularity(struct blk_node *node, uint64_t *granularity, str
     return ret;
 }
 
-/* The bitmap does not mark all that changed since its last backup: no incremental backup may build on that one. */
+/*
+ * The bitmap does not mark all that changed since its last backup: no incremental backup may build
+ * on that one.
+ */
 static void break_chain(struct blk_node *node, const char *name)
 {
     struct blk_identity identity;
@@ -283,7 +287,8 @@ static json_t *describe(enum output_format output, const char *filename, const c
 }
 
 /*
- * Runs the actions. If one fails, nothing was written yet: the graph is dropped and the image is what it was.
+ * Runs the actions. If one fails, nothing was written yet: the graph is dropped and the image is
+ * what it was.
  */
 static int change_bitmaps(struct request *request, const struct steps *steps,
                           const char *filename, struct blk_node *source_root,

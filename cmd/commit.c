@@ -1,9 +1,9 @@
 /*
  * blkimg commit: writes what an overlay holds into a base of its backing chain.
  *
- * The overlay hides the base where it has data of its own, so its guest view does not change while the base is
- * written. It is emptied only after the base is flushed and its bitmaps are stored; killed before, both are
- * whole and the commit can be run again.
+ * The overlay hides the base where it has data of its own, so its guest view does not change while
+ * the base is written. It is emptied only after the base is flushed and its bitmaps are stored;
+ * killed before, both are whole and the commit can be run again.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -39,13 +39,16 @@ static bool same_file_name(const char *a, const char *b)
     return strcmp(a, b) == 0 || (real_a && real_b && strcmp(real_a, real_b) == 0);
 }
 
-/* Whether the backing file of `overlay` is what the user calls `name`: as in the header, or a path to it. */
+/*
+ * Whether the backing file of `overlay` is what the user calls `name`: as in the header, or a path
+ * to it.
+ */
 static bool is_called(const struct blk_node *overlay, struct blk_node *backing, const char *name)
 {
     if (overlay->backing_name && strcmp(overlay->backing_name, name) == 0)
         return true;
-    BLK_AUTOFREE char *beside = blk_resolve_backing_name(blk_bottom((struct blk_node *)overlay)->name,
-                                                         name);
+    BLK_AUTOFREE char *beside =
+        blk_resolve_backing_name(blk_bottom((struct blk_node *)overlay)->name, name);
     return same_file_name(blk_bottom(backing)->name, name) ||
            same_file_name(blk_bottom(backing)->name, beside);
 }
@@ -213,7 +216,8 @@ static int run(int argc, char **argv)
     const struct cmd_option options[] = {
         IMAGE_OPTIONS(&image),
         { 't', NULL, CMD_STRING, &cache, "CACHE", "cache mode of the images" },
-        { 'b', NULL, CMD_STRING, &base_name, "BASE", "image of the chain to commit into; implies -d" },
+        { 'b', NULL, CMD_STRING, &base_name, "BASE",
+          "image of the chain to commit into; implies -d" },
         { 'r', NULL, CMD_SIZE, &rate, "BYTES", "copy at most so much in a second" },
         { 'd', NULL, CMD_FLAG, &commit.keep_top, NULL, "do not empty the overlay afterwards" },
         { 0, "bitmaps", CMD_FLAG, &commit.merge_bitmaps, NULL,

@@ -38,8 +38,8 @@ struct request {
 /* ---- the backing file ---- */
 
 /*
- * Opens the backing file, which shows that it is one and that nothing of its chain will be replaced,
- * and takes its size where none is given. Returns an exit status.
+ * Opens the backing file, which shows that it is one and that nothing of its chain will be
+ * replaced, and takes its size where none is given. Returns an exit status.
  */
 static int look_at_backing(const struct request *request, const char *name, const char *format,
                            struct blk_options *options)

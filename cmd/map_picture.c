@@ -105,11 +105,8 @@ static int fill(struct picture *picture, struct blk_node *root, struct blk_error
         if (ret < 0)
             return ret;
         bool zero = extent.flags & BLK_EXT_ZERO || !(extent.flags & BLK_EXT_DATA);
-        add(picture, at, extent.bytes,
-            !zero                                 ? CELL_DATA
-            : extent.flags & BLK_EXT_ALLOCATED ? CELL_ZERO
-                                                  : CELL_NOTHING,
-            extent.depth);
+        enum cell_kind decided = extent.flags & BLK_EXT_ALLOCATED ? CELL_ZERO : CELL_NOTHING;
+        add(picture, at, extent.bytes, zero ? decided : CELL_DATA, extent.depth);
     }
     return 0;
 }

@@ -48,7 +48,9 @@ static const char *read_command(FILE *commands, char **line, size_t *capacity)
     return *line + strspn(*line, " ");
 }
 
-/* What comes from a FIFO cannot be looked at beforehand: there the guest goes on after a bad line. */
+/*
+ * What comes from a FIFO cannot be looked at beforehand: there the guest goes on after a bad line.
+ */
 static int check_commands(FILE *commands, const char *name, struct blk_error *err)
 {
     BLK_AUTOFREE char *line = NULL;

@@ -97,7 +97,9 @@ int image_load_snapshot(struct blk_node *node, const char *text, struct blk_erro
                    : 0;
 }
 
-/* What file nodes get by default, wherever they are in the graph; the caller frees. NULL: nothing. */
+/*
+ * What file nodes get by default, wherever they are in the graph; the caller frees. NULL: nothing.
+ */
 static struct blk_options *file_defaults(const struct image_args *args)
 {
     if (!args->lock_wait.given && !args->aio)

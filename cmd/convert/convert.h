@@ -69,8 +69,8 @@ int convert_finish(struct convert_sources *sources, struct blk_node *target, int
 /* ---- bitmaps.c ---- */
 
 /*
- * Before the target is made: sees that the source's persistent bitmaps can be read, and loads them. Inconsistent ones
- * are an error, or left out if the user chose so.
+ * Before the target is made: sees that the source's persistent bitmaps can be read, and loads them.
+ * Inconsistent ones are an error, or left out if the user chose so.
  */
 int convert_load_bitmaps(const struct convert_options *options, struct blk_node *source,
                          struct blk_error *err);

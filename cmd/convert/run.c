@@ -59,7 +59,9 @@ static int refuse_without_format(const struct convert_options *o, struct blk_err
     return blk_fail_why(err, EINVAL, why, "backing file '%s'", o->backing);
 }
 
-/* A target that is written in place is lost once it is begun: what is wrong has to come out before. */
+/*
+ * A target that is written in place is lost once it is begun: what is wrong has to come out before.
+ */
 static int look_at_backing(const struct convert_options *o, const char *name,
                            struct blk_error *err)
 {

@@ -50,7 +50,9 @@ static int read_locking(const char *text, enum file_locking *mode, struct blk_er
                 : 0;
 }
 
-/* QEMU's ways of doing asynchronous I/O. There is no native one: scripts that name it get threads. */
+/*
+ * QEMU's ways of doing asynchronous I/O. There is no native one: scripts that name it get threads.
+ */
 static int read_aio(const char *text, bool *uring, struct blk_error *err)
 {
     *uring = text && strcmp(text, "io_uring") == 0;

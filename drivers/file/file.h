@@ -117,8 +117,8 @@ int file_init(struct blk_node *node, int fd, const struct stat *st, const struct
               const struct file_settings *settings, struct blk_error *err);
 
 /*
- * Whole transfers from and to a buffer that is aligned as the file needs it: 0 or -errno. Reads past
- * the end of the file give zeroes.
+ * Whole transfers from and to a buffer that is aligned as the file needs it: 0 or -errno. Reads
+ * past the end of the file give zeroes.
  */
 int file_read(const struct file_state *s, uint64_t offset, uint64_t bytes, void *buf,
               uint32_t alignment);

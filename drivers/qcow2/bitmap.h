@@ -5,11 +5,12 @@
  *   bitmap_load.c        the node's set of bitmaps from the directory; bits from their tables
  *   bitmap_in_use.c      in_use before the first recorded write (C5), and room for the store
  *   bitmap_store.c       storing the set by one switch of the header (C4)
- *   bitmap_reopen.c      what becomes of each bitmap, in memory and in the image, when a node becomes writable
+ *   bitmap_reopen.c      what becomes of each bitmap, in memory and in the image, when a node
+ *                        becomes writable
  *   bitmap_apply.c       what changes when an internal snapshot is applied
  *
- * The extension in the header names the directory; it counts only while autoclear bit 0 is set. A bitmap that is
- * in_use on the medium when it is opened has missed writes: inconsistent.
+ * The extension in the header names the directory; it counts only while autoclear bit 0 is set. A
+ * bitmap that is in_use on the medium when it is opened has missed writes: inconsistent.
  */
 #ifndef DRIVERS_QCOW2_BITMAP_H
 #define DRIVERS_QCOW2_BITMAP_H
@@ -52,14 +53,17 @@ struct qcow2_bitmap_directory {
 /* ---- bitmap_directory.c ---- */
 
 /*
- * Reads the directory that the header names; empty when there is none or it does not count. Checks every size,
- * offset and name; nothing of the tables is read. The caller frees it, also after a failure.
+ * Reads the directory that the header names; empty when there is none or it does not count. Checks
+ * every size, offset and name; nothing of the tables is read. The caller frees it, also after a
+ * failure.
  */
 int qcow2_bitmap_directory_read(struct blk_node *node, struct qcow2_bitmap_directory *directory,
                                 struct blk_error *err);
 void qcow2_bitmap_directory_free(struct qcow2_bitmap_directory *directory);
 
-/* The stored form, padded to whole sectors; malloc()ed. *bytes is the length without that padding. */
+/*
+ * The stored form, padded to whole sectors; malloc()ed. *bytes is the length without that padding.
+ */
 int qcow2_bitmap_directory_encode(const struct qcow2_bitmap_directory *directory, uint8_t **buf,
                                   uint64_t *bytes, struct blk_error *err);
 
@@ -82,23 +86,24 @@ json_t *qcow2_bitmaps_info(struct blk_node *node);
 /* ---- bitmap_in_use.c ---- */
 
 /*
- * The driver's bitmaps_track: sets room for the store aside, and in_use on all enabled bitmaps; both stable when it
- * returns. After a failure the image's bitmaps are what they were, or the error says that they may not be.
+ * The driver's bitmaps_track: sets room for the store aside, and in_use on all enabled bitmaps;
+ * both stable when it returns. After a failure the image's bitmaps are what they were, or the error
+ * says that they may not be.
  */
 int qcow2_bitmaps_track(struct blk_node *node, struct blk_error *err);
 
 /*
- * Before the disk changes to `size`, and so what all bitmaps stand for: sees that every one can follow, loads them, and
- * sets in_use on every one, enabled or not. The next store clears it.
+ * Before the disk changes to `size`, and so what all bitmaps stand for: sees that every one can
+ * follow, loads them, and sets in_use on every one, enabled or not. The next store clears it.
  */
 int qcow2_bitmaps_suspend(struct blk_node *node, uint64_t size, struct blk_error *err);
 
 /* ---- bitmap_store.c ---- */
 
 /*
- * Stores what changed: data and tables, then a new directory with in_use clear, then the switch, then the old is freed. Does
- * nothing when nothing changed. After a failure before the switch the image's directory is what it was.
- * `report` (may be NULL) gets an entry a bitmap.
+ * Stores what changed: data and tables, then a new directory with in_use clear, then the switch,
+ * then the old is freed. Does nothing when nothing changed. After a failure before the switch the
+ * image's directory is what it was. `report` (may be NULL) gets an entry a bitmap.
  */
 int qcow2_bitmaps_store(struct blk_node *node, struct blk_close_report *report,
                         struct blk_error *err);
@@ -106,17 +111,18 @@ int qcow2_bitmaps_store(struct blk_node *node, struct blk_close_report *report,
 /* ---- bitmap_reopen.c ---- */
 
 /*
- * Before a node becomes writable: the image may have been changed by others while it was only read. Brings the set in
- * memory in step with the directory that it has now. -ESTALE when more than the bitmaps was changed.
+ * Before a node becomes writable: the image may have been changed by others while it was only read.
+ * Brings the set in memory in step with the directory that it has now. -ESTALE when more than the
+ * bitmaps was changed.
  */
 int qcow2_bitmaps_reopen(struct blk_node *node, struct blk_error *err);
 
 /* ---- bitmap_apply.c ---- */
 
 /*
- * Around the switch to another L1 table of `size` bytes of disk. _begin_apply finds what differs from the active L1 and
- * sees to in_use; _end_apply marks it in all enabled bitmaps, which then have the new size. *changed is NULL where there is
- * nothing to record; the caller frees it.
+ * Around the switch to another L1 table of `size` bytes of disk. _begin_apply finds what differs
+ * from the active L1 and sees to in_use; _end_apply marks it in all enabled bitmaps, which then
+ * have the new size. *changed is NULL where there is nothing to record; the caller frees it.
  */
 int qcow2_bitmaps_begin_apply(struct blk_node *node, const uint64_t *l1, uint32_t l1_entries,
                               uint64_t size, struct blk_dirty_bitmap **changed,

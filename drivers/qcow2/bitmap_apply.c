@@ -1,7 +1,7 @@
 /*
- * What the guest sees change when an internal snapshot is applied: no write that bitmaps could record, so the mappings
- * before and after are compared. A cluster that both have at the same place is the same: nothing that
- * more than one L1 table reaches is ever written over.
+ * What the guest sees change when an internal snapshot is applied: no write that bitmaps could
+ * record, so the mappings before and after are compared. A cluster that both have at the same place
+ * is the same: nothing that more than one L1 table reaches is ever written over.
  */
 #include <errno.h>
 #include <stdlib.h>

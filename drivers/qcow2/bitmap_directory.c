@@ -1,8 +1,8 @@
 /*
  * The bitmap directory: a list of entries of different lengths, each naming a table.
  *
- * An entry: table offset u64, table entries u32, flags u32, type u8, granularity bits u8, name length u16, extra
- * length u32, extra, name, zeroes up to a multiple of 8.
+ * An entry: table offset u64, table entries u32, flags u32, type u8, granularity bits u8, name
+ * length u16, extra length u32, extra, name, zeroes up to a multiple of 8.
  */
 #include <errno.h>
 #include <stdlib.h>

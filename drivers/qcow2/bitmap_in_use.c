@@ -1,13 +1,13 @@
 /*
  * in_use: what the image says of a bitmap that it cannot vouch for (C5).
  *
- * It is set in the live directory, in place: each flag lies in one sector, and a directory of which only some entries
- * are in use yet is merely pessimistic. It is cleared only by a store (bitmap_store.c), whose new directory replaces
- * this one.
+ * It is set in the live directory, in place: each flag lies in one sector, and a directory of which
+ * only some entries are in use yet is merely pessimistic. It is cleared only by a store
+ * (bitmap_store.c), whose new directory replaces this one.
  *
- * Before it is set, the room that the store will need is set aside: clusters with a count that nothing points to, which
- * the file really has. So a disk that becomes full while writes are recorded does not cost a bitmap. A run
- * that is killed leaves them leaked.
+ * Before it is set, the room that the store will need is set aside: clusters with a count that
+ * nothing points to, which the file really has. So a disk that becomes full while writes are
+ * recorded does not cost a bitmap. A run that is killed leaves them leaked.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -21,8 +21,8 @@
 /* ---- room for the store ---- */
 
 /*
- * What storing the set takes at most: bits, tables and directory, whole clusters. Of the enabled bitmaps, or of `all`,
- * for a disk of `size` bytes.
+ * What storing the set takes at most: bits, tables and directory, whole clusters. Of the enabled
+ * bitmaps, or of `all`, for a disk of `size` bytes.
  */
 static uint64_t store_bytes(const struct blk_node *node, bool all, uint64_t size)
 {
@@ -73,8 +73,8 @@ static int reserve(struct blk_node *node, bool all, uint64_t size, struct blk_er
 /* ---- the flag ---- */
 
 /*
- * Sets in_use on what records or did until this run, or on everything. A bitmap that we cannot use misses what is
- * written from now on. Returns whether anything changed.
+ * Sets in_use on what records or did until this run, or on everything. A bitmap that we cannot use
+ * misses what is written from now on. Returns whether anything changed.
  */
 static bool set_in_use(const struct blk_node *node, struct qcow2_bitmap_directory *directory,
                        bool all)

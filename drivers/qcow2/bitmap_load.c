@@ -180,7 +180,10 @@ int qcow2_bitmaps_load(struct blk_node *node, struct blk_error *err)
         if (ret < 0)
             blk_dirty_bitmap_forget(b);
         if (ret == -EINVAL || ret == -EFBIG) {
-            /* Damaged beyond use. It must not keep the image from being written: carried along as in use. */
+            /*
+             * Damaged beyond use. It must not keep the image from being written: carried along as
+             * in use.
+             */
             b->inconsistent = true;
             node->bitmaps->changed = true;
             blk_error_clear(err);

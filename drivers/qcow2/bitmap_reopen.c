@@ -1,10 +1,10 @@
 /*
  * What becomes of each bitmap when a node that was only read becomes writable.
  *
- * While it was only read nothing was recorded here, so the image is the newer of the two, whatever others have done to
- * it meanwhile. The table below has every combination of a bitmap in memory and one of that name in the image. None makes a
- * bitmap valid that may have missed writes: what the image calls in use stays so, and what is no longer in the image
- * is not put back.
+ * While it was only read nothing was recorded here, so the image is the newer of the two, whatever
+ * others have done to it meanwhile. The table below has every combination of a bitmap in memory and
+ * one of that name in the image. None makes a bitmap valid that may have missed writes: what the
+ * image calls in use stays so, and what is no longer in the image is not put back.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -61,7 +61,10 @@ enum combination {
     DIFFERENT,
 };
 
-/* Each gets the bitmap in memory (or NULL) and the entry (or NULL), and returns what the set is to have; NULL: none. */
+/*
+ * Each gets the bitmap in memory (or NULL) and the entry (or NULL), and returns what the set is to
+ * have; NULL: none.
+ */
 typedef struct blk_dirty_bitmap *outcome_fn(struct blk_node *node, struct blk_dirty_bitmap *bitmap,
                                             const struct qcow2_bitmap_entry *entry);
 

@@ -1,9 +1,10 @@
 /*
  * From memory to the image: storing the set.
  *
- * Everything is new beside the old: data and tables, then a directory, made stable together, then one write of the
- * header's sector switches to them (C4), then the old clusters are freed. A failure before the switch leaves the
- * image's bitmaps what they were: in use where they had begun to record, untouched where not.
+ * Everything is new beside the old: data and tables, then a directory, made stable together, then
+ * one write of the header's sector switches to them (C4), then the old clusters are freed. A
+ * failure before the switch leaves the image's bitmaps what they were: in use where they had begun
+ * to record, untouched where not.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -52,8 +53,8 @@ static int allocate(struct blk_node *node, struct places *places, uint64_t bytes
 }
 
 /*
- * Nothing on the medium points to them. A failure here only leaks clusters of an image that has already failed. What
- * was set aside stays so: the store may be tried again.
+ * Nothing on the medium points to them. A failure here only leaks clusters of an image that has
+ * already failed. What was set aside stays so: the store may be tried again.
  */
 static void give_back(struct blk_node *node, struct places *places)
 {
@@ -98,8 +99,8 @@ static bool piece_needs_data(const struct blk_node *node, const struct blk_dirty
 }
 
 /*
- * Writes the pieces that are neither all zeroes nor all ones one after the other from `data` on, and fills
- * the table.
+ * Writes the pieces that are neither all zeroes nor all ones one after the other from `data` on,
+ * and fills the table.
  */
 static int write_pieces(struct blk_node *node, const struct blk_dirty_bitmap *bitmap,
                         uint64_t data, uint8_t *table, struct blk_error *err)
@@ -214,7 +215,10 @@ static size_t count_persistent(const struct blk_node *node)
     return count;
 }
 
-/* Fills `directory` with the entries of all persistent bitmaps; their names and extra data stay the bitmaps' own. */
+/*
+ * Fills `directory` with the entries of all persistent bitmaps; their names and extra data stay the
+ * bitmaps' own.
+ */
 static int make_entries(struct blk_node *node, struct places *places,
                         struct qcow2_bitmap_directory *directory, struct blk_error *err)
 {

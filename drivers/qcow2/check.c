@@ -133,7 +133,8 @@ static int repair_image(struct qcow2_check *check, unsigned repair, struct blk_e
     if (ret < 0)
         return ret;
     result->leaks_fixed = result->leaks - u64_min(left.leaks, result->leaks);
-    result->corruptions_fixed = result->corruptions - u64_min(left.corruptions, result->corruptions);
+    result->corruptions_fixed =
+        result->corruptions - u64_min(left.corruptions, result->corruptions);
     if (left.corruptions || !(repair & BLK_REPAIR_ERRORS))
         return 0;
     return clear_marks(check->node, err);

@@ -1,9 +1,11 @@
 /*
- * The identity of backups as a header extension of our own, which QEMU keeps as it keeps all that it does not know.
+ * The identity of backups as a header extension of our own, which QEMU keeps as it keeps all that
+ * it does not know.
  *
- * Layout: layout version u32 (1), bitmap count u32, backup id, parent id (16 bytes each), then for each bitmap the hash of
- * its name u64 and the id it counts from (16 bytes). It lies in the first sector with the other extensions, so it
- * changes with the directory of the bitmaps, in the same write.
+ * Layout: layout version u32 (1), bitmap count u32, backup id, parent id (16 bytes each), then for
+ * each bitmap the hash of its name u64 and the id it counts from (16 bytes). It lies in the first
+ * sector with the other extensions, so it changes with the directory of the bitmaps, in the same
+ * write.
  */
 #include <errno.h>
 #include <stdlib.h>

@@ -43,7 +43,8 @@ static int read_cache_sizes(struct blk_node *node, struct blk_options *options,
 
     if ((ret = blk_options_get_size(options, "cache-size", &total, err)) < 0 ||
         (ret = blk_options_get_size(options, "l2-cache-size", &settings->l2_cache, err)) < 0 ||
-        (ret = blk_options_get_size(options, "refcount-cache-size", &settings->refcount_cache, err)) < 0)
+        (ret = blk_options_get_size(options, "refcount-cache-size", &settings->refcount_cache,
+                                    err)) < 0)
         return ret;
     if (!has_total)
         return 0;
@@ -52,7 +53,8 @@ static int read_cache_sizes(struct blk_node *node, struct blk_options *options,
                          "only two of cache-size, l2-cache-size and refcount-cache-size can be "
                          "given",
                          err);
-    if ((has_l2 && settings->l2_cache > total) || (has_refcount && settings->refcount_cache > total))
+    if ((has_l2 && settings->l2_cache > total) ||
+        (has_refcount && settings->refcount_cache > total))
         return bad_cache(node, "a part of the cache is larger than cache-size", err);
     if (has_l2)
         settings->refcount_cache = total - settings->l2_cache;

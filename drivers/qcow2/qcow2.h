@@ -134,8 +134,8 @@ int qcow2_header_switch(struct blk_node *node, const struct qcow2_header *next,
                         struct blk_error *err);
 
 /*
- * Writes these bytes of cluster 0, which may tear, and flushes. Requests may be in flight. A failure
- * poisons the image.
+ * Writes these bytes of cluster 0, which may tear, and flushes. Requests may be in flight. A
+ * failure poisons the image.
  */
 int qcow2_header_patch(struct blk_node *node, uint64_t offset, const void *data, size_t bytes,
                        struct blk_error *err);
@@ -385,8 +385,9 @@ int qcow2_alloc_run(struct blk_node *node, uint64_t max_bytes, uint64_t *offset,
 int qcow2_alloc_end(struct blk_node *node, uint64_t bytes, uint64_t *offset, struct blk_error *err);
 
 /*
- * Makes the file have newly allocated clusters that a later epoch writes: a full disk then fails the request that needs
- * them, and not the epoch, which would poison the image. Nothing on a file without a name yet.
+ * Makes the file have newly allocated clusters that a later epoch writes: a full disk then fails
+ * the request that needs them, and not the epoch, which would poison the image. Nothing on a file
+ * without a name yet.
  */
 int qcow2_take_room(struct blk_node *node, uint64_t offset, uint64_t bytes, struct blk_error *err);
 

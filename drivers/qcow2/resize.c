@@ -10,9 +10,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "blockcore/identity.h"
 #include "blockcore/units.h"
 #include "drivers/qcow2/bitmap.h"
-#include "blockcore/identity.h"
 #include "drivers/qcow2/qcow2.h"
 
 /* ---- L1 tables ---- */
@@ -125,7 +125,9 @@ static int free_l2(struct blk_node *node, uint64_t table, struct blk_error *err)
         return qcow2_corrupt(node, err, "an L2 table at the unaligned offset %llu",
                              (unsigned long long)table);
 
-    /* All of it is read first: a part that cannot be read leaves the table, and nothing is freed. */
+    /*
+     * All of it is read first: a part that cannot be read leaves the table, and nothing is freed.
+     */
     for (uint64_t at = 0; at < s->cluster_bytes; at += s->l2_cache.entry_bytes) {
         struct qcow2_table *slice;
         int ret = qcow2_cache_get(node, &s->l2_cache, table + at, &slice, err);

@@ -191,7 +191,8 @@ static void record_copy(struct call *call, uint64_t done)
     char *payload = record + sizeof(struct event_header);
 
     for (uint64_t copied = 0; copied < done;) {
-        ssize_t part = pread(call->source_fd, payload + copied, done - copied, call->source_offset + copied);
+        ssize_t part =
+            pread(call->source_fd, payload + copied, done - copied, call->source_offset + copied);
 
         if (part <= 0) {
             preload_die("cannot read the source of a copy");
@@ -212,7 +213,8 @@ static void record_open(struct call *call)
     if (call->opened != OPENED_KNOWN) {
         record_names(call, types[call->opened]);
     }
-    if ((call->mode & O_TRUNC) && (call->opened == OPENED_KNOWN || call->opened == OPENED_EXISTING)) {
+    if ((call->mode & O_TRUNC) &&
+        (call->opened == OPENED_KNOWN || call->opened == OPENED_EXISTING)) {
         record_plain(call, EVENT_TRUNCATE);
     }
 }

@@ -98,7 +98,8 @@ static void hook_start(void)
     }
     fault_once = once != NULL && strcmp(once, "1") == 0;
     if (count_file != NULL) {
-        count_fd = REAL(openat64)(AT_FDCWD, count_file, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+        count_fd =
+            REAL(openat64)(AT_FDCWD, count_file, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
         if (count_fd < 0) {
             preload_die("cannot open FAULT_COUNT_FILE");
         }
@@ -117,7 +118,8 @@ static void describe(const struct call *call, char line[LINE_BYTES + 1])
     char text[LINE_BYTES];
 
     snprintf(text, sizeof(text), "%s %.40s offset %llu bytes %llu", call_names[call->kind],
-             slash != NULL ? slash + 1 : "-", (unsigned long long)call->offset, (unsigned long long)call->length);
+             slash != NULL ? slash + 1 : "-", (unsigned long long)call->offset,
+             (unsigned long long)call->length);
     snprintf(line, LINE_BYTES + 1, "%-*s\n", LINE_BYTES - 1, text);
 }
 
@@ -143,7 +145,8 @@ static uint64_t count_call(const struct call *call)
 
 static int hook_before(struct call *call)
 {
-    const char *name = call->kind < sizeof(call_names) / sizeof(call_names[0]) ? call_names[call->kind] : NULL;
+    const char *name =
+        call->kind < sizeof(call_names) / sizeof(call_names[0]) ? call_names[call->kind] : NULL;
 
     if (name == NULL || (strcmp(wanted_call, "any") != 0 && strcmp(wanted_call, name) != 0)) {
         return 0;

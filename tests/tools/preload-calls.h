@@ -212,7 +212,9 @@ static uint64_t iov_bytes(const struct iovec *iov, int count)
 /* offset -1: at the descriptor's own position, as write does. */
 static ssize_t interpose_write(int fd, const struct iovec *iov, int count, off_t offset, int flags)
 {
-    struct call call = {.kind = CALL_WRITE, .fd = fd, .entry = preload_fd(fd), .iov = iov, .iov_count = count};
+    struct call call = {
+        .kind = CALL_WRITE, .fd = fd, .entry = preload_fd(fd), .iov = iov, .iov_count = count
+    };
 
     if (!(call.entry.facts & FD_WATCHED)) {
         return offset >= 0 || flags != 0 ? REAL(pwritev64v2)(fd, iov, count, offset, flags)
@@ -232,8 +234,9 @@ static ssize_t interpose_write(int fd, const struct iovec *iov, int count, off_t
     } else {
         call.offset = lseek(fd, 0, SEEK_CUR);
     }
-    return BETWEEN_HOOKS(call, offset >= 0 || flags != 0 ? REAL(pwritev64v2)(fd, iov, count, offset, flags)
-                                                         : REAL(writev)(fd, iov, count));
+    return BETWEEN_HOOKS(call, offset >= 0 || flags != 0
+                                   ? REAL(pwritev64v2)(fd, iov, count, offset, flags)
+                                   : REAL(writev)(fd, iov, count));
 }
 
 ssize_t write(int fd, const void *data, size_t bytes)
@@ -248,7 +251,10 @@ ssize_t writev(int fd, const struct iovec *iov, int count)
     return interpose_write(fd, iov, count, -1, 0);
 }
 
-/* A negative offset is the caller's mistake; libc answers it, and it must not become "own position". */
+/*
+ * A negative offset is the caller's mistake; libc answers it, and it must not become "own
+ * position".
+ */
 #define POSITIONED_WRITE(fd, iov, count, offset, flags) \
     ((offset) < 0 ? (errno = EINVAL, (ssize_t)-1) : interpose_write(fd, iov, count, offset, flags))
 
@@ -291,7 +297,8 @@ static uint64_t offset_or_position(int fd, const off64_t *offset)
     return offset != NULL ? (uint64_t)*offset : (uint64_t)lseek(fd, 0, SEEK_CUR);
 }
 
-ssize_t copy_file_range(int source, off64_t *source_offset, int fd, off64_t *offset, size_t bytes, unsigned flags)
+ssize_t copy_file_range(int source, off64_t *source_offset, int fd, off64_t *offset, size_t bytes,
+                        unsigned flags)
 {
     struct call call = {.kind = CALL_COPY, .fd = fd, .entry = preload_fd(fd), .source_fd = source};
 
@@ -302,7 +309,8 @@ ssize_t copy_file_range(int source, off64_t *source_offset, int fd, off64_t *off
     call.offset = offset_or_position(fd, offset);
     call.source_offset = offset_or_position(source, source_offset);
     call.synced = call.entry.facts & FD_SYNCED_WRITES;
-    return BETWEEN_HOOKS(call, REAL(copy_file_range)(source, source_offset, fd, offset, bytes, flags));
+    return BETWEEN_HOOKS(call,
+                         REAL(copy_file_range)(source, source_offset, fd, offset, bytes, flags));
 }
 
 static ssize_t interpose_sendfile(int fd, int source, off64_t *source_offset, size_t bytes)
@@ -567,11 +575,15 @@ int linkat(int old_fd, const char *old, int new_fd, const char *new, int flags)
     if (!resolve_name(new_fd, new, new_path) || !path_in_watched_folder(new_path)) {
         return REAL(linkat)(old_fd, old, new_fd, new, flags);
     }
-    /* The old name may be empty (AT_EMPTY_PATH) or a /proc link: the inode tells which file it is. */
+    /*
+     * The old name may be empty (AT_EMPTY_PATH) or a /proc link: the inode tells which file it is.
+     */
     if (!resolve_name(old_fd, old, old_path)) {
         old_path[0] = '\0';
     }
-    bool known = fstatat(old_fd, old, &st, (flags & AT_EMPTY_PATH) | (flags & AT_SYMLINK_FOLLOW ? 0 : AT_SYMLINK_NOFOLLOW)) == 0;
+    bool known = fstatat(old_fd, old, &st,
+                         (flags & AT_EMPTY_PATH) |
+                             (flags & AT_SYMLINK_FOLLOW ? 0 : AT_SYMLINK_NOFOLLOW)) == 0;
 
     if (known) {
         call.entry.handle = find_handle(&st);
@@ -603,13 +615,16 @@ int unlink(const char *name)
 
 /* ---- mappings ------------------------------------------------------------- */
 
-static void *interpose_mmap(void *address, size_t length, int protection, int flags, int fd, off64_t offset)
+static void *interpose_mmap(void *address, size_t length, int protection, int flags, int fd,
+                            off64_t offset)
 {
     bool shared = (flags & MAP_TYPE) == MAP_SHARED || (flags & MAP_TYPE) == MAP_SHARED_VALIDATE;
     void *mapping = REAL(mmap64)(address, length, protection, flags, fd, offset);
 
     if (mapping != MAP_FAILED && shared && (protection & PROT_WRITE) && !(flags & MAP_ANONYMOUS)) {
-        struct call call = {.kind = CALL_MMAP, .fd = fd, .entry = preload_fd(fd), .offset = offset, .length = length};
+        struct call call = {
+            .kind = CALL_MMAP, .fd = fd, .entry = preload_fd(fd), .offset = offset, .length = length
+        };
 
         if (call.entry.facts & FD_WATCHED) {
             hook_after(&call, 0);

@@ -216,7 +216,8 @@ static bool resolve_name(int folder_fd, const char *path, char resolved[PATH_MAX
     if (realpath(parent, folder) == NULL) {
         return false;
     }
-    int length = snprintf(resolved, PATH_MAX, "%s/%s", strcmp(folder, "/") == 0 ? "" : folder, name_copy);
+    int length =
+        snprintf(resolved, PATH_MAX, "%s/%s", strcmp(folder, "/") == 0 ? "" : folder, name_copy);
 
     return length < PATH_MAX;
 }
@@ -382,7 +383,8 @@ static void preload_opened(int fd, int flags, bool existed)
     char path[PATH_MAX];
 
     preload_set_fd(fd, (struct fd_entry){0, 0});
-    if (fstat(fd, &st) != 0 || !(S_ISREG(st.st_mode) || S_ISDIR(st.st_mode)) || !descriptor_path(fd, path)) {
+    if (fstat(fd, &st) != 0 || !(S_ISREG(st.st_mode) || S_ISDIR(st.st_mode)) ||
+        !descriptor_path(fd, path)) {
         return;
     }
     if (S_ISDIR(st.st_mode)) {

@@ -7,8 +7,8 @@
  * TAP; the exit status is 0 when all passed. With an argument only the tests whose name contains it
  * run. After a failed CHECK the test goes on; a failed REQUIRE returns from the function.
  *
- * A random test starts from check_seed(), which is the same during a run, is printed, and can be set
- * with SEED=N in the environment.
+ * A random test starts from check_seed(), which is the same during a run, is printed, and can be
+ * set with SEED=N in the environment.
  */
 #ifndef TESTS_UNIT_CHECK_H
 #define TESTS_UNIT_CHECK_H

@@ -1,12 +1,15 @@
 /*
- * Nodes whose medium is memory, for unit tests of blockcore. Three drivers share one implementation:
+ * Nodes whose medium is memory, for unit tests of blockcore. Three drivers share one
+ * implementation:
  *
  *   memory_protocol   bytes and holes
- *   memory_format     the same with a backing file: sectors are unallocated, data or zero; can hold "compressed" data
+ *   memory_format     the same with a backing file: sectors are unallocated, data or zero; can
+ *                     hold "compressed" data
  *   memory_filter     passes everything to its file child, and says so in its block status
  *
- * A test counts calls, and makes the n-th call of a kind fail, through a struct memory_calls of its own, which outlives
- * the node. The bytes are guarded by nothing: where two requests touch the same ones, ThreadSanitizer says so.
+ * A test counts calls, and makes the n-th call of a kind fail, through a struct memory_calls of its
+ * own, which outlives the node. The bytes are guarded by nothing: where two requests touch the same
+ * ones, ThreadSanitizer says so.
  */
 #ifndef TESTS_UNIT_MEMORY_NODE_H
 #define TESTS_UNIT_MEMORY_NODE_H
@@ -302,7 +305,10 @@ static const struct blk_driver memory_filter = {
     .pread = memory_pass_read, .pwrite = memory_pass_write, .block_status = memory_pass_status,
 };
 
-/* A writable node of `size` zero bytes, all hole, with room to grow by a quarter. `calls` may be NULL. */
+/*
+ * A writable node of `size` zero bytes, all hole, with room to grow by a quarter. `calls` may be
+ * NULL.
+ */
 static inline struct blk_node *memory_node(const struct blk_driver *driver, uint64_t size,
                                            uint32_t alignment, struct memory_calls *calls)
 {

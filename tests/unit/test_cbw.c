@@ -224,7 +224,8 @@ static double now(void)
 struct crowd {
     struct scene *s;
     atomic_uint guests_left, written, refused;
-    atomic_uint views, views_failed, views_wrong, views_risen; /* risen: well again after a failure */
+    atomic_uint views, views_failed, views_wrong;
+    atomic_uint views_risen; /* well again after a failure */
     atomic_bool view_failed;
 };
 

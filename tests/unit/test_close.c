@@ -1,6 +1,7 @@
 /*
- * A close that fails: every step of every node in turn. All nodes are reached, each failure is reported once and is
- * the result, and nothing that follows a failure calls an image clean or gives it a name.
+ * A close that fails: every step of every node in turn. All nodes are reached, each failure is
+ * reported once and is the result, and nothing that follows a failure calls an image clean or gives
+ * it a name.
  */
 #include "blockcore/close.h"
 #include "tests/unit/check.h"
@@ -40,7 +41,10 @@ static void rename_all(struct graph *graph)
 static const struct blk_close_entry *entry_of(const struct blk_close_report *report,
                                               const char *node, const char *step)
 {
-    static const struct blk_close_entry none = { .step = "(none)", .outcome = (enum blk_outcome)-1 };
+    static const struct blk_close_entry none = {
+        .step = "(none)",
+        .outcome = (enum blk_outcome)-1,
+    };
     for (size_t i = 0; i < report->count; i++)
         if (!strcmp(report->entries[i].node, node) && !strcmp(report->entries[i].step, step))
             return &report->entries[i];
@@ -121,8 +125,9 @@ TEST(each_step_failing_in_turn)
         enum memory_call call;
         const char *step;
     } steps[] = {
-        { MEMORY_FLUSH_TO_OS, "flush" }, { MEMORY_FLUSH, "flush" },     { MEMORY_STORE, "store" },
-        { MEMORY_MARK, "mark" },         { MEMORY_PUBLISH, "publish" }, { MEMORY_RELEASE, "release" },
+        { MEMORY_FLUSH_TO_OS, "flush" }, { MEMORY_FLUSH, "flush" },
+        { MEMORY_STORE, "store" },       { MEMORY_MARK, "mark" },
+        { MEMORY_PUBLISH, "publish" },   { MEMORY_RELEASE, "release" },
     };
     for (size_t i = 0; i < sizeof(steps) / sizeof(steps[0]); i++) {
         check_failing(true, steps[i].call, steps[i].step);

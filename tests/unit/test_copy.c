@@ -1,6 +1,6 @@
 /*
- * The copy engine between nodes in memory: whatever the way a range is moved, the target reads as the source does; and
- * no failure of a read, write or map lookup is lost.
+ * The copy engine between nodes in memory: whatever the way a range is moved, the target reads as
+ * the source does; and no failure of a read, write or map lookup is lost.
  */
 #include <signal.h>
 #include <time.h>
@@ -166,7 +166,10 @@ TEST(compressed_clusters)
     drop_pair(&pair);
 }
 
-/* Source: top over middle over base. Only what lies above base comes over, and the rest stays as it was. */
+/*
+ * Source: top over middle over base. Only what lies above base comes over, and the rest stays as it
+ * was.
+ */
 static void check_only_allocated(uint64_t base_bytes, bool through_filter)
 {
     struct pair pair;
@@ -278,7 +281,10 @@ TEST(salvage_loses_only_what_cannot_be_read)
     pair.params.salvage = true;
     pair.params.opaque = &salvaged_count;
     pair.params.salvaged = count_salvaged;
-    /* The first chunk fails as a whole; the retries go sector by sector, and the failing one is the first of them. */
+    /*
+     * The first chunk fails as a whole; the retries go sector by sector, and the failing one is the
+     * first of them.
+     */
     pair.source_calls.fail_at[MEMORY_READ] = 1;
     CHECK_INT(blk_copy_run(&pair.params, NULL), 0);
     CHECK_INT(salvaged_count, 0);

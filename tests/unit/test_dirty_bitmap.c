@@ -1,5 +1,6 @@
 /*
- * Dirty bitmaps against a plain array of flags: random ranges over sizes that are no multiple of anything.
+ * Dirty bitmaps against a plain array of flags: random ranges over sizes that are no multiple of
+ * anything.
  */
 #include <stdlib.h>
 

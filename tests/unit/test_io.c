@@ -1,6 +1,6 @@
 /*
- * Requests of any offset and length against a node that wants 4096, compared with a plain array; and the
- * general ways of doing what a driver lacks.
+ * Requests of any offset and length against a node that wants 4096, compared with a plain array;
+ * and the general ways of doing what a driver lacks.
  */
 #include <pthread.h>
 
@@ -174,7 +174,9 @@ TEST(a_read_modify_write_puts_nothing_old_back)
     blk_drop(node);
 }
 
-/* ---- appending: a widened write cuts the file back, and must not cut off what others append ---- */
+/*
+ * ---- appending: a widened write cuts the file back, and must not cut off what others append ----
+ */
 
 struct appender {
     struct blk_node *node;
@@ -187,8 +189,8 @@ static void *append_pieces(void *argument)
     uint8_t piece[1000];
     memset(piece, (int)a->thread + 1, sizeof(piece));
     for (uint64_t i = 0; i < 40; i++)
-        blk_child_pwrite(a->node, (i * THREADS + a->thread) * sizeof(piece), sizeof(piece), piece, 0,
-                         NULL);
+        blk_child_pwrite(a->node, (i * THREADS + a->thread) * sizeof(piece), sizeof(piece), piece,
+                         0, NULL);
     return NULL;
 }
 

@@ -64,7 +64,8 @@ TEST(json)
     check_json("{}", "");
     check_json("{\"driver\":\"raw\",\"file\":{\"driver\":\"file\",\"n\":3}}",
                "driver=raw;file.driver=file;file.n=3");
-    check_json("{\"server\":[{\"host\":\"a\"},{\"host\":\"b\"}]}", "server.0.host=a;server.1.host=b");
+    check_json("{\"server\":[{\"host\":\"a\"},{\"host\":\"b\"}]}",
+               "server.0.host=a;server.1.host=b");
     check_json("{\"a\":true,\"b\":false,\"c\":-9223372036854775808}",
                "a=on;b=off;c=-9223372036854775808");
     check_json("{\"driver\":null,\"backing\":null,\"file\":{\"backing\":null}}",

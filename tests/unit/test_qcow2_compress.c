@@ -198,7 +198,10 @@ TEST(zstd_odd_pieces)
     fill_text(cluster, larger.cluster_bytes, 5);
     REQUIRE(qcow2_compress_cluster(&larger, cluster, piece, MAX_CLUSTER, &length, &err) == 0);
     memset(back, 0xee, larger.cluster_bytes);
-    /* A frame that goes on after the cluster is refused, as QEMU does; nothing is written past the end. */
+    /*
+     * A frame that goes on after the cluster is refused, as QEMU does; nothing is written past the
+     * end.
+     */
     CHECK_INT(qcow2_decompress_cluster(&s, piece, length, back, &err), -EIO);
     CHECK_INT(back[s.cluster_bytes], 0xee);
 

@@ -8,7 +8,9 @@
 #include "tests/unit/check.h"
 #include "tests/unit/memory_node.h"
 
-/* What happened, a letter an event: p(repare), c(ommit), a(bort), each followed by the node's name. */
+/*
+ * What happened, a letter an event: p(repare), c(ommit), a(bort), each followed by the node's name.
+ */
 static char events[200];
 static const char *fails_at; /* such an event, which fails the first time */
 static const char *fails_at_again; /* and this one after it, or NULL */
@@ -64,9 +66,16 @@ static void apply_option(struct blk_node *node, const void *settings)
 }
 
 static const struct blk_driver recorder = {
-    .name = "recorder", .kind = BLK_FORMAT, .supports_backing = true,
-    .state_bytes = sizeof(uint64_t), .reopen_prepare = prepare, .reopen_commit = commit, .reopen_abort = cancel,
-    .flush_to_disk = flush, .options_read = read_option, .options_apply = apply_option,
+    .name = "recorder",
+    .kind = BLK_FORMAT,
+    .supports_backing = true,
+    .state_bytes = sizeof(uint64_t),
+    .reopen_prepare = prepare,
+    .reopen_commit = commit,
+    .reopen_abort = cancel,
+    .flush_to_disk = flush,
+    .options_read = read_option,
+    .options_apply = apply_option,
 };
 
 static struct blk_node *node_named(const char *name, bool writable)
@@ -217,7 +226,8 @@ static uint64_t level(const struct blk_node *node)
 
 TEST(a_set_changes_access_options_and_backing_together)
 {
-    struct blk_node *top = build(true), *other = node_named("8", false), *next = node_named("9", false);
+    struct blk_node *top = build(true), *other = node_named("8", false),
+                    *next = node_named("9", false);
     struct blk_node *old = blk_child(top, BLK_ROLE_BACKING);
     struct blk_change changes[] = {
         { .node = other, .writable = true, .options = option("level", "7") },

@@ -74,7 +74,8 @@ TEST(every_edge_to_a_node_follows)
 /* A filter put above a node keeps its own edge to it. */
 TEST(a_node_is_put_above_another)
 {
-    struct blk_node *root = new_node("root"), *base = new_node("base"), *filter = new_node("filter");
+    struct blk_node *root = new_node("root"), *base = new_node("base"),
+                    *filter = new_node("filter");
     blk_node_attach(root, BLK_ROLE_BACKING, base);
     blk_node_ref(base);
     blk_node_attach(filter, BLK_ROLE_FILE, base);

@@ -1,6 +1,6 @@
 /*
- * Block status through chains of layers: random maps and sizes, filters in between, compared sector by sector with
- * what each layer's map says.
+ * Block status through chains of layers: random maps and sizes, filters in between, compared sector
+ * by sector with what each layer's map says.
  */
 
 #include "blockcore/close.h"
