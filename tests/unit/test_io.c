@@ -174,9 +174,7 @@ TEST(a_read_modify_write_puts_nothing_old_back)
     blk_drop(node);
 }
 
-/*
- * ---- appending: a widened write cuts the file back, and must not cut off what others append ----
- */
+/* ---- appending: cutting back a widened write spares what others append ---- */
 
 struct appender {
     struct blk_node *node;
