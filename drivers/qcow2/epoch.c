@@ -354,10 +354,8 @@ int qcow2_relieve(struct blk_node *node, struct blk_error *err)
     return ret;
 }
 
-void qcow2_forget_tables(struct blk_node *node)
+void qcow2_drop_tables(struct qcow2_state *s)
 {
-    struct qcow2_state *s = qcow2_state(node);
-    qcow2_lock(s);
     qcow2_cache_clear(&s->l2_cache);
     qcow2_cache_clear(&s->refblock_cache);
     free(s->l1);
@@ -378,6 +376,13 @@ void qcow2_forget_tables(struct blk_node *node)
     s->metadata = (struct qcow2_cluster_set){ .capacity = 0 };
     s->metadata_known = false;
     s->preallocation = -1;
+}
+
+void qcow2_forget_tables(struct blk_node *node)
+{
+    struct qcow2_state *s = qcow2_state(node);
+    qcow2_lock(s);
+    qcow2_drop_tables(s);
     qcow2_derive(s);
     qcow2_unlock(s);
 }

@@ -158,13 +158,7 @@ static int prepare_writing(struct blk_node *node, struct blk_error *err)
 static void free_state(struct blk_node *node)
 {
     struct qcow2_state *s = qcow2_state(node);
-    qcow2_cache_clear(&s->l2_cache);
-    qcow2_cache_clear(&s->refblock_cache);
-    free(s->l1);
-    free(s->l1_dirty);
-    free(s->reftable);
-    free(s->frees.list);
-    free(s->metadata.slots);
+    qcow2_drop_tables(s);
     free(s->next_identity);
     qcow2_tail_free(&s->tail);
     pthread_mutex_destroy(&s->commit_mutex);

@@ -446,6 +446,9 @@ int qcow2_check_poison(struct blk_node *node, struct blk_error *err);
  */
 void qcow2_forget_tables(struct blk_node *node);
 
+/* The first half of it, which is all that a node that ends needs. */
+void qcow2_drop_tables(struct qcow2_state *s);
+
 /* ---- map.c ---- */
 
 enum qcow2_kind {
