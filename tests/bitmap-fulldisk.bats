@@ -85,3 +85,34 @@ scene_image() {
     leaves_usable a 60 io -c 'write -P 3 1M 40k' -c 'write -P 3 7M 4k' a
     leaves_usable a 60 resize -q a 12M
 }
+
+@test "resize --shrink" {
+    local left size ended failed=0 ok=0
+    qemu-img create -q -f qcow2 scene/a 4M
+    blkimg bitmap --add -g 4k scene/a b
+    qemu-io -c 'write -P 3 0 64k' -c 'write -P 3 640k 2M' scene/a >out
+    size=$(du -k --apparent-size scene | tail -1 | cut -f1)
+    for ((left = 0; left < 80; left += left < 20 ? 1 : 10)); do
+        mkdir -p full
+        mount -t tmpfs -o size=$((size + 4096))k blkimg-test full || skip "cannot mount a tmpfs here"
+        cp --sparse=always scene/a full/a
+        fill_up full "$left"
+        ended=0
+        blkimg resize -q --shrink full/a 1M >out 2>err || ended=$?
+        rm -f full/filler full/filler2
+        run -0 blkimg bitmap --list full/a
+        refute_output --partial "in use"
+        qemu-img check -q full/a
+        if ((ended)); then
+            failed=$((failed + 1))
+            [[ -s err ]]
+            (($(blkimg info --output=json full/a | jq '."virtual-size"') == 4 * 1048576))
+            qemu-img compare -q full/a scene/a
+        else
+            ok=$((ok + 1))
+        fi
+        umount full
+    done
+    echo "# resize --shrink: $failed failed, $ok done" >&3
+    ((failed > 0 && ok > 0))
+}

@@ -70,6 +70,17 @@ static int reserve(struct blk_node *node, bool all, uint64_t size, struct blk_er
     return 0;
 }
 
+static int release_reserve(struct blk_node *node, struct blk_error *err)
+{
+    struct qcow2_state *s = qcow2_state(node);
+
+    qcow2_lock(s);
+    int ret = qcow2_refcount_decrease(node, s->bitmap_reserve, s->bitmap_reserve_bytes, err);
+    qcow2_unlock(s);
+    s->bitmap_reserve_bytes = 0;
+    return ret;
+}
+
 /* ---- the flag ---- */
 
 /*
@@ -138,12 +149,15 @@ static int put_in_use(struct blk_node *node, bool all, struct blk_error *err)
 
 static int begin(struct blk_node *node, bool all, uint64_t size, struct blk_error *err)
 {
+    bool had_room = qcow2_state(node)->bitmap_reserve_bytes;
     int ret = qcow2_check_poison(node, err);
-    /* A disk that shrinks makes room, at the end of the file, which is cut. */
-    if (ret == 0 && size >= blk_size(node))
+    if (ret == 0)
         ret = reserve(node, all, size, err);
     if (ret == 0)
         ret = put_in_use(node, all, err);
+    /* A disk that shrinks: that there is room has been seen, and the end of the file will be cut. */
+    if (ret == 0 && size < blk_size(node) && !had_room)
+        ret = release_reserve(node, err);
     if (ret < 0)
         blk_bitmaps_name(node, "marking as in use", err);
     return ret;
