@@ -45,7 +45,8 @@ void blk_close_report_add(struct blk_close_report *report, const struct blk_node
     if (outcome == BLK_OUTCOME_FAILED) {
         report->failed = true;
         entry->code = err->code;
-        entry->message = blk_xasprintf("%s: %s", err->what, err->why);
+        entry->message = err->left[0] ? blk_xasprintf("%s: %s (%s)", err->what, err->why, err->left)
+                                      : blk_xasprintf("%s: %s", err->what, err->why);
     }
 }
 
@@ -63,6 +64,7 @@ void blk_close_report_free(struct blk_close_report *report)
 /* One close: where its results go. */
 struct closing {
     struct blk_close_report *report;
+    struct blk_published *published; /* names that can be taken back; NULL: they are final */
     struct blk_error *first; /* the caller's error: the first failure stays in it */
     int ret;
 };
@@ -146,7 +148,7 @@ static void publish_step(struct closing *closing, struct blk_node *node)
         return;
     }
     struct blk_error err = BLK_ERROR_INIT;
-    int ret = node->driver->publish(node, &err);
+    int ret = node->driver->publish(node, closing->published, &err);
     add_result(closing, node, BLK_STEP_PUBLISH, ret, &err);
 }
 
@@ -185,15 +187,74 @@ static void close_node(struct closing *closing, struct blk_node *node)
     blk_node_free(node);
 }
 
-int blk_close(struct blk_node *root, struct blk_close_report *report, struct blk_error *err)
+int blk_close_held(struct blk_node *root, struct blk_published *published,
+                   struct blk_close_report *report, struct blk_error *err)
 {
     struct blk_close_report own = BLK_CLOSE_REPORT_INIT;
-    struct closing closing = { .report = report ? report : &own, .first = err };
+    struct closing closing = {
+        .report = report ? report : &own,
+        .published = published,
+        .first = err,
+    };
 
     if (root)
         close_node(&closing, root);
     blk_close_report_free(&own);
     return closing.ret;
+}
+
+void blk_close_report_taken_back(struct blk_close_report *report)
+{
+    for (size_t i = 0; i < report->count; i++) {
+        struct blk_close_entry *entry = &report->entries[i];
+        if (entry->step != step_names[BLK_STEP_PUBLISH] || entry->outcome != BLK_OUTCOME_OK)
+            continue;
+        entry->outcome = BLK_OUTCOME_SKIPPED;
+        entry->message = blk_xstrdup("taken back: another step failed");
+    }
+}
+
+static unsigned names_to_give(const struct blk_node *node)
+{
+    unsigned count = node->driver->kind == BLK_PROTOCOL && node->unnamed;
+
+    for (int role = 0; role < BLK_ROLE_COUNT; role++)
+        if (node->children[role])
+            count += names_to_give(node->children[role]);
+    return count;
+}
+
+/* An image in several files: all get their names, or none. */
+static int close_all_or_none(struct blk_node *root, struct blk_close_report *report,
+                             struct blk_error *err)
+{
+    struct blk_published published = BLK_PUBLISHED_INIT;
+    BLK_AUTOFREE char *name = blk_xstrdup(root->name);
+    const struct blk_node closed = { .driver = root->driver, .name = name };
+    struct blk_error end_err = BLK_ERROR_INIT;
+
+    int ret = blk_close_held(root, &published, report, err);
+    if (ret < 0)
+        blk_close_report_taken_back(report);
+    int end_ret = ret == 0 ? blk_published_keep(&published, &end_err)
+                           : blk_published_take_back(&published, &end_err);
+    if (end_ret < 0) {
+        blk_close_report_add(report, &closed, BLK_STEP_PUBLISH, NULL, BLK_OUTCOME_FAILED, &end_err);
+        if (ret == 0 && err)
+            *err = end_err;
+    }
+    return ret < 0 ? ret : end_ret;
+}
+
+int blk_close(struct blk_node *root, struct blk_close_report *report, struct blk_error *err)
+{
+    struct blk_close_report own = BLK_CLOSE_REPORT_INIT;
+
+    if (!root || names_to_give(root) < 2)
+        return blk_close_held(root, NULL, report, err);
+    int ret = close_all_or_none(root, report ? report : &own, err);
+    blk_close_report_free(&own);
+    return ret;
 }
 
 void blk_abandon(struct blk_node *root)

@@ -9,6 +9,7 @@
 
 #include "blockcore/error.h"
 #include "blockcore/node.h"
+#include "blockcore/published.h"
 
 enum blk_close_step {
     BLK_STEP_FLUSH,   /* everything written reaches the medium */
@@ -47,6 +48,17 @@ struct blk_close_report {
  * filled. `report` (may be NULL) gets an entry a node and step.
  */
 int blk_close(struct blk_node *root, struct blk_close_report *report, struct blk_error *err);
+
+/*
+ * The same, but the names that it gives become final only by blk_published_keep(). After a failure
+ * here, too, the caller takes back what is in `published`. (blk_close() does so by itself for a
+ * graph that gives more than one name.)
+ */
+int blk_close_held(struct blk_node *root, struct blk_published *published,
+                   struct blk_close_report *report, struct blk_error *err);
+
+/* The report of a close whose names were taken back: what was published is no longer. */
+void blk_close_report_taken_back(struct blk_close_report *report);
 
 /*
  * For early error paths: releases the graph without calling anything clean

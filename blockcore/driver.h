@@ -28,6 +28,7 @@ struct blk_create;
 struct blk_reopen;
 struct blk_dirty_bitmap;
 struct blk_identity;
+struct blk_published;
 
 enum blk_kind {
     BLK_PROTOCOL, /* reaches bytes by itself: no file child */
@@ -87,12 +88,14 @@ struct blk_driver {
 
     /*
      * The steps of a strict close, in this order, after a flush (close.h). Each can fail. store and
-     * mark_clean run only on writable nodes; publish only where nothing failed before. release
-     * always runs, exactly once, frees the state whatever it returns, and does not touch children.
+     * mark_clean run only on writable nodes; publish only where nothing failed before. With
+     * `published` (may be NULL) the name is given in a way that can be taken back, and added to
+     * it, even where publish fails after that. release always runs, exactly once, frees the state
+     * whatever it returns, and does not touch children.
      */
     int (*store)(struct blk_node *node, struct blk_close_report *report, struct blk_error *err);
     int (*mark_clean)(struct blk_node *node, struct blk_error *err);
-    int (*publish)(struct blk_node *node, struct blk_error *err);
+    int (*publish)(struct blk_node *node, struct blk_published *published, struct blk_error *err);
     int (*release)(struct blk_node *node, struct blk_error *err);
 
     /*

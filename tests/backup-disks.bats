@@ -115,3 +115,47 @@ all_unchanged() {
     [[ $stderr == *"not SOURCE=TARGET"* ]]
     [[ ! -e z ]]
 }
+
+@test "the last target gets no name: the ones before are what they were" {
+    need strace
+    [[ -z $SANITIZERS ]] || skip "not meaningful with -fsanitize=$SANITIZERS"
+    all_full
+    cp one.full before
+    local existing=one.full call nth failed=0
+    for call in linkat renameat2; do
+        for nth in 1 2 3 4; do
+            rm -f new
+            cp before $existing
+            run strace -f -qq -o trace -e "trace=$call" -e "inject=$call:error=ENOSPC:when=$nth" \
+                "$BLKIMG" backup --disk one=$existing --disk two=new
+            grep -q INJECTED trace || break
+            failed=$((failed + 1))
+            assert_equal "$status" 5
+            assert_output --partial "the backup of 'one' failed: the source and its bitmaps are as they were, and so is '$existing'"
+            assert_output --partial "there is no target 'new'"
+            cmp $existing before
+            [[ ! -e new ]]
+            [[ -z $(find . -name '.*blkimg-*') ]]
+        done
+    done
+    ((failed >= 3))
+    blkimg backup --disk one=$existing --disk two=new
+    qemu-img compare -q one $existing
+}
+
+@test "a target that fails --verify does not cost the one that it replaces" {
+    all_full
+    cp one.full before
+    run --separate-stderr blkimg backup --verify one "blkdebug::one.full"
+    assert_equal "$status" 0
+    cat >conf <<'C'
+[inject-error]
+event = "read_aio"
+errno = "5"
+C
+    cp before one.full
+    run --separate-stderr blkimg backup --verify one "blkdebug:$PWD/conf:one.full"
+    ((status != 0))
+    cmp one.full before
+    [[ -z $(find . -name '.*blkimg-*') ]]
+}

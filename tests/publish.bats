@@ -307,3 +307,76 @@ need_nobody() {
         qemu-io -r -c 'read -P 5 0 1M' "$LOOP" | grep -q 'read 1048576'
     done
 }
+
+# --- several files ----------------------------------------------------------------------------
+
+# make_pair: the image "d/p" with its data in "d/raw", and what the guest sees in "view".
+make_pair() {
+    mkdir d
+    qemu-img create -q -f qcow2 -o data_file=d/raw d/p 3M
+    qemu-io -c 'write -P 7 0 3M' d/p >/dev/null
+    qemu-img convert -O raw d/p view
+    qemu-img create -q -f qcow2 source 8M
+    qemu-io -c 'write -P 1 0 8M' source >/dev/null
+}
+
+@test "an image and its data file are replaced together or not at all" {
+    need qemu-img strace
+    need_unsanitized
+    make_pair
+    chmod 640 d/p d/raw
+    sha256sum d/p d/raw >sums
+    cp -pr d kept
+    local call nth failed=0
+    for call in fsync linkat renameat2 unlinkat; do
+        for nth in 1 2 3 4 5 6; do
+            cp -p kept/* d/
+            run strace -f -qq -o trace -e "trace=$call" -e "inject=$call:error=EIO:when=$nth" \
+                "$BLKIMG" convert -O qcow2 -o data_file=d/raw source d/p
+            grep -q INJECTED trace || break
+            assert_equal "$status" 5
+            failed=$((failed + 1))
+            # What was replaced could not be removed: all is new, and the message says what is left.
+            [[ $call != unlinkat ]] || break
+            sha256sum --quiet -c sums
+            assert_equal "$(ls -A d)" $'p\nraw'
+        done
+    done
+    ((failed >= 8))
+    assert_output --regexp "it is '\.(p|raw)\.blkimg-[A-Za-z0-9]+' in the same folder"
+    rm d/.??*
+    blkimg convert -O qcow2 -o data_file=d/raw source d/p
+    qemu-img compare -q source d/p
+    assert_equal "$(ls -A d)" $'p\nraw'
+    assert_equal "$(stat -c %a d/p d/raw)" $'640\n640'
+}
+
+@test "no data file stays behind without its image" {
+    need qemu-img strace jq
+    need_unsanitized
+    make_pair
+    mv d/raw view
+    run strace -f -qq -o trace -e trace=linkat -e inject=linkat:error=EIO:when=2 \
+        "$BLKIMG" convert -O qcow2 -o data_file=d/raw source d/q --output=json
+    assert_equal "$status" 5
+    assert_equal "$(ls -A d)" p
+    run -0 jq -r '.close[] | select(.step == "publish") | "\(.node) \(.outcome)"' <<<"${output#*$'\n'}"
+    assert_output $'d/raw skipped\nd/q failed'
+}
+
+@test "a target whose data file is somebody else's by now" {
+    need qemu-img
+    make_pair
+    sha256sum d/raw >sums
+    blkimg convert -q -r 4M -O qcow2 -o data_file=d/raw source d/q 2>err &
+    local pid=$!
+    sleep 0.3
+    echo mine >d/q
+    status=0
+    wait $pid || status=$?
+    assert_equal "$status" 5
+    grep -q "d/q" err
+    sha256sum --quiet -c sums
+    assert_equal "$(cat d/q)" mine
+    assert_equal "$(ls -A d)" $'p\nq\nraw'
+}

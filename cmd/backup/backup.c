@@ -54,7 +54,8 @@ static int make_targets(struct backup *backup, struct blk_error *err, int *statu
         return ret;
 
     *status = EXIT_CLOSE_FAILED;
-    return phase(backup, backup_name_target, err);
+    ret = phase(backup, backup_name_target, err);
+    return ret < 0 ? ret : blk_published_keep(&backup->published, err);
 }
 
 /* All sources are closed, whatever fails. */
@@ -96,6 +97,7 @@ static int run_backup(struct backup *backup)
         print_digests(backup);
     } else {
         report_error(&err);
+        backup_take_back(backup);
         for (size_t i = 0; i < backup->count; i++)
             backup_put_back(backup->options, &backup->disks[i]);
         for (size_t i = 0; i < backup->count; i++)

@@ -88,6 +88,7 @@ struct backup_disk {
     struct stat target_before; /* if it existed */
     bool target_begun;         /* it may have been written to */
     bool target_complete;      /* closed without an error, verified, and under its name */
+    bool target_left;          /* after a failure it is still under its name */
     bool guest_ran;            /* the source was written during the backup */
     const char *source_state;  /* after a failure; NULL: it is as it was */
 
@@ -109,6 +110,7 @@ struct backup {
     const struct backup_options *options;
     struct backup_disk *disks;
     size_t count;
+    struct blk_published published; /* names of targets, until all have theirs */
     struct progress progress;
     uint64_t progress_done, progress_total;
 };
@@ -147,9 +149,11 @@ bool backup_changes_source(const struct backup_options *options, const struct ba
 int backup_switch_source(const struct backup_options *options, struct backup_disk *disk,
                          struct blk_error *err);
 /*
- * After a failure before the switch: removes the target, puts the bitmaps back. Reports what it
- * cannot do.
+ * After a failure before the switch: takes back the names that targets got. Unless --keep-failed is
+ * given, none was made final. Reports what it cannot do.
  */
+void backup_take_back(struct backup *backup);
+/* The rest of it: drops the target, puts the bitmaps back. Reports what it cannot do. */
 void backup_put_back(const struct backup_options *options, struct backup_disk *disk);
 /*
  * After that: says which of the two files can be used, for it is not the status alone that

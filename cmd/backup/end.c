@@ -13,18 +13,20 @@
 #include "cmd/backup/backup.h"
 #include "cmd/common/folder.h"
 
-static int close_root(struct blk_node **root, struct blk_close_report *report,
-                      struct blk_error *err)
+/* `published`: NULL where the names that are given need not be taken back. */
+static int close_root(struct blk_node **root, struct blk_published *published,
+                      struct blk_close_report *report, struct blk_error *err)
 {
-    int ret = blk_close(*root, report, err);
+    int ret = published ? blk_close_held(*root, published, report, err)
+                        : blk_close(*root, report, err);
     *root = NULL;
     return ret;
 }
 
 int backup_close_target(struct backup *backup, struct backup_disk *disk, struct blk_error *err)
 {
-    (void)backup;
-    return close_root(&disk->target, &disk->target_report, err);
+    return close_root(&disk->target, backup->options->keep_failed ? NULL : &backup->published,
+                      &disk->target_report, err);
 }
 
 /* Made as NAME.partial, it gets its name, unless that was taken meanwhile. */
@@ -37,6 +39,7 @@ int backup_name_target(struct backup *backup, struct backup_disk *disk, struct b
             return blk_fail(err, errno, "renaming '%s' to '%s'", disk->partial_name,
                             disk->target_name);
         int ret = sync_folder_of(disk->target_name, err);
+        disk->target_left = ret < 0;
         if (ret < 0)
             return ret;
     }
@@ -75,36 +78,22 @@ int backup_switch_source(const struct backup_options *options, struct backup_dis
 {
     if (backup_changes_source(options, disk))
         set_source_identity(options, disk, options->new_bitmap);
-    return close_root(&disk->source, &disk->source_report, err);
+    return close_root(&disk->source, NULL, &disk->source_report, err);
 }
 
 /* ---- a failure before the switch ---- */
 
-/*
- * Whether this run gave the target its name; one that came from elsewhere is not ours to remove.
- * An external data file has a name and an entry of its own.
- */
-static bool was_published(const struct backup_disk *disk)
+void backup_take_back(struct backup *backup)
 {
-    for (size_t i = 0; i < disk->target_report.count; i++) {
-        const struct blk_close_entry *entry = &disk->target_report.entries[i];
-        if (strcmp(entry->step, blk_close_step_name(BLK_STEP_PUBLISH)) == 0 &&
-            strcmp(entry->node, disk->target_name) == 0 && entry->outcome == BLK_OUTCOME_OK)
-            return true;
-    }
-    return false;
-}
-
-/* A target of this run that failed after it got its name. */
-static void remove_target(const struct backup_options *options, struct backup_disk *disk)
-{
-    if (!was_published(disk) || disk->target_existed || options->keep_failed)
-        return;
     struct blk_error err = BLK_ERROR_INIT;
-    if (unlink(disk->target_name) < 0 && errno != ENOENT)
-        report_failure("removing the failed target '%s': %s", disk->target_name, strerror(errno));
-    else if (sync_folder_of(disk->target_name, &err) < 0)
+    bool left = blk_published_take_back(&backup->published, &err) < 0;
+
+    if (left)
         report_error(&err);
+    for (size_t i = 0; i < backup->count && !backup->options->keep_failed; i++) {
+        backup->disks[i].target_left = left;
+        blk_close_report_taken_back(&backup->disks[i].target_report);
+    }
 }
 
 /* Only a partial target that the bitmaps count from may be the base of another backup. */
@@ -125,7 +114,7 @@ static bool keep_partial(struct backup_disk *disk)
 {
     struct blk_error err = BLK_ERROR_INIT;
 
-    int ret = close_root(&disk->target, &disk->target_report, &err);
+    int ret = close_root(&disk->target, NULL, &disk->target_report, &err);
     if (ret < 0)
         report_error(&err);
     return ret == 0;
@@ -147,7 +136,7 @@ static void advance_bitmaps(const struct backup_options *options, struct backup_
     if (started)
         blk_bitmaps_remove(disk->format, started);
     disk->source_state = "its bitmaps mark what the kept target does not hold";
-    if (close_root(&disk->source, &disk->source_report, &err) == 0)
+    if (close_root(&disk->source, NULL, &disk->source_report, &err) == 0)
         return;
     disk->source_state = "its bitmaps mark too much rather than too little";
     report_error(&err);
@@ -173,7 +162,7 @@ static void keep_guest_writes(const struct backup_options *options, struct backu
     if (started)
         blk_bitmaps_remove(disk->format, started);
     disk->source_state = "its bitmaps mark what they did and what the guest wrote";
-    if (close_root(&disk->source, &disk->source_report, &err) < 0) {
+    if (close_root(&disk->source, NULL, &disk->source_report, &err) < 0) {
         disk->source_state = "its bitmaps are in use";
         blk_left_behind(&err, "what the guest wrote may not all be in '%s'", disk->source_name);
         report_error(&err);
@@ -190,7 +179,6 @@ void backup_put_back(const struct backup_options *options, struct backup_disk *d
             unset_target_identity(disk);
         kept = keep_partial(disk);
     }
-    remove_target(options, disk);
     blk_drop(disk->target);
     disk->target = NULL;
     if (kept && advance)
@@ -215,8 +203,8 @@ static bool is_untouched(const struct backup_disk *disk)
     struct stat now;
     return disk->target_existed && stat(disk->target_name, &now) == 0 &&
            S_ISREG(now.st_mode) && now.st_dev == before->st_dev && now.st_ino == before->st_ino &&
-           now.st_size == before->st_size && now.st_ctim.tv_sec == before->st_ctim.tv_sec &&
-           now.st_ctim.tv_nsec == before->st_ctim.tv_nsec;
+           now.st_size == before->st_size && now.st_mtim.tv_sec == before->st_mtim.tv_sec &&
+           now.st_mtim.tv_nsec == before->st_mtim.tv_nsec;
 }
 
 void backup_say_what_stands(const struct backup_disk *disk)
@@ -233,8 +221,11 @@ void backup_say_what_stands(const struct backup_disk *disk)
     else if (disk->target_begun ? is_untouched(disk) : exists(disk->target_name))
         report_failure("the backup of '%s' failed: %s, and so is '%s'", disk->source_name, source,
                        disk->target_name);
-    else if (disk->target_begun && (disk->target_existed || exists(disk->target_name)))
+    else if (disk->target_begun && (disk->target_existed || disk->target_left))
         report_failure("the backup of '%s' failed: %s, do not use the target '%s'",
+                       disk->source_name, source, disk->target_name);
+    else if (exists(disk->target_name))
+        report_failure("the backup of '%s' failed: %s, and '%s' is not of this run",
                        disk->source_name, source, disk->target_name);
     else
         report_failure("the backup of '%s' failed: %s, there is no target '%s'",

@@ -223,9 +223,10 @@ static int blkdebug_create(struct blk_create *create, struct blk_node **node,
 
 /* ---- closing ---- */
 
-static int blkdebug_publish(struct blk_node *node, struct blk_error *err)
+static int blkdebug_publish(struct blk_node *node, struct blk_published *published,
+                            struct blk_error *err)
 {
-    (void)err;
+    (void)published, (void)err;
     return check_request(node, BLKDEBUG_PUBLISH, 0, 0);
 }
 

@@ -1,15 +1,16 @@
 /*
  * The parts of the file driver, which serves regular files and block devices.
  *
- *   file.c     life, options, reading, writing, flush, size
- *   reopen.c   the same file under another descriptor
- *   lock.c     locks that keep this program and a running VM apart
- *   target.c   files made by this run: where they are written
- *   publish.c  and how they get their name when they are complete (C6)
- *   held.c     the first sector of a target that is overwritten in place, kept back until then
- *   holes.c    what is a hole, making holes, zeroing, copying within the kernel
- *   truncate.c the size, and preallocation
- *   device.c   block devices, and the alignment that O_DIRECT demands
+ *   file.c       life, options, reading, writing, flush, size
+ *   reopen.c     the same file under another descriptor
+ *   lock.c       locks that keep this program and a running VM apart
+ *   target.c     files made by this run: where they are written
+ *   publish.c    and how they get their name when they are complete (C6)
+ *   take_back.c  and lose it again when another one of the same job fails
+ *   held.c       the first sector of a target that is overwritten in place, kept back until then
+ *   holes.c      what is a hole, making holes, zeroing, copying within the kernel
+ *   truncate.c   the size, and preallocation
+ *   device.c     block devices, and the alignment that O_DIRECT demands
  *
  * Data operations run in several threads on one descriptor, which only a reopen and the release
  * replace, with nothing in flight.
@@ -171,6 +172,7 @@ struct file_target {
     bool folder_is_path;   /* folder_fd is O_PATH: the folder may not be read, so not synced */
     char *base;            /* the name in the folder */
     char *temporary;       /* the file's name until it is published, or NULL while it has none */
+    bool exchanged;        /* published; what was replaced has the temporary name */
     int old_fd;            /* FILE_TARGET_REPLACE: the file that will be replaced */
     struct file_locks old_locks; /* held on it */
 
@@ -191,13 +193,22 @@ int file_copy_attributes(int old_fd, int new_fd);
 /* A name beside `base` that nobody uses yet; malloc()ed. */
 char *file_temporary_name(const char *base);
 
-int file_publish(struct blk_node *node, struct blk_error *err);
+int file_publish(struct blk_node *node, struct blk_published *published, struct blk_error *err);
+
+/* The folder's entry reaches the medium (fsync(2)); `fd`: a file in it. 0 or -errno. */
+int file_target_sync_folder(const struct file_target *t, int fd);
 
 /*
  * Frees the target; what was not published is gone. 0, or -errno with `err` when something was
  * left behind.
  */
 int file_target_free(struct blk_node *node, struct blk_error *err);
+void file_target_drop(struct file_target *t);
+
+/* ---- take_back.c ---- */
+
+/* The node's name has just been given: it can be taken back through `published`. */
+void file_target_hold(struct blk_node *node, struct blk_published *published);
 
 /* ---- held.c ---- */
 

@@ -165,7 +165,24 @@ static int check_old(const struct file_target *t)
     return old.st_dev == now.st_dev && old.st_ino == now.st_ino ? 0 : -EEXIST;
 }
 
-static int name_over_old(struct blk_node *node, struct blk_error *err)
+/* Gives the new file its name. With `exchange`, if that can be, the old one gets the temporary one. */
+static int rename_over_old(struct file_target *t, bool exchange)
+{
+    if (exchange && blk_sys->renameat2(t->folder_fd, t->temporary, t->folder_fd, t->base,
+                                       RENAME_EXCHANGE) == 0) {
+        t->exchanged = true;
+        return 0;
+    }
+    if (exchange && !is_unsupported(errno))
+        return -errno;
+    if (blk_sys->renameat(t->folder_fd, t->temporary, t->folder_fd, t->base) < 0)
+        return -errno;
+    free(t->temporary);
+    t->temporary = NULL;
+    return 0;
+}
+
+static int name_over_old(struct blk_node *node, bool exchange, struct blk_error *err)
 {
     struct file_state *s = node->state;
     struct file_target *t = s->target;
@@ -176,13 +193,10 @@ static int name_over_old(struct blk_node *node, struct blk_error *err)
                             "replacing '%s'", node->name);
     if (ret == 0)
         ret = name_temporarily(s);
-    if (ret == 0 && blk_sys->renameat(t->folder_fd, t->temporary, t->folder_fd, t->base) < 0)
-        ret = -errno;
-    if (ret < 0) /* the release removes a temporary name */
-        return blk_fail(err, -ret, "replacing '%s'", node->name);
-    free(t->temporary);
-    t->temporary = NULL;
-    return 0;
+    if (ret == 0)
+        ret = rename_over_old(t, exchange);
+    /* The release removes a temporary name. */
+    return ret < 0 ? blk_fail(err, -ret, "replacing '%s'", node->name) : 0;
 }
 
 /* ---- the order ---- */
@@ -207,15 +221,11 @@ static int sync_all(struct blk_node *node, struct blk_error *err)
     return blk_fail(err, ret, "flushing '%s'", node->name);
 }
 
-/* The folder's entry reaches the medium. Some file systems need no such call, and have none. */
-static int sync_folder(const struct blk_node *node)
+/* Some file systems need no such call, and have none. */
+int file_target_sync_folder(const struct file_target *t, int fd)
 {
-    const struct file_state *s = node->state;
-    const struct file_target *t = s->target;
-    if (node->cache.no_flush)
-        return 0;
-    int ret = (t->folder_is_path ? blk_sys->syncfs(s->fd) : blk_sys->fsync(t->folder_fd)) < 0
-                  ? -errno : 0;
+    int ret = (t->folder_is_path ? blk_sys->syncfs(fd) : blk_sys->fsync(t->folder_fd)) < 0 ? -errno
+                                                                                           : 0;
     return ret == -EINVAL || ret == -ENOSYS || ret == -EOPNOTSUPP ? 0 : ret;
 }
 
@@ -244,7 +254,8 @@ static int publish_in_place(struct blk_node *node, struct blk_error *err)
     return ret < 0 ? ret : probe_close(node, err);
 }
 
-static int publish_by_name(struct blk_node *node, struct blk_error *err)
+static int publish_by_name(struct blk_node *node, struct blk_published *published,
+                           struct blk_error *err)
 {
     struct file_state *s = node->state;
     struct file_target *t = s->target;
@@ -259,14 +270,20 @@ static int publish_by_name(struct blk_node *node, struct blk_error *err)
     if (ret == 0)
         ret = probe_close(node, err);
     if (ret == 0)
-        ret = t->kind == FILE_TARGET_REPLACE ? name_over_old(node, err) : name_new(node, err);
+        ret = t->kind == FILE_TARGET_REPLACE ? name_over_old(node, published, err)
+                                             : name_new(node, err);
     if (ret < 0)
         return ret;
 
-    ret = sync_folder(node);
+    bool held = published && (t->kind == FILE_TARGET_NEW || t->exchanged);
+    if (held)
+        file_target_hold(node, published);
+    ret = node->cache.no_flush ? 0 : file_target_sync_folder(t, s->fd);
     if (ret == 0)
         return 0;
     blk_fail(err, -ret, "flushing the folder of '%s'", node->name);
+    if (held)
+        return ret;
     if (t->kind == FILE_TARGET_REPLACE)
         blk_left_behind(err, "'%s' is complete, but may be the old one after a power cut",
                         node->name);
@@ -275,13 +292,13 @@ static int publish_by_name(struct blk_node *node, struct blk_error *err)
     return ret;
 }
 
-int file_publish(struct blk_node *node, struct blk_error *err)
+int file_publish(struct blk_node *node, struct blk_published *published, struct blk_error *err)
 {
     struct file_state *s = node->state;
     if (!s->target || node->abandoned)
         return 0;
     int ret = s->target->kind == FILE_TARGET_IN_PLACE ? publish_in_place(node, err)
-                                                      : publish_by_name(node, err);
+                                                      : publish_by_name(node, published, err);
     if (ret < 0)
         return ret;
     node->unnamed = false;

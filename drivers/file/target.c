@@ -358,7 +358,7 @@ static int make_node(struct making *making, struct blk_node **node, struct blk_e
     return 0;
 }
 
-static void free_target(struct file_target *t)
+void file_target_drop(struct file_target *t)
 {
     file_close(&t->old_fd);
     file_close(&t->folder_fd);
@@ -386,7 +386,7 @@ int file_target_free(struct blk_node *node, struct blk_error *err)
     if (!s->target)
         return 0;
     int ret = remove_temporary(s->target, node->name, err);
-    free_target(s->target);
+    file_target_drop(s->target);
     s->target = NULL;
     return ret;
 }
@@ -424,7 +424,7 @@ int file_create(struct blk_create *create, struct blk_node **node, struct blk_er
         if (remove_temporary(making.target, making.settings.filename, NULL) < 0)
             blk_left_behind(err, "the unfinished '%s' is still beside '%s'",
                             making.target->temporary, making.settings.filename);
-        free_target(making.target);
+        file_target_drop(making.target);
     }
     free(making.path);
     return ret;

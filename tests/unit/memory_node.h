@@ -240,9 +240,10 @@ static inline int memory_mark_clean(struct blk_node *node, struct blk_error *err
     return memory_call(node, MEMORY_MARK);
 }
 
-static inline int memory_publish(struct blk_node *node, struct blk_error *err)
+static inline int memory_publish(struct blk_node *node, struct blk_published *published,
+                                 struct blk_error *err)
 {
-    (void)err;
+    (void)published, (void)err;
     return memory_call(node, MEMORY_PUBLISH);
 }
 
