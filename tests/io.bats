@@ -283,6 +283,10 @@ EOF
 = alloc 100 200
 = length
 = truncate 8M;length
+= truncate -m falloc 64k;length
+= truncate -m full 64k;length
+= truncate -m metadata 64k;length
+= truncate -m falloc 4M;length
 = info
 = aio_write 0 64k;aio_flush;aio_write 1M 64k;aio_flush
 = reopen -r;reopen -w;write 0 512
