@@ -275,6 +275,13 @@ EOF
 = write -c -P 3 0 128k;read -P 3 0 128k
 = write -c 100 64k
 = write -c 0 4k
+= write -c -P 9 4032k 128k;map
+= write -c -P 9 4032k 100k;map
+= write -c -P 9 64k 100k;map
+= write -c -P 9 32k 128k;map
+= write -c 0 0
+= write -c 8M 0
+= truncate 1000k;write -c -P 9 960k 40k;read -P 9 960k 40k;map
 = discard 1M 64k;read -P 0 1M 64k
 = map
 = write 0 64k;map
