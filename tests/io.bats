@@ -303,6 +303,14 @@ EOF
 EOF
 }
 
+@test "a compressed write replaces what is allocated, unlike qemu-io's" {
+    supports qcow2 || skip "no qcow2 driver"
+    blkimg create -q -f qcow2 a 1M
+    run -0 blkimg io -f qcow2 -c "write -P 1 0 128k" -c "write -c -P 2 0 64k" \
+        -c "read -P 2 0 64k" -c "read -P 1 64k 64k" a
+    run -0 blkimg check -q a
+}
+
 # --- misuse ----------------------------------------------------------------------------------
 
 @test "a misused command fails with one line on stderr, as it fails in qemu-io" {
