@@ -79,6 +79,7 @@ int blk_block_status(struct blk_node *node, uint64_t offset, uint64_t bytes, uns
  * The same for the content seen through the backing chain, down to but
  * not including `base` (NULL: the whole chain). ALLOCATED is clear when
  * nothing above `base` decides. extent->depth says which layer does.
+ * Past the end of `node`: ZERO | EOF.
  */
 int blk_block_status_above(struct blk_node *node, const struct blk_node *base, uint64_t offset,
                            uint64_t bytes, unsigned want, struct blk_extent *extent,

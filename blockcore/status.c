@@ -151,7 +151,8 @@ int blk_child_block_status_above(struct blk_node *node, const struct blk_node *b
     int ret = blk_child_block_status(node, offset, bytes, want, extent, err);
     if (ret == 0)
         extent->depth = 0;
-    if (ret == 0 && !(extent->flags & BLK_EXT_ALLOCATED))
+    /* Of a backing file that is longer nothing shows through past the end. */
+    if (ret == 0 && !(extent->flags & BLK_EXT_ALLOCATED) && offset < blk_size(node))
         ret = status_below(node, base, offset, want, extent, err);
     return ret;
 }

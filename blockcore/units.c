@@ -31,8 +31,17 @@ static int suffix_shift(char suffix)
     return at ? (int)(at - letters) * 10 : -1;
 }
 
+/* Past what strtoull() takes before a number, but for a minus. */
+static const char *skip_plus(const char *text)
+{
+    while (isspace((unsigned char)*text))
+        text++;
+    return *text == '+' ? text + 1 : text;
+}
+
 int blk_parse_size_unit(const char *text, uint64_t default_unit, uint64_t *bytes)
 {
+    text = skip_plus(text);
     if (!isdigit((unsigned char)*text))
         return -EINVAL;
 

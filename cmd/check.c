@@ -164,7 +164,7 @@ static int check(struct blk_node *root, struct request *request)
         return report_error(&err);
     }
 
-    if (request->format == OUTPUT_JSON)
+    if (!request->quiet && request->format == OUTPUT_JSON)
         print_json(node, &result);
     else if (!request->quiet)
         print_human(&result);

@@ -39,7 +39,8 @@ struct request {
 
 /*
  * Opens the backing file, which shows that it is one and that nothing of its chain will be
- * replaced, and takes its size where none is given. Returns an exit status.
+ * replaced, and takes its size where none is given. It asks for no lock: the image may be
+ * that of a running machine. Returns an exit status.
  */
 static int look_at_backing(const struct request *request, const char *name, const char *format,
                            struct blk_options *options)
@@ -50,6 +51,7 @@ static int look_at_backing(const struct request *request, const char *name, cons
     int status = EXIT_OK;
 
     args.format = format;
+    args.force_share = true;
     if (backing_open(&args, name, BLK_NO_IO, request->filename, &backing, &err) < 0)
         return report_error(&err);
     if (!format) {

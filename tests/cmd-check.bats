@@ -12,6 +12,7 @@ both_forms() {
     same_output check "$@"
     same_output check --output=json "$@"
     same_output check -q "$@"
+    same_output check -q --output=json "$@"
 }
 
 # A qcow2 image "a" with data in its first MiB, whose refcount block is at $refcounts.

@@ -90,6 +90,26 @@ make_images() {
     done
 }
 
+@test "a backing file that is longer than the shorter image" {
+    need_format qcow2
+    need qemu-img
+    local longer
+    qemu-img create -q -f qcow2 b 1M
+    blkimg io -f qcow2 -c "write -q -P 1 512k 64k" b
+    qemu-img create -q -f qcow2 -F qcow2 -b b short 64k
+    truncate -s 1M empty data
+    fill data 524288 65536 1
+    for longer in empty data; do
+        same_output compare -f raw -F qcow2 "$longer" short
+        same_output compare -f qcow2 -F raw short "$longer"
+        same_output compare -s -f raw -F qcow2 "$longer" short
+        same_output compare -s -f qcow2 -F raw short "$longer"
+    done
+    same_output compare -f qcow2 -F qcow2 b short
+    run -1 blkimg compare -f qcow2 -F raw short data
+    assert_output --partial "Content mismatch at offset 524288!"
+}
+
 @test "-p: the progress in the form that scripts read" {
     make_images
     run blkimg compare -p data full

@@ -50,12 +50,13 @@ refuses() {
 @test "raw: sizes and options" {
     mkdir given
     local size
-    for size in 0 1 511 1000 1M 1.5G 0x1000 1.5k 10T; do
+    for size in 0 1 511 1000 1M 1.5G 0x1000 1.5k 10T ' 1M' +1M ' +1M'; do
         same_create -f raw x "$size"
         same_create x "$size"
     done
     same_create -f raw -o size=3M x
     same_create -f raw -o size=1k,size=2k x
+    same_create -f raw -o 'size= +3M' x
     same_create -f raw -o preallocation=off x 1M
     same_create -f raw -o preallocation=falloc x 1M
     same_create -f raw x 1M -o preallocation=full

@@ -16,6 +16,7 @@ both_forms() {
 @test "raw: an empty image, and one from a source" {
     both_forms --size 1G
     both_forms --size 1000 -O raw
+    both_forms --size ' +1M'
     both_forms --size 0
     both_forms -o size=2M --size 1M
     truncate -s 1000 a

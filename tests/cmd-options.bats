@@ -69,7 +69,7 @@ one_line() {
 
 @test "numbers that are none are named with their option" {
     local size
-    for size in -1 1.5.2G 1e3 0x 12q '' ' 1' 16E 8E 99999999999999999999; do
+    for size in -1 1.5.2G 1e3 0x 12q '' '1 ' 16E 8E 99999999999999999999; do
         run -1 --separate-stderr blkimg measure --size "$size"
         assert_equal "${#stderr_lines[@]}" 1
         [[ ${stderr_lines[0]} == "blkimg: --size: '$size' is "* ]] || fail "$stderr"

@@ -43,6 +43,21 @@ same_resize() {
     same_resize --image-opts driver=raw,file.filename=a 20M
 }
 
+@test "raw: white space and a second plus sign" {
+    truncate -s 10M image
+    local size
+    for size in ' 12M' '+ 2M' '++2M' '+ +2M' ' +12M' '+ 0'; do
+        same_resize -f raw a "$size"
+    done
+    for size in '- 512k' '-+512k'; do
+        same_resize -f raw --shrink -- a "$size"
+    done
+    for size in '+++2M' '12M ' '+ ' '+ -2M' '12 M'; do
+        same_resize -f raw a "$size"
+        assert_equal "$(wc -l <mine.err)" 1
+    done
+}
+
 @test "raw: refused" {
     truncate -s 10M image
     fill image 1M 1M

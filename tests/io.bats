@@ -275,6 +275,13 @@ EOF
 = write -c -P 3 0 128k;read -P 3 0 128k
 = write -c 100 64k
 = write -c 0 4k
+= write -c -P 9 4032k 128k;map
+= write -c -P 9 4032k 100k;map
+= write -c -P 9 64k 100k;map
+= write -c -P 9 32k 128k;map
+= write -c 0 0
+= write -c 8M 0
+= truncate 1000k;write -c -P 9 960k 40k;read -P 9 960k 40k;map
 = discard 1M 64k;read -P 0 1M 64k
 = map
 = write 0 64k;map
@@ -283,6 +290,10 @@ EOF
 = alloc 100 200
 = length
 = truncate 8M;length
+= truncate -m falloc 64k;length
+= truncate -m full 64k;length
+= truncate -m metadata 64k;length
+= truncate -m falloc 4M;length
 = info
 = aio_write 0 64k;aio_flush;aio_write 1M 64k;aio_flush
 = reopen -r;reopen -w;write 0 512
@@ -290,6 +301,14 @@ EOF
 = reopen -o l2-cache-size=64k,pass-discard-other=on;write 0 1M;read -P 0xcd 0 1M
 = reopen -w -o cache.no-flush=on,refcount-cache-size=256k;write 0 1M
 EOF
+}
+
+@test "a compressed write replaces what is allocated, unlike qemu-io's" {
+    supports qcow2 || skip "no qcow2 driver"
+    blkimg create -q -f qcow2 a 1M
+    run -0 blkimg io -f qcow2 -c "write -P 1 0 128k" -c "write -c -P 2 0 64k" \
+        -c "read -P 2 0 64k" -c "read -P 1 64k 64k" a
+    run -0 blkimg check -q a
 }
 
 # --- misuse ----------------------------------------------------------------------------------

@@ -74,6 +74,24 @@ setup() {
     release
 }
 
+@test "what another writes to can become a backing file" {
+    need qemu-io qemu-img
+    qemu-img create -q -f qcow2 q 3M
+    hold_writable q
+    run -0 blkimg create -q -f qcow2 -b q -F qcow2 over
+    run -0 blkimg create -q -f qcow2 -b q -F qcow2 small 1M
+    run -1 blkimg create -q -f qcow2 -b over -F qcow2 q
+    run -1 blkimg create -q -f qcow2 -b a -F raw q
+    assert_output --partial 'Failed to get "write" lock'
+    is_held q "$writer"
+    release
+    run -0 blkimg info over
+    assert_output --partial "virtual size: 3 MiB"
+    run -0 blkimg info small
+    assert_output --partial "virtual size: 1 MiB"
+    run -0 qemu-img check q
+}
+
 # --- blkimg first ----------------------------------------------------------------------------
 
 @test "what we write to is refused by qemu-io and qemu-img" {

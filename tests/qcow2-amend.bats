@@ -194,6 +194,8 @@ EOF
     qemu-img bitmap --add mine b
     run -1 --separate-stderr blkimg amend -o compat=0.10 mine
     [[ ${#stderr_lines[@]} == 1 && $stderr == *bitmap* ]]
+    run -1 --separate-stderr blkimg amend --force -o compat=0.10 mine
+    [[ ${#stderr_lines[@]} == 1 && $stderr == *bitmap* ]]
     qemu-img info mine | grep -q 'name: b'
     blkimg amend -o refcount_bits=64 mine
     qemu-img info mine | grep -q 'name: b'

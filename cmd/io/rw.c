@@ -55,11 +55,24 @@ int io_readv(struct io_session *session, int argc, char **argv)
     return read_request(session, &form, argc, argv);
 }
 
+/* Whether all parts of a compressed write can be written: whole ones, but for the image's last. */
+static int check_compressed(const struct io_session *session, const struct io_request *request)
+{
+    uint64_t size = blk_size(session->node), part = session->compressed_bytes;
+
+    if (!range_within(request->offset, request->bytes, size))
+        return -EIO;
+    if (!part)
+        return -ENOTSUP;
+    bool ends = request->offset + request->bytes == size;
+    return request->offset % part || (request->bytes % part && !ends) ? -EINVAL : 0;
+}
+
 /* A compressed write is one cluster at a time: that is what a driver can do at once. */
 static int write_compressed(struct io_session *session, const struct io_request *request)
 {
     uint64_t part = session->compressed_bytes;
-    int ret = part ? 0 : -ENOTSUP;
+    int ret = check_compressed(session, request);
 
     for (uint64_t done = 0; done < request->bytes && ret == 0; done += part) {
         uint64_t bytes = u64_min(part, request->bytes - done);

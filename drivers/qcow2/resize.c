@@ -440,6 +440,9 @@ int qcow2_truncate(struct blk_node *node, uint64_t size, enum blk_prealloc preal
                             node->name);
     if (size > BLK_MAX_BYTES)
         return blk_fail(err, EFBIG, "resizing '%s'", node->name);
+    if (size < old_size && prealloc != BLK_PREALLOC_OFF)
+        return blk_fail_why(err, EINVAL, "preallocation is for growing, not for shrinking",
+                            "resizing '%s'", node->name);
     if (s->header.version < 3 && s->header.snapshot_count)
         return blk_fail_why(err, ENOTSUP, "in version 2 snapshots do not know the size they had",
                             "resizing '%s'", node->name);

@@ -111,6 +111,23 @@ TEST(past_the_end)
     blk_drop(node);
 }
 
+TEST(past_the_end_nothing_of_a_longer_backing_file_shows)
+{
+    struct blk_node *base = memory_node(&memory_format, 8 * SECTOR, 1, NULL);
+    struct blk_node *top = memory_node(&memory_format, 2 * SECTOR, 1, NULL);
+    struct blk_extent extent;
+    for (int i = 0; i < 8; i++)
+        memory_of(base)->map[i] = MEMORY_DATA;
+    blk_node_attach(top, BLK_ROLE_BACKING, base);
+    CHECK_INT(blk_block_status_above(top, NULL, 0, 8 * SECTOR, 0, &extent, NULL), 0);
+    CHECK(extent.bytes == 2 * SECTOR && extent.flags & BLK_EXT_DATA && extent.depth == 1);
+    CHECK_INT(blk_block_status_above(top, NULL, 4 * SECTOR, 4 * SECTOR, 0, &extent, NULL), 0);
+    CHECK_INT(extent.bytes, 4 * SECTOR);
+    CHECK_INT(extent.flags, BLK_EXT_ZERO | BLK_EXT_EOF);
+    CHECK_INT(extent.depth, 0);
+    blk_drop(top);
+}
+
 TEST(a_backing_file_that_was_not_opened_may_hold_anything)
 {
     struct blk_node *node = memory_node(&memory_format, 4096, 1, NULL);

@@ -35,6 +35,10 @@ TEST(sizes_that_are_accepted)
         { "15.5E", (UINT64_C(31) << 59) },
         { "18446744073709551615", UINT64_MAX },
         { "0007", 7 },
+        { " 1M", MIB },
+        { "+1M", MIB },
+        { " \t\n+1.5M", 3 * MIB / 2 },
+        { "+0x10k", 16 * KIB },
     };
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
         uint64_t bytes = 99;
@@ -56,6 +60,8 @@ TEST(sizes_that_are_refused)
         { "nan", -EINVAL },    { "1 G", -EINVAL },   { "1G ", -EINVAL },   { "1Z", -EINVAL },
         { "16E", -ERANGE },    { "17179869184G", -ERANGE },
         { "18446744073709551616", -ERANGE },
+        { " ", -EINVAL },      { "+", -EINVAL },     { "++1M", -EINVAL },  { "+ 1M", -EINVAL },
+        { "+-1M", -EINVAL },   { " -1M", -EINVAL },  { "+.5M", -EINVAL },  { " 1M ", -EINVAL },
     };
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
         uint64_t bytes;
