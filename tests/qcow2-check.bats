@@ -186,6 +186,56 @@ finds_and_repairs() {
     qemu-io -r -c 'read -P 1 0 1M' b | grep -q 'read 1048576/1048576'
 }
 
+# snapshot_entry TABLE BITS: sets bits of the first entry of the snapshot's L1, or of the L2 table that it leads to.
+snapshot_entry() {
+    python3 - "$@" <<'EOF'
+import struct, sys
+with open("a", "r+b") as f:
+    def u64(at):
+        f.seek(at)
+        return struct.unpack(">Q", f.read(8))[0]
+    at = u64(u64(64))
+    if sys.argv[1] == "l2":
+        at = u64(at) & 0x00fffffffffffe00
+    value = u64(at) | int(sys.argv[2], 0)
+    f.seek(at)
+    f.write(struct.pack(">Q", value))
+EOF
+}
+
+@test "reserved bits in the tables of a snapshot" {
+    local table
+    make_base
+    for table in 'l1 1' 'l1 0x1000000000000000' 'l2 0x0400000000000000' 'l2 0x80'; do
+        cp base a
+        # shellcheck disable=SC2086 # a list
+        snapshot_entry $table
+        run -2 qemu-img check a
+        run -2 --separate-stderr blkimg check a
+        [[ $stderr == *"entry of a snapshot has reserved bits set"* ]]
+        run -2 blkimg check -r all a
+    done
+}
+
+@test "an L2 table at two places of the disk" {
+    qemu-img create -q -f qcow2 a 1G
+    qio a 'write -P 1 0 64k' 'write -P 2 512M 64k'
+    python3 - <<'EOF'
+import struct
+with open("a", "r+b") as f:
+    f.seek(40)
+    l1, = struct.unpack(">Q", f.read(8))
+    f.seek(l1)
+    entry = f.read(8)
+    f.seek(l1 + 8)
+    f.write(entry)
+EOF
+    run -2 --separate-stderr blkimg check a
+    [[ $stderr == *"two L1 entries have the L2 table at"* ]]
+    run ! blkimg io -c 'write -P 3 0 64k' a
+    run -2 blkimg check -r all a
+}
+
 @test "subclusters that cannot be" {
     make_base -o extended_l2=on
     finds_and_repairs 2 'subclusters[0]=old|1<<35'

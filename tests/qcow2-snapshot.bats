@@ -238,6 +238,26 @@ with open("hostile", "r+b") as f:
 EOF
 }
 
+@test "ids at the limit of what is counted cost no more than others" {
+    qemu-img create -q -f qcow2 many 1M
+    python3 - <<'EOF'
+import struct
+at, count = 1 << 20, 30000
+with open("many", "r+b") as f:
+    f.seek(60)
+    f.write(struct.pack(">IQ", count, at))
+    f.seek(at)
+    for i in range(count):
+        name = b"%d" % ((1 << 62) - 1 + i)
+        entry = struct.pack(">QIHHIIQII", 0, 0, len(name), 1, 1, 2, 3, 0, 16) + struct.pack(">QQ", 0, 1 << 20)
+        entry += name + b"n"
+        f.write(entry + bytes(-len(entry) % 8))
+EOF
+    timeout 20 "$BLKIMG" check -q -r all many
+    timeout 20 "$BLKIMG" snapshot -c new many
+    qemu-img snapshot -l many | tail -1 | grep -q "^$(((1 << 62) - 1 + 30000)) *new "
+}
+
 @test "hostile tables cost bounded memory and time" {
     need_unsanitized
     local shape

@@ -103,6 +103,7 @@ static bool add_table(struct qcow2_check *check, uint64_t offset, uint64_t bytes
 struct walk {
     uint64_t times; /* how often the table is referred to, and so all that it points to */
     bool active;    /* of the active L1: counts in the allocation figures */
+    bool reserved;  /* reports reserved bits */
     uint64_t next;  /* where the cluster that follows the last one would be */
 };
 
@@ -136,6 +137,13 @@ static void collect_compressed(struct qcow2_check *check, uint64_t entry, struct
     }
 }
 
+/* Those of the active tables are found, and mended, in check_entries.c. */
+static void report_reserved(struct qcow2_check *check, const char *table, uint64_t entry)
+{
+    qcow2_check_corruption(check, "an %s entry of a snapshot has reserved bits set: 0x%llx", table,
+                           (unsigned long long)entry);
+}
+
 static void collect_entry(struct qcow2_check *check, uint64_t entry, struct walk *walk)
 {
     const struct qcow2_state *s = qcow2_state(check->node);
@@ -145,6 +153,8 @@ static void collect_entry(struct qcow2_check *check, uint64_t entry, struct walk
         collect_compressed(check, entry, walk);
         return;
     }
+    if (walk->reserved && entry & QCOW2_L2_RESERVED)
+        report_reserved(check, "L2", entry);
     if (s->data_file) {
         if (offset || entry & QCOW2_ENTRY_COPIED)
             count_allocation(check, walk, offset);
@@ -160,11 +170,10 @@ static void collect_entry(struct qcow2_check *check, uint64_t entry, struct walk
         add_refs(check, offset, s->cluster_bytes, QCOW2_USE_DATA, walk->times, "a data cluster");
 }
 
-static int collect_l2(struct qcow2_check *check, uint64_t offset, uint8_t *buf, uint64_t times,
-                      bool active, struct blk_error *err)
+static int collect_l2(struct qcow2_check *check, uint64_t offset, uint8_t *buf, struct walk walk,
+                      struct blk_error *err)
 {
     const struct qcow2_state *s = qcow2_state(check->node);
-    struct walk walk = { .times = times, .active = active };
 
     int ret = blk_child_pread(qcow2_file(check->node), offset, s->cluster_bytes, buf, err);
     if (ret < 0)
@@ -193,7 +202,8 @@ static int collect_shared_l2(struct qcow2_check *check, struct blk_error *err)
         }
         uint64_t refs = qcow2_check_refs(check, cluster);
         if (qcow2_check_use(check, cluster) == QCOW2_USE_L2 && refs > 1)
-            ret = collect_l2(check, cluster * s->cluster_bytes, buf, refs - 1, false, err);
+            ret = collect_l2(check, cluster * s->cluster_bytes, buf,
+                             (struct walk){ .times = refs - 1 }, err);
     }
     return ret;
 }
@@ -214,13 +224,18 @@ static int collect_l1_entry(struct qcow2_check *check, uint64_t l2, uint8_t *buf
         return 0;
     }
     enum qcow2_use before = qcow2_check_use(check, cluster);
+    /* The active L1 table comes first. Nobody can write to what shows at two places of the disk. */
+    if (active && before == QCOW2_USE_L2)
+        qcow2_check_corruption(check, "two L1 entries have the L2 table at 0x%llx",
+                               (unsigned long long)l2);
     if (!add_one(check, cluster, QCOW2_USE_L2, 1)) {
         report_overlap(check, cluster, "an L2 table");
         check->incomplete = true;
     }
     if (before != QCOW2_USE_NONE && before != QCOW2_USE_DATA)
         return 0;
-    return collect_l2(check, l2, buf, 1, active, err);
+    return collect_l2(check, l2, buf,
+                      (struct walk){ .times = 1, .active = active, .reserved = !active }, err);
 }
 
 static int collect_l1(struct qcow2_check *check, uint64_t l1_offset, uint64_t entries, bool active,
@@ -242,9 +257,12 @@ static int collect_l1(struct qcow2_check *check, uint64_t l1_offset, uint64_t en
         return blk_fail(err, ENOMEM, "checking '%s'", check->node->name);
     int ret = qcow2_read_table(check->node, l1_offset, entries, QCOW2_MAX_L1_BYTES, &l1, "L1 table",
                                err);
-    for (uint64_t i = 0; i < entries && ret == 0; i++)
+    for (uint64_t i = 0; i < entries && ret == 0; i++) {
+        if (!active && l1[i] & QCOW2_L1_RESERVED)
+            report_reserved(check, "L1", l1[i]);
         if (l1[i] & QCOW2_ENTRY_OFFSET)
             ret = collect_l1_entry(check, l1[i] & QCOW2_ENTRY_OFFSET, buf, active, err);
+    }
     return ret;
 }
 

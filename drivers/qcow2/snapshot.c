@@ -280,17 +280,39 @@ static int visit_collect(void *opaque, const struct qcow2_snapshot *snapshot,
     return qcow2_snapshot_table_add(collecting->table, snapshot, err);
 }
 
+/* Which of `count` numbers from `first` on are the id of a snapshot. */
+struct taken {
+    uint64_t first, count;
+    bool *numbers;
+};
+
+static int visit_taken(void *opaque, const struct qcow2_snapshot *snapshot, struct blk_error *err)
+{
+    struct taken *taken = opaque;
+    uint64_t id = strtoull(snapshot->id, NULL, 10);
+    (void)err;
+
+    if (id >= taken->first && id - taken->first < taken->count)
+        taken->numbers[id - taken->first] = true;
+    return 0;
+}
+
 /* A number above all others (but for some that nobody counted up to), and one that nobody has. */
 static int choose_id(struct blk_node *node, uint64_t largest, char id[24], struct blk_error *err)
 {
-    struct search search;
+    struct taken taken = {
+        .first = largest + 1,
+        .count = (uint64_t)qcow2_state(node)->header.snapshot_count + 1,
+    };
+    uint64_t bytes, number = 0;
 
-    for (uint64_t number = largest + 1;; number++) {
-        snprintf(id, 24, "%llu", (unsigned long long)number);
-        int ret = search_by(node, true, id, &search, err);
-        if (ret < 0 || !search.found)
-            return ret;
-    }
+    taken.numbers = blk_xcalloc(taken.count, sizeof(*taken.numbers));
+    int ret = qcow2_snapshot_table_walk(node, visit_taken, &taken, &bytes, err);
+    while (number + 1 < taken.count && taken.numbers[number]) /* so many cannot all be taken */
+        number++;
+    free(taken.numbers);
+    snprintf(id, 24, "%llu", (unsigned long long)(taken.first + number));
+    return ret;
 }
 
 static int add_entry(struct change *change, const char *name, struct blk_error *err)
