@@ -66,7 +66,9 @@ static int amend(struct blk_node *root, const struct request *request)
         return print_help(node->driver);
     struct blk_options *options = blk_options_new();
     int ret = amend_tables(node->driver, &tables, &err);
-    if (ret == 0)
+    if (ret < 0)
+        blk_context(&err, "'%s'", node->name);
+    else
         ret = create_options_parse(&request->texts, &tables, options, &err);
     if (ret == 0) {
         struct progress progress;

@@ -7,11 +7,11 @@
 #include "cmd/common/common.h"
 
 /*
- * The size that "10G", "+1G" or "-1G" means for an image of `old` bytes. Returns 0 or an exit
- * status.
+ * The size that "10G", "+1G" or "-1G" means for the image. Returns 0 or an exit status.
  */
-static int new_size(const char *text, uint64_t old, uint64_t *size)
+static int new_size(const struct blk_node *root, const char *text, uint64_t *size)
 {
+    uint64_t old = blk_size(root);
     char sign = *text == '+' || *text == '-' ? *text : 0;
     uint64_t bytes;
 
@@ -19,13 +19,14 @@ static int new_size(const char *text, uint64_t old, uint64_t *size)
     if (status)
         return status;
     if (sign == '-' && bytes >= old)
-        return report_failure("size: '%s' would leave nothing of an image of %llu bytes", text,
+        return report_failure("size: '%s' would leave nothing of '%s' (%llu bytes)", text, root->name,
                               (unsigned long long)old);
     *size = !sign ? bytes : sign == '+' ? old + bytes : old - bytes;
     if (*size > BLK_MAX_BYTES)
-        return report_failure("size: '%s' makes the image too large (the limit is 8 EiB)", text);
+        return report_failure("size: '%s' makes '%s' too large (the limit is 8 EiB)", text,
+                              root->name);
     if (*size == 0)
-        return report_failure("size: '%s' is no size for an image", text);
+        return report_failure("size: '%s' is no size for '%s'", text, root->name);
     return 0;
 }
 
@@ -34,7 +35,7 @@ static int resize(struct blk_node *root, const char *text, enum blk_prealloc pre
     struct blk_error err = BLK_ERROR_INIT;
     uint64_t old = blk_size(root), size = 0;
 
-    int status = new_size(text, old, &size);
+    int status = new_size(root, text, &size);
     if (status)
         return status;
     if (size <= old && prealloc != BLK_PREALLOC_OFF)
