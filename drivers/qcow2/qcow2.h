@@ -648,6 +648,11 @@ int qcow2_shadow_alloc(struct qcow2_shadow *shadow, uint64_t bytes, uint64_t *of
  */
 int qcow2_shadow_finish(struct qcow2_shadow *shadow, bool drop_old, struct qcow2_header *next,
                         struct blk_error *err);
+/*
+ * After the switch: tells the file which clusters nobody counts any more. A hint, as what the
+ * switch was for is done.
+ */
+void qcow2_shadow_discard_freed(const struct qcow2_shadow *shadow);
 
 /* ---- written on top of the above ---- */
 
