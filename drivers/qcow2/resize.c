@@ -420,11 +420,12 @@ static int shrink(struct blk_node *node, uint64_t size, struct blk_error *err)
         ret = switch_size(node, size, err);
     if (ret == 0)
         ret = clear_behind(node, size, err);
-    if (ret == 0 && s->data_file_raw)
-        ret = blk_child_truncate(blk_child(node, BLK_ROLE_DATA), size, BLK_PREALLOC_OFF, false,
-                                 err);
     if (ret == 0)
         ret = qcow2_settle(node, err);
+    /* What a snapshot may still need stays. */
+    if (ret == 0 && s->data_file && (s->data_file_raw || !s->header.snapshot_count))
+        ret = blk_child_truncate(blk_child(node, BLK_ROLE_DATA), size, BLK_PREALLOC_OFF, false,
+                                 err);
     return ret < 0 ? ret : trim_file(node, err);
 }
 
