@@ -129,3 +129,38 @@ same_resize() {
         qemu-img check -q mine/a
     done
 }
+
+# with_data_file COMMAND...: says how long the data file is after that and what it has, and again after growing.
+with_data_file() {
+    rm -rf t && mkdir t
+    (
+        cd t || exit
+        qemu-img create -q -f qcow2 -o "data_file=data,data_file_raw=$raw" a 4M
+        qemu-io -c 'write -P 1 0 4M' a >/dev/null
+        "$@" >/dev/null
+        qemu-img check -q a
+        stat -c %s data
+        sha256sum <data
+        blkimg resize -q a 6M
+        stat -c %s data
+        # What was cut off does not come back.
+        qemu-io -c 'read -P 1 0 1000k' -c 'read -P 0 1000k 5144k' a | grep -v ' ops; '
+    )
+}
+
+@test "external data files are cut" {
+    need_format qcow2
+    local raw arguments
+    for raw in off on; do
+        for arguments in 'resize --shrink a 1000k' 'amend -o size=1000k a'; do
+            # shellcheck disable=SC2086 # a list
+            with_data_file qemu-img $arguments >theirs
+            # shellcheck disable=SC2086
+            with_data_file blkimg $arguments >ours
+            diff theirs ours
+        done
+        with_data_file qemu-io -c 'truncate 1000k' a >theirs
+        with_data_file blkimg io -c 'truncate 1000k' a >ours
+        diff theirs ours
+    done
+}

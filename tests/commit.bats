@@ -76,6 +76,77 @@ layers() {
     done
 }
 
+# In the folder of the images, as data files are named from there.
+emptied() {
+    qemu-img check -q top
+    layers top
+    qemu-img convert -O raw top top.raw
+    qemu-img convert -O raw base base.raw
+    sha256sum top.raw base.raw
+}
+
+# empties SIZE OPTIONS COMMAND: both empty an overlay of that size with these options and what COMMAND made there.
+# Ours is no longer and takes no more room than qemu-img's, but for the refcount tables, which may lie elsewhere.
+empties() {
+    local file
+    rm -rf ours theirs && mkdir ours
+    (
+        cd ours || exit
+        qemu-img create -q -f qcow2 base "$1"
+        qemu-img create -q -f qcow2 -o "$2" -b base -F qcow2 top "$1"
+        eval "$3"
+    ) >out || fail "$(<out)"
+    cp -r --sparse=always ours theirs
+    (cd theirs && qemu-img commit -q top && emptied >../theirs.says)
+    (cd ours && blkimg commit -q top && blkimg check -q top && emptied >../ours.says)
+    diff theirs.says ours.says
+    for file in top data; do
+        [[ -e ours/$file ]] || continue
+        (($(stat -c %s ours/$file) <= $(stat -c %s theirs/$file) + 256 * 1024)) ||
+            fail "$2: $file: $(stat -c %s ours/$file) bytes, $(stat -c %s theirs/$file)"
+        (($(stat -c %b ours/$file) <= $(stat -c %b theirs/$file) + 512)) ||
+            fail "$2: $file: $(stat -c %b ours/$file) blocks, $(stat -c %b theirs/$file)"
+    done
+}
+
+@test "an emptied overlay gives its space back" {
+    local options write="qemu-io -c 'write -P 1 0 8M' top"
+    for options in cluster_size=64k compat=0.10 extended_l2=on cluster_size=512 compat=0.10,cluster_size=512 \
+        cluster_size=4k,refcount_bits=64 data_file=data,data_file_raw=off \
+        data_file=data,data_file_raw=off,extended_l2=on; do
+        empties 8M "$options" "$write"
+    done
+    assert_equal "$(stat -c %s ours/data)" 8388608
+    empties 8M cluster_size=64k "$write"
+    assert_equal "$(stat -c %s ours/top)" 262144
+    empties 8M cluster_size=64k :
+    assert_equal "$(stat -c %s ours/top)" 262144
+    empties 8M cluster_size=64k "qemu-io -c 'write -c -P 1 0 4M' -c 'write -c -P 2 4M 64k' top"
+    empties 300M cluster_size=16k,extended_l2=on,preallocation=metadata :
+    # Bitmaps and snapshots stay, and what is not theirs is punched out.
+    empties 8M cluster_size=64k "$write; qemu-img bitmap --add top b; $write"
+    assert_equal "$(dirty ours/top b)" "$(dirty theirs/top b)"
+    empties 8M cluster_size=64k \
+        "qemu-io -c 'write -P 3 2M 4M' top; qemu-img snapshot -c s top; qemu-io -c 'write -P 1 0 4M' top"
+    qemu-img snapshot -a s ours/top
+    qemu-io -r -c 'read -P 3 2M 4M' ours/top >out
+}
+
+@test "an emptied overlay whose space cannot be given back is whole" {
+    need_unsanitized
+    local options
+    for options in cluster_size=4k cluster_size=512; do
+        rm -f base top
+        qemu-img create -q -f qcow2 base 4M
+        qemu-img create -q -f qcow2 -o "$options" -b base -F qcow2 top
+        qemu-io -c 'write -P 1 0 300k' top >out
+        qemu-img convert -O raw top view.raw
+        "$SRCDIR/tests/tools/faultloop.py" --files base:top --image top --old view.raw --new view.raw \
+            -- "$BLKIMG" commit -q top >out || fail "$(tail -30 out)"
+        echo "# $options: $(tail -1 out)" >&3
+    done
+}
+
 @test "a raw base" {
     FORMAT=raw
     chain 4M 4M

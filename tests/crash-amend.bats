@@ -85,6 +85,19 @@ clusters=(64k 512)
     done
 }
 
+@test "a smaller size with an external data file" {
+    local raw
+    for raw in off on; do
+        rm -f a data
+        qemu-img create -q -f qcow2 -o "data_file=data,data_file_raw=$raw,cluster_size=4k" a 3M
+        qemu-io -c 'write -P 1 0 3M' a >/dev/null
+        qemu-img convert -O raw a now.raw
+        cp now.raw smaller.raw
+        truncate -s 1000k smaller.raw
+        crashes --files a:data --image a --old now.raw --new smaller.raw -- "$BLKIMG" amend -o size=1000k a
+    done
+}
+
 @test "single faults" {
     need_unsanitized
     local options sticky

@@ -27,19 +27,20 @@ crash() {
 python3 $SRCDIR/tests/tools/check_bitmaps.py --image base --before $T/scene/base --after $T/after/base \
     --old $T/base.raw "\$1" || exit 1
 python3 $SRCDIR/tests/tools/check_bitmaps.py --image top --before $T/scene/top --after $T/after/top "\$1" || exit 1
-python3 $SRCDIR/tests/tools/check_image.py --image top --old $T/view.raw --new $T/view.raw "\$1"
+python3 $SRCDIR/tests/tools/check_image.py --image top --old $T/view.raw --new $T/view.raw \
+    ${SNAPSHOT:+--snapshot s=$T/snapshot.raw} "\$1"
 END
     qemu-img convert -O raw scene/base base.raw
     crashes --files "$T/scene/base:$T/scene/top" --jobs 2 --check "bash $T/check" \
         ${CONTENT:+--image base --old "$T/old.raw" --new "$T/new.raw"} -- "$BLKIMG" commit -q "$@"
 }
 
-scene() { # SIZE-OF-TOP
+scene() { # SIZE-OF-TOP [OPTIONS]
     qemu-img create -q -f qcow2 -o cluster_size=4k scene/base 4M
     blkimg io -c 'write -P 1 0 256k' scene/base >out
     blkimg bitmap --add -g 4k scene/base b0
     blkimg io -c 'write -P 2 128k 16k' scene/base >out
-    (cd scene && qemu-img create -q -f qcow2 -o cluster_size=4k -b base -F qcow2 top "$1")
+    (cd scene && qemu-img create -q -f qcow2 -o "${2:-cluster_size=4k}" -b base -F qcow2 top "$1")
     blkimg bitmap --add scene/top t0
     blkimg io -c 'write -P 3 130k 30k' -c 'write -P 4 2M 5k' -c 'write -z 0 8k' scene/top >out
 }
@@ -65,4 +66,37 @@ scene() { # SIZE-OF-TOP
 @test "commit into a base that grows" {
     scene 5M
     crash top
+}
+
+# Small clusters: several refcount blocks, which move too.
+@test "commit, the overlay emptied and cut" {
+    scene 4M cluster_size=512
+    blkimg io -c 'write -P 5 1M 300k' -c 'write -c -P 6 3M 64k' scene/top >out
+    crash top
+    # Up to its bitmap.
+    assert [ "$(stat -c %s after/top)" -lt 50000 ]
+}
+
+@test "commit, the overlay emptied beside a snapshot" {
+    SNAPSHOT=yes
+    scene 4M
+    # All of it: what shows through from the base may change.
+    blkimg io -c 'write -P 7 512k 3M' -c 'write -P 8 0 512k' -c 'write -P 8 3584k 512k' scene/top >out
+    blkimg snapshot -c s scene/top
+    qemu-img convert -l s -O raw scene/top snapshot.raw
+    blkimg io -c 'write -P 5 100k 100k' -c 'write -P 6 2M 300k' scene/top >out
+    crash top
+}
+
+# A data file is named as seen from where the command runs.
+@test "commit, an external data file punched out" {
+    cd scene
+    qemu-img create -q -f qcow2 -o cluster_size=4k base 4M
+    qemu-img create -q -f qcow2 -o data_file=data,data_file_raw=off,cluster_size=4k -b base -F qcow2 top
+    qemu-io -c 'write -P 3 130k 30k' -c 'write -P 4 2M 500k' -c 'write -z 0 8k' top >/dev/null
+    qemu-img convert -O raw top ../view.raw
+    crashes --files base:top:data --image top --old ../view.raw --new ../view.raw -- "$BLKIMG" commit -q top
+    blkimg commit -q top
+    # qemu-img create writes the first block.
+    assert [ "$(stat -c %b data)" -le 8 ]
 }

@@ -12,7 +12,8 @@
  *   status.c       block_status
  *   read.c, write.c, zero.c, compressed.c   the data operations
  *   bitmap*.c      dirty bitmaps (bitmap.h)
- *   resize.c       truncate, preallocation, make_empty
+ *   resize.c       truncate, make_empty
+ *   preallocate.c  places for clusters that nobody has written yet
  *   shadow.c       a whole new refcount structure beside the live one (C8)
  *   qcow2.c        the driver table, open, close, info
  * on top of these: check.c repair.c snapshot.c create.c amend.c measure.c compress.c
@@ -587,6 +588,9 @@ int qcow2_write_compressed(struct blk_node *node, uint64_t offset, uint64_t byte
 int qcow2_truncate(struct blk_node *node, uint64_t size, enum blk_prealloc prealloc, bool exact,
                    struct blk_error *err);
 int qcow2_make_empty(struct blk_node *node, struct blk_error *err);
+
+/* ---- preallocate.c ---- */
+
 /*
  * Maps the unmapped clusters of the guest range to newly allocated ones that read as zeroes;
  * FALLOC and FULL reserve or write their space too. For create and truncate. OFF does nothing.
@@ -648,6 +652,11 @@ int qcow2_shadow_alloc(struct qcow2_shadow *shadow, uint64_t bytes, uint64_t *of
  */
 int qcow2_shadow_finish(struct qcow2_shadow *shadow, bool drop_old, struct qcow2_header *next,
                         struct blk_error *err);
+/*
+ * After the switch: tells the file which clusters nobody counts any more. A hint, as what the
+ * switch was for is done.
+ */
+void qcow2_shadow_discard_freed(const struct qcow2_shadow *shadow);
 
 /* ---- written on top of the above ---- */
 

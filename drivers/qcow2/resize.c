@@ -5,6 +5,11 @@
  * old end, where nobody looks, and then switches the size; shrinking switches the size and then
  * gives back what is behind it. A crash in between leaves mappings past the end. They are
  * harmless until the image grows again, and growing takes them away first.
+ *
+ * Emptying switches to an L1 table of nothing, gives back what the old one led to, and then the
+ * room in the file: each step begins when the one before is stable, so that nothing is punched out
+ * or cut off that the medium refers to. The tables that are left move to the front for that, one
+ * switch each.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -48,9 +53,12 @@ static int write_l1(struct blk_node *node, const uint64_t *table, uint32_t count
     return ret;
 }
 
-/* Makes the table at `offset`, which is written, the active one on the medium and in memory. */
+/*
+ * Makes the table at `offset`, which is written, the active one on the medium and in memory, and
+ * frees (later) the old one.
+ */
 static int activate_l1(struct blk_node *node, uint64_t offset, uint64_t *table, uint32_t entries,
-                       struct blk_error *err)
+                       enum qcow2_free_why why, struct blk_error *err)
 {
     struct qcow2_state *s = qcow2_state(node);
     uint8_t *dirty = calloc(div_round_up((uint64_t)entries * 8, s->l1_unit) + 1, 1);
@@ -70,7 +78,7 @@ static int activate_l1(struct blk_node *node, uint64_t offset, uint64_t *table, 
         return ret;
     }
     qcow2_lock(s);
-    qcow2_free_later(node, s->l1_offset, (uint64_t)s->l1_entries * 8, QCOW2_FREE_OTHER);
+    qcow2_free_later(node, s->l1_offset, (uint64_t)s->l1_entries * 8, why);
     free(s->l1);
     free(s->l1_dirty);
     s->l1 = table;
@@ -111,14 +119,15 @@ static int grow_l1(struct blk_node *node, uint64_t entries, struct blk_error *er
     uint64_t offset;
     ret = write_l1(node, table, s->l1_entries, (uint32_t)entries, &offset, err);
     if (ret == 0)
-        ret = activate_l1(node, offset, table, (uint32_t)entries, err);
+        ret = activate_l1(node, offset, table, (uint32_t)entries, QCOW2_FREE_OTHER, err);
     if (ret < 0)
         free(table);
     return ret;
 }
 
 /* [locked] Frees (later) an L2 table that nothing points to any more, and all that it points to. */
-static int free_l2(struct blk_node *node, uint64_t table, struct blk_error *err)
+static int free_l2(struct blk_node *node, uint64_t table, enum qcow2_free_why why,
+                   struct blk_error *err)
 {
     struct qcow2_state *s = qcow2_state(node);
     if (table & (s->cluster_bytes - 1))
@@ -137,11 +146,11 @@ static int free_l2(struct blk_node *node, uint64_t table, struct blk_error *err)
     for (uint64_t at = 0; at < s->cluster_bytes; at += s->l2_cache.entry_bytes) {
         const struct qcow2_table *slice = qcow2_cache_find(&s->l2_cache, table + at);
         for (uint32_t i = 0; i < s->slice_entries; i++)
-            qcow2_entry_free(node, qcow2_entry_get(s, slice->data, i), QCOW2_FREE_OTHER);
+            qcow2_entry_free(node, qcow2_entry_get(s, slice->data, i), why);
     }
     qcow2_cache_drop(&s->l2_cache, table, s->cluster_bytes);
     qcow2_metadata_remove(s, table);
-    qcow2_free_later(node, table, s->cluster_bytes, QCOW2_FREE_OTHER);
+    qcow2_free_later(node, table, s->cluster_bytes, why);
     return 0;
 }
 
@@ -159,7 +168,7 @@ static int clear_l1(struct blk_node *node, uint64_t first, struct blk_error *err
         qcow2_lock(s);
         ret = qcow2_metadata_load(node, err);
         if (ret == 0)
-            ret = free_l2(node, table, err);
+            ret = free_l2(node, table, QCOW2_FREE_OTHER, err);
         if (ret == 0)
             qcow2_l1_set(node, (uint32_t)i, 0);
         qcow2_unlock(s);
@@ -185,28 +194,37 @@ static int clear_behind(struct blk_node *node, uint64_t size, struct blk_error *
 
 /* ---- the end of the file ---- */
 
+/* How many clusters the file has up to the last that is in use. */
+static int count_to_last_used(struct blk_node *node, uint64_t *clusters, struct blk_error *err)
+{
+    struct qcow2_state *s = qcow2_state(node);
+    uint64_t count = 0;
+    int ret = 0;
+
+    *clusters = div_round_up(blk_size(qcow2_file(node)), s->cluster_bytes);
+    qcow2_lock(s);
+    while (*clusters && ret == 0) {
+        ret = qcow2_refcount(node, *clusters - 1, &count, err);
+        if (ret < 0 || count)
+            break;
+        --*clusters;
+    }
+    qcow2_unlock(s);
+    return ret;
+}
+
 /* Cuts off what is free at the end of the file. Everything is settled. */
 static int trim_file(struct blk_node *node, struct blk_error *err)
 {
     struct qcow2_state *s = qcow2_state(node);
     struct blk_node *file = qcow2_file(node);
-    uint64_t size = blk_size(file);
-    uint64_t clusters = div_round_up(size, s->cluster_bytes);
-    uint64_t count = 0;
-    int ret = 0;
+    uint64_t clusters;
 
     if (!file->driver->growable)
         return 0;
-    qcow2_lock(s);
-    while (clusters && ret == 0) {
-        ret = qcow2_refcount(node, clusters - 1, &count, err);
-        if (ret < 0 || count)
-            break;
-        clusters--;
-    }
-    qcow2_unlock(s);
+    int ret = count_to_last_used(node, &clusters, err);
     uint64_t end = clusters << s->cluster_bits;
-    if (ret < 0 || end >= size)
+    if (ret < 0 || end >= blk_size(file))
         return ret;
     ret = blk_child_truncate(file, end, BLK_PREALLOC_OFF, false, err);
     if (ret < 0)
@@ -215,118 +233,6 @@ static int trim_file(struct blk_node *node, struct blk_error *err)
     s->virgin = end;
     qcow2_unlock(s);
     return 0;
-}
-
-/* ---- preallocation ---- */
-
-/* A row of clusters without a place, in one slice. */
-struct row {
-    uint64_t guest, clusters, host;
-};
-
-static bool has_place(const struct qcow2_state *s, struct qcow2_entry entry)
-{
-    return entry.entry & QCOW2_ENTRY_COMPRESSED || qcow2_entry_has_host(s, entry);
-}
-
-/* [locked] The first such row at or behind row->guest, up to `end`, and a place for it. */
-static int place_row(struct blk_node *node, uint64_t end, struct row *row, struct blk_error *err)
-{
-    struct qcow2_state *s = qcow2_state(node);
-    struct qcow2_table *slice;
-    uint32_t index;
-    int ret = qcow2_slice_write(node, row->guest, &slice, &index, err);
-    if (ret < 0)
-        return ret;
-
-    row->clusters = 0;
-    for (uint64_t at = row->guest; index < s->slice_entries && at < end; at += s->cluster_bytes) {
-        bool placed = has_place(s, qcow2_entry_get(s, slice->data, index++));
-        if (placed && row->clusters)
-            break;
-        if (placed)
-            row->guest += s->cluster_bytes;
-        else
-            row->clusters++;
-    }
-    uint64_t bytes = row->clusters * s->cluster_bytes;
-    if (!bytes)
-        return 0;
-    if (s->data_file) {
-        row->host = row->guest;
-        return 0;
-    }
-    if (qcow2_file(node)->driver->growable)
-        return qcow2_alloc_end(node, bytes, &row->host, err);
-    ret = qcow2_alloc_run(node, bytes, &row->host, &bytes, NULL, err);
-    row->clusters = bytes / s->cluster_bytes;
-    return ret;
-}
-
-/* Makes the place of the row exist and read as zeroes. */
-static int zero_row(struct blk_node *node, const struct row *row, enum blk_prealloc prealloc,
-                    struct blk_error *err)
-{
-    const struct qcow2_state *s = qcow2_state(node);
-    struct blk_node *file = qcow2_file(node);
-    uint64_t end = row->host + row->clusters * s->cluster_bytes;
-    bool sparse = prealloc == BLK_PREALLOC_METADATA;
-
-    if (s->data_file)
-        return 0;
-    if (!file->driver->growable)
-        return blk_child_write_zeroes(file, row->host, end - row->host,
-                                      sparse ? BLK_REQ_MAY_UNMAP : 0, err);
-    if (end <= blk_size(file))
-        return 0;
-    return blk_child_truncate(file, end, sparse ? BLK_PREALLOC_OFF : prealloc, false, err);
-}
-
-static int link_row(struct blk_node *node, const struct row *row, struct blk_error *err)
-{
-    const struct qcow2_state *s = qcow2_state(node);
-    struct qcow2_table *slice;
-    uint32_t index;
-    int ret = qcow2_slice_write(node, row->guest, &slice, &index, err);
-
-    for (uint64_t i = 0; i < row->clusters && ret == 0; i++) {
-        struct qcow2_entry entry = qcow2_entry_get(s, slice->data, index + (uint32_t)i);
-        entry.entry = (row->host + i * s->cluster_bytes) | QCOW2_ENTRY_COPIED;
-        ret = qcow2_slice_set(node, slice, index + (uint32_t)i, entry, QCOW2_FREE_OTHER, err);
-    }
-    return ret;
-}
-
-int qcow2_preallocate(struct blk_node *node, uint64_t offset, uint64_t bytes,
-                      enum blk_prealloc prealloc, struct blk_error *err)
-{
-    struct qcow2_state *s = qcow2_state(node);
-    uint64_t per_slice = (uint64_t)s->slice_entries << s->cluster_bits;
-    uint64_t end = round_up(offset + bytes, s->cluster_bytes);
-    int ret = 0;
-
-    if (prealloc == BLK_PREALLOC_OFF)
-        return 0;
-    for (uint64_t at = round_down(offset, s->cluster_bytes); at < end && ret == 0;) {
-        struct row row = { .guest = at };
-        uint64_t slice_end = u64_min(end, round_down(at, per_slice) + per_slice);
-
-        qcow2_lock(s);
-        ret = place_row(node, slice_end, &row, err);
-        qcow2_unlock(s);
-        if (ret == 0 && row.clusters)
-            ret = zero_row(node, &row, prealloc, err);
-        if (ret == 0 && row.clusters) {
-            qcow2_lock(s);
-            ret = link_row(node, &row, err);
-            qcow2_unlock(s);
-        }
-        if (ret == 0)
-            ret = qcow2_relieve(node, err);
-        at = row.clusters ? row.guest + row.clusters * s->cluster_bytes : slice_end;
-    }
-    atomic_store(&s->preallocation, -1);
-    return ret;
 }
 
 /* ---- growing ---- */
@@ -420,11 +326,12 @@ static int shrink(struct blk_node *node, uint64_t size, struct blk_error *err)
         ret = switch_size(node, size, err);
     if (ret == 0)
         ret = clear_behind(node, size, err);
-    if (ret == 0 && s->data_file_raw)
-        ret = blk_child_truncate(blk_child(node, BLK_ROLE_DATA), size, BLK_PREALLOC_OFF, false,
-                                 err);
     if (ret == 0)
         ret = qcow2_settle(node, err);
+    /* What a snapshot may still need stays. */
+    if (ret == 0 && s->data_file && (s->data_file_raw || !s->header.snapshot_count))
+        ret = blk_child_truncate(blk_child(node, BLK_ROLE_DATA), size, BLK_PREALLOC_OFF, false,
+                                 err);
     return ret < 0 ? ret : trim_file(node, err);
 }
 
@@ -461,10 +368,165 @@ int qcow2_truncate(struct blk_node *node, uint64_t size, enum blk_prealloc preal
     return ret < 0 ? ret : switch_size(node, size, err);
 }
 
+/* ---- emptying ---- */
+
+/*
+ * Puts an L1 table of nothing in the first place that is free, if that lies before `limit`; the
+ * old one is freed (later).
+ */
+static int renew_l1(struct blk_node *node, uint64_t limit, struct blk_error *err)
+{
+    struct qcow2_state *s = qcow2_state(node);
+    uint32_t entries = s->l1_entries;
+    uint64_t offset, *empty = calloc(entries ? entries : 1, sizeof(*empty));
+    if (!empty)
+        return blk_fail(err, ENOMEM, "emptying '%s'", node->name);
+
+    int ret = write_l1(node, empty, 0, entries, &offset, err);
+    if (ret == 0 && offset < limit) {
+        ret = activate_l1(node, offset, empty, entries, QCOW2_FREE_SNAPSHOT, err);
+        if (ret == 0)
+            return 0;
+    } else if (ret == 0) {
+        qcow2_lock(s);
+        ret = qcow2_refcount_decrease(node, offset, u64_max((uint64_t)entries * 8, 8), err);
+        qcow2_unlock(s);
+    }
+    free(empty);
+    return ret;
+}
+
+/* Lets the data file forget what the slice maps: a hint, which may fail. */
+static void discard_slice(struct blk_node *node, const uint8_t *slice)
+{
+    const struct qcow2_state *s = qcow2_state(node);
+    struct blk_node *data = blk_child(node, BLK_ROLE_DATA);
+    uint64_t start = 0, end = 0;
+
+    for (uint32_t i = 0; i < s->slice_entries; i++) {
+        struct qcow2_entry entry = qcow2_entry_get(s, slice, i);
+        if (entry.entry & QCOW2_ENTRY_COMPRESSED || !qcow2_entry_has_host(s, entry))
+            continue;
+        uint64_t host = entry.entry & QCOW2_ENTRY_OFFSET;
+        if (host != end) {
+            blk_child_discard(data, start, end - start, NULL);
+            start = host;
+        }
+        end = host + s->cluster_bytes;
+    }
+    blk_child_discard(data, start, end - start, NULL);
+}
+
+/* The same for all that an L2 table maps, to which nothing stable points any more. */
+static int discard_in_data_file(struct blk_node *node, uint64_t table, struct blk_error *err)
+{
+    struct qcow2_state *s = qcow2_state(node);
+    uint32_t bytes = s->l2_cache.entry_bytes;
+    uint8_t *copy = malloc(bytes);
+    int ret = copy ? 0 : blk_fail(err, ENOMEM, "emptying '%s'", node->name);
+
+    for (uint64_t at = 0; at < s->cluster_bytes && ret == 0; at += bytes) {
+        struct qcow2_table *slice;
+        qcow2_lock(s);
+        ret = qcow2_cache_get(node, &s->l2_cache, table + at, &slice, err);
+        if (ret == 0)
+            memcpy(copy, slice->data, bytes);
+        qcow2_unlock(s);
+        if (ret == 0)
+            discard_slice(node, copy);
+    }
+    free(copy);
+    return ret;
+}
+
+/* Gives back what the old L1 table, of which the medium has nothing any more, led to. */
+static int free_tree(struct blk_node *node, const uint64_t *l1, uint32_t entries,
+                     struct blk_error *err)
+{
+    struct qcow2_state *s = qcow2_state(node);
+    bool punch_data = s->data_file && !s->data_file_raw && s->pass_discard.snapshot &&
+                      !s->header.snapshot_count;
+    int ret = 0;
+
+    for (uint32_t i = 0; i < entries && ret == 0; i++) {
+        uint64_t table = l1[i] & QCOW2_ENTRY_OFFSET;
+        if (!table)
+            continue;
+        if (punch_data && table % s->cluster_bytes == 0)
+            ret = discard_in_data_file(node, table, err);
+        qcow2_lock(s);
+        if (ret == 0)
+            ret = free_l2(node, table, QCOW2_FREE_SNAPSHOT, err);
+        qcow2_unlock(s);
+        if (ret == 0)
+            ret = qcow2_relieve(node, err);
+    }
+    return ret;
+}
+
+/* Whether the cluster is in the refcount table, or a refcount block. Everything is settled. */
+static bool is_of_refcounts(const struct qcow2_state *s, uint64_t cluster)
+{
+    uint64_t offset = cluster << s->cluster_bits;
+    if (offset >= s->reftable_offset && offset - s->reftable_offset < s->reftable_entries * 8)
+        return true;
+    for (uint64_t i = 0; i < s->reftable_entries; i++)
+        if (s->reftable[i] == offset)
+            return true;
+    return false;
+}
+
+/* Builds the refcounts anew in free space, and switches to them if the file can end earlier. */
+static int renew_refcounts(struct blk_node *node, uint64_t clusters, struct blk_error *err)
+{
+    struct qcow2_state *s = qcow2_state(node);
+    struct qcow2_header next = s->header;
+    struct qcow2_shadow shadow;
+    int ret = qcow2_shadow_begin(node, s->refcount_order, true, &shadow, err);
+    if (ret < 0)
+        return ret;
+
+    ret = qcow2_shadow_finish(&shadow, true, &next, err);
+    uint64_t after = shadow.clusters;
+    while (after && !qcow2_shadow_get(&shadow, after - 1))
+        after--;
+    bool better = after < clusters;
+    if (ret == 0 && better)
+        ret = qcow2_barrier(node, err);
+    if (ret == 0 && better)
+        ret = qcow2_header_switch(node, &next, err);
+    /* Also of what was not switched to: it may have made the file longer. */
+    qcow2_forget_tables(node);
+    if (ret == 0 && better)
+        qcow2_shadow_discard_freed(&shadow);
+    qcow2_shadow_end(&shadow);
+    return ret;
+}
+
+/*
+ * Cuts the file of an empty image. The tables that it still has may lie at the end, behind what
+ * was freed: they move to the front first. Everything is settled.
+ */
+static int cut_empty(struct blk_node *node, struct blk_error *err)
+{
+    struct qcow2_state *s = qcow2_state(node);
+    uint64_t clusters;
+
+    if (!qcow2_file(node)->driver->growable)
+        return 0;
+    int ret = renew_l1(node, s->l1_offset, err);
+    if (ret == 0)
+        ret = qcow2_settle(node, err);
+    if (ret == 0)
+        ret = count_to_last_used(node, &clusters, err);
+    if (ret == 0 && clusters && is_of_refcounts(s, clusters - 1))
+        ret = renew_refcounts(node, clusters, err);
+    return ret < 0 ? ret : trim_file(node, err);
+}
+
 int qcow2_make_empty(struct blk_node *node, struct blk_error *err)
 {
     struct qcow2_state *s = qcow2_state(node);
-    uint64_t offset;
 
     blk_event(qcow2_file(node), BLK_EVENT_EMPTY_IMAGE_PREPARE);
     int ret = load_l1(node, err);
@@ -474,33 +536,24 @@ int qcow2_make_empty(struct blk_node *node, struct blk_error *err)
         return ret;
 
     uint32_t entries = s->l1_entries;
-    uint64_t *empty = calloc(entries ? entries : 1, sizeof(*empty));
     uint64_t *old = malloc(entries ? entries * sizeof(*old) : 1);
-    if (!empty || !old)
-        ret = blk_fail(err, ENOMEM, "emptying '%s'", node->name);
-    if (ret == 0) {
-        memcpy(old, s->l1, entries * sizeof(*old));
-        ret = write_l1(node, empty, 0, entries, &offset, err);
-    }
+    if (!old)
+        return blk_fail(err, ENOMEM, "emptying '%s'", node->name);
+    memcpy(old, s->l1, entries * sizeof(*old));
+    ret = renew_l1(node, UINT64_MAX, err);
     if (ret == 0)
-        ret = activate_l1(node, offset, empty, entries, err);
-    if (ret < 0)
-        free(empty);
-
-    for (uint32_t i = 0; i < entries && ret == 0; i++) {
-        if (!(old[i] & QCOW2_ENTRY_OFFSET))
-            continue;
-        qcow2_lock(s);
-        ret = free_l2(node, old[i] & QCOW2_ENTRY_OFFSET, err);
-        qcow2_unlock(s);
-        if (ret == 0)
-            ret = qcow2_relieve(node, err);
-    }
+        ret = free_tree(node, old, entries, err);
     free(old);
     if (ret == 0 && s->data_file_raw)
         ret = blk_child_write_zeroes(blk_child(node, BLK_ROLE_DATA), 0, blk_size(node),
                                      BLK_REQ_MAY_UNMAP, err);
     if (ret == 0)
         ret = qcow2_settle(node, err);
-    return ret < 0 ? ret : trim_file(node, err);
+    if (ret < 0)
+        return ret;
+    ret = cut_empty(node, err);
+    if (ret < 0)
+        blk_left_behind(err, "'%s' is empty, but its file is longer than it needs to be",
+                        node->name);
+    return ret;
 }

@@ -329,3 +329,21 @@ int qcow2_shadow_finish(struct qcow2_shadow *shadow, bool drop_old, struct qcow2
     free(placed.blocks);
     return ret;
 }
+
+void qcow2_shadow_discard_freed(const struct qcow2_shadow *shadow)
+{
+    const struct qcow2_state *s = qcow2_state(shadow->node);
+    struct blk_node *file = qcow2_file(shadow->node);
+    uint64_t start = 0;
+
+    if (!s->pass_discard.snapshot || !(file->flags & BLK_UNMAP))
+        return;
+    uint64_t limit = u64_min(shadow->clusters, blk_size(file) >> s->cluster_bits);
+    for (uint64_t i = 0; i <= limit; i++) {
+        if (i < limit && is_live(shadow, i) && !qcow2_shadow_get(shadow, i))
+            continue;
+        if (start < i)
+            blk_child_discard(file, start << s->cluster_bits, (i - start) << s->cluster_bits, NULL);
+        start = i + 1;
+    }
+}

@@ -217,30 +217,6 @@ static int write_l1(struct change *change, bool keep_old, struct blk_error *err)
     return ret;
 }
 
-/*
- * Tells the file which clusters nobody counts any more. A hint: the switch is made, and what it
- * was for is done.
- */
-static void discard_freed(const struct change *change)
-{
-    const struct qcow2_shadow *shadow = &change->shadow;
-    const struct qcow2_state *s = qcow2_state(change->node);
-    struct blk_node *file = qcow2_file(change->node);
-    uint64_t start = 0;
-
-    if (!s->pass_discard.snapshot || !(file->flags & BLK_UNMAP))
-        return;
-    uint64_t limit = u64_min(shadow->clusters, blk_size(file) >> s->cluster_bits);
-    for (uint64_t i = 0; i <= limit; i++) {
-        bool freed = i < limit && shadow->live[i / 8] & 1 << i % 8 && !qcow2_shadow_get(shadow, i);
-        if (freed)
-            continue;
-        if (start < i)
-            blk_child_discard(file, start << s->cluster_bits, (i - start) << s->cluster_bits, NULL);
-        start = i + 1;
-    }
-}
-
 /* Writes the new refcounts, makes everything stable and switches to it. */
 static int commit(struct change *change, struct blk_error *err)
 {
@@ -253,7 +229,7 @@ static int commit(struct change *change, struct blk_error *err)
         return ret;
     qcow2_forget_tables(node);
     blk_node_set_size(node, change->next.size);
-    discard_freed(change);
+    qcow2_shadow_discard_freed(&change->shadow);
     return 0;
 }
 
