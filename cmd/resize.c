@@ -19,8 +19,8 @@ static int new_size(const struct blk_node *root, const char *text, uint64_t *siz
     if (status)
         return status;
     if (sign == '-' && bytes >= old)
-        return report_failure("size: '%s' would leave nothing of '%s' (%llu bytes)", text, root->name,
-                              (unsigned long long)old);
+        return report_failure("size: '%s' would leave nothing of '%s' (%llu bytes)", text,
+                              root->name, (unsigned long long)old);
     *size = !sign ? bytes : sign == '+' ? old + bytes : old - bytes;
     if (*size > BLK_MAX_BYTES)
         return report_failure("size: '%s' makes '%s' too large (the limit is 8 EiB)", text,

@@ -165,7 +165,7 @@ static int check_old(const struct file_target *t)
     return old.st_dev == now.st_dev && old.st_ino == now.st_ino ? 0 : -EEXIST;
 }
 
-/* Gives the new file its name. With `exchange`, if that can be, the old one gets the temporary one. */
+/* Names the new file. With `exchange`, if that can be, the old one gets the temporary name. */
 static int rename_over_old(struct file_target *t, bool exchange)
 {
     if (exchange && blk_sys->renameat2(t->folder_fd, t->temporary, t->folder_fd, t->base,

@@ -155,7 +155,7 @@ static int begin(struct blk_node *node, bool all, uint64_t size, struct blk_erro
         ret = reserve(node, all, size, err);
     if (ret == 0)
         ret = put_in_use(node, all, err);
-    /* A disk that shrinks: that there is room has been seen, and the end of the file will be cut. */
+    /* A disk that shrinks: there is room, and the end of the file will be cut. */
     if (ret == 0 && size < blk_size(node) && !had_room)
         ret = release_reserve(node, err);
     if (ret < 0)
