@@ -6,9 +6,7 @@
 
 #include "cmd/common/common.h"
 
-/*
- * The size that "10G", "+1G" or "-1G" means for the image. Returns 0 or an exit status.
- */
+/* The size that "10G", "+1G" or "-1G" means for the image. Returns 0 or an exit status. */
 static int new_size(const struct blk_node *root, const char *text, uint64_t *size)
 {
     uint64_t old = blk_size(root);

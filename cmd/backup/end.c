@@ -13,20 +13,21 @@
 #include "cmd/backup/backup.h"
 #include "cmd/common/folder.h"
 
-/* `published`: NULL where the names that are given need not be taken back. */
-static int close_root(struct blk_node **root, struct blk_published *published,
-                      struct blk_close_report *report, struct blk_error *err)
+static int close_root(struct blk_node **root, struct blk_close_report *report,
+                      struct blk_error *err)
 {
-    int ret = published ? blk_close_held(*root, published, report, err)
-                        : blk_close(*root, report, err);
+    int ret = blk_close(*root, report, err);
     *root = NULL;
     return ret;
 }
 
 int backup_close_target(struct backup *backup, struct backup_disk *disk, struct blk_error *err)
 {
-    return close_root(&disk->target, backup->options->keep_failed ? NULL : &backup->published,
-                      &disk->target_report, err);
+    if (backup->options->keep_failed)
+        return close_root(&disk->target, &disk->target_report, err);
+    int ret = blk_close_held(disk->target, &backup->published, &disk->target_report, err);
+    disk->target = NULL;
+    return ret;
 }
 
 /* Made as NAME.partial, it gets its name, unless that was taken meanwhile. */
@@ -78,7 +79,7 @@ int backup_switch_source(const struct backup_options *options, struct backup_dis
 {
     if (backup_changes_source(options, disk))
         set_source_identity(options, disk, options->new_bitmap);
-    return close_root(&disk->source, NULL, &disk->source_report, err);
+    return close_root(&disk->source, &disk->source_report, err);
 }
 
 /* ---- a failure before the switch ---- */
@@ -114,7 +115,7 @@ static bool keep_partial(struct backup_disk *disk)
 {
     struct blk_error err = BLK_ERROR_INIT;
 
-    int ret = close_root(&disk->target, NULL, &disk->target_report, &err);
+    int ret = close_root(&disk->target, &disk->target_report, &err);
     if (ret < 0)
         report_error(&err);
     return ret == 0;
@@ -136,7 +137,7 @@ static void advance_bitmaps(const struct backup_options *options, struct backup_
     if (started)
         blk_bitmaps_remove(disk->format, started);
     disk->source_state = "its bitmaps mark what the kept target does not hold";
-    if (close_root(&disk->source, NULL, &disk->source_report, &err) == 0)
+    if (close_root(&disk->source, &disk->source_report, &err) == 0)
         return;
     disk->source_state = "its bitmaps mark too much rather than too little";
     report_error(&err);
@@ -162,7 +163,7 @@ static void keep_guest_writes(const struct backup_options *options, struct backu
     if (started)
         blk_bitmaps_remove(disk->format, started);
     disk->source_state = "its bitmaps mark what they did and what the guest wrote";
-    if (close_root(&disk->source, NULL, &disk->source_report, &err) < 0) {
+    if (close_root(&disk->source, &disk->source_report, &err) < 0) {
         disk->source_state = "its bitmaps are in use";
         blk_left_behind(&err, "what the guest wrote may not all be in '%s'", disk->source_name);
         report_error(&err);

@@ -408,18 +408,24 @@ static void pass_discard(struct blk_node *node, const struct qcow2_free *entry)
     }
 }
 
+int qcow2_unalloc(struct blk_node *node, uint64_t offset, uint64_t bytes, struct blk_error *err)
+{
+    struct qcow2_state *s = qcow2_state(node);
+    qcow2_lock(s);
+    int ret = qcow2_refcount_decrease(node, offset, bytes, err);
+    qcow2_unlock(s);
+    return ret;
+}
+
 int qcow2_frees_apply(struct blk_node *node, const struct qcow2_frees *frees,
                       struct blk_error *err)
 {
-    struct qcow2_state *s = qcow2_state(node);
     int ret = 0;
     for (size_t i = 0; i < frees->count && ret == 0; i++) {
         const struct qcow2_free *entry = &frees->list[i];
         if (entry->discard && qcow2_file(node)->flags & BLK_UNMAP)
             pass_discard(node, entry);
-        qcow2_lock(s);
-        ret = qcow2_refcount_decrease(node, entry->offset, entry->bytes, err);
-        qcow2_unlock(s);
+        ret = qcow2_unalloc(node, entry->offset, entry->bytes, err);
     }
     return ret;
 }

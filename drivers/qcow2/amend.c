@@ -12,6 +12,7 @@
 #include "blockcore/options.h"
 #include "drivers/qcow2/amend.h"
 #include "drivers/qcow2/create.h"
+#include "drivers/qcow2/shadow.h"
 
 const struct blk_option_desc qcow2_amend_options[] = {
     { "encrypt.state", BLK_OPT_STRING, "Encryption: not supported", NULL },

@@ -60,9 +60,7 @@ static int reserve(struct blk_node *node, bool all, uint64_t size, struct blk_er
     if (ret == 0)
         ret = qcow2_settle(node, err);
     if (ret < 0) {
-        qcow2_lock(s);
-        qcow2_refcount_decrease(node, offset, bytes, NULL);
-        qcow2_unlock(s);
+        qcow2_unalloc(node, offset, bytes, NULL);
         return ret;
     }
     s->bitmap_reserve = offset;
@@ -73,12 +71,10 @@ static int reserve(struct blk_node *node, bool all, uint64_t size, struct blk_er
 static int release_reserve(struct blk_node *node, struct blk_error *err)
 {
     struct qcow2_state *s = qcow2_state(node);
+    uint64_t bytes = s->bitmap_reserve_bytes;
 
-    qcow2_lock(s);
-    int ret = qcow2_refcount_decrease(node, s->bitmap_reserve, s->bitmap_reserve_bytes, err);
-    qcow2_unlock(s);
     s->bitmap_reserve_bytes = 0;
-    return ret;
+    return qcow2_unalloc(node, s->bitmap_reserve, bytes, err);
 }
 
 /* ---- the flag ---- */

@@ -58,29 +58,17 @@ static int allocate(struct blk_node *node, struct places *places, uint64_t bytes
  */
 static void give_back(struct blk_node *node, struct places *places)
 {
-    struct qcow2_state *s = qcow2_state(node);
-
-    qcow2_lock(s);
     for (size_t i = 0; i < places->count; i++)
-        if (qcow2_refcount_decrease(node, places->list[i].offset, places->list[i].bytes, NULL) < 0)
+        if (qcow2_unalloc(node, places->list[i].offset, places->list[i].bytes, NULL) < 0)
             break;
-    qcow2_unlock(s);
 }
 
 /* After the switch: what was set aside and not needed. */
 static int give_back_reserve(struct blk_node *node, const struct places *places,
                              struct blk_error *err)
 {
-    struct qcow2_state *s = qcow2_state(node);
-    int ret = 0;
-
-    s->bitmap_reserve_bytes = 0;
-    if (!places->reserve.bytes)
-        return 0;
-    qcow2_lock(s);
-    ret = qcow2_refcount_decrease(node, places->reserve.offset, places->reserve.bytes, err);
-    qcow2_unlock(s);
-    return ret;
+    qcow2_state(node)->bitmap_reserve_bytes = 0;
+    return qcow2_unalloc(node, places->reserve.offset, places->reserve.bytes, err);
 }
 
 /* ---- data and tables ---- */

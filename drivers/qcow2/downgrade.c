@@ -13,6 +13,7 @@
 #include "blockcore/cancel.h"
 #include "blockcore/memory.h"
 #include "drivers/qcow2/amend.h"
+#include "drivers/qcow2/shadow.h"
 
 struct downgrade {
     struct blk_node *node;

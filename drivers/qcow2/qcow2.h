@@ -14,7 +14,7 @@
  *   bitmap*.c      dirty bitmaps (bitmap.h)
  *   resize.c       truncate, make_empty
  *   preallocate.c  places for clusters that nobody has written yet
- *   shadow.c       a whole new refcount structure beside the live one (C8)
+ *   shadow.c       a whole new refcount structure beside the live one (shadow.h, C8)
  *   qcow2.c        the driver table, open, close, info
  * on top of these: check.c repair.c snapshot.c create.c amend.c measure.c compress.c
  *
@@ -384,6 +384,8 @@ int qcow2_alloc(struct blk_node *node, uint64_t bytes, uint64_t *offset, struct 
 int qcow2_alloc_run(struct blk_node *node, uint64_t max_bytes, uint64_t *offset, uint64_t *bytes,
                     bool *virgin, struct blk_error *err);
 int qcow2_alloc_end(struct blk_node *node, uint64_t bytes, uint64_t *offset, struct blk_error *err);
+/* qcow2_refcount_decrease() for who does not hold the lock. */
+int qcow2_unalloc(struct blk_node *node, uint64_t offset, uint64_t bytes, struct blk_error *err);
 
 /*
  * Makes the file have newly allocated clusters that a later epoch writes: a full disk then fails
@@ -598,66 +600,6 @@ int qcow2_make_empty(struct blk_node *node, struct blk_error *err);
 int qcow2_preallocate(struct blk_node *node, uint64_t offset, uint64_t bytes,
                       enum blk_prealloc prealloc, struct blk_error *err);
 
-/* ---- shadow.c ---- */
-
-/*
- * A complete refcount structure being built beside the live one, for operations that switch
- * everything by one header sector (C8): snapshot create, apply, delete, check -r, another width.
- * Use:
- *   qcow2_settle(); qcow2_shadow_begin() with the live counts or with none; change counts with
- *   qcow2_shadow_set/_add; place new tables with qcow2_shadow_alloc() and write them there with
- *   blk_child_pwrite(); qcow2_shadow_finish() writes table and blocks and fills the refcount
- *   fields of *next; blk_child_flush(); qcow2_header_switch(); qcow2_forget_tables().
- * Nothing that the live structure counts is ever written over, whatever the new counts say. If
- * anything fails before the switch, the image is what it was.
- */
-struct qcow2_shadow {
-    struct blk_node *node;
-    unsigned order;      /* width of the new counts */
-    uint8_t *counts;     /* packed, of that width: qcow2_count_get() */
-    uint64_t clusters;   /* counts there are; grows */
-    uint64_t capacity;   /* counts there is room for */
-    uint8_t *live;       /* a bit a cluster: not to be written over before the switch */
-    uint64_t hint;       /* no free cluster below */
-};
-
-/*
- * `copy_counts`: start from the live counts; else from zeroes (repair), where live counts that
- * cannot be read are no error. Clusters with a live count are kept from being written over in
- * both cases, and so is what the caller marks with qcow2_shadow_protect(). Errors: -ENOMEM, -EIO,
- * -ERANGE when a live count does not fit the width.
- */
-int qcow2_shadow_begin(struct blk_node *node, unsigned order, bool copy_counts,
-                       struct qcow2_shadow *shadow, struct blk_error *err);
-void qcow2_shadow_end(struct qcow2_shadow *shadow);
-uint64_t qcow2_shadow_get(const struct qcow2_shadow *shadow, uint64_t cluster);
-/*
- * Adds `delta` (+1 or -1) to the counts of the clusters that the range touches. -ERANGE: would
- * not fit or fall below 0.
- */
-int qcow2_shadow_add(struct qcow2_shadow *shadow, uint64_t offset, uint64_t bytes, int delta,
-                     struct blk_error *err);
-/* The range holds something that must survive until the switch, whatever the counts say. */
-void qcow2_shadow_protect(struct qcow2_shadow *shadow, uint64_t offset, uint64_t bytes);
-/*
- * Contiguous clusters that are free in the live and in the new structure; their new counts become
- * 1.
- */
-int qcow2_shadow_alloc(struct qcow2_shadow *shadow, uint64_t bytes, uint64_t *offset,
-                       struct blk_error *err);
-/*
- * Takes the live refcount table and blocks out of the new counts (if `drop_old`), places and
- * writes the new ones, and sets next->reftable_offset, reftable_clusters and refcount_order. Not
- * flushed.
- */
-int qcow2_shadow_finish(struct qcow2_shadow *shadow, bool drop_old, struct qcow2_header *next,
-                        struct blk_error *err);
-/*
- * After the switch: tells the file which clusters nobody counts any more. A hint, as what the
- * switch was for is done.
- */
-void qcow2_shadow_discard_freed(const struct qcow2_shadow *shadow);
-
 /* ---- written on top of the above ---- */
 
 /*
@@ -698,7 +640,7 @@ int qcow2_identity_get(struct blk_node *node, struct blk_identity *identity, str
 void qcow2_identity_set(struct blk_node *node, const struct blk_identity *identity);
 int qcow2_identity_drop(struct blk_node *node, struct blk_error *err);
 void qcow2_identity_apply(struct blk_node *node, struct qcow2_tail *tail);
-/* After opening: does the image say that it is a backup? */
+/* After opening or a store: does the image say that it is a backup? */
 void qcow2_identity_note(struct blk_node *node);
 
 /* create.c, amend.c, measure.c */

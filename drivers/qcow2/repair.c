@@ -15,6 +15,7 @@
 
 #include "blockcore/memory.h"
 #include "drivers/qcow2/check.h"
+#include "drivers/qcow2/shadow.h"
 #include "drivers/qcow2/snapshot.h"
 
 /* ---- too high ---- */

@@ -18,7 +18,7 @@
 #include "blockcore/identity.h"
 #include "blockcore/units.h"
 #include "drivers/qcow2/bitmap.h"
-#include "drivers/qcow2/qcow2.h"
+#include "drivers/qcow2/shadow.h"
 
 /* ---- L1 tables ---- */
 
@@ -388,9 +388,7 @@ static int renew_l1(struct blk_node *node, uint64_t limit, struct blk_error *err
         if (ret == 0)
             return 0;
     } else if (ret == 0) {
-        qcow2_lock(s);
-        ret = qcow2_refcount_decrease(node, offset, u64_max((uint64_t)entries * 8, 8), err);
-        qcow2_unlock(s);
+        ret = qcow2_unalloc(node, offset, u64_max((uint64_t)entries * 8, 8), err);
     }
     free(empty);
     return ret;

@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "drivers/qcow2/refcount.h"
+#include "drivers/qcow2/shadow.h"
 
 static uint64_t counts_per_block(const struct qcow2_shadow *shadow)
 {

@@ -9,7 +9,7 @@
 #ifndef DRIVERS_QCOW2_SNAPSHOT_H
 #define DRIVERS_QCOW2_SNAPSHOT_H
 
-#include "drivers/qcow2/qcow2.h"
+#include "drivers/qcow2/shadow.h"
 
 /*
  * Shown of ids and names, and accepted of new names; QEMU's limits. The format would have room

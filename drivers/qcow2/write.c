@@ -388,15 +388,6 @@ static int link_run(struct blk_node *node, const struct run *run, struct blk_err
     return ret;
 }
 
-/* Nothing points to what was taken: it can go back at once. */
-static void give_back(struct blk_node *node, const struct run *run)
-{
-    struct qcow2_state *s = qcow2_state(node);
-    qcow2_lock(s);
-    qcow2_refcount_decrease(node, run->host, run->clusters * s->cluster_bytes, NULL);
-    qcow2_unlock(s);
-}
-
 static int write_held(struct blk_node *node, struct run *run, const struct payload *payload,
                       struct blk_error *err)
 {
@@ -413,7 +404,8 @@ static int write_held(struct blk_node *node, struct run *run, const struct paylo
         ret = link_run(node, run, err);
         qcow2_unlock(s);
     } else if (ret < 0 && run->way == NEW) {
-        give_back(node, run);
+        /* Nothing points to what was taken: it can go back at once. */
+        qcow2_unalloc(node, run->host, run->clusters * s->cluster_bytes, NULL);
     }
     return ret;
 }
