@@ -100,8 +100,12 @@ distclean: clean
 	rm -f config.mk config.h config.log $(if $(S),Makefile)
 	$(if $(S),@rmdir -p blockcore cmd/* cmd drivers/* drivers tests/* tests 2>/dev/null || :)
 
-# What is committed, and nothing else.
+# What is committed, and nothing else; the same bytes each time. The archive gets its name when it is
+# complete.
+dist: archive = blkimg-$(VERSION).tar.gz
 dist:
-	git -C $(srcdir) archive --format=tar.gz --prefix=blkimg-$(VERSION)/ HEAD >blkimg-$(VERSION).tar.gz
+	@[ -e $(srcdir)/.git ] || { echo 'make dist: $(srcdir) is not a git checkout' >&2; exit 1; }
+	$(Q)git -C $(srcdir) archive --format=tar --prefix=blkimg-$(VERSION)/ -o $(CURDIR)/$(archive).tmp HEAD
+	$(Q)gzip -n9 <$(archive).tmp >$(archive).gz.tmp && rm $(archive).tmp && mv $(archive).gz.tmp $(archive)
 
 -include $(objects:.o=.d) $(preloads:.so=.d)

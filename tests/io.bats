@@ -547,7 +547,7 @@ EOF
 }
 
 @test "on a terminal there is a prompt" {
-    need script
+    need_terminal
     truncate -s 1M raw
     run script -qec '"$BLKIMG" io -f raw raw' /dev/null < <(sleep 0.3; echo length; echo quit)
     assert_success

@@ -65,7 +65,7 @@ rows() {
 }
 
 @test "colours only on a terminal" {
-    need script
+    need_terminal
     chain
     TERM=xterm script -qec "'$BLKIMG' map --output=picture top" /dev/null >seen </dev/null
     grep -q $'\033\[32m#' seen

@@ -1,7 +1,7 @@
 # What every bats file loads: "load lib/common".
 #
-# Each test starts in a private folder $T. When it ends, however it ends, the processes it started,
-# what it mounted and the loop devices it made below $T are gone, and so is $T.
+# Each test starts in a private directory $T. When it ends, however it ends, the processes it started,
+# what it mounted below $T and the loop devices it made are gone, and so is $T.
 #
 # Set by tests/run: BLKIMG (the program), SRCDIR, BUILDDIR, TEST_TOOLS (the programs of
 # tests/tools), SANITIZERS (what the program was built with, or empty).
@@ -85,18 +85,12 @@ start_watchdog() {
     watchdog_pid=$!
 }
 
-# Unmounts what is mounted below $T, the newest first, and frees loop devices of files there.
+# Unmounts what is mounted below $T, the newest first.
 unmount_leftovers() {
-    local where device back
+    local where
     while read -r where; do
         umount "$where" 2>/dev/null || umount -l "$where" || true
     done < <(awk -v top="$T/" 'index($5, top) == 1 { print $5 }' /proc/self/mountinfo | tac)
-    [[ -e /sys/block/loop0 ]] || return 0
-    for back in /sys/block/loop*/loop/backing_file; do
-        [[ -r $back && $(<"$back") == "$T"/* ]] || continue
-        device=${back#/sys/block/}
-        losetup -d "/dev/${device%%/*}" 2>/dev/null || true
-    done
 }
 
 # --- what a test needs -----------------------------------------------------------------------
@@ -107,6 +101,12 @@ need() {
     for program; do
         command -v "$program" >/dev/null || skip "$program is not installed"
     done
+}
+
+# Skips the test unless script(1) can make a terminal, which some containers do not allow.
+need_terminal() {
+    need script
+    script -qec true /dev/null </dev/null >/dev/null 2>&1 || skip "no pseudo-terminal here"
 }
 
 # Skips the test unless it runs as root.
@@ -127,14 +127,18 @@ small_tmpfs() {
     mount -t tmpfs -o "size=$1" blkimg-test "$2" 2>/dev/null || skip "cannot mount a tmpfs here"
 }
 
-# loop_device FILE [OPTION...]: a block device over the file; its name is in $LOOP.
+# loop_device FILE [OPTION...]: a block device over the file; its name is in $LOOP. It is detached
+# at once, which takes effect when nobody has it open any more: when this test has ended, even if it
+# was killed, and whether or not /sys is there to find it by.
 loop_device() {
-    local file=$1
+    local file=$1 held
     shift
     need_root
     need losetup
-    # shellcheck disable=SC2034 # for the test
     LOOP=$(losetup --show "$@" -f "$(realpath "$file")" 2>/dev/null) || skip "no loop device here"
+    # shellcheck disable=SC2034 # held open until the test ends
+    exec {held}<"$LOOP" || { losetup -d "$LOOP"; return 1; }
+    losetup -d "$LOOP"
 }
 
 # loop_xfs SIZE DIR: an XFS (with reflinks) in a file of at least 300M, mounted on DIR.
