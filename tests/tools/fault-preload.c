@@ -5,7 +5,9 @@
  * Environment:
  *   FAULT_FILES       the images (see preload.h for what is then watched)
  *   FAULT_CALL        write, sync, truncate, close, fallocate, rename, link,
- *                     unlink or any (the default)
+ *                     unlink or any of these (the default); or, of the calls that
+ *                     change nothing, open, read, seek, stat, short-read (half of
+ *                     the bytes), eof (none of them) or close-read
  *   FAULT_N           fail the N-th matching call, from 1; 0 or unset: none
  *   FAULT_ERRNO       EIO (the default), ENOSPC, EDQUOT or a number
  *   FAULT_ONCE        1: only this call; otherwise the fault stays, and every
@@ -15,8 +17,8 @@
  *
  * A failed call is not made, except close, which is made and then reported as
  * failed. A write covers the copy calls (copy_file_range, sendfile, clones); a
- * sync covers syncs of the folder; sync_file_range is none. Closes count only
- * for files opened for writing: an error of a read-only close loses nothing.
+ * sync covers syncs of the folder; sync_file_range is none. A close is one of
+ * a file opened for writing, a close-read one of any other.
  *
  * The number of a call is its line number in the count file, so processes that
  * share the file share the count. Without the file each process counts alone.
@@ -29,6 +31,14 @@ static const char *const call_names[] = {
     [CALL_WRITE] = "write",         [CALL_COPY] = "write",   [CALL_TRUNCATE] = "truncate",
     [CALL_FALLOCATE] = "fallocate", [CALL_SYNC] = "sync",    [CALL_RENAME] = "rename",
     [CALL_LINK] = "link",           [CALL_UNLINK] = "unlink", [CALL_CLOSE] = "close",
+    [CALL_TRY_OPEN] = "open",       [CALL_READ] = "read",     [CALL_SEEK] = "seek",
+    [CALL_STAT] = "stat",
+};
+
+/* More names: ways to do these calls badly that are not an error of theirs. */
+enum { SHORT_READ = CALL_STAT + 1, EOF_READ, CLOSE_READ, NAME_COUNT };
+static const char *const other_names[NAME_COUNT] = {
+    [SHORT_READ] = "short-read", [EOF_READ] = "eof", [CLOSE_READ] = "close-read",
 };
 
 /* Set once at the start and only read afterwards. */
@@ -66,12 +76,20 @@ static int parse_errno(const char *text)
     return value;
 }
 
+static bool is_name(const char *name, const char *text)
+{
+    return name != NULL && strcmp(text, name) == 0;
+}
+
 static void parse_call(const char *text)
 {
     bool found = strcmp(text, "any") == 0;
 
     for (size_t i = 0; i < sizeof(call_names) / sizeof(call_names[0]); i++) {
-        found = found || (call_names[i] != NULL && strcmp(text, call_names[i]) == 0);
+        found = found || is_name(call_names[i], text);
+    }
+    for (size_t i = 0; i < NAME_COUNT; i++) {
+        found = found || is_name(other_names[i], text);
     }
     if (!found) {
         preload_die("FAULT_CALL is not known");
@@ -137,26 +155,50 @@ static uint64_t count_call(const struct call *call)
         if (REAL(write)(count_fd, line, LINE_BYTES) != LINE_BYTES) {
             preload_die("cannot write FAULT_COUNT_FILE");
         }
-        number = (uint64_t)lseek(count_fd, 0, SEEK_CUR) / LINE_BYTES;
+        number = (uint64_t)REAL(lseek)(count_fd, 0, SEEK_CUR) / LINE_BYTES;
     }
     pthread_mutex_unlock(&count_lock);
     return number;
 }
 
-static int hook_before(struct call *call)
+/* Whether FAULT_CALL means this call. */
+static bool is_wanted(const struct call *call)
 {
     const char *name =
         call->kind < sizeof(call_names) / sizeof(call_names[0]) ? call_names[call->kind] : NULL;
 
-    if (name == NULL || (strcmp(wanted_call, "any") != 0 && strcmp(wanted_call, name) != 0)) {
-        return 0;
+    switch (call->kind) {
+    case CALL_TRY_OPEN:
+    case CALL_SEEK:
+    case CALL_STAT:
+        return is_name(name, wanted_call);
+    case CALL_READ:
+        return is_name(name, wanted_call) || is_name("short-read", wanted_call) ||
+               is_name("eof", wanted_call);
+    case CALL_CLOSE:
+        if (!(call->entry.facts & FD_WRITABLE)) {
+            return is_name("close-read", wanted_call);
+        }
+        break;
+    default:
+        break;
     }
-    if (call->kind == CALL_CLOSE && !(call->entry.facts & FD_WRITABLE)) {
+    return name != NULL && (strcmp(wanted_call, "any") == 0 || is_name(name, wanted_call));
+}
+
+static int hook_before(struct call *call)
+{
+    if (!is_wanted(call)) {
         return 0;
     }
     uint64_t number = count_call(call);
 
     if (wanted_number == 0 || number < wanted_number || (fault_once && number != wanted_number)) {
+        return 0;
+    }
+    if (strcmp(wanted_call, "short-read") == 0 || strcmp(wanted_call, "eof") == 0) {
+        call->cut = true;
+        call->most = strcmp(wanted_call, "eof") == 0 ? 0 : call->length / 2;
         return 0;
     }
     return fault_errno;

@@ -1,7 +1,7 @@
 /*
  * What the preloaded test objects share: which descriptors belong to watched
  * files, and, in preload-calls.h, one interposer for every libc call that
- * changes a file.
+ * changes a file, and for those that look at one.
  *
  * A source file that includes this one defines two hooks and gets a whole
  * LD_PRELOAD object:
@@ -64,6 +64,10 @@ enum call_kind {
     CALL_UNLINK,
     CALL_CLOSE,
     CALL_MMAP,
+    CALL_TRY_OPEN, /* an open that is about to be made; CALL_OPEN is one that succeeded */
+    CALL_READ,
+    CALL_SEEK,
+    CALL_STAT,
 };
 
 /* Facts about a descriptor. */
@@ -102,6 +106,8 @@ struct call {
     bool synced;               /* CALL_WRITE: this write is stable when it returns */
     bool everything;           /* CALL_SYNC: of the whole file system */
     enum open_result opened;
+    bool cut;                  /* CALL_READ: hook_before wants at most `most` bytes to be read */
+    uint64_t most;
     const char *path;          /* resolved; the old name of a rename or link */
     const char *new_path;
     uint64_t start;            /* free for the hooks */
@@ -383,7 +389,7 @@ static void preload_opened(int fd, int flags, bool existed)
     char path[PATH_MAX];
 
     preload_set_fd(fd, (struct fd_entry){0, 0});
-    if (fstat(fd, &st) != 0 || !(S_ISREG(st.st_mode) || S_ISDIR(st.st_mode)) ||
+    if (REAL(fstat)(fd, &st) != 0 || !(S_ISREG(st.st_mode) || S_ISDIR(st.st_mode)) ||
         !descriptor_path(fd, path)) {
         return;
     }
