@@ -74,12 +74,18 @@ struct blk_measure {
     uint64_t bitmaps_bytes;         /* additionally needed to keep the source's bitmaps */
 };
 
-enum blk_repair { BLK_REPAIR_LEAKS = 1 << 0, BLK_REPAIR_ERRORS = 1 << 1 };
+/* LOST gives up guest data that cannot be reached: it then reads as zeroes. */
+enum blk_repair {
+    BLK_REPAIR_LEAKS = 1 << 0,
+    BLK_REPAIR_ERRORS = 1 << 1,
+    BLK_REPAIR_LOST = 1 << 2,
+};
 
 /* The result of a check. Counts as in qemu-img check's JSON. */
 struct blk_check {
     uint64_t corruptions, leaks;
     uint64_t corruptions_fixed, leaks_fixed;
+    uint64_t lost_bytes; /* of the guest's data, snapshots included, that cannot be reached */
     uint64_t image_end_offset;
     bool has_allocation;
     uint64_t total_clusters, allocated_clusters, fragmented_clusters, compressed_clusters;

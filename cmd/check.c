@@ -22,7 +22,7 @@ static int run(int argc, char **argv);
 const struct command cmd_check = {
     "check",
     "Look for errors in the metadata of an image, and repair them",
-    "[--object objectdef] [--image-opts] [-q] [-f fmt] [--output=ofmt] [-r [leaks | all]] "
+    "[--object objectdef] [--image-opts] [-q] [-f fmt] [--output=ofmt] [-r [leaks | all | lost]] "
     "[-T src_cache] [-U] [--lock-wait=seconds] filename",
     run,
 };
@@ -67,6 +67,9 @@ static void print_human(const struct blk_check *check)
         printf("\n%" PRIu64 " leaked clusters were found on the image.\n"
                "This means waste of disk space, but no harm to data.\n",
                check->leaks);
+    if (check->lost_bytes)
+        printf("\n%" PRIu64 " bytes of guest data are lost: copy the image, and see '-r lost' in "
+               "blkimg-check(1).\n", check->lost_bytes);
     if (check->total_clusters && check->allocated_clusters) {
         double allocated = (double)check->allocated_clusters;
         printf("%" PRIu64 "/%" PRIu64 " = %0.2f%% allocated, %0.2f%% fragmented, "
@@ -97,6 +100,7 @@ static void print_json(const struct blk_node *node, const struct blk_check *chec
         { "corruptions", check->corruptions, false },
         { "corruptions-fixed", check->corruptions_fixed, false },
         { "check-errors", 0, true },
+        { "lost-bytes", check->lost_bytes, false },
         { "leaks", check->leaks, false },
         { "leaks-fixed", check->leaks_fixed, false },
         { "allocated-clusters", check->allocated_clusters, false },
@@ -155,8 +159,8 @@ static int check(struct blk_node *root, struct request *request)
     if (node->driver->check)
         ret = request->repair ? repair(node, request, &result, &err) : look(node, &result, &err);
     if (ret == -ENOTSUP) {
-        report_failure("checking '%s': format '%s' does not support checks", node->name,
-                       node->driver->name);
+        report_failure("checking '%s': format '%s': This image format does not support checks",
+                       node->name, node->driver->name);
         return CHECK_UNSUPPORTED;
     }
     if (ret < 0) {
@@ -179,12 +183,21 @@ static int parse_repair(const char *text, unsigned *repair)
     *repair = 0;
     if (!text)
         return EXIT_OK;
-    *repair = BLK_REPAIR_LEAKS;
-    if (strcmp(text, "all") == 0)
-        *repair |= BLK_REPAIR_ERRORS;
-    else if (strcmp(text, "leaks") != 0)
-        return report_failure("-r: '%s' is neither leaks nor all", text);
-    return EXIT_OK;
+    static const struct {
+        const char *name;
+        unsigned repair;
+    } ways[] = {
+        { "leaks", BLK_REPAIR_LEAKS },
+        { "all", BLK_REPAIR_LEAKS | BLK_REPAIR_ERRORS },
+        { "lost", BLK_REPAIR_LEAKS | BLK_REPAIR_ERRORS | BLK_REPAIR_LOST },
+    };
+    for (size_t i = 0; i < sizeof(ways) / sizeof(ways[0]); i++) {
+        if (strcmp(text, ways[i].name) != 0)
+            continue;
+        *repair = ways[i].repair;
+        return EXIT_OK;
+    }
+    return report_failure("-r: '%s' is not one of leaks, all and lost", text);
 }
 
 static int run(int argc, char **argv)
@@ -193,7 +206,8 @@ static int run(int argc, char **argv)
     struct request request = { .quiet = false };
     const char *repair = NULL, *cache = NULL;
     const struct cmd_option options[] = {
-        { 'r', "repair", CMD_STRING, &repair, "leaks|all", "repair leaks, or all errors" },
+        { 'r', "repair", CMD_STRING, &repair, "leaks|all|lost",
+          "repair leaks, all errors, or errors and lost guest data as zeroes" },
         OUTPUT_OPTION(&request.format),
         { 'T', "cache", CMD_STRING, &cache, "CACHE", "cache mode" },
         { 'q', "quiet", CMD_FLAG, &request.quiet, NULL, "print nothing but errors" },

@@ -109,3 +109,49 @@ compressed() {
     run -0 blkimg io -r -c 'read -P 8 64k 64k' x
     refute_output --partial verification
 }
+
+# Where the only compressed piece of an image lies: OFFSET and the end of its last sector.
+piece_of() {
+    python3 - "$1" <<'PY'
+import struct, sys
+with open(sys.argv[1], "rb") as f:
+    data = f.read()
+u64 = lambda at: struct.unpack_from(">Q", data, at)[0]
+entry = u64(u64(u64(40)) & 0x00fffffffffffe00)
+offset = entry & ((1 << 54) - 1)
+print(offset, (offset // 512 + (entry >> 54 & 0xff) + 1) * 512)
+PY
+}
+
+@test "a piece that is cut off at the end of the file is an error" {
+    local type cut start end out
+    python3 -c 'import random; random.seed(3); print("".join(random.choices("abcdefgh", k=65535)))' >source
+    for type in zlib zstd; do
+        qemu-img convert -c -O qcow2 -o "compression_type=$type" source whole
+        read -r start end < <(piece_of whole)
+        # Zeroes after the data in its last sector need not be there.
+        python3 - whole "$end" <<'PY'
+import sys
+with open(sys.argv[1], "r+b") as f:
+    data = f.read(int(sys.argv[2])).rstrip(b"\0")
+    f.truncate(len(data))
+PY
+        run -0 blkimg check whole
+        run -0 qemu-img check whole
+        blkimg compare -q -f raw -F qcow2 source whole
+        for cut in 1 2 5 100 512 700 5000 $((end - start)); do
+            cp whole a
+            truncate -s $((end - cut)) a
+            (($(stat -c %s a) < $(stat -c %s whole))) || continue
+            echo "$type: $cut bytes less"
+            run -1 --separate-stderr blkimg convert -O raw a out
+            [[ $stderr == *"the file is cut short at $((end - cut))"* ]] || fail "$stderr"
+            assert_file_not_exists out
+            run -4 --separate-stderr blkimg compare -f raw -F qcow2 source a
+            run -2 --separate-stderr blkimg check -r all a
+            [[ $stderr == *'guest bytes 0 to 65535 are lost'* ]] || fail "$stderr"
+            run -0 blkimg check -r lost a
+            run -0 blkimg io -r -c 'read -P 0 0 64k' a
+        done
+    done
+}

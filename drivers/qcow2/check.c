@@ -6,39 +6,9 @@
 #include "drivers/qcow2/check.h"
 
 #include <errno.h>
-#include <stdarg.h>
-#include <stdio.h>
 #include <stdlib.h>
 
 #include "blockcore/memory.h"
-
-__attribute__((format(printf, 3, 0)))
-static void say(struct qcow2_check *check, bool is_error, const char *text, va_list args)
-{
-    if (!check->result->message)
-        return;
-    char line[1024];
-    vsnprintf(line, sizeof(line), text, args);
-    check->result->message(check->result->opaque, is_error, line);
-}
-
-void qcow2_check_corruption(struct qcow2_check *check, const char *text, ...)
-{
-    va_list args;
-    va_start(args, text);
-    say(check, true, text, args);
-    va_end(args);
-    check->result->corruptions++;
-}
-
-void qcow2_check_leak(struct qcow2_check *check, uint64_t clusters, const char *text, ...)
-{
-    va_list args;
-    va_start(args, text);
-    say(check, false, text, args);
-    va_end(args);
-    check->result->leaks += clusters;
-}
 
 int qcow2_check_begin(struct qcow2_check *check, struct blk_node *node, struct blk_check *result,
                       struct blk_error *err)
@@ -73,6 +43,7 @@ static int look(struct qcow2_check *check, struct blk_error *err)
         ret = qcow2_check_compare(check, err);
     if (ret == 0)
         ret = qcow2_check_entries(check, QCOW2_MEND_NOTHING, err);
+    qcow2_check_report_rest(check);
     return ret;
 }
 
@@ -90,18 +61,43 @@ static int look_again(struct blk_node *node, struct blk_check *left, struct blk_
     return ret;
 }
 
+/* Tells which counts are about to be repaired. */
+static int announce(struct qcow2_check *check, struct blk_error *err)
+{
+    check->announce = true;
+    int ret = check->counts_differ ? qcow2_check_compare(check, err) : 0;
+    check->announce = false;
+    return ret;
+}
+
+/* Nothing is freed in an image that is not understood, so counts that are too high stay. */
+static bool needs_counts(const struct qcow2_check *check)
+{
+    return check->broken_counts || check->counts_low || check->old_snapshots ||
+           (check->counts_differ && !check->incomplete);
+}
+
 static int mend_all(struct qcow2_check *check, struct blk_error *err)
 {
     int ret = qcow2_check_entries(check, QCOW2_MEND_CLEAR, err);
     if (ret == 0)
         ret = blk_child_flush(qcow2_file(check->node), err);
-    if (ret == 0 && (check->broken_counts || check->result->leaks || check->result->corruptions))
+    if (ret == 0 && needs_counts(check))
         ret = qcow2_repair_counts(check, err);
     if (ret == 0)
         ret = qcow2_check_entries(check, QCOW2_MEND_SET, err);
     if (ret == 0)
         ret = blk_child_flush(qcow2_file(check->node), err);
     return ret;
+}
+
+/* COPIED was compared with counts that were too high; it may be missing now. */
+static int mend_leaks(struct qcow2_check *check, struct blk_error *err)
+{
+    int ret = qcow2_repair_leaks(check, err);
+    if (ret == 0 && !check->incomplete)
+        ret = qcow2_check_entries(check, QCOW2_MEND_SET, err);
+    return ret < 0 ? ret : blk_child_flush(qcow2_file(check->node), err);
 }
 
 /* An image without errors is neither corrupt nor dirty. */
@@ -119,12 +115,14 @@ static int repair_image(struct qcow2_check *check, unsigned repair, struct blk_e
 {
     struct blk_check *result = check->result;
     struct blk_check left;
-    int ret = 0;
 
-    if (repair & BLK_REPAIR_ERRORS)
+    check->may_raise = repair & BLK_REPAIR_ERRORS;
+    int ret = announce(check, err);
+    if (ret == 0 && repair & BLK_REPAIR_ERRORS)
         ret = mend_all(check, err);
-    else if (result->leaks && !check->broken_counts)
-        ret = qcow2_repair_leaks(check, err);
+    else if (ret == 0 && result->leaks && !check->broken_counts)
+        ret = mend_leaks(check, err);
+    qcow2_check_report_rest(check);
     if (ret < 0)
         return ret;
 
@@ -138,6 +136,33 @@ static int repair_image(struct qcow2_check *check, unsigned repair, struct blk_e
     if (left.corruptions || !(repair & BLK_REPAIR_ERRORS))
         return 0;
     return clear_marks(check->node, err);
+}
+
+/*
+ * Gives up what is lost, after which the tables can be followed; then looks afresh, in silence: all
+ * has been told. The figures of the first look stay, with what it leaves fixed to be found.
+ */
+static int discard_lost(struct qcow2_check *check, struct blk_error *err)
+{
+    struct blk_check *result = check->result, again = { .leaks = 0 };
+    struct blk_node *node = check->node;
+
+    check->discard_lost = true;
+    qcow2_check_note(check, "%llu bytes of guest data are given up as lost",
+                     (unsigned long long)result->lost_bytes);
+    int ret = qcow2_check_entries(check, QCOW2_MEND_CLEAR, err);
+    if (ret == 0)
+        ret = blk_child_flush(qcow2_file(node), err);
+    qcow2_check_end(check);
+    qcow2_forget_tables(node);
+    if (ret == 0)
+        ret = qcow2_check_begin(check, node, &again, err);
+    if (ret == 0)
+        ret = look(check, err);
+    check->result = result;
+    /* Leaks that the lost entries hid come on top. */
+    result->leaks = u64_max(result->leaks, again.leaks);
+    return ret;
 }
 
 int qcow2_check(struct blk_node *node, unsigned repair, struct blk_check *result,
@@ -154,6 +179,8 @@ int qcow2_check(struct blk_node *node, unsigned repair, struct blk_check *result
     result->has_allocation = true;
     result->total_clusters = div_round_up(blk_size(node), s->cluster_bytes);
     ret = look(&check, err);
+    if (ret == 0 && repair & BLK_REPAIR_LOST && result->lost_bytes)
+        ret = discard_lost(&check, err);
     if (ret == 0 && repair && (result->corruptions || result->leaks ||
                                s->header.incompatible &
                                    (QCOW2_INCOMPAT_CORRUPT | QCOW2_INCOMPAT_DIRTY)))

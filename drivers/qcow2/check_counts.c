@@ -13,14 +13,38 @@
 static void report_difference(struct qcow2_check *check, uint64_t cluster, uint64_t count,
                               uint64_t refs)
 {
-    if (count < refs)
-        qcow2_check_corruption(check, "cluster %llu: the refcount is %llu, but there are %llu "
-                               "references", (unsigned long long)cluster,
-                               (unsigned long long)count, (unsigned long long)refs);
+    bool is_low = count < refs;
+
+    check->counts_differ = true;
+    check->counts_low |= is_low;
+    if (check->announce && (is_low ? !check->may_raise : check->incomplete))
+        return;
+    if (check->announce)
+        qcow2_check_note(check, "Repairing cluster %llu refcount=%llu reference=%llu",
+                         (unsigned long long)cluster, (unsigned long long)count,
+                         (unsigned long long)refs);
+    else if (is_low)
+        qcow2_check_corruption(check, "cluster %llu refcount=%llu reference=%llu",
+                               (unsigned long long)cluster, (unsigned long long)count,
+                               (unsigned long long)refs);
     else
-        qcow2_check_leak(check, 1, "cluster %llu: the refcount is %llu, but there are %llu "
-                         "references: leaked", (unsigned long long)cluster,
-                         (unsigned long long)count, (unsigned long long)refs);
+        qcow2_check_leak(check, 1, "Leaked cluster %llu refcount=%llu reference=%llu",
+                         (unsigned long long)cluster, (unsigned long long)count,
+                         (unsigned long long)refs);
+}
+
+int qcow2_check_stored_count(const struct qcow2_check *check, uint64_t cluster, uint64_t *count,
+                             struct blk_error *err)
+{
+    struct qcow2_state *s = qcow2_state(check->node);
+
+    *count = qcow2_check_refs(check, cluster);
+    if (check->broken_counts || !check->counts_differ)
+        return 0;
+    qcow2_lock(s);
+    int ret = qcow2_refcount(check->node, cluster, count, err);
+    qcow2_unlock(s);
+    return ret;
 }
 
 /*

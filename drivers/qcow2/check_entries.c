@@ -17,79 +17,81 @@ struct pass {
     enum qcow2_mend mend;
 };
 
-static uint64_t with_copied(const struct qcow2_check *check, uint64_t entry, uint64_t offset)
+/*
+ * Whether COPIED belongs to what leads to that cluster. A look compares it with the count that is
+ * stored, as every reader does; one that is too low has been said. Mending goes by what the count
+ * will be: the number of references, unless nothing is freed.
+ */
+static int is_alone(const struct pass *pass, uint64_t entry, uint64_t cluster, bool *alone,
+                    struct blk_error *err)
 {
-    uint64_t refs = qcow2_check_refs(check, offset / qcow2_state(check->node)->cluster_bytes);
-    return refs == 1 ? entry | QCOW2_ENTRY_COPIED : entry & ~QCOW2_ENTRY_COPIED;
+    uint64_t refs = qcow2_check_refs(pass->check, cluster), stored;
+
+    int ret = qcow2_check_stored_count(pass->check, cluster, &stored, err);
+    *alone = refs == 1 && !(pass->check->incomplete && stored > 1);
+    if (pass->mend == QCOW2_MEND_NOTHING)
+        *alone = stored < refs ? entry & QCOW2_ENTRY_COPIED : stored == 1;
+    else if (pass->check->incomplete && pass->check->broken_counts && refs == 1)
+        *alone = entry & QCOW2_ENTRY_COPIED; /* nobody knows */
+    return ret;
 }
 
-/* An L1 entry as it should be. */
-static uint64_t right_l1(const struct qcow2_check *check, uint64_t entry)
+static int with_copied(const struct pass *pass, uint64_t entry, uint64_t *right,
+                       struct blk_error *err)
 {
     uint64_t offset = entry & QCOW2_ENTRY_OFFSET;
-    uint64_t right = entry & ~QCOW2_L1_RESERVED;
-    return offset ? with_copied(check, right, offset) : right & ~QCOW2_ENTRY_COPIED;
+    bool alone = false;
+
+    int ret = is_alone(pass, entry, offset / qcow2_state(pass->check->node)->cluster_bytes, &alone,
+                       err);
+    *right = alone ? entry | QCOW2_ENTRY_COPIED : entry & ~QCOW2_ENTRY_COPIED;
+    return ret;
 }
 
-/*
- * What stands for a cluster that cannot exist: it reads as zeroes. In version 2 that takes an image
- * without a backing file.
- */
-static struct qcow2_entry lost_cluster(const struct qcow2_check *check, struct qcow2_entry entry)
+/* An L1 entry as it should be. One that leads nowhere is lost. */
+static int right_l1(const struct pass *pass, uint64_t entry, uint64_t *right, struct blk_error *err)
 {
-    const struct qcow2_state *s = qcow2_state(check->node);
-    uint64_t allocated = entry.bitmap & QCOW2_SUBCLUSTERS_ALL_ALLOCATED;
+    const struct qcow2_state *s = qcow2_state(pass->check->node);
+    uint64_t offset = entry & QCOW2_ENTRY_OFFSET;
 
-    if (s->extended)
-        return (struct qcow2_entry){
-            .bitmap = (entry.bitmap & QCOW2_SUBCLUSTERS_ALL_ZERO) | allocated << QCOW2_SUBCLUSTERS,
-        };
-    if (s->header.version >= 3)
-        return (struct qcow2_entry){ .entry = QCOW2_ENTRY_ZERO };
-    return s->tail.backing_name ? entry : (struct qcow2_entry){ .entry = 0 };
-}
-
-/* Subclusters cannot be allocated and zero at once (data wins), nor allocated in no cluster. */
-static uint64_t right_bitmap(uint64_t bitmap, bool has_host)
-{
-    uint64_t allocated = bitmap & QCOW2_SUBCLUSTERS_ALL_ALLOCATED;
-
-    if (has_host)
-        return bitmap & ~(allocated << QCOW2_SUBCLUSTERS);
-    return (bitmap & QCOW2_SUBCLUSTERS_ALL_ZERO) | allocated << QCOW2_SUBCLUSTERS;
+    *right = entry & ~QCOW2_L1_RESERVED;
+    if (!offset) {
+        *right &= ~QCOW2_ENTRY_COPIED;
+        return 0;
+    }
+    if (offset % s->cluster_bytes == 0 && offset / s->cluster_bytes < pass->check->clusters)
+        return with_copied(pass, *right, right, err);
+    if (pass->check->discard_lost && !s->tail.backing_name)
+        *right = 0;
+    return 0;
 }
 
 /* An L2 entry as it should be; it maps the guest cluster at `guest`. */
-static struct qcow2_entry right_l2(const struct qcow2_check *check, struct qcow2_entry entry,
-                                   uint64_t guest)
+static int right_l2(const struct pass *pass, struct qcow2_entry entry, uint64_t guest,
+                    struct qcow2_entry *right, struct blk_error *err)
 {
-    const struct qcow2_state *s = qcow2_state(check->node);
-    uint64_t offset = entry.entry & QCOW2_ENTRY_OFFSET;
-    uint64_t reserved = QCOW2_L2_RESERVED;
-    struct qcow2_entry right = entry;
+    const struct qcow2_state *s = qcow2_state(pass->check->node);
+    enum qcow2_loss loss = qcow2_check_loss(pass->check, entry, guest);
 
+    *right = entry;
+    if (loss != QCOW2_LOSS_NONE && pass->check->discard_lost)
+        *right = qcow2_check_discarded(pass->check, entry, loss, guest);
+    if (loss != QCOW2_LOSS_NONE)
+        return 0;
     if (entry.entry & QCOW2_ENTRY_COMPRESSED) {
-        if (!s->data_file)
-            right = (struct qcow2_entry){ .entry = entry.entry & ~QCOW2_ENTRY_COPIED };
-        return right;
+        *right = (struct qcow2_entry){ .entry = entry.entry & ~QCOW2_ENTRY_COPIED };
+        return 0;
     }
-    if (s->extended || s->header.version < 3)
-        reserved |= QCOW2_ENTRY_ZERO;
-    right.entry &= ~reserved;
-
+    right->entry &= ~(QCOW2_L2_RESERVED | (s->extended ? QCOW2_ENTRY_ZERO : 0));
     if (s->data_file) {
-        bool has_host = offset || entry.entry & QCOW2_ENTRY_COPIED;
-        if (has_host)
-            right.entry = (right.entry & ~QCOW2_ENTRY_OFFSET) | guest | QCOW2_ENTRY_COPIED;
-        right.bitmap = right_bitmap(entry.bitmap, has_host);
-        return right;
+        if (qcow2_entry_has_host(s, entry))
+            right->entry |= QCOW2_ENTRY_COPIED;
+        return 0;
     }
-    if (offset % s->cluster_bytes || offset / s->cluster_bytes >= check->clusters)
-        return lost_cluster(check, right);
-    right.bitmap = right_bitmap(entry.bitmap, offset);
-    right.entry = offset ? with_copied(check, right.entry, offset)
-                         : right.entry & ~QCOW2_ENTRY_COPIED;
-    return right;
+    if (entry.entry & QCOW2_ENTRY_OFFSET)
+        return with_copied(pass, right->entry, &right->entry, err);
+    right->entry &= ~QCOW2_ENTRY_COPIED;
+    return 0;
 }
 
 /* Whether this pass may change `word` into `right`. */
@@ -105,29 +107,67 @@ struct table {
     uint64_t offset; /* in the file */
     uint8_t *buf;    /* whole sectors */
     uint64_t bytes;
-    const char *name;
+    bool is_l1;
     uint64_t changed_start, changed_end;
 };
+
+/* COPIED is wrong: found, or about to be mended. */
+static int report_copied(const struct pass *pass, const struct table *table, uint64_t at,
+                         uint64_t word, struct blk_error *err)
+{
+    const struct qcow2_state *s = qcow2_state(pass->check->node);
+    unsigned long long entry = word, index = at / 8, count;
+    uint64_t stored = 0;
+    int ret = 0;
+
+    if (pass->mend == QCOW2_MEND_NOTHING)
+        ret = qcow2_check_stored_count(pass->check, (word & QCOW2_ENTRY_OFFSET) / s->cluster_bytes,
+                                       &stored, err);
+    else
+        stored = qcow2_check_refs(pass->check, (word & QCOW2_ENTRY_OFFSET) / s->cluster_bytes);
+    count = stored;
+    if (pass->mend != QCOW2_MEND_NOTHING && table->is_l1)
+        qcow2_check_note(pass->check, "Repairing OFLAG_COPIED L2 cluster: l1_index=%llu "
+                         "l1_entry=%llx refcount=%llu", index, entry, count);
+    else if (pass->mend != QCOW2_MEND_NOTHING)
+        qcow2_check_note(pass->check, "Repairing OFLAG_COPIED data cluster: l2_entry=%llx "
+                         "refcount=%llu", entry, count);
+    else if (table->is_l1)
+        qcow2_check_corruption(pass->check, "OFLAG_COPIED L2 cluster: l1_index=%llu l1_entry=%llx "
+                               "refcount=%llu", index, entry, count);
+    else
+        qcow2_check_corruption(pass->check, "OFLAG_COPIED data cluster: l2_entry=%llx "
+                               "refcount=%llu", entry, count);
+    return ret;
+}
 
 /*
  * Compares a word of an entry (the first has the COPIED flag) with what it should be, and mends it
  * if the pass may.
  */
-static void do_word(const struct pass *pass, struct table *table, uint64_t at, uint64_t right,
-                    bool is_first)
+static int do_word(const struct pass *pass, struct table *table, uint64_t at, uint64_t right,
+                   bool is_first, struct blk_error *err)
 {
     uint64_t word = be64_get(table->buf + at);
+    bool is_copied = is_first && (word ^ right) == QCOW2_ENTRY_COPIED;
+    int ret = 0;
+
     if (word == right)
-        return;
-    if (pass->mend == QCOW2_MEND_NOTHING)
-        qcow2_check_corruption(pass->check, "%s entry 0x%016llx at offset 0x%llx should be "
-                               "0x%016llx", table->name, (unsigned long long)word,
-                               (unsigned long long)(table->offset + at), (unsigned long long)right);
-    if (!may_mend(pass->mend, word, right, is_first))
-        return;
+        return 0;
+    if (pass->mend == QCOW2_MEND_NOTHING && !is_copied)
+        qcow2_check_corruption(pass->check, "%s entry at offset 0x%llx is 0x%016llx and should be "
+                               "0x%016llx", table->is_l1 ? "L1" : "L2",
+                               (unsigned long long)(table->offset + at), (unsigned long long)word,
+                               (unsigned long long)right);
+    bool mends = may_mend(pass->mend, word, right, is_first);
+    if (is_copied && (mends || pass->mend == QCOW2_MEND_NOTHING))
+        ret = report_copied(pass, table, at, word, err);
+    if (!mends)
+        return ret;
     be64_put(table->buf + at, right);
     table->changed_start = u64_min(table->changed_start, round_down(at, BLK_SECTOR_BYTES));
     table->changed_end = round_down(at, BLK_SECTOR_BYTES) + BLK_SECTOR_BYTES;
+    return ret;
 }
 
 static int write_changes(const struct pass *pass, const struct table *table, struct blk_error *err)
@@ -144,30 +184,35 @@ static int do_l2(const struct pass *pass, uint64_t offset, uint64_t guest, uint8
                  struct blk_error *err)
 {
     const struct qcow2_state *s = qcow2_state(pass->check->node);
-    struct table table = { offset, buf, s->cluster_bytes, "L2", s->cluster_bytes, 0 };
+    struct table table = { offset, buf, s->cluster_bytes, false, s->cluster_bytes, 0 };
 
     int ret = blk_child_pread(qcow2_file(pass->check->node), offset, s->cluster_bytes, buf, err);
-    if (ret < 0)
-        return ret;
-    for (uint32_t i = 0; i < s->l2_entries; i++) {
-        struct qcow2_entry right = right_l2(pass->check, qcow2_entry_get(s, buf, i),
-                                            guest + (uint64_t)i * s->cluster_bytes);
+    for (uint32_t i = 0; i < s->l2_entries && ret == 0; i++) {
         uint64_t at = (uint64_t)i * s->l2_entry_bytes;
-        do_word(pass, &table, at, right.entry, true);
-        if (s->extended)
-            do_word(pass, &table, at + 8, right.bitmap, false);
+        struct qcow2_entry right;
+        ret = right_l2(pass, qcow2_entry_get(s, buf, i), guest + (uint64_t)i * s->cluster_bytes,
+                       &right, err);
+        if (ret == 0)
+            ret = do_word(pass, &table, at, right.entry, true, err);
+        if (ret == 0 && s->extended)
+            ret = do_word(pass, &table, at + 8, right.bitmap, false, err);
     }
-    return write_changes(pass, &table, err);
+    return ret < 0 ? ret : write_changes(pass, &table, err);
 }
 
 static int do_l1(const struct pass *pass, uint64_t offset, uint8_t *buf, uint64_t bytes,
                  struct blk_error *err)
 {
-    struct table table = { offset, buf, bytes, "L1", UINT64_MAX, 0 };
+    struct table table = { offset, buf, bytes, true, UINT64_MAX, 0 };
+    int ret = 0;
 
-    for (uint64_t at = 0; at < bytes; at += 8)
-        do_word(pass, &table, at, right_l1(pass->check, be64_get(buf + at)), true);
-    return write_changes(pass, &table, err);
+    for (uint64_t at = 0; at < bytes && ret == 0; at += 8) {
+        uint64_t right;
+        ret = right_l1(pass, be64_get(buf + at), &right, err);
+        if (ret == 0)
+            ret = do_word(pass, &table, at, right, true, err);
+    }
+    return ret < 0 ? ret : write_changes(pass, &table, err);
 }
 
 /*

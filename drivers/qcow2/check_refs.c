@@ -64,8 +64,9 @@ static bool add_refs(struct qcow2_check *check, uint64_t offset, uint64_t bytes,
     bool fits = true;
 
     if (last >= check->clusters) {
-        qcow2_check_corruption(check, "%s at offset 0x%llx lies past the end of the file", what,
-                               (unsigned long long)offset);
+        qcow2_check_corruption(check, "%s at offset 0x%llx lies past the end of the file, which is "
+                               "cut short at %llu", what, (unsigned long long)offset,
+                               (unsigned long long)blk_size(qcow2_file(check->node)));
         if (first >= check->clusters)
             return false;
         last = check->clusters - 1;
@@ -102,8 +103,10 @@ static bool add_table(struct qcow2_check *check, uint64_t offset, uint64_t bytes
 /* The walk of one L2 table. */
 struct walk {
     uint64_t times; /* how often the table is referred to, and so all that it points to */
+    uint64_t guest; /* what its first entry maps */
     bool active;    /* of the active L1: counts in the allocation figures */
     bool reserved;  /* reports reserved bits */
+    bool again;     /* what is wrong has been said */
     uint64_t next;  /* where the cluster that follows the last one would be */
 };
 
@@ -117,24 +120,27 @@ static void count_allocation(struct qcow2_check *check, struct walk *walk, uint6
     walk->next = offset + qcow2_state(check->node)->cluster_bytes;
 }
 
-static void collect_compressed(struct qcow2_check *check, uint64_t entry, struct walk *walk)
+static void count_compressed(struct qcow2_check *check, const struct walk *walk)
+{
+    if (!walk->active)
+        return;
+    /* Pieces of odd length never follow each other in whole clusters. */
+    check->result->allocated_clusters++;
+    check->result->compressed_clusters++;
+    check->result->fragmented_clusters++;
+}
+
+/* What a compressed piece touches of the file: all of it, or the part that is there. */
+static void add_compressed(struct qcow2_check *check, uint64_t entry, const struct walk *walk)
 {
     const struct qcow2_state *s = qcow2_state(check->node);
+    uint64_t offset = qcow2_compressed_offset(entry, s->cluster_bits);
+    uint64_t end = check->clusters * s->cluster_bytes;
+    uint64_t bytes = qcow2_compressed_bytes(entry, s->cluster_bits);
 
-    if (s->data_file) {
-        qcow2_check_corruption(check, "a compressed cluster (0x%llx) in an image with a data file",
-                               (unsigned long long)entry);
-        return;
-    }
-    add_refs(check, qcow2_compressed_offset(entry, s->cluster_bits),
-             qcow2_compressed_bytes(entry, s->cluster_bits), QCOW2_USE_DATA, walk->times,
-             "compressed data");
-    if (walk->active) {
-        /* Pieces of odd length never follow each other in whole clusters. */
-        check->result->allocated_clusters++;
-        check->result->compressed_clusters++;
-        check->result->fragmented_clusters++;
-    }
+    if (offset < end)
+        add_refs(check, offset, u64_min(bytes, end - offset), QCOW2_USE_DATA, walk->times,
+                 "compressed data");
 }
 
 /* Those of the active tables are found, and mended, in check_entries.c. */
@@ -144,29 +150,27 @@ static void report_reserved(struct qcow2_check *check, const char *table, uint64
                            (unsigned long long)entry);
 }
 
-static void collect_entry(struct qcow2_check *check, uint64_t entry, struct walk *walk)
+static void collect_entry(struct qcow2_check *check, struct qcow2_entry entry, uint64_t guest,
+                          struct walk *walk)
 {
     const struct qcow2_state *s = qcow2_state(check->node);
-    uint64_t offset = entry & QCOW2_ENTRY_OFFSET;
+    uint64_t offset = entry.entry & QCOW2_ENTRY_OFFSET;
+    enum qcow2_loss loss = qcow2_check_loss(check, entry, guest);
 
-    if (entry & QCOW2_ENTRY_COMPRESSED) {
-        collect_compressed(check, entry, walk);
+    if (loss != QCOW2_LOSS_NONE && !walk->again)
+        qcow2_check_lost(check, guest, s->cluster_bytes, loss);
+    if (entry.entry & QCOW2_ENTRY_COMPRESSED) {
+        count_compressed(check, walk);
+        if (!s->data_file)
+            add_compressed(check, entry.entry, walk);
         return;
     }
-    if (walk->reserved && entry & QCOW2_L2_RESERVED)
-        report_reserved(check, "L2", entry);
-    if (s->data_file) {
-        if (offset || entry & QCOW2_ENTRY_COPIED)
-            count_allocation(check, walk, offset);
-        return;
-    }
-    if (!offset)
+    if (walk->reserved && entry.entry & QCOW2_L2_RESERVED)
+        report_reserved(check, "L2", entry.entry);
+    if (!qcow2_entry_has_host(s, entry))
         return;
     count_allocation(check, walk, offset);
-    if (offset % s->cluster_bytes)
-        qcow2_check_corruption(check, "a data cluster has the unaligned offset 0x%llx",
-                               (unsigned long long)offset);
-    else
+    if (!s->data_file && loss != QCOW2_LOSS_OFFSET && loss != QCOW2_LOSS_PAST_END)
         add_refs(check, offset, s->cluster_bytes, QCOW2_USE_DATA, walk->times, "a data cluster");
 }
 
@@ -178,8 +182,9 @@ static int collect_l2(struct qcow2_check *check, uint64_t offset, uint8_t *buf, 
     int ret = blk_child_pread(qcow2_file(check->node), offset, s->cluster_bytes, buf, err);
     if (ret < 0)
         return ret;
-    for (uint32_t at = 0; at < s->cluster_bytes; at += s->l2_entry_bytes)
-        collect_entry(check, be64_get(buf + at), &walk);
+    for (uint32_t i = 0; i < s->l2_entries; i++)
+        collect_entry(check, qcow2_entry_get(s, buf, i),
+                      walk.guest + (uint64_t)i * s->cluster_bytes, &walk);
     return 0;
 }
 
@@ -203,7 +208,7 @@ static int collect_shared_l2(struct qcow2_check *check, struct blk_error *err)
         uint64_t refs = qcow2_check_refs(check, cluster);
         if (qcow2_check_use(check, cluster) == QCOW2_USE_L2 && refs > 1)
             ret = collect_l2(check, cluster * s->cluster_bytes, buf,
-                             (struct walk){ .times = refs - 1 }, err);
+                             (struct walk){ .times = refs - 1, .again = true }, err);
     }
     return ret;
 }
@@ -211,16 +216,17 @@ static int collect_shared_l2(struct qcow2_check *check, struct blk_error *err)
 /* ---- L1 tables ---- */
 
 /* Follows an L1 entry: the first way to an L2 table walks it. */
-static int collect_l1_entry(struct qcow2_check *check, uint64_t l2, uint8_t *buf, bool active,
+static int collect_l1_entry(struct qcow2_check *check, uint64_t index, uint64_t l2, uint8_t *buf,
                             struct blk_error *err)
 {
     const struct qcow2_state *s = qcow2_state(check->node);
     uint64_t cluster = l2 / s->cluster_bytes;
+    uint64_t per_table = (uint64_t)s->l2_entries * s->cluster_bytes;
+    bool active = !check->walked_snapshot;
 
     if (l2 % s->cluster_bytes || cluster >= check->clusters) {
-        qcow2_check_corruption(check, "an L1 entry has the invalid offset 0x%llx",
-                               (unsigned long long)l2);
-        check->incomplete = true;
+        qcow2_check_lost(check, index * per_table, per_table,
+                         l2 % s->cluster_bytes ? QCOW2_LOSS_L2_TABLE : QCOW2_LOSS_PAST_END);
         return 0;
     }
     enum qcow2_use before = qcow2_check_use(check, cluster);
@@ -234,15 +240,19 @@ static int collect_l1_entry(struct qcow2_check *check, uint64_t l2, uint8_t *buf
     }
     if (before != QCOW2_USE_NONE && before != QCOW2_USE_DATA)
         return 0;
-    return collect_l2(check, l2, buf,
-                      (struct walk){ .times = 1, .active = active, .reserved = !active }, err);
+    struct walk walk = {
+        .times = 1, .guest = index * per_table, .active = active, .reserved = !active,
+    };
+    return collect_l2(check, l2, buf, walk, err);
 }
 
-static int collect_l1(struct qcow2_check *check, uint64_t l1_offset, uint64_t entries, bool active,
+/* The active one, or that of the snapshot that is being walked. */
+static int collect_l1(struct qcow2_check *check, uint64_t l1_offset, uint64_t entries,
                       struct blk_error *err)
 {
     const struct qcow2_state *s = qcow2_state(check->node);
     BLK_AUTOFREE uint64_t *l1 = NULL;
+    bool active = !check->walked_snapshot;
 
     if (entries * 8 > QCOW2_MAX_L1_BYTES) {
         qcow2_check_corruption(check, "an L1 table is larger than 32 MiB");
@@ -261,8 +271,9 @@ static int collect_l1(struct qcow2_check *check, uint64_t l1_offset, uint64_t en
         if (!active && l1[i] & QCOW2_L1_RESERVED)
             report_reserved(check, "L1", l1[i]);
         if (l1[i] & QCOW2_ENTRY_OFFSET)
-            ret = collect_l1_entry(check, l1[i] & QCOW2_ENTRY_OFFSET, buf, active, err);
+            ret = collect_l1_entry(check, i, l1[i] & QCOW2_ENTRY_OFFSET, buf, err);
     }
+    qcow2_check_lost_end(check);
     return ret;
 }
 
@@ -280,7 +291,10 @@ static int collect_snapshot(void *opaque, const struct qcow2_snapshot *snapshot,
                                snapshot->name);
         check->old_snapshots = true;
     }
-    return collect_l1(check, snapshot->l1_offset, snapshot->l1_entries, false, err);
+    check->walked_snapshot = snapshot->name;
+    int ret = collect_l1(check, snapshot->l1_offset, snapshot->l1_entries, err);
+    check->walked_snapshot = NULL;
+    return ret;
 }
 
 static int collect_snapshots(struct qcow2_check *check, struct blk_error *err)
@@ -407,7 +421,7 @@ int qcow2_check_collect(struct qcow2_check *check, bool refcount_structure, stru
     const struct qcow2_header *header = &qcow2_state(check->node)->header;
 
     add_refs(check, 0, qcow2_state(check->node)->cluster_bytes, QCOW2_USE_OTHER, 1, "the header");
-    int ret = collect_l1(check, header->l1_offset, header->l1_entries, true, err);
+    int ret = collect_l1(check, header->l1_offset, header->l1_entries, err);
     if (ret == 0)
         ret = collect_snapshots(check, err);
     if (ret == 0)

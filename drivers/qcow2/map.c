@@ -5,6 +5,7 @@
  * are judged when they are used: an impossible one is a corruption and never followed.
  */
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -85,23 +86,41 @@ int qcow2_entry_kind(const struct qcow2_state *s, struct qcow2_entry entry, unsi
 
 /* ---- tables ---- */
 
-bool qcow2_is_cut_off(const struct blk_node *node, uint64_t offset, uint64_t bytes)
+bool qcow2_is_cut_off(const struct blk_node *node, const struct blk_node *file, uint64_t offset,
+                      uint64_t bytes)
 {
     const struct qcow2_state *s = qcow2_state(node);
     /* A check judges by itself. A file that others are writing may be longer than it was. */
     if (node->flags & (BLK_IN_CHECK | BLK_FORCE_SHARE))
         return false;
-    return !range_within(offset, bytes, round_up(blk_size(qcow2_file(node)), s->cluster_bytes));
+    return !range_within(offset, bytes, round_up(blk_size(file), s->cluster_bytes));
 }
 
-int qcow2_check_cut_off(const struct blk_node *node, uint64_t offset, uint64_t bytes,
-                        const char *what, struct blk_error *err)
+int qcow2_fail_cut_short(const struct blk_node *file, uint64_t offset, const char *what,
+                         struct blk_error *err)
 {
-    if (!qcow2_is_cut_off(node, offset, bytes))
-        return 0;
-    return blk_fail_why(err, EIO, "it lies past the end of the file, of which a part is missing",
-                        "reading the %s at offset %llu of '%s'", what, (unsigned long long)offset,
-                        node->name);
+    char why[96];
+    snprintf(why, sizeof(why), "the file is cut short at %llu",
+             (unsigned long long)blk_size(file));
+    return blk_fail_why(err, EIO, why, "reading the %s at offset %llu of '%s'", what,
+                        (unsigned long long)offset, file->name);
+}
+
+int qcow2_check_cut_off(const struct blk_node *node, const struct blk_node *file, uint64_t offset,
+                        uint64_t bytes, const char *what, struct blk_error *err)
+{
+    return qcow2_is_cut_off(node, file, offset, bytes)
+               ? qcow2_fail_cut_short(file, offset, what, err)
+               : 0;
+}
+
+uint64_t qcow2_bytes_there(const struct blk_node *node, const struct blk_node *file,
+                           uint64_t offset, uint64_t bytes)
+{
+    uint64_t end = blk_size(file);
+    if (node->flags & BLK_FORCE_SHARE)
+        return bytes;
+    return offset < end ? u64_min(bytes, end - offset) : 0;
 }
 
 int qcow2_read_table(struct blk_node *node, uint64_t offset, uint64_t entries, uint64_t max_bytes,
@@ -117,7 +136,7 @@ int qcow2_read_table(struct blk_node *node, uint64_t offset, uint64_t entries, u
         return blk_fail_why(err, EIO, "its offset is impossible", "reading the %s of '%s'", what,
                             node->name);
 
-    int ret = qcow2_check_cut_off(node, offset, entries * 8, what, err);
+    int ret = qcow2_check_cut_off(node, qcow2_file(node), offset, entries * 8, what, err);
     if (ret < 0)
         return ret;
     uint64_t *buf = malloc(entries ? entries * 8 : 8);

@@ -525,13 +525,23 @@ int qcow2_use_l1(struct blk_node *node, uint64_t offset, uint32_t entries, uint6
                  struct blk_error *err);
 
 /*
- * Whether the host range goes on behind the end of the file, whose last cluster need not be whole.
- * Such a file has lost something, and what was there must not be taken for zeroes.
+ * Whether the host range goes on behind the end of the file (or data file), whose last cluster need
+ * not be whole. Such a file has lost something, and what was there must not be taken for zeroes.
  */
-bool qcow2_is_cut_off(const struct blk_node *node, uint64_t offset, uint64_t bytes);
-/* -EIO if it does; `what` is there. */
-int qcow2_check_cut_off(const struct blk_node *node, uint64_t offset, uint64_t bytes,
-                        const char *what, struct blk_error *err);
+bool qcow2_is_cut_off(const struct blk_node *node, const struct blk_node *file, uint64_t offset,
+                      uint64_t bytes);
+/* -EIO; `what` is at the offset. _check_ only if the range does go on behind the end. */
+int qcow2_fail_cut_short(const struct blk_node *file, uint64_t offset, const char *what,
+                         struct blk_error *err);
+int qcow2_check_cut_off(const struct blk_node *node, const struct blk_node *file, uint64_t offset,
+                        uint64_t bytes, const char *what, struct blk_error *err);
+
+/*
+ * How many of the range's bytes the file has, to the byte. All of them for a file that others may
+ * be writing: it may be longer than it was.
+ */
+uint64_t qcow2_bytes_there(const struct blk_node *node, const struct blk_node *file,
+                           uint64_t offset, uint64_t bytes);
 
 /*
  * Reads a table of `entries` big-endian u64 at `offset` into host order; malloc()ed. Fails beyond
@@ -554,6 +564,13 @@ int qcow2_pread(struct blk_node *node, uint64_t offset, uint64_t bytes, void *bu
  */
 int qcow2_read_held(struct blk_node *node, uint64_t offset, uint64_t bytes, void *buf,
                     struct blk_error *err);
+/*
+ * Reads the compressed piece at the host offset and unpacks it. `piece` has room for its `bytes`,
+ * `cluster` for a cluster. A piece that ends past the end of the file is good if it can be unpacked
+ * from the bytes that are there: its length is in sectors. -EIO if it cannot.
+ */
+int qcow2_read_piece(struct blk_node *node, uint64_t offset, uint32_t bytes, uint8_t *piece,
+                     void *cluster, struct blk_error *err);
 int qcow2_pwrite(struct blk_node *node, uint64_t offset, uint64_t bytes, const void *buf,
                  unsigned flags, struct blk_error *err);
 /* Writes zeroes as data: for what cannot be marked as zero. */

@@ -29,15 +29,26 @@ static int read_backing(struct blk_node *node, uint64_t offset, uint64_t bytes, 
 static int read_data(struct blk_node *node, const struct qcow2_mapping *mapping, void *buf,
                      struct blk_error *err)
 {
-    uint64_t bytes = mapping->bytes;
-    int ret = 0;
-
-    if (!qcow2_state(node)->data_file)
-        ret = qcow2_check_cut_off(node, mapping->host_offset, bytes, "data", err);
+    struct blk_node *data = qcow2_data(node);
+    int ret = qcow2_check_cut_off(node, data, mapping->host_offset, mapping->bytes, "data", err);
     if (ret < 0)
         return ret;
     blk_event(qcow2_file(node), BLK_EVENT_READ_AIO);
-    return blk_child_pread(qcow2_data(node), mapping->host_offset, bytes, buf, err);
+    return blk_child_pread(data, mapping->host_offset, mapping->bytes, buf, err);
+}
+
+int qcow2_read_piece(struct blk_node *node, uint64_t offset, uint32_t bytes, uint8_t *piece,
+                     void *cluster, struct blk_error *err)
+{
+    uint64_t there = qcow2_bytes_there(node, qcow2_file(node), offset, bytes);
+
+    int ret = there ? blk_child_pread(qcow2_file(node), offset, there, piece, err) : 0;
+    if (ret == 0)
+        ret = qcow2_decompress_cluster(qcow2_state(node), piece, there, cluster, err);
+    if (ret != -EIO || there == bytes)
+        return ret;
+    blk_error_clear(err);
+    return qcow2_fail_cut_short(qcow2_file(node), offset, "compressed data", err);
 }
 
 static int read_compressed(struct blk_node *node, uint64_t offset,
@@ -52,11 +63,8 @@ static int read_compressed(struct blk_node *node, uint64_t offset,
         return blk_fail(err, ENOMEM, "reading a compressed cluster of '%s'", node->name);
 
     blk_event(qcow2_file(node), BLK_EVENT_READ_COMPRESSED);
-    int ret = blk_child_pread(qcow2_file(node), mapping->host_offset, mapping->compressed_bytes,
-                              piece, err);
-    if (ret == 0)
-        ret = qcow2_decompress_cluster(s, piece, mapping->compressed_bytes, whole ? buf : cluster,
-                                       err);
+    int ret = qcow2_read_piece(node, mapping->host_offset, mapping->compressed_bytes, piece,
+                               whole ? buf : cluster, err);
     if (ret < 0) {
         blk_context(err, "guest offset %llu of '%s'",
                     (unsigned long long)(offset - in_cluster), node->name);

@@ -2,7 +2,7 @@
  * Making the counts right.
  *
  * Counts that are too high are lowered in place, sector by sector: at any moment each is what it
- * was or what it should be. All else needs more than one sector at once: a new refcount structure
+ * was or what it should be. So are counts raised where the file must not grow. All else needs more than one sector at once: a new refcount structure
  * is built in free space from the references that the check found, and one write of the header's
  * sector switches to it. Killed at any moment the image has the old structure or the new one, and
  * the repair can be run again.
@@ -18,11 +18,17 @@
 #include "drivers/qcow2/shadow.h"
 #include "drivers/qcow2/snapshot.h"
 
-/* ---- too high ---- */
+/* ---- in place ---- */
 
-/* Lowers counts in the block at `offset`, whose first is that of cluster `first`. */
-static int lower_block(const struct qcow2_check *check, uint64_t offset, uint64_t first,
-                       uint8_t *block, struct blk_error *err)
+/* What the count of a cluster becomes: nothing goes down if `raise`, nothing goes up otherwise. */
+static uint64_t new_count(uint64_t count, uint64_t refs, bool raise)
+{
+    return raise ? u64_max(count, refs) : u64_min(count, refs);
+}
+
+/* Changes counts in the block at `offset`, whose first is that of cluster `first`. */
+static int change_block(const struct qcow2_check *check, uint64_t offset, uint64_t first,
+                        uint8_t *block, bool raise, struct blk_error *err)
 {
     const struct qcow2_state *s = qcow2_state(check->node);
     uint64_t entries = u64_min(s->refblock_entries, check->clusters - first);
@@ -33,10 +39,11 @@ static int lower_block(const struct qcow2_check *check, uint64_t offset, uint64_
     if (ret < 0)
         return ret;
     for (uint64_t i = 0; i < entries; i++) {
-        uint64_t refs = qcow2_check_refs(check, first + i);
-        if (qcow2_count_get(block, check->order, i) <= refs)
+        uint64_t count = qcow2_count_get(block, check->order, i);
+        uint64_t wanted = new_count(count, qcow2_check_refs(check, first + i), raise);
+        if (count == wanted)
             continue;
-        qcow2_count_put(block, check->order, i, refs);
+        qcow2_count_put(block, check->order, i, wanted);
         uint64_t at = (i << check->order) / 8;
         changed_start = u64_min(changed_start, round_down(at, BLK_SECTOR_BYTES));
         changed_end = round_down(at, BLK_SECTOR_BYTES) + BLK_SECTOR_BYTES;
@@ -47,25 +54,41 @@ static int lower_block(const struct qcow2_check *check, uint64_t offset, uint64_
                             changed_end - changed_start, block + changed_start, 0, err);
 }
 
-int qcow2_repair_leaks(struct qcow2_check *check, struct blk_error *err)
+static int change_in_place(struct qcow2_check *check, bool raise, struct blk_error *err)
 {
     const struct qcow2_state *s = qcow2_state(check->node);
     uint64_t entries = (uint64_t)s->header.reftable_clusters * s->cluster_bytes / 8;
     BLK_AUTOFREE uint64_t *table = NULL;
     BLK_AUTOFREE uint8_t *block = blk_buffer_alloc(s->cluster_bytes);
 
-    if (check->incomplete)
-        return 0;
     if (!block)
         return blk_fail(err, ENOMEM, "repairing '%s'", check->node->name);
     int ret = qcow2_read_table(check->node, s->header.reftable_offset, entries,
                                QCOW2_MAX_REFTABLE_BYTES, &table, "refcount table", err);
     for (uint64_t i = 0; i < entries && i * s->refblock_entries < check->clusters && ret == 0; i++)
         if (table[i])
-            ret = lower_block(check, table[i], i * s->refblock_entries, block, err);
+            ret = change_block(check, table[i], i * s->refblock_entries, block, raise, err);
     if (ret == 0)
         ret = blk_child_flush(qcow2_file(check->node), err);
     return ret;
+}
+
+int qcow2_repair_leaks(struct qcow2_check *check, struct blk_error *err)
+{
+    return check->incomplete ? 0 : change_in_place(check, false, err);
+}
+
+/*
+ * A new structure may need a longer file, and in that what lay past the end would be zeroes that
+ * nobody wrote. What can be done is to raise counts where they are.
+ */
+static int raise_in_place(struct qcow2_check *check, struct blk_error *err)
+{
+    if (!check->broken_counts)
+        return change_in_place(check, true, err);
+    qcow2_check_note(check, "The refcounts are left as they are: a longer file would show zeroes "
+                     "where guest data is lost; '-r lost' gives that up first");
+    return 0;
 }
 
 /* ---- a new structure ---- */
@@ -145,6 +168,8 @@ int qcow2_repair_counts(struct qcow2_check *check, struct blk_error *err)
         return blk_fail_why(err, ERANGE, "the refcount width is too small for its references; "
                             "'blkimg amend -o refcount_bits=…' widens it", "repairing '%s'",
                             node->name);
+    if (check->past_end)
+        return raise_in_place(check, err);
     int ret = qcow2_shadow_begin(node, check->order, keep_counts, &shadow, err);
     if (ret < 0)
         return ret;

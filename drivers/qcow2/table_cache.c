@@ -178,7 +178,8 @@ int qcow2_cache_get(struct blk_node *node, struct qcow2_cache *cache, uint64_t o
     if (*table)
         return 0;
 
-    int ret = qcow2_check_cut_off(node, offset, cache->entry_bytes, "table", err);
+    int ret = qcow2_check_cut_off(node, qcow2_file(node), offset, cache->entry_bytes, "table",
+                                  err);
     if (ret < 0)
         return ret;
     struct qcow2_table *loaded;
