@@ -497,6 +497,69 @@ PY
     finds 2 'bitmaps.directory_offset=1<<50'
 }
 
+@test "bitmaps that keep QEMU from opening the image are removed" {
+    local change left
+    qemu-img create -q -f qcow2 base 8M
+    qio base 'write -P 1 0 300k'
+    qemu-img bitmap --add base b0
+    qemu-img bitmap --add base b1
+    while read -r left change; do
+        echo "$change"
+        finds 2 "$change"
+        [[ $change == *'1<<50' ]] || run ! qemu-img info a
+        run -0 --separate-stderr blkimg check -r all a
+        [[ -z $stderr ]]
+        run -0 qemu-img check a
+        run -0 qemu-img info --output=json a
+        assert_equal "$(jq -c '[."format-specific".data.bitmaps // [] | .[].name]' <<<"$output")" "$left"
+        run -0 blkimg check a
+        qemu-img compare -q a base
+    done <<'EOF'
+["b0","b1"] bitmaps.reserved=5
+["b1"] bitmap[0].type=3
+["b0"] bitmap[1].type=3
+["b1"] bitmap[0].flags=old|16
+["b1"] bitmap[0].granularity_bits=70
+["b1"] bitmap[0].table_offset=old+512
+["b1"] bitmap[0].table_entries=0
+["b1"] bitmap[0].table_entries=100000000
+["b1"] bitmap[0].table_offset=1<<50
+["b1"] bitmap_table[0][0]=old|4
+[] bitmaps.count=0
+[] bitmaps.count=3
+[] bitmaps.directory_offset=1<<50
+[] bitmap[0].name_bytes=0
+EOF
+}
+
+@test "snapshot tables past the limits are cut down" {
+    mkimage new a
+    mkimage snapshots a 3 extra_bytes=2000
+    run -2 blkimg check a
+    run -0 --separate-stderr blkimg check -r all a
+    [[ -z $stderr ]]
+    run -0 qemu-img check a
+    run -0 qemu-img snapshot -l a
+    assert_line --regexp '^3 +s3 '
+    mkimage new b
+    mkimage snapshots b 65540
+    run -2 blkimg check b
+    # What is too many is named, and nothing else is lost.
+    run -0 --separate-stderr blkimg check -r all b
+    assert_line "snapshot 's65540' is removed: it is one too many"
+    refute_line "snapshot 's65536' is removed: it is one too many"
+    run -0 qemu-img check b
+    assert_equal "$(mkimage get b snapshot_count)" 65536
+    mkimage new c
+    mkimage snapshots c 65536 name_bytes=1100
+    run -2 --separate-stderr blkimg check c
+    ((${#stderr_lines[@]} < 110))
+    run -0 --separate-stderr blkimg check -r all c
+    run -0 blkimg check c
+    run -0 qemu-img check c
+    (($(mkimage get c snapshot_count) > 50000))
+}
+
 @test "external data files" {
     qemu-img create -q -f qcow2 -o data_file=data base 8M
     qio base 'write -P 1 0 300k' 'write -P 2 4M 64k'

@@ -42,20 +42,22 @@ struct qcow2_bitmap_entry {
     char *name;
     uint8_t *extra; /* kept as it is */
     uint32_t extra_bytes;
+    const char *problem; /* for a check: why the bitmap cannot be; a constant, or NULL */
 };
 
 struct qcow2_bitmap_directory {
     struct qcow2_bitmap_entry *entries;
     size_t count;
     uint64_t offset, bytes; /* where it lies; 0, 0: none */
+    uint32_t reserved;      /* of the header extension; must be 0 */
 };
 
 /* ---- bitmap_directory.c ---- */
 
 /*
  * Reads the directory that the header names; empty when there is none or it does not count. Checks
- * every size, offset and name; nothing of the tables is read. The caller frees it, also after a
- * failure.
+ * every size, offset and name; nothing of the tables is read. In a check an entry with impossible
+ * numbers is no failure but has a problem. The caller frees it, also after a failure.
  */
 int qcow2_bitmap_directory_read(struct blk_node *node, struct qcow2_bitmap_directory *directory,
                                 struct blk_error *err);

@@ -57,6 +57,38 @@ static int check_names(struct blk_node *node, const struct qcow2_bitmap_director
     return 0;
 }
 
+/* Why nobody can use such a bitmap, or NULL. */
+static const char *find_problem(const struct qcow2_state *s, const struct qcow2_bitmap_entry *entry)
+{
+    if (entry->granularity_bits < BLK_BITMAP_MIN_GRANULARITY_BITS ||
+        entry->granularity_bits > BLK_BITMAP_MAX_GRANULARITY_BITS)
+        return "a granularity is out of range";
+    if (entry->table_entries > QCOW2_MAX_BITMAP_TABLE_ENTRIES ||
+        (entry->table_entries && !entry->table_offset) ||
+        entry->table_offset % s->cluster_bytes ||
+        !range_within(entry->table_offset, entry->table_entries * UINT64_C(8),
+                      QCOW2_MAX_HOST_OFFSET))
+        return "a table has an impossible place or length";
+    return NULL;
+}
+
+/* The same for what is left alone until the bitmap is used, but keeps QEMU from opening the image. */
+static const char *find_unknown(const struct qcow2_state *s, const struct qcow2_bitmap_entry *entry)
+{
+    uint64_t covered = (uint64_t)s->cluster_bytes * 8 << entry->granularity_bits;
+
+    if (entry->type != QCOW2_BITMAP_TYPE_DIRTY)
+        return "its type is unknown";
+    if (entry->flags & ~QCOW2_BITMAP_FLAGS_KNOWN)
+        return "it has unknown flags";
+    if (!entry->table_entries)
+        return "it has no table";
+    if (!(entry->flags & QCOW2_BITMAP_IN_USE) &&
+        entry->table_entries < div_round_up(s->header.size, covered))
+        return "its table is too short for the disk";
+    return NULL;
+}
+
 /* Decodes the entry at buf, of which `left` bytes are there, and adds it; *bytes is its length. */
 static int parse_entry(struct blk_node *node, const uint8_t *buf, uint64_t left,
                        struct qcow2_bitmap_directory *directory, uint64_t *bytes,
@@ -84,14 +116,12 @@ static int parse_entry(struct blk_node *node, const uint8_t *buf, uint64_t left,
     const char *name = (const char *)buf + ENTRY_FIXED_BYTES + entry.extra_bytes;
     if (memchr(name, '\0', name_bytes))
         return damaged(node, err, "a name has a zero byte in it");
-    if (entry.granularity_bits < BLK_BITMAP_MIN_GRANULARITY_BITS ||
-        entry.granularity_bits > BLK_BITMAP_MAX_GRANULARITY_BITS)
-        return damaged(node, err, "a granularity is out of range");
-    if (entry.table_entries > QCOW2_MAX_BITMAP_TABLE_ENTRIES ||
-        (entry.table_entries && !entry.table_offset) ||
-        entry.table_offset % qcow2_state(node)->cluster_bytes ||
-        !range_within(entry.table_offset, entry.table_entries * UINT64_C(8), QCOW2_MAX_HOST_OFFSET))
-        return damaged(node, err, "a table has an impossible place or length");
+    bool in_check = node->flags & BLK_IN_CHECK && !(node->flags & BLK_NO_IO);
+    entry.problem = find_problem(qcow2_state(node), &entry);
+    if (entry.problem && !in_check)
+        return damaged(node, err, entry.problem);
+    if (!entry.problem && in_check)
+        entry.problem = find_unknown(qcow2_state(node), &entry);
 
     entry.name = blk_xstrndup(name, name_bytes);
     if (entry.extra_bytes) {
@@ -121,6 +151,7 @@ static int locate(struct blk_node *node, struct qcow2_bitmap_directory *director
     if (extension->bytes != QCOW2_BITMAPS_EXT_BYTES)
         return damaged(node, err, "its header extension has an unknown length");
     *count = be32_get(extension->data);
+    directory->reserved = be32_get(extension->data + 4);
     directory->bytes = be64_get(extension->data + 8);
     directory->offset = be64_get(extension->data + 16);
     if (*count > QCOW2_MAX_BITMAPS || !*count)
@@ -130,7 +161,7 @@ static int locate(struct blk_node *node, struct qcow2_bitmap_directory *director
         return damaged(node, err, "its length does not fit the number of bitmaps");
     if (!directory->offset || directory->offset % s->cluster_bytes ||
         !range_within(directory->offset, directory->bytes, blk_size(qcow2_file(node))))
-        return damaged(node, err, "its place is impossible");
+        return damaged(node, err, "it goes on past the end of the file");
     if (is_header_only(node) &&
         (*count > MAX_LISTED_BITMAPS || directory->bytes > MAX_LISTED_DIRECTORY_BYTES))
         return blk_fail_why(err, EFBIG, "it has more bitmaps than can be listed with little memory",

@@ -73,7 +73,7 @@ static int announce(struct qcow2_check *check, struct blk_error *err)
 /* Nothing is freed in an image that is not understood, so counts that are too high stay. */
 static bool needs_counts(const struct qcow2_check *check)
 {
-    return check->broken_counts || check->counts_low || check->old_snapshots ||
+    return check->broken_counts || check->counts_low || check->mend_snapshots ||
            (check->counts_differ && !check->incomplete);
 }
 
@@ -139,30 +139,40 @@ static int repair_image(struct qcow2_check *check, unsigned repair, struct blk_e
 }
 
 /*
- * Gives up what is lost, after which the tables can be followed; then looks afresh, in silence: all
- * has been told. The figures of the first look stay, with what it leaves fixed to be found.
+ * Looks afresh, in silence: all has been said. The figures of the first look stay, and what is left
+ * will tell what of it was fixed; leaks that were hidden come on top.
  */
-static int discard_lost(struct qcow2_check *check, struct blk_error *err)
+static int start_over(struct qcow2_check *check, struct blk_error *err)
 {
     struct blk_check *result = check->result, again = { .leaks = 0 };
     struct blk_node *node = check->node;
 
-    check->discard_lost = true;
-    qcow2_check_note(check, "%llu bytes of guest data are given up as lost",
-                     (unsigned long long)result->lost_bytes);
-    int ret = qcow2_check_entries(check, QCOW2_MEND_CLEAR, err);
-    if (ret == 0)
-        ret = blk_child_flush(qcow2_file(node), err);
     qcow2_check_end(check);
     qcow2_forget_tables(node);
-    if (ret == 0)
-        ret = qcow2_check_begin(check, node, &again, err);
+    int ret = qcow2_check_begin(check, node, &again, err);
     if (ret == 0)
         ret = look(check, err);
     check->result = result;
-    /* Leaks that the lost entries hid come on top. */
     result->leaks = u64_max(result->leaks, again.leaks);
     return ret;
+}
+
+/* Takes away what keeps the image from being understood, where that may be. */
+static int clear_the_way(struct qcow2_check *check, unsigned repair, struct blk_error *err)
+{
+    bool bitmaps = repair & BLK_REPAIR_ERRORS && check->mend_bitmaps;
+    bool lost = repair & BLK_REPAIR_LOST && check->result->lost_bytes;
+    int ret = bitmaps ? qcow2_mend_bitmaps(check, err) : 0;
+
+    if (ret == 0 && lost) {
+        check->discard_lost = true;
+        qcow2_check_note(check, "%llu bytes of guest data are given up as lost",
+                         (unsigned long long)check->result->lost_bytes);
+        ret = qcow2_check_entries(check, QCOW2_MEND_CLEAR, err);
+        if (ret == 0)
+            ret = blk_child_flush(qcow2_file(check->node), err);
+    }
+    return ret == 0 && (bitmaps || lost) ? start_over(check, err) : ret;
 }
 
 int qcow2_check(struct blk_node *node, unsigned repair, struct blk_check *result,
@@ -179,8 +189,8 @@ int qcow2_check(struct blk_node *node, unsigned repair, struct blk_check *result
     result->has_allocation = true;
     result->total_clusters = div_round_up(blk_size(node), s->cluster_bytes);
     ret = look(&check, err);
-    if (ret == 0 && repair & BLK_REPAIR_LOST && result->lost_bytes)
-        ret = discard_lost(&check, err);
+    if (ret == 0)
+        ret = clear_the_way(&check, repair, err);
     if (ret == 0 && repair && (result->corruptions || result->leaks ||
                                s->header.incompatible &
                                    (QCOW2_INCOMPAT_CORRUPT | QCOW2_INCOMPAT_DIRTY)))

@@ -5,6 +5,7 @@
  *   check_report.c   findings: counted each, and told up to a limit a kind
  *   check_lost.c     guest data that cannot be reached any more
  *   check_refs.c     counts the references to every host cluster that the image's structures make
+ *   check_bitmaps.c  the same for bitmaps, and removes those that keep QEMU from opening the image
  *   check_counts.c   compares them with the refcounts the image has
  *   check_entries.c  L1 and L2 entries: COPIED, reserved bits, impossible offsets; and mending them
  *   repair.c         a new refcount structure from the references, switched to by one header sector
@@ -69,7 +70,9 @@ struct qcow2_check {
     const char *walked_snapshot; /* whose tables are being walked; NULL: the active ones */
     struct qcow2_lost lost;
     struct qcow2_findings findings[QCOW2_MAX_FINDING_KINDS];
-    bool old_snapshots; /* entries of the snapshot table lack what version 3 asks for */
+    bool mend_snapshots; /* the snapshot table has too little, or too much */
+    bool drop_excess;    /* counts what will be left without the snapshots that are too many */
+    bool mend_bitmaps;   /* the bitmap directory has what nobody can use */
 };
 
 /*
@@ -115,6 +118,23 @@ static inline enum qcow2_use qcow2_check_use(const struct qcow2_check *check, ui
  * to say.
  */
 int qcow2_check_collect(struct qcow2_check *check, bool refcount_structure, struct blk_error *err);
+
+/*
+ * Counts `times` references to all clusters that the range touches. Past the end of the file is
+ * corruption. False if anything was wrong, which has been said then. _table is for what is used
+ * once, and by nobody else; without that nothing it says is followed.
+ */
+bool qcow2_check_add_refs(struct qcow2_check *check, uint64_t offset, uint64_t bytes,
+                          enum qcow2_use use, uint64_t times, const char *what);
+bool qcow2_check_add_table(struct qcow2_check *check, uint64_t offset, uint64_t bytes,
+                           const char *what);
+
+/*
+ * check_bitmaps.c: counts the references that bitmaps make. _mend removes the bitmaps that cannot
+ * be, and the others too where the directory cannot be read; nothing is freed.
+ */
+int qcow2_check_bitmaps(struct qcow2_check *check, struct blk_error *err);
+int qcow2_mend_bitmaps(struct qcow2_check *check, struct blk_error *err);
 
 /* check.c: a check with empty arrays for the file as it is now; and its end. */
 int qcow2_check_begin(struct qcow2_check *check, struct blk_node *node, struct blk_check *result,

@@ -10,7 +10,6 @@
 #include <stdlib.h>
 
 #include "blockcore/memory.h"
-#include "drivers/qcow2/bitmap.h"
 #include "drivers/qcow2/check.h"
 #include "drivers/qcow2/snapshot.h"
 
@@ -48,13 +47,8 @@ static void report_overlap(struct qcow2_check *check, uint64_t cluster, const ch
                            (unsigned long long)cluster * qcow2_state(check->node)->cluster_bytes);
 }
 
-/*
- * Counts `times` references to all clusters that the range touches. Past the end of the file is
- * corruption; a compressed piece, which is counted in sectors, may run on past it within its last
- * cluster. False if anything was wrong, which has been said then.
- */
-static bool add_refs(struct qcow2_check *check, uint64_t offset, uint64_t bytes, enum qcow2_use use,
-                     uint64_t times, const char *what)
+bool qcow2_check_add_refs(struct qcow2_check *check, uint64_t offset, uint64_t bytes,
+                          enum qcow2_use use, uint64_t times, const char *what)
 {
     uint64_t cluster_bytes = qcow2_state(check->node)->cluster_bytes;
     if (!bytes)
@@ -83,8 +77,8 @@ static bool add_refs(struct qcow2_check *check, uint64_t offset, uint64_t bytes,
     return fits && !overlaps;
 }
 
-/* A table that is used once, and by nobody else. Without that nothing it says is followed. */
-static bool add_table(struct qcow2_check *check, uint64_t offset, uint64_t bytes, const char *what)
+bool qcow2_check_add_table(struct qcow2_check *check, uint64_t offset, uint64_t bytes,
+                           const char *what)
 {
     bool fits = offset % qcow2_state(check->node)->cluster_bytes == 0 &&
                 range_within(offset, bytes, QCOW2_MAX_HOST_OFFSET);
@@ -92,7 +86,7 @@ static bool add_table(struct qcow2_check *check, uint64_t offset, uint64_t bytes
         qcow2_check_corruption(check, "%s has the invalid offset 0x%llx", what,
                                (unsigned long long)offset);
     else
-        fits = add_refs(check, offset, bytes, QCOW2_USE_OTHER, 1, what);
+        fits = qcow2_check_add_refs(check, offset, bytes, QCOW2_USE_OTHER, 1, what);
     if (!fits)
         check->incomplete = true;
     return fits;
@@ -139,7 +133,7 @@ static void add_compressed(struct qcow2_check *check, uint64_t entry, const stru
     uint64_t bytes = qcow2_compressed_bytes(entry, s->cluster_bits);
 
     if (offset < end)
-        add_refs(check, offset, u64_min(bytes, end - offset), QCOW2_USE_DATA, walk->times,
+        qcow2_check_add_refs(check, offset, u64_min(bytes, end - offset), QCOW2_USE_DATA, walk->times,
                  "compressed data");
 }
 
@@ -171,7 +165,7 @@ static void collect_entry(struct qcow2_check *check, struct qcow2_entry entry, u
         return;
     count_allocation(check, walk, offset);
     if (!s->data_file && loss != QCOW2_LOSS_OFFSET && loss != QCOW2_LOSS_PAST_END)
-        add_refs(check, offset, s->cluster_bytes, QCOW2_USE_DATA, walk->times, "a data cluster");
+        qcow2_check_add_refs(check, offset, s->cluster_bytes, QCOW2_USE_DATA, walk->times, "a data cluster");
 }
 
 static int collect_l2(struct qcow2_check *check, uint64_t offset, uint8_t *buf, struct walk walk,
@@ -259,7 +253,7 @@ static int collect_l1(struct qcow2_check *check, uint64_t l1_offset, uint64_t en
         check->incomplete = true;
         return 0;
     }
-    if (!entries || !add_table(check, l1_offset, entries * 8, "an L1 table"))
+    if (!entries || !qcow2_check_add_table(check, l1_offset, entries * 8, "an L1 table"))
         return 0;
     check->l1_usable |= active;
     BLK_AUTOFREE uint8_t *buf = malloc(s->cluster_bytes);
@@ -284,12 +278,21 @@ static int collect_snapshot(void *opaque, const struct qcow2_snapshot *snapshot,
 {
     struct qcow2_check *check = opaque;
 
+    if (snapshot->is_excess && check->drop_excess)
+        return 0;
+    if (snapshot->is_excess)
+        qcow2_check_corruption(check, "snapshot '%s' is one too many: an image has at most %u, in a "
+                               "table of 64 MiB", snapshot->name, QCOW2_MAX_SNAPSHOTS);
+    if (snapshot->stored_bytes != snapshot->raw_bytes)
+        qcow2_check_corruption(check, "snapshot '%s' has more than 1 KiB of extra data",
+                               snapshot->name);
+    check->mend_snapshots |= snapshot->is_excess || snapshot->stored_bytes != snapshot->raw_bytes;
     /* Without its size a snapshot has that of the disk, which may have changed since. */
     if (qcow2_state(check->node)->header.version >= 3 &&
         snapshot->extra_bytes < QCOW2_SNAPSHOT_EXTRA_V3_BYTES) {
         qcow2_check_corruption(check, "snapshot '%s' lacks the sizes that version 3 asks for",
                                snapshot->name);
-        check->old_snapshots = true;
+        check->mend_snapshots = true;
     }
     check->walked_snapshot = snapshot->name;
     int ret = collect_l1(check, snapshot->l1_offset, snapshot->l1_entries, err);
@@ -317,65 +320,8 @@ static int collect_snapshots(struct qcow2_check *check, struct blk_error *err)
             *err = why;
         return ret;
     }
-    add_table(check, header->snapshots_offset, table_bytes, "the snapshot table");
+    qcow2_check_add_table(check, header->snapshots_offset, table_bytes, "the snapshot table");
     return 0;
-}
-
-static void collect_bitmap_entry(struct qcow2_check *check, const char *name, uint64_t entry)
-{
-    const struct qcow2_state *s = qcow2_state(check->node);
-    uint64_t offset = entry & QCOW2_BITMAP_TABLE_OFFSET;
-
-    if (entry & QCOW2_BITMAP_TABLE_RESERVED || offset % s->cluster_bytes ||
-        (offset && entry & QCOW2_BITMAP_TABLE_ALL_ONES))
-        qcow2_check_corruption(check, "bitmap '%s' has the invalid table entry 0x%llx", name,
-                               (unsigned long long)entry);
-    else if (offset)
-        add_refs(check, offset, s->cluster_bytes, QCOW2_USE_OTHER, 1, "bitmap data");
-}
-
-/* Tables of bitmaps may be large: they are read by pieces. */
-static int collect_bitmap(struct qcow2_check *check, const struct qcow2_bitmap_entry *entry,
-                          struct blk_error *err)
-{
-    uint8_t buf[4 * KIB];
-    uint64_t bytes = entry->table_entries * UINT64_C(8);
-
-    if (!add_table(check, entry->table_offset, bytes, "a bitmap table"))
-        return 0;
-    for (uint64_t at = 0, length; at < bytes; at += length) {
-        length = u64_min(sizeof(buf), bytes - at);
-        int ret = blk_child_pread(qcow2_file(check->node), entry->table_offset + at, length, buf,
-                                  err);
-        if (ret < 0)
-            return ret;
-        for (uint64_t i = 0; i < length; i += 8)
-            collect_bitmap_entry(check, entry->name, be64_get(buf + i));
-    }
-    return 0;
-}
-
-static int collect_bitmaps(struct qcow2_check *check, struct blk_error *err)
-{
-    struct qcow2_bitmap_directory directory;
-    struct blk_error why = BLK_ERROR_INIT;
-
-    int ret = qcow2_bitmap_directory_read(check->node, &directory, &why);
-    if (ret == -EINVAL) {
-        qcow2_check_corruption(check, "the bitmap directory is damaged: %s", why.why);
-        check->incomplete = true;
-        blk_error_clear(&why);
-        ret = 0;
-    } else if (ret < 0) {
-        if (err)
-            *err = why;
-    } else if (directory.count) {
-        add_table(check, directory.offset, directory.bytes, "the bitmap directory");
-        for (size_t i = 0; i < directory.count && ret == 0; i++)
-            ret = collect_bitmap(check, &directory.entries[i], err);
-    }
-    qcow2_bitmap_directory_free(&directory);
-    return ret;
 }
 
 static void collect_encryption_header(struct qcow2_check *check)
@@ -383,7 +329,7 @@ static void collect_encryption_header(struct qcow2_check *check)
     const struct qcow2_extension *luks =
         qcow2_tail_find(&qcow2_state(check->node)->tail, QCOW2_EXT_LUKS);
     if (luks && luks->bytes == 16)
-        add_table(check, be64_get(luks->data), be64_get(luks->data + 8), "the encryption header");
+        qcow2_check_add_table(check, be64_get(luks->data), be64_get(luks->data + 8), "the encryption header");
 }
 
 static int collect_refcount_structure(struct qcow2_check *check, struct blk_error *err)
@@ -394,7 +340,7 @@ static int collect_refcount_structure(struct qcow2_check *check, struct blk_erro
 
     if (!bytes)
         qcow2_check_corruption(check, "there is no refcount table");
-    if (!bytes || !add_refs(check, s->header.reftable_offset, bytes, QCOW2_USE_OTHER, 1,
+    if (!bytes || !qcow2_check_add_refs(check, s->header.reftable_offset, bytes, QCOW2_USE_OTHER, 1,
                             "the refcount table")) {
         check->broken_counts = true;
         return 0;
@@ -408,7 +354,7 @@ static int collect_refcount_structure(struct qcow2_check *check, struct blk_erro
             qcow2_check_corruption(check, "refcount block %llu has the invalid offset 0x%llx",
                                    (unsigned long long)i, (unsigned long long)table[i]);
             check->broken_counts = true;
-        } else if (offset && !add_refs(check, offset, s->cluster_bytes, QCOW2_USE_OTHER, 1,
+        } else if (offset && !qcow2_check_add_refs(check, offset, s->cluster_bytes, QCOW2_USE_OTHER, 1,
                                        "a refcount block")) {
             check->broken_counts = true;
         }
@@ -420,14 +366,14 @@ int qcow2_check_collect(struct qcow2_check *check, bool refcount_structure, stru
 {
     const struct qcow2_header *header = &qcow2_state(check->node)->header;
 
-    add_refs(check, 0, qcow2_state(check->node)->cluster_bytes, QCOW2_USE_OTHER, 1, "the header");
+    qcow2_check_add_refs(check, 0, qcow2_state(check->node)->cluster_bytes, QCOW2_USE_OTHER, 1, "the header");
     int ret = collect_l1(check, header->l1_offset, header->l1_entries, err);
     if (ret == 0)
         ret = collect_snapshots(check, err);
     if (ret == 0)
         ret = collect_shared_l2(check, err);
     if (ret == 0)
-        ret = collect_bitmaps(check, err);
+        ret = qcow2_check_bitmaps(check, err);
     collect_encryption_header(check);
     if (ret == 0 && refcount_structure)
         ret = collect_refcount_structure(check, err);

@@ -113,6 +113,7 @@ static int counts_from_references(const struct qcow2_check *check, struct qcow2_
     int ret = qcow2_check_begin(&fresh, check->node, &ignored, err);
     if (ret < 0)
         return ret;
+    fresh.drop_excess = true;
     ret = qcow2_check_collect(&fresh, false, err);
     for (uint64_t i = 0; i < fresh.clusters && ret == 0; i++) {
         uint64_t refs = qcow2_check_refs(&fresh, i);
@@ -134,26 +135,37 @@ static void raise_counts(const struct qcow2_check *check, struct qcow2_shadow *s
     }
 }
 
+struct mended_snapshots {
+    struct qcow2_check *check;
+    struct qcow2_snapshot_table table;
+};
+
 static int add_snapshot(void *opaque, const struct qcow2_snapshot *snapshot, struct blk_error *err)
 {
+    struct mended_snapshots *mended = opaque;
     struct qcow2_snapshot entry = *snapshot;
 
+    if (snapshot->is_excess) {
+        qcow2_check_note(mended->check, "snapshot '%s' is removed: it is one too many",
+                         snapshot->name);
+        return 0;
+    }
     if (entry.extra_bytes < QCOW2_SNAPSHOT_EXTRA_V3_BYTES)
         entry.raw = NULL;
-    return qcow2_snapshot_table_add(opaque, &entry, err);
+    return qcow2_snapshot_table_add(&mended->table, &entry, err);
 }
 
-/* A snapshot table whose entries all have what version 3 asks for. */
-static int complete_snapshots(struct qcow2_shadow *shadow, struct qcow2_header *next,
-                              struct blk_error *err)
+/* A snapshot table that is not too long, whose entries all have what version 3 asks for. */
+static int mend_snapshots(struct qcow2_check *check, struct qcow2_shadow *shadow,
+                          struct qcow2_header *next, struct blk_error *err)
 {
-    struct qcow2_snapshot_table table = { .count = 0 };
+    struct mended_snapshots mended = { .check = check };
     uint64_t old_bytes = 0;
 
-    int ret = qcow2_snapshot_table_walk(shadow->node, add_snapshot, &table, &old_bytes, err);
+    int ret = qcow2_snapshot_table_walk(shadow->node, add_snapshot, &mended, &old_bytes, err);
     if (ret == 0)
-        ret = qcow2_snapshot_table_replace(shadow, &table, old_bytes, next, err);
-    free(table.data);
+        ret = qcow2_snapshot_table_replace(shadow, &mended.table, old_bytes, next, err);
+    free(mended.table.data);
     return ret;
 }
 
@@ -178,8 +190,8 @@ int qcow2_repair_counts(struct qcow2_check *check, struct blk_error *err)
         raise_counts(check, &shadow);
     else
         ret = counts_from_references(check, &shadow, err);
-    if (ret == 0 && check->old_snapshots && !check->incomplete)
-        ret = complete_snapshots(&shadow, &next, err);
+    if (ret == 0 && check->mend_snapshots && !check->incomplete)
+        ret = mend_snapshots(check, &shadow, &next, err);
     if (ret == 0)
         ret = qcow2_shadow_finish(&shadow, keep_counts, &next, err);
     if (ret == 0)

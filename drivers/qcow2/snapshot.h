@@ -34,6 +34,9 @@ struct qcow2_snapshot {
     uint32_t extra_bytes;
     const uint8_t *raw; /* as it is stored, without the padding behind it */
     uint32_t raw_bytes;
+    /* A check also sees entries whose extra data are too long, cut down in `raw`; and too many. */
+    uint64_t stored_bytes; /* more than raw_bytes: with the extra data that were cut */
+    bool is_excess;        /* past the limits */
 };
 
 /*

@@ -41,6 +41,7 @@ _Static_assert(WINDOW_BYTES >= MAX_ENTRY_BYTES, "an entry fits into the window")
 struct window {
     struct blk_node *node;
     uint8_t *buf;
+    uint8_t *cut; /* for a check: an entry whose extra data are cut down */
     uint64_t start, end; /* of what buf holds */
     uint64_t limit;      /* where the table must end: the file, or the limit on its size */
 };
@@ -56,7 +57,7 @@ static int look(struct window *window, uint64_t at, uint64_t bytes, const uint8_
 {
     const struct qcow2_state *s = qcow2_state(window->node);
     if (!range_within(at, bytes, window->limit))
-        return at + bytes > QCOW2_MAX_SNAPSHOTS_BYTES
+        return at + bytes > QCOW2_MAX_SNAPSHOTS_BYTES && !window->cut
                    ? damaged(window->node, EFBIG, err, "it is larger than 64 MiB")
                    : damaged(window->node, EINVAL, err, "it goes on behind the end of the file");
 
@@ -93,6 +94,7 @@ static void decode(const struct qcow2_state *s, const uint8_t *p, struct qcow2_s
         .extra_bytes = extra_bytes,
         .raw = p,
         .raw_bytes = AT_EXTRA + extra_bytes + id_bytes + name_bytes,
+        .stored_bytes = AT_EXTRA + (uint64_t)extra_bytes + id_bytes + name_bytes,
     };
     if (extra_bytes >= EXTRA_VM_STATE_BYTES + 8)
         snapshot->vm_state_bytes = be64_get(extra + EXTRA_VM_STATE_BYTES);
@@ -100,6 +102,32 @@ static void decode(const struct qcow2_state *s, const uint8_t *p, struct qcow2_s
         snapshot->disk_bytes = be64_get(extra + EXTRA_DISK_BYTES);
     if (extra_bytes >= EXTRA_ICOUNT + 8)
         snapshot->icount = be64_get(extra + EXTRA_ICOUNT);
+}
+
+/* Reads an entry with more extra data than is allowed, as if it had that much. */
+static int read_cut_entry(struct window *window, uint64_t at, struct qcow2_snapshot *snapshot,
+                          struct blk_error *err)
+{
+    const uint64_t kept = AT_EXTRA + QCOW2_MAX_SNAPSHOT_EXTRA;
+    const uint8_t *p;
+
+    int ret = look(window, at, kept, &p, err);
+    if (ret < 0)
+        return ret;
+    uint64_t extra_bytes = be32_get(p + AT_EXTRA_BYTES);
+    uint64_t names = (uint64_t)be16_get(p + AT_ID_BYTES) + be16_get(p + AT_NAME_BYTES);
+    memcpy(window->cut, p, kept);
+    be32_put(window->cut + AT_EXTRA_BYTES, QCOW2_MAX_SNAPSHOT_EXTRA);
+    ret = look(window, at + AT_EXTRA + extra_bytes, names, &p, err);
+    if (ret < 0)
+        return ret;
+    /* What has no names where they should be is damaged, and not only long. */
+    if (!names || memchr(p, '\0', names))
+        return damaged(window->node, EFBIG, err, "an entry has more than 1 KiB of extra data");
+    memcpy(window->cut + kept, p, names);
+    decode(qcow2_state(window->node), window->cut, snapshot);
+    snapshot->stored_bytes = AT_EXTRA + extra_bytes + names;
+    return 0;
 }
 
 /* Reads the entry at `at`. On success the caller frees id and name. */
@@ -111,6 +139,8 @@ static int read_entry(struct window *window, uint64_t at, struct qcow2_snapshot 
     if (ret < 0)
         return ret;
     uint32_t extra_bytes = be32_get(p + AT_EXTRA_BYTES);
+    if (extra_bytes > QCOW2_MAX_SNAPSHOT_EXTRA && window->cut)
+        return read_cut_entry(window, at, snapshot, err);
     if (extra_bytes > QCOW2_MAX_SNAPSHOT_EXTRA)
         return damaged(window->node, EFBIG, err, "an entry has more than 1 KiB of extra data");
     uint64_t bytes = AT_EXTRA + (uint64_t)extra_bytes + be16_get(p + AT_ID_BYTES) +
@@ -127,7 +157,8 @@ int qcow2_snapshot_table_walk(struct blk_node *node,
                               void *opaque, uint64_t *table_bytes, struct blk_error *err)
 {
     const struct qcow2_header *header = &qcow2_state(node)->header;
-    uint64_t file_bytes = blk_size(qcow2_file(node)), at = 0, end = 0;
+    uint64_t file_bytes = blk_size(qcow2_file(node)), at = 0, end = 0, kept = 0;
+    bool in_check = node->flags & BLK_IN_CHECK;
     int ret = 0;
 
     if (table_bytes)
@@ -138,12 +169,15 @@ int qcow2_snapshot_table_walk(struct blk_node *node,
         return damaged(node, EINVAL, err, "it lies behind the end of the file");
 
     BLK_AUTOFREE uint8_t *buf = blk_buffer_alloc(WINDOW_BYTES);
-    if (!buf)
+    BLK_AUTOFREE uint8_t *cut = in_check ? malloc(MAX_ENTRY_BYTES) : NULL;
+    if (!buf || (in_check && !cut))
         return damaged(node, ENOMEM, err, "there is not enough memory");
     struct window window = {
         .node = node,
         .buf = buf,
-        .limit = u64_min(file_bytes - header->snapshots_offset, QCOW2_MAX_SNAPSHOTS_BYTES),
+        .cut = cut,
+        .limit = u64_min(file_bytes - header->snapshots_offset,
+                         in_check ? UINT64_MAX : QCOW2_MAX_SNAPSHOTS_BYTES),
     };
     for (uint32_t i = 0; i < header->snapshot_count && ret == 0; i++) {
         struct qcow2_snapshot snapshot;
@@ -151,7 +185,9 @@ int qcow2_snapshot_table_walk(struct blk_node *node,
         ret = read_entry(&window, at, &snapshot, err);
         if (ret < 0)
             return ret;
-        end = at + snapshot.raw_bytes;
+        end = at + snapshot.stored_bytes;
+        kept = round_up(kept + snapshot.raw_bytes, 8);
+        snapshot.is_excess = i >= QCOW2_MAX_SNAPSHOTS || kept > QCOW2_MAX_SNAPSHOTS_BYTES;
         ret = visit(opaque, &snapshot, err);
         free(snapshot.id);
         free(snapshot.name);
