@@ -329,3 +329,41 @@ PY
     echo "# ${lines[-1]}" >&3
     ((status == 0))
 }
+
+@test "reading takes no refcounts" {
+    need qemu-img qemu-io
+    local change
+    qemu-img create -q -f qcow2 base 1M
+    qemu-io -c 'write -P 7 0 512k' base >/dev/null
+    for change in 'reftable[0]=1<<30' 'reftable[0]=end' 'reftable_offset=1<<30' 'reftable[0]=512'; do
+        echo "$change"
+        cp base a
+        mkimage edit a "$change"
+        cp a before
+        run -0 blkimg compare a base
+        run -0 blkimg map a
+        run -0 blkimg convert -O raw a out
+        run -0 qemu-img compare -f raw -F qcow2 out base
+        run -2 blkimg check a
+        cmp a before
+    done
+}
+
+@test "an L1 table past the end is empty only if nothing was ever written" {
+    need qemu-img qemu-io
+    # As a writer leaves it that makes no room for what is zero.
+    qemu-img create -q -f qcow2 a 1M
+    truncate -s 192k a
+    run -0 blkimg convert -O raw a out
+    run -0 blkimg io -r -c 'read -P 0 0 1M' -f raw out
+    run -2 blkimg check a
+    [[ $output == *'cut short at 196608'* ]]
+    # One that had data was cut off: its content is not zeroes.
+    qemu-img create -q -f qcow2 b 1M
+    qemu-io -c 'write -P 7 0 512k' b >/dev/null
+    truncate -s 192k b
+    rm out
+    run -1 blkimg convert -O raw b out
+    assert_output --partial 'the file is cut short at 196608'
+    assert_file_not_exists out
+}

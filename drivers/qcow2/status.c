@@ -1,6 +1,8 @@
 /*
  * The state of guest ranges as others see it.
  */
+#include <errno.h>
+
 #include "drivers/qcow2/qcow2.h"
 
 /*
@@ -41,6 +43,11 @@ static int is_preallocated(struct blk_node *node, bool *result, struct blk_error
     if (known < 0) {
         qcow2_lock(s);
         known = looks_preallocated(node, err);
+        /* Reading takes no refcounts: where some cannot be read, all mapped clusters are data. */
+        if (known == -EIO && !blk_is_writable(node)) {
+            blk_error_clear(err);
+            known = 0;
+        }
         if (known >= 0)
             atomic_store(&s->preallocation, known);
         qcow2_unlock(s);
