@@ -217,24 +217,46 @@ static int zero_target(const struct job *job, uint64_t offset, uint64_t bytes,
     return blk_write_zeroes(p->target, p->target_offset + offset, bytes, BLK_REQ_MAY_UNMAP, err);
 }
 
-/* Reads what can be read, sector by sector; the rest is zeroes, and reported. */
-static void read_salvaging(struct job *job, const struct chunk *chunk, uint8_t *buf)
+/* A run of sectors that could not be read. Bytes 0: none. */
+struct unread {
+    uint64_t offset, bytes;
+    struct blk_error why; /* of the first */
+};
+
+static void report_unread(struct job *job, struct unread *unread)
 {
     const struct blk_copy_params *p = job->params;
 
+    if (unread->bytes && p->salvaged) {
+        pthread_mutex_lock(&job->mutex);
+        p->salvaged(p->opaque, unread->offset, unread->bytes, &unread->why);
+        pthread_mutex_unlock(&job->mutex);
+    }
+    blk_error_clear(&unread->why);
+    unread->bytes = 0;
+}
+
+/* Reads what can be read, sector by sector; the rest is zeroes, and reported run by run. */
+static void read_salvaging(struct job *job, const struct chunk *chunk, uint8_t *buf)
+{
+    const struct blk_copy_params *p = job->params;
+    struct unread unread = { .why = BLK_ERROR_INIT };
+
     for (uint64_t at = 0; at < chunk->bytes; at += BLK_SECTOR_BYTES) {
-        struct blk_error err = BLK_ERROR_INIT;
         uint64_t offset = p->source_offset + chunk->offset + at;
         uint64_t bytes = u64_min(BLK_SECTOR_BYTES, chunk->bytes - at);
-        if (blk_pread_padded(p->source, offset, bytes, buf + at, &err) == 0)
+        int ret = blk_pread_padded(p->source, offset, bytes, buf + at,
+                                   unread.bytes ? NULL : &unread.why);
+        if (ret == 0) {
+            report_unread(job, &unread);
             continue;
-        memset(buf + at, 0, bytes);
-        if (p->salvaged) {
-            pthread_mutex_lock(&job->mutex);
-            p->salvaged(p->opaque, offset, &err);
-            pthread_mutex_unlock(&job->mutex);
         }
+        memset(buf + at, 0, bytes);
+        if (!unread.bytes)
+            unread.offset = offset;
+        unread.bytes += bytes;
     }
+    report_unread(job, &unread);
 }
 
 static int read_source(struct job *job, const struct chunk *chunk, uint8_t *buf,

@@ -51,7 +51,8 @@ struct blk_copy_params {
 
     blk_progress_fn *progress;
     void *opaque;
-    void (*salvaged)(void *opaque, uint64_t offset, const struct blk_error *why);
+    /* A range of the source that could not be read, and the first reason; one call at a time. */
+    void (*salvaged)(void *opaque, uint64_t offset, uint64_t bytes, const struct blk_error *why);
 };
 
 /*

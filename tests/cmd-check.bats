@@ -98,3 +98,29 @@ set_refcount() {
     qemu-img check -q a
     qemu-io -r -c 'read -v 0 1M' a | grep -v ' ops; ' | cmp - before
 }
+
+# What scripts look for in qemu-img's output.
+@test "the words of qemu-img" {
+    need_format qcow2
+    truncate -s 1M raw
+    run -63 blkimg check -f raw raw
+    assert_output --partial 'This image format does not support checks'
+    make_image
+    cp a b
+    set_refcount a 6 0 0
+    set_refcount a 7 0 2
+    run -2 blkimg check a
+    assert_line 'ERROR cluster 6 refcount=0 reference=1'
+    assert_line 'Leaked cluster 7 refcount=2 reference=1'
+    assert_line --partial 'ERROR OFLAG_COPIED data cluster: l2_entry=80000'
+    run -0 blkimg check -r all a
+    assert_line 'Repairing cluster 6 refcount=0 reference=1'
+    assert_line 'Repairing cluster 7 refcount=2 reference=1'
+    # Bits 0 and 1 of the incompatible features are known, 5 is not.
+    printf '\2' | dd of=b bs=1 seek=79 conv=notrunc status=none
+    run -1 blkimg io -c 'write 0 512' b
+    assert_output --partial 'Image is corrupt'
+    printf '\40' | dd of=b bs=1 seek=79 conv=notrunc status=none
+    run -1 blkimg check b
+    assert_output --partial 'Unsupported qcow2 feature(s): '
+}

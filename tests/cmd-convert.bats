@@ -323,6 +323,41 @@ END
     cmp expected t2.raw
 }
 
+@test "--salvage says each range once, and not too many" {
+    need qemu-img qemu-io
+    qemu-img create -q -f qcow2 a 256M
+    qemu-io -c 'write -P 7 0 64M' a >/dev/null
+    # All that the L1 table led to.
+    truncate -s 192k a
+    refuses "cut short at 196608" a t.raw
+    run --separate-stderr blkimg convert --salvage -O raw a t.raw
+    assert_success
+    assert_equal "${#stderr_lines[@]}" 2
+    assert_regex "${stderr_lines[0]}" 'bytes 0 to 268435455 cannot be read and become zeroes: .*cut short at 196608'
+    assert_equal "${stderr_lines[1]}" 'blkimg: 268435456 bytes cannot be read and become zeroes'
+    # Every second cluster.
+    qemu-img create -q -f qcow2 -o cluster_size=512 b 1M
+    qemu-io -c 'write -P 7 0 1M' b >/dev/null
+    python3 - <<'END'
+import struct
+with open("b", "r+b") as f:
+    def u64(at):
+        f.seek(at)
+        return struct.unpack(">Q", f.read(8))[0]
+    l1 = u64(40)
+    for i in range(1, 2048, 2):
+        f.seek((u64(l1 + i // 64 * 8) & 0x00fffffffffffe00) + i % 64 * 8)
+        f.write(struct.pack(">Q", 1 << 50))
+END
+    rm t.raw
+    run --separate-stderr blkimg convert --salvage -m 8 -W -O raw b t.raw
+    assert_success
+    assert_equal "${#stderr_lines[@]}" 101
+    assert_equal "${stderr_lines[-1]}" \
+        'blkimg: 524288 bytes cannot be read and become zeroes; more places than are listed'
+    python3 -c 'd = open("t.raw", "rb").read(); assert d == (b"\7" * 512 + bytes(512)) * 1024'
+}
+
 @test "a locked source or target" {
     need qemu-io
     make_image a

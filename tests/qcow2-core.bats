@@ -110,7 +110,7 @@ with_entry_at() {
     with_entry_at 8000000000010000
     run -5 blkimg io -c "write -P 2 0 64k" a
     run -1 blkimg io -c "write -P 2 64k 64k" a
-    assert_output --partial "marked as corrupt"
+    assert_output --partial "Image is corrupt"
     blkimg io -r -c "read -P 1 64k 64k" a
 }
 

@@ -1,6 +1,7 @@
 /*
- * blkimg convert, in four parts: options.c reads the command line, sources.c has the images that
- * are read as one, bitmaps.c copies dirty bitmaps, run.c makes the target and copies.
+ * blkimg convert, in five parts: options.c reads the command line, sources.c has the images that
+ * are read as one, salvaged.c notes what cannot be read of them, bitmaps.c copies dirty bitmaps,
+ * run.c makes the target and copies.
  */
 #ifndef CMD_CONVERT_CONVERT_H
 #define CMD_CONVERT_CONVERT_H
@@ -65,6 +66,22 @@ int convert_read(const struct convert_sources *sources, uint64_t offset, uint64_
 /* Closes the sources, then the target; frees everything. As finish_result() (report.h). */
 int convert_finish(struct convert_sources *sources, struct blk_node *target, int status,
                    json_t *result);
+
+/* ---- salvaged.c ---- */
+
+/* What could not be read; all zero: nothing. */
+struct convert_salvaged {
+    struct salvaged_range *ranges; /* by offset, with gaps between them */
+    size_t count;
+    uint64_t bytes; /* in all */
+    bool untold;    /* there were more ranges than are kept */
+};
+
+/* Notes a piece; nothing of it was noted before. One caller at a time. */
+void convert_salvaged_add(struct convert_salvaged *salvaged, uint64_t offset, uint64_t bytes,
+                          const struct blk_error *why);
+/* Says what was noted, on stderr, unless quiet; and frees it. */
+void convert_salvaged_end(struct convert_salvaged *salvaged, bool quiet);
 
 /* ---- bitmaps.c ---- */
 

@@ -23,7 +23,9 @@ struct conversion {
     struct blk_node *target;
     uint64_t cluster_bytes; /* of a target that is written compressed; else 1 */
     struct progress progress;
-    uint64_t done; /* by the copies that have ended */
+    uint64_t done;  /* by the copies that have ended */
+    uint64_t start; /* of the input that is being copied, in the joined inputs */
+    struct convert_salvaged salvaged;
 };
 
 /* ---- the target ---- */
@@ -180,12 +182,10 @@ static void on_progress(void *opaque, uint64_t done, uint64_t total)
     progress_update(&c->progress, c->done + done, convert_total(c->sources));
 }
 
-static void on_salvaged(void *opaque, uint64_t offset, const struct blk_error *why)
+static void on_salvaged(void *opaque, uint64_t offset, uint64_t bytes, const struct blk_error *why)
 {
-    const struct conversion *c = opaque;
-    (void)offset;
-    if (!c->options->quiet)
-        report_error(why);
+    struct conversion *c = opaque;
+    convert_salvaged_add(&c->salvaged, c->start + offset, bytes, why);
 }
 
 /* Copies the part [start, end) of input `i`; offsets are those of the joined images. */
@@ -219,6 +219,7 @@ static int copy_part(struct conversion *c, size_t i, uint64_t start, uint64_t en
         .opaque = c,
         .salvaged = on_salvaged,
     };
+    c->start = c->sources->starts[i];
     int ret = blk_copy_run(&params, err);
     c->done += end - start;
     return ret;
@@ -311,6 +312,7 @@ static int copy_and_check(struct conversion *c, struct blk_error *err)
     for (size_t i = 0; i < c->sources->count && ret == 0; i++)
         ret = check_not_shrunk(c->sources->roots[i], err);
     progress_finish(&c->progress, ret == 0);
+    convert_salvaged_end(&c->salvaged, c->options->quiet);
     return ret;
 }
 

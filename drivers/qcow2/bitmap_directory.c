@@ -68,11 +68,11 @@ static const char *find_problem(const struct qcow2_state *s, const struct qcow2_
         entry->table_offset % s->cluster_bytes ||
         !range_within(entry->table_offset, entry->table_entries * UINT64_C(8),
                       QCOW2_MAX_HOST_OFFSET))
-        return "a table has an impossible place or length";
+        return "a table has an invalid offset or length";
     return NULL;
 }
 
-/* The same for what is left alone until the bitmap is used, but keeps QEMU from opening the image. */
+/* The same for what does no harm here, but keeps QEMU from opening the image. */
 static const char *find_unknown(const struct qcow2_state *s, const struct qcow2_bitmap_entry *entry)
 {
     uint64_t covered = (uint64_t)s->cluster_bytes * 8 << entry->granularity_bits;
@@ -155,7 +155,7 @@ static int locate(struct blk_node *node, struct qcow2_bitmap_directory *director
     directory->bytes = be64_get(extension->data + 8);
     directory->offset = be64_get(extension->data + 16);
     if (*count > QCOW2_MAX_BITMAPS || !*count)
-        return damaged(node, err, "the number of bitmaps is impossible");
+        return damaged(node, err, "the header names no bitmap, or more than 65535");
     if (directory->bytes > QCOW2_MAX_BITMAP_DIRECTORY_BYTES ||
         directory->bytes < (uint64_t)*count * entry_bytes(1, 0))
         return damaged(node, err, "its length does not fit the number of bitmaps");

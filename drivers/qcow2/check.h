@@ -76,9 +76,9 @@ struct qcow2_check {
 };
 
 /*
- * check_report.c: reports a finding, and counts it as a corruption or a leak; a note is not counted.
- * `text` is a literal and names the kind: of each only so many are told, and at the end how many
- * more there were.
+ * check_report.c: reports a finding, and counts it as a corruption or a leak; a note is not
+ * counted. `text` is a literal and names the kind: of each only so many are told, and at the end
+ * how many more there were.
  */
 void qcow2_check_corruption(struct qcow2_check *check, const char *text, ...)
     __attribute__((format(printf, 2, 3)));

@@ -2,10 +2,10 @@
  * Bitmaps in a check.
  *
  * QEMU does not open an image one of whose bitmaps it does not understand. Such a bitmap records
- * nothing that anybody can use, so a repair removes it: the next backup is a full one. The directory
- * is written anew in its place, while the bit that makes bitmaps count is clear: killed in between,
- * the image has no bitmaps. What the removed ones had in use is leaked, which the repair goes on to
- * find.
+ * nothing that anybody can use, so a repair removes it: the next backup is a full one. The
+ * directory is rewritten in place while the bit that makes bitmaps count is clear: killed in
+ * between, the image has no bitmaps. What the removed ones had in use is leaked, which the repair
+ * goes on to find.
  */
 #include <errno.h>
 #include <stdlib.h>

@@ -3,8 +3,8 @@
  * contradicts itself.
  *
  * Such an entry may be all that is left to find the data by, and reading zeroes in its place would
- * hide that anything is missing. So a repair leaves it as it is, and the image stays corrupt, unless
- * the user gives the data up. The guest's ranges are told, as that is what a user knows them by.
+ * hide that anything is missing. So a repair leaves it as it is, and the image stays corrupt,
+ * unless the user gives the data up. What is listed are guest ranges: that is what a user knows.
  */
 #include <errno.h>
 #include <stdio.h>

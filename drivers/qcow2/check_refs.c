@@ -133,8 +133,8 @@ static void add_compressed(struct qcow2_check *check, uint64_t entry, const stru
     uint64_t bytes = qcow2_compressed_bytes(entry, s->cluster_bits);
 
     if (offset < end)
-        qcow2_check_add_refs(check, offset, u64_min(bytes, end - offset), QCOW2_USE_DATA, walk->times,
-                 "compressed data");
+        qcow2_check_add_refs(check, offset, u64_min(bytes, end - offset), QCOW2_USE_DATA,
+                             walk->times, "compressed data");
 }
 
 /* Those of the active tables are found, and mended, in check_entries.c. */
@@ -165,7 +165,8 @@ static void collect_entry(struct qcow2_check *check, struct qcow2_entry entry, u
         return;
     count_allocation(check, walk, offset);
     if (!s->data_file && loss != QCOW2_LOSS_OFFSET && loss != QCOW2_LOSS_PAST_END)
-        qcow2_check_add_refs(check, offset, s->cluster_bytes, QCOW2_USE_DATA, walk->times, "a data cluster");
+        qcow2_check_add_refs(check, offset, s->cluster_bytes, QCOW2_USE_DATA, walk->times,
+                             "a data cluster");
 }
 
 static int collect_l2(struct qcow2_check *check, uint64_t offset, uint8_t *buf, struct walk walk,
@@ -281,8 +282,8 @@ static int collect_snapshot(void *opaque, const struct qcow2_snapshot *snapshot,
     if (snapshot->is_excess && check->drop_excess)
         return 0;
     if (snapshot->is_excess)
-        qcow2_check_corruption(check, "snapshot '%s' is one too many: an image has at most %u, in a "
-                               "table of 64 MiB", snapshot->name, QCOW2_MAX_SNAPSHOTS);
+        qcow2_check_corruption(check, "snapshot '%s' is one too many: an image has at most %u, in "
+                               "a table of 64 MiB", snapshot->name, QCOW2_MAX_SNAPSHOTS);
     if (snapshot->stored_bytes != snapshot->raw_bytes)
         qcow2_check_corruption(check, "snapshot '%s' has more than 1 KiB of extra data",
                                snapshot->name);
@@ -329,7 +330,8 @@ static void collect_encryption_header(struct qcow2_check *check)
     const struct qcow2_extension *luks =
         qcow2_tail_find(&qcow2_state(check->node)->tail, QCOW2_EXT_LUKS);
     if (luks && luks->bytes == 16)
-        qcow2_check_add_table(check, be64_get(luks->data), be64_get(luks->data + 8), "the encryption header");
+        qcow2_check_add_table(check, be64_get(luks->data), be64_get(luks->data + 8),
+                              "the encryption header");
 }
 
 static int collect_refcount_structure(struct qcow2_check *check, struct blk_error *err)
@@ -340,8 +342,8 @@ static int collect_refcount_structure(struct qcow2_check *check, struct blk_erro
 
     if (!bytes)
         qcow2_check_corruption(check, "there is no refcount table");
-    if (!bytes || !qcow2_check_add_refs(check, s->header.reftable_offset, bytes, QCOW2_USE_OTHER, 1,
-                            "the refcount table")) {
+    if (!bytes || !qcow2_check_add_refs(check, s->header.reftable_offset, bytes, QCOW2_USE_OTHER,
+                                        1, "the refcount table")) {
         check->broken_counts = true;
         return 0;
     }
@@ -354,8 +356,8 @@ static int collect_refcount_structure(struct qcow2_check *check, struct blk_erro
             qcow2_check_corruption(check, "refcount block %llu has the invalid offset 0x%llx",
                                    (unsigned long long)i, (unsigned long long)table[i]);
             check->broken_counts = true;
-        } else if (offset && !qcow2_check_add_refs(check, offset, s->cluster_bytes, QCOW2_USE_OTHER, 1,
-                                       "a refcount block")) {
+        } else if (offset && !qcow2_check_add_refs(check, offset, s->cluster_bytes,
+                                                   QCOW2_USE_OTHER, 1, "a refcount block")) {
             check->broken_counts = true;
         }
     }
@@ -366,7 +368,8 @@ int qcow2_check_collect(struct qcow2_check *check, bool refcount_structure, stru
 {
     const struct qcow2_header *header = &qcow2_state(check->node)->header;
 
-    qcow2_check_add_refs(check, 0, qcow2_state(check->node)->cluster_bytes, QCOW2_USE_OTHER, 1, "the header");
+    qcow2_check_add_refs(check, 0, qcow2_state(check->node)->cluster_bytes, QCOW2_USE_OTHER, 1,
+                         "the header");
     int ret = collect_l1(check, header->l1_offset, header->l1_entries, err);
     if (ret == 0)
         ret = collect_snapshots(check, err);

@@ -183,7 +183,7 @@ static int check_basics(const struct blk_node *node, const struct qcow2_header *
     if (header->version == 3 && (header->header_bytes < QCOW2_HEADER_V3_BYTES ||
                                  header->header_bytes % 8 != 0 ||
                                  header->header_bytes > cluster_bytes))
-        return refuse(node, err, EINVAL, "its header length of %u bytes is impossible",
+        return refuse(node, err, EINVAL, "its header length of %u bytes is invalid",
                       header->header_bytes);
     if (header->refcount_order > 6)
         return refuse(node, err, EINVAL, "its refcount width of 2^%u bits is above 64",
@@ -284,7 +284,7 @@ static int check_features(const struct blk_node *node, const struct qcow2_header
         length = u64_min(length + (size_t)added, sizeof(list) - 1);
     }
     if (unknown)
-        return refuse(node, err, ENOTSUP, "it needs features that are not supported: %s", list);
+        return refuse(node, err, ENOTSUP, "Unsupported qcow2 feature(s): %s", list);
 
     bool bit = header->incompatible & QCOW2_INCOMPAT_COMPRESSION;
     if (bit != (header->compression != QCOW2_DEFLATE))

@@ -133,7 +133,7 @@ int qcow2_read_table(struct blk_node *node, uint64_t offset, uint64_t entries, u
                             node->name);
     if (offset & (s->cluster_bytes - 1) ||
         !range_within(offset, entries * 8, QCOW2_MAX_HOST_OFFSET))
-        return blk_fail_why(err, EIO, "its offset is impossible", "reading the %s of '%s'", what,
+        return blk_fail_why(err, EIO, "its offset is invalid", "reading the %s of '%s'", what,
                             node->name);
 
     int ret = qcow2_check_cut_off(node, qcow2_file(node), offset, entries * 8, what, err);

@@ -14,6 +14,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "drivers/qcow2/qcow2.h"
 
@@ -42,17 +43,18 @@ static void set_corrupt_bit(struct blk_node *node)
 int qcow2_corrupt(struct blk_node *node, struct blk_error *err, const char *why, ...)
 {
     struct qcow2_state *s = qcow2_state(node);
-    char text[512];
+    char text[512] = "Image is corrupt: ";
+    size_t length = strlen(text);
     va_list args;
     va_start(args, why);
-    vsnprintf(text, sizeof(text), why, args);
+    vsnprintf(text + length, sizeof(text) - length, why, args);
     va_end(args);
 
     if (blk_is_writable(node) && !(node->flags & BLK_IN_CHECK) && qcow2_poison(s, EIO)) {
         atomic_store(&s->found_corrupt, true);
         set_corrupt_bit(node);
     }
-    return blk_fail_why(err, EIO, text, "the qcow2 image '%s' is corrupt", node->name);
+    return blk_fail_why(err, EIO, text, "using the qcow2 image '%s'", node->name);
 }
 
 /* ---- the set ---- */

@@ -95,8 +95,9 @@ static int check_access(struct blk_node *node, struct blk_error *err)
         return blk_fail_why(err, ENOTSUP, "it is encrypted", "opening '%s'", node->name);
     if (s->header.incompatible & QCOW2_INCOMPAT_CORRUPT && blk_is_writable(node) &&
         !(node->flags & BLK_IN_CHECK))
-        return blk_fail_why(err, EACCES, "it is marked as corrupt and needs a check",
-                            "opening '%s' for writing", node->name);
+        return blk_fail_why(err, EACCES, "Image is corrupt: it can only be read until 'blkimg "
+                            "check -r all' has repaired it", "opening '%s' for writing",
+                            node->name);
     return 0;
 }
 

@@ -2,10 +2,10 @@
  * Making the counts right.
  *
  * Counts that are too high are lowered in place, sector by sector: at any moment each is what it
- * was or what it should be. So are counts raised where the file must not grow. All else needs more than one sector at once: a new refcount structure
- * is built in free space from the references that the check found, and one write of the header's
- * sector switches to it. Killed at any moment the image has the old structure or the new one, and
- * the repair can be run again.
+ * was or what it should be. So are counts raised where the file must not grow. All else needs more
+ * than one sector at once: a new refcount structure is built in free space from the references that
+ * the check found, and one write of the header's sector switches to it. Killed at any moment the
+ * image has the old structure or the new one, and the repair can be run again.
  *
  * Where a table could not be followed, nobody knows what it refers to. Then nothing is freed.
  */

@@ -90,8 +90,8 @@ static int check_l1_place(struct blk_node *node, const struct qcow2_snapshot *sn
     if (range_within(snapshot->l1_offset, (uint64_t)snapshot->l1_entries * 8,
                      round_up(blk_size(qcow2_file(node)), qcow2_state(node)->cluster_bytes)))
         return 0;
-    return blk_fail_why(err, EIO, "it goes on behind the end of the file",
-                        "reading the L1 table of a snapshot of '%s'", node->name);
+    return qcow2_fail_cut_short(qcow2_file(node), snapshot->l1_offset, "L1 table of a snapshot",
+                                err);
 }
 
 static int read_l1(struct blk_node *node, const struct qcow2_snapshot *snapshot, uint64_t **table,

@@ -59,7 +59,7 @@ static int look(struct window *window, uint64_t at, uint64_t bytes, const uint8_
     if (!range_within(at, bytes, window->limit))
         return at + bytes > QCOW2_MAX_SNAPSHOTS_BYTES && !window->cut
                    ? damaged(window->node, EFBIG, err, "it is larger than 64 MiB")
-                   : damaged(window->node, EINVAL, err, "it goes on behind the end of the file");
+                   : damaged(window->node, EINVAL, err, "the file is too short for it");
 
     if (at < window->start || at + bytes > window->end) {
         uint64_t length = u64_min(WINDOW_BYTES, window->limit - at);
@@ -166,7 +166,7 @@ int qcow2_snapshot_table_walk(struct blk_node *node,
     if (!header->snapshot_count)
         return 0;
     if (header->snapshots_offset >= file_bytes)
-        return damaged(node, EINVAL, err, "it lies behind the end of the file");
+        return damaged(node, EINVAL, err, "the file is too short for it");
 
     BLK_AUTOFREE uint8_t *buf = blk_buffer_alloc(WINDOW_BYTES);
     BLK_AUTOFREE uint8_t *cut = in_check ? malloc(MAX_ENTRY_BYTES) : NULL;
