@@ -171,6 +171,7 @@ static int open_inner(struct blk_node *node, struct blk_options *options, struct
 {
     struct qcow2_state *s = qcow2_state(node);
     struct qcow2_settings settings;
+    s->opened_bytes = blk_size(qcow2_file(node));
     int ret = qcow2_header_read(node, &s->header, &s->tail, err);
     if (ret < 0)
         return ret;
@@ -213,10 +214,25 @@ static int qcow2_open(struct blk_node *node, struct blk_options *options, struct
 
 /* ---- close ---- */
 
+/*
+ * What was written may end inside a sector: a compressed piece, or the end of a disk of odd size. A
+ * loop device would cut that off.
+ */
+static int fill_last_sector(struct blk_node *node, struct blk_error *err)
+{
+    struct blk_node *file = qcow2_file(node);
+    uint64_t size = blk_size(file);
+
+    if (size <= qcow2_state(node)->opened_bytes || size % BLK_SECTOR_BYTES == 0)
+        return 0;
+    return blk_child_truncate(file, round_up(size, BLK_SECTOR_BYTES), BLK_PREALLOC_OFF, false, err);
+}
+
 static int qcow2_store(struct blk_node *node, struct blk_close_report *report,
                        struct blk_error *err)
 {
-    return qcow2_bitmaps_store(node, report, err);
+    int ret = qcow2_bitmaps_store(node, report, err);
+    return ret < 0 ? ret : fill_last_sector(node, err);
 }
 
 static int qcow2_release(struct blk_node *node, struct blk_error *err)

@@ -266,6 +266,7 @@ struct qcow2_state {
 
     atomic_int poisoned;      /* errno once the medium's state is unknown: no more writing */
     atomic_bool found_corrupt; /* that is why it is poisoned */
+    uint64_t opened_bytes;     /* the file's length then: whether it has grown */
 
     /* guarded by lock */
     struct qcow2_cache l2_cache, refblock_cache;
