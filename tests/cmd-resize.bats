@@ -164,3 +164,28 @@ with_data_file() {
         diff theirs ours
     done
 }
+
+# Clusters that are free inside the file, not only at its end.
+@test "--shrink gives disk space back" {
+    need qemu-img qemu-io
+    qemu-img create -q -f qcow2 a 16M
+    # The part that stays is written last: it lies at the end of the file.
+    qemu-io -c 'write -P 2 8M 8M' -c 'write -P 1 0 1M' a >/dev/null
+    local before
+    before=$(stat -c %b a)
+    run -0 blkimg resize --shrink a 4M
+    (($(stat -c %b a) < before / 4)) || fail "$before blocks before, $(stat -c %b a) now"
+    run -0 blkimg check a
+    qemu-io -r -c 'read -P 1 0 1M' -c 'read -P 0 1M 3M' a | grep -c 'read [0-9]*/' | grep -qx 2
+    # What a snapshot has stays.
+    qemu-img create -q -f qcow2 b 16M
+    qemu-io -c 'write -P 2 8M 8M' b >/dev/null
+    qemu-img snapshot -c one b
+    qemu-io -c 'write -P 1 0 1M' b >/dev/null
+    qemu-img convert -l one -O raw b one
+    run -0 blkimg resize --shrink b 4M
+    run -0 blkimg check b
+    qemu-img snapshot -a one b
+    qemu-img convert -O raw b again
+    cmp one again
+}

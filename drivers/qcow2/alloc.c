@@ -357,6 +357,7 @@ void qcow2_free_later(struct blk_node *node, uint64_t offset, uint64_t bytes,
     uint64_t end = round_up(offset + bytes, s->cluster_bytes);
     bool discard = why == QCOW2_FREE_REQUEST    ? s->pass_discard.request
                    : why == QCOW2_FREE_SNAPSHOT ? s->pass_discard.snapshot
+                   : why == QCOW2_FREE_SHRINK   ? true
                                                 : s->pass_discard.other;
 
     blk_event(qcow2_file(node), BLK_EVENT_CLUSTER_FREE);

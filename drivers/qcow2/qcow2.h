@@ -402,8 +402,16 @@ int qcow2_take_room(struct blk_node *node, uint64_t offset, uint64_t bytes, stru
 int qcow2_alloc_compressed(struct blk_node *node, uint32_t bytes, uint64_t *offset,
                            struct blk_error *err);
 
-/* Why something is freed; decides with the pass-discard options whether the file is told. */
-enum qcow2_free_why { QCOW2_FREE_REQUEST, QCOW2_FREE_SNAPSHOT, QCOW2_FREE_OTHER };
+/*
+ * Why something is freed; decides with the pass-discard options whether the file is told. It is
+ * always told of what a smaller disk frees: giving back space is what that is for.
+ */
+enum qcow2_free_why {
+    QCOW2_FREE_REQUEST,
+    QCOW2_FREE_SNAPSHOT,
+    QCOW2_FREE_OTHER,
+    QCOW2_FREE_SHRINK,
+};
 
 /*
  * [locked] Takes one from the counts of the clusters that the range touches once what unpoints

@@ -168,7 +168,7 @@ static int clear_l1(struct blk_node *node, uint64_t first, struct blk_error *err
         qcow2_lock(s);
         ret = qcow2_metadata_load(node, err);
         if (ret == 0)
-            ret = free_l2(node, table, QCOW2_FREE_OTHER, err);
+            ret = free_l2(node, table, QCOW2_FREE_SHRINK, err);
         if (ret == 0)
             qcow2_l1_set(node, (uint32_t)i, 0);
         qcow2_unlock(s);
@@ -188,7 +188,7 @@ static int clear_behind(struct blk_node *node, uint64_t size, struct blk_error *
 
     int ret = 0;
     if (start < whole * per_table && whole <= s->l1_entries)
-        ret = qcow2_unmap(node, start, whole * per_table - start, QCOW2_FREE_OTHER, err);
+        ret = qcow2_unmap(node, start, whole * per_table - start, QCOW2_FREE_SHRINK, err);
     return ret < 0 ? ret : clear_l1(node, whole, err);
 }
 
