@@ -106,6 +106,36 @@ with_entry_at() {
     done
 }
 
+@test "overlap-check says what writes are kept away from" {
+    local options
+    # On the refcount block: no place that the header names.
+    for options in overlap-check=none overlap-check=constant \
+        overlap-check.active-l2=off,overlap-check.refcount-block=off; do
+        rm -f a
+        with_entry_at 8000000000020000
+        run -0 blkimg io --image-opts -c "write -P 2 0 64k" "driver=qcow2,file.filename=a,$options"
+        assert_equal "$(peek a 131072 4)" 02020202
+    done
+    for options in overlap-check=cached overlap-check=all overlap-check.template=all \
+        overlap-check=none,overlap-check.refcount-block=on; do
+        rm -f a
+        with_entry_at 8000000000020000
+        run -5 blkimg io --image-opts -c "write -P 2 0 64k" "driver=qcow2,file.filename=a,$options"
+        assert_output --partial 'Image is corrupt'
+        refute grep -q $'\x02\x02\x02\x02' a
+    done
+    rm -f a
+    with_entry_at 8000000000010000
+    run -5 blkimg io --image-opts -c "write -P 2 0 64k" \
+        driver=qcow2,file.filename=a,overlap-check=constant
+    # The cause, from a command that says it.
+    rm a
+    with_entry_at 8000000000020000
+    head -c 1M /dev/zero | tr '\0' x >source
+    run blkimg convert -n -f raw -O qcow2 source a
+    assert_output --partial 'Image is corrupt: Preventing invalid write'
+}
+
 @test "an image that is marked as corrupt can be read but not written" {
     with_entry_at 8000000000010000
     run -5 blkimg io -c "write -P 2 0 64k" a

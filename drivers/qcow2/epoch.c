@@ -63,7 +63,7 @@ int qcow2_check_poison(struct blk_node *node, struct blk_error *err)
         return 0;
     return blk_fail_why(err, code,
                         atomic_load(&s->found_corrupt)
-                            ? "its tables were found to be corrupt"
+                            ? "Image is corrupt: its tables contradict each other"
                             : "an earlier failure left its tables in an unknown state",
                         "writing to '%s'", node->name);
 }

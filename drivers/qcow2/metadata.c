@@ -129,8 +129,9 @@ void qcow2_metadata_remove(struct qcow2_state *s, uint64_t offset)
 static int found_overlap(struct blk_node *node, uint64_t offset, uint64_t bytes, const char *what,
                          struct blk_error *err)
 {
-    return qcow2_corrupt(node, err, "a write of %llu bytes at %llu of the file would destroy %s",
-                         (unsigned long long)bytes, (unsigned long long)offset, what);
+    return qcow2_corrupt(node, err, "Preventing invalid write of %llu bytes at offset %llu of the "
+                         "file (overlaps with %s)", (unsigned long long)bytes,
+                         (unsigned long long)offset, what);
 }
 
 static int check_ranges(struct blk_node *node, uint64_t offset, uint64_t bytes,
@@ -138,19 +139,22 @@ static int check_ranges(struct blk_node *node, uint64_t offset, uint64_t bytes,
 {
     const struct qcow2_state *s = qcow2_state(node);
     uint64_t cluster_bytes = s->cluster_bytes;
+    unsigned checks = atomic_load(&s->overlap_checks);
     const struct {
+        unsigned check;
         uint64_t offset, bytes;
         const char *what;
     } ranges[] = {
-        { 0, cluster_bytes, "the header" },
-        { s->l1_offset, (uint64_t)s->l1_entries * 8, "the L1 table" },
-        { s->reftable_homeless ? 0 : s->reftable_offset,
+        { QCOW2_OVERLAP_HEADER, 0, cluster_bytes, "the header" },
+        { QCOW2_OVERLAP_L1, s->l1_offset, (uint64_t)s->l1_entries * 8, "the L1 table" },
+        { QCOW2_OVERLAP_REFTABLE, s->reftable_homeless ? 0 : s->reftable_offset,
           s->reftable_homeless ? 0 : s->reftable_entries * 8, "the refcount table" },
-        { s->header.snapshots_offset, s->header.snapshot_count ? cluster_bytes : 0,
-          "the snapshot table" },
+        { QCOW2_OVERLAP_SNAPSHOTS, s->header.snapshots_offset,
+          s->header.snapshot_count ? cluster_bytes : 0, "the snapshot table" },
     };
     for (size_t i = 0; i < sizeof(ranges) / sizeof(ranges[0]); i++)
-        if (ranges_overlap(ranges[i].offset, ranges[i].bytes, offset, bytes))
+        if (checks & ranges[i].check &&
+            ranges_overlap(ranges[i].offset, ranges[i].bytes, offset, bytes))
             return found_overlap(node, offset, bytes, ranges[i].what, err);
     return 0;
 }
@@ -207,7 +211,8 @@ int qcow2_check_overlap(struct blk_node *node, uint64_t offset, uint64_t bytes,
     int ret = qcow2_metadata_load(node, err);
     if (ret == 0)
         ret = check_ranges(node, offset, bytes, err);
-    if (ret < 0)
+    /* The set does not tell tables from blocks: either check looks for both. */
+    if (ret < 0 || !(atomic_load(&s->overlap_checks) & (QCOW2_OVERLAP_L2 | QCOW2_OVERLAP_REFBLOCK)))
         return ret;
 
     uint64_t end = (offset + bytes - 1) >> s->cluster_bits;

@@ -92,6 +92,64 @@ static int read_discards(struct blk_options *options, struct qcow2_pass_discard 
     return blk_options_get_bool(options, "pass-discard-other", &pass->other, err);
 }
 
+/* ---- overlap checks ---- */
+
+/* One group of checks, then single ones on top of it. */
+static int read_overlap_group(struct blk_options *options, const char *key, unsigned *checks,
+                              struct blk_error *err)
+{
+    static const struct {
+        const char *name;
+        unsigned checks;
+    } groups[] = {
+        { "none", 0 },
+        { "constant", QCOW2_OVERLAP_CONSTANT },
+        { "cached", QCOW2_OVERLAP_ALL },
+        { "all", QCOW2_OVERLAP_ALL },
+    };
+    const char *value = blk_options_get(options, key);
+
+    if (!value)
+        return 0;
+    for (size_t i = 0; i < sizeof(groups) / sizeof(groups[0]); i++) {
+        if (strcmp(value, groups[i].name) != 0)
+            continue;
+        *checks = groups[i].checks;
+        return 0;
+    }
+    return blk_fail_why(err, EINVAL, "must be 'none', 'constant', 'cached' or 'all'",
+                        "option '%s' has the value '%s'", key, value);
+}
+
+static int read_overlap_checks(struct blk_options *options, unsigned *checks,
+                               struct blk_error *err)
+{
+    static const struct {
+        const char *key;
+        unsigned check; /* 0: what nobody looks for */
+    } single[] = {
+        { "overlap-check.main-header", QCOW2_OVERLAP_HEADER },
+        { "overlap-check.active-l1", QCOW2_OVERLAP_L1 },
+        { "overlap-check.active-l2", QCOW2_OVERLAP_L2 },
+        { "overlap-check.refcount-table", QCOW2_OVERLAP_REFTABLE },
+        { "overlap-check.refcount-block", QCOW2_OVERLAP_REFBLOCK },
+        { "overlap-check.snapshot-table", QCOW2_OVERLAP_SNAPSHOTS },
+        { "overlap-check.inactive-l1", 0 },
+        { "overlap-check.inactive-l2", 0 },
+        { "overlap-check.bitmap-directory", 0 },
+    };
+
+    int ret = read_overlap_group(options, "overlap-check", checks, err);
+    if (ret == 0)
+        ret = read_overlap_group(options, "overlap-check.template", checks, err);
+    for (size_t i = 0; ret == 0 && i < sizeof(single) / sizeof(single[0]); i++) {
+        bool on = *checks & single[i].check;
+        ret = blk_options_get_bool(options, single[i].key, &on, err);
+        *checks = on ? *checks | single[i].check : *checks & ~single[i].check;
+    }
+    return ret;
+}
+
 /*
  * Options that QEMU has and that have nothing to decide here: they are accepted with the values
  * it knows.
@@ -99,12 +157,6 @@ static int read_discards(struct blk_options *options, struct qcow2_pass_discard 
 static int read_without_effect(struct blk_node *node, struct blk_options *options,
                                struct blk_error *err)
 {
-    static const char *const checks[] = {
-        "main-header",    "active-l1",   "active-l2",    "refcount-table",  "refcount-block",
-        "snapshot-table", "inactive-l1", "inactive-l2",  "bitmap-directory",
-    };
-    static const char *const templates[] = { "none", "constant", "cached", "all" };
-    static const char *const template_keys[] = { "overlap-check", "overlap-check.template" };
     const struct qcow2_state *s = qcow2_state(node);
     bool on = s->header.compatible & QCOW2_COMPAT_LAZY_REFCOUNTS;
     uint64_t seconds = 0;
@@ -113,23 +165,7 @@ static int read_without_effect(struct blk_node *node, struct blk_options *option
     if (ret == 0 && on && s->header.version < 3)
         return blk_fail_why(err, EINVAL, "lazy refcounts need version 3", "opening '%s'",
                             node->name);
-    if (ret == 0)
-        ret = blk_options_get_uint(options, "cache-clean-interval", &seconds, err);
-    for (size_t i = 0; ret == 0 && i < sizeof(checks) / sizeof(checks[0]); i++) {
-        char key[64] = "overlap-check.";
-        strcat(key, checks[i]);
-        ret = blk_options_get_bool(options, key, &on, err);
-    }
-    for (size_t k = 0; ret == 0 && k < 2; k++) {
-        const char *value = blk_options_get(options, template_keys[k]);
-        bool known = !value;
-        for (size_t i = 0; value && i < sizeof(templates) / sizeof(templates[0]); i++)
-            known = known || strcmp(value, templates[i]) == 0;
-        if (!known)
-            ret = blk_fail_why(err, EINVAL, "must be 'none', 'constant', 'cached' or 'all'",
-                               "option '%s' has the value '%s'", template_keys[k], value);
-    }
-    return ret;
+    return ret < 0 ? ret : blk_options_get_uint(options, "cache-clean-interval", &seconds, err);
 }
 
 /* Replaces what is given. */
@@ -139,7 +175,8 @@ static int read_given(struct blk_node *node, struct blk_options *options,
     int ret;
     if ((ret = read_cache_sizes(node, options, settings, err)) < 0 ||
         (ret = read_slice_bytes(node, options, settings, err)) < 0 ||
-        (ret = read_discards(options, &settings->pass_discard, err)) < 0)
+        (ret = read_discards(options, &settings->pass_discard, err)) < 0 ||
+        (ret = read_overlap_checks(options, &settings->overlap_checks, err)) < 0)
         return ret;
     return read_without_effect(node, options, err);
 }
@@ -154,6 +191,7 @@ int qcow2_options_open(struct blk_node *node, struct blk_options *options,
         .refcount_cache = least_refcount_cache(s),
         .slice_bytes = u64_min(s->cluster_bytes, DEFAULT_SLICE_BYTES),
         .pass_discard = { .request = node->flags & BLK_UNMAP, .snapshot = true },
+        .overlap_checks = QCOW2_OVERLAP_ALL,
     };
     return read_given(node, options, settings, err);
 }
@@ -172,6 +210,7 @@ int qcow2_options_read(struct blk_node *node, struct blk_options *options, void 
         .refcount_cache = qcow2_cache_limit(&s->refblock_cache),
         .slice_bytes = s->l2_cache.entry_bytes,
         .pass_discard = s->pass_discard,
+        .overlap_checks = atomic_load(&s->overlap_checks),
     };
     int ret = read_given(node, options, changed, err);
     if (ret == 0 && changed->slice_bytes != s->l2_cache.entry_bytes)
@@ -187,4 +226,5 @@ void qcow2_options_apply(struct blk_node *node, const void *settings)
     qcow2_cache_set_limit(&s->l2_cache, changed->l2_cache);
     qcow2_cache_set_limit(&s->refblock_cache, changed->refcount_cache);
     s->pass_discard = changed->pass_discard;
+    atomic_store(&s->overlap_checks, changed->overlap_checks);
 }

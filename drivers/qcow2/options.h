@@ -10,6 +10,7 @@ struct qcow2_settings {
     uint64_t l2_cache, refcount_cache; /* bytes */
     uint64_t slice_bytes;              /* of an L2 slice */
     struct qcow2_pass_discard pass_discard;
+    unsigned overlap_checks; /* enum qcow2_overlap */
 };
 
 /*

@@ -71,6 +71,7 @@ static void apply_settings(struct blk_node *node, const struct qcow2_settings *s
     qcow2_cache_init(&s->refblock_cache, (uint32_t)u64_min(s->cluster_bytes, MAX_REFSLICE_BYTES),
                      unit, settings->refcount_cache, BLK_EVENT_REFBLOCK_LOAD);
     s->pass_discard = settings->pass_discard;
+    atomic_store(&s->overlap_checks, settings->overlap_checks);
     qcow2_derive(s);
 }
 

@@ -231,6 +231,18 @@ struct qcow2_cluster_set {
 };
 
 /* Which freed clusters are discarded in the file. */
+/* What writes are kept away from. Others that QEMU knows are not looked for. */
+enum qcow2_overlap {
+    QCOW2_OVERLAP_HEADER = 1 << 0,
+    QCOW2_OVERLAP_L1 = 1 << 1,
+    QCOW2_OVERLAP_REFTABLE = 1 << 2,
+    QCOW2_OVERLAP_SNAPSHOTS = 1 << 3,
+    QCOW2_OVERLAP_L2 = 1 << 4,
+    QCOW2_OVERLAP_REFBLOCK = 1 << 5,
+    QCOW2_OVERLAP_CONSTANT = (1 << 4) - 1, /* the first four */
+    QCOW2_OVERLAP_ALL = (1 << 6) - 1,
+};
+
 struct qcow2_pass_discard {
     bool request;  /* those that a guest's discard freed */
     bool snapshot; /* a deleted snapshot's */
@@ -252,6 +264,7 @@ struct qcow2_state {
     uint64_t refblock_entries; /* counts in one refcount block */
     bool data_file, data_file_raw;
     struct qcow2_pass_discard pass_discard;
+    atomic_uint overlap_checks; /* enum qcow2_overlap */
 
     pthread_mutex_t commit_mutex;
     pthread_rwlock_t lock;
