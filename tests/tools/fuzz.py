@@ -41,6 +41,7 @@ COMMANDS = [
     ("io write", ["io", "-c", "write 0 64k", "-c", "write -z 70k 200k", "-c", "discard 64k 64k", "@"], True, {0, 1, 5}),
     ("snapshot -c", ["snapshot", "-c", "new", "@"], True, {0, 1, 5}),
     ("check -r all", ["check", "-r", "all", "@"], True, {0, 1, 2, 3, 5, 63}),
+    ("check -r lost", ["check", "-r", "lost", "@"], True, {0, 1, 2, 3, 5, 63}),
     ("check -r leaks", ["check", "-r", "leaks", "@"], True, {0, 1, 2, 3, 5, 63}),
 ]
 

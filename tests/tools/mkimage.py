@@ -82,6 +82,8 @@ class Image:
     # --- bytes ---
 
     def read(self, offset, length):
+        if offset >= 1 << 63:
+            return bytes(length)
         self.file.seek(offset)
         return self.file.read(length).ljust(length, b"\0")
 

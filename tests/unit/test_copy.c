@@ -262,11 +262,14 @@ TEST(every_failure_is_reported)
 }
 
 static unsigned salvaged_count;
+static uint64_t salvaged_bytes;
 
-static void count_salvaged(void *opaque, uint64_t offset, const struct blk_error *why)
+static void count_salvaged(void *opaque, uint64_t offset, uint64_t bytes,
+                           const struct blk_error *why)
 {
     CHECK(opaque == &salvaged_count && offset % 512 == 0 && why->code == EIO);
     salvaged_count++;
+    salvaged_bytes += bytes;
 }
 
 TEST(salvage_loses_only_what_cannot_be_read)
@@ -292,20 +295,20 @@ TEST(salvage_loses_only_what_cannot_be_read)
     drop_pair(&pair);
 }
 
-/* A medium with one sector that cannot be read. */
-static int read_around_sector_3(struct blk_node *node, uint64_t offset, uint64_t bytes, void *buf,
-                                struct blk_error *err)
+/* A medium with three sectors that cannot be read, two of which are neighbours. */
+static int read_around_sectors(struct blk_node *node, uint64_t offset, uint64_t bytes, void *buf,
+                               struct blk_error *err)
 {
-    if (ranges_overlap(offset, bytes, 3 * 512, 512))
+    if (ranges_overlap(offset, bytes, 3 * 512, 1024) || ranges_overlap(offset, bytes, 9 * 512, 512))
         return -EIO;
     return memory_pread(node, offset, bytes, buf, err);
 }
 
-TEST(salvage_puts_zeroes_where_a_sector_is_lost)
+TEST(salvage_puts_zeroes_where_sectors_are_lost)
 {
     struct blk_driver damaged = memory_protocol;
     struct pair pair;
-    damaged.pread = read_around_sector_3;
+    damaged.pread = read_around_sectors;
     make_pair(&pair, &memory_protocol);
     dirty_target(&pair);
     blk_drop(pair.source);
@@ -319,9 +322,12 @@ TEST(salvage_puts_zeroes_where_a_sector_is_lost)
     pair.params.opaque = &salvaged_count;
     pair.params.salvaged = count_salvaged;
     salvaged_count = 0;
+    salvaged_bytes = 0;
     CHECK_INT(blk_copy_run(&pair.params, NULL), 0);
-    CHECK_INT(salvaged_count, 1);
-    memset(memory_of(pair.source)->data + 3 * 512, 0, 512);
+    CHECK_INT(salvaged_count, 2);
+    CHECK(salvaged_bytes == 3 * 512);
+    memset(memory_of(pair.source)->data + 3 * 512, 0, 1024);
+    memset(memory_of(pair.source)->data + 9 * 512, 0, 512);
     CHECK(!memcmp(memory_of(pair.source)->data, memory_of(pair.target)->data, SIZE));
     drop_pair(&pair);
 }
