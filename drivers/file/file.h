@@ -6,7 +6,7 @@
  *   lock.c       locks that keep this program and a running VM apart
  *   target.c     files made by this run: where they are written
  *   publish.c    and how they get their name when they are complete (C6)
- *   take_back.c  and lose it again when another one of the same job fails
+ *   take_back.c  and lose it again when what follows fails
  *   held.c       the first sector of a target that is overwritten in place, kept back until then
  *   holes.c      what is a hole, making holes, zeroing, copying within the kernel
  *   truncate.c   the size, and preallocation
@@ -172,7 +172,7 @@ struct file_target {
     bool folder_is_path;   /* folder_fd is O_PATH: the folder may not be read, so not synced */
     char *base;            /* the name in the folder */
     char *temporary;       /* the file's name until it is published, or NULL while it has none */
-    bool exchanged;        /* published; what was replaced has the temporary name */
+    bool old_kept;         /* published; what was replaced has the temporary name */
     int old_fd;            /* FILE_TARGET_REPLACE: the file that will be replaced */
     struct file_locks old_locks; /* held on it */
 
@@ -207,7 +207,10 @@ void file_target_drop(struct file_target *t);
 
 /* ---- take_back.c ---- */
 
-/* The node's name has just been given: it can be taken back through `published`. */
+/*
+ * The node's name has just been given: it can be taken back through `published`, which owns the
+ * target from now on.
+ */
 void file_target_hold(struct blk_node *node, struct blk_published *published);
 
 /* ---- held.c ---- */
