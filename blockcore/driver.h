@@ -171,6 +171,11 @@ struct blk_driver {
     int (*flush_to_os)(struct blk_node *node, struct blk_error *err);
     /* Makes the medium keep what it was given. Not called in cache mode unsafe. */
     int (*flush_to_disk)(struct blk_node *node, struct blk_error *err);
+    /*
+     * The same for what others wrote, under whatever name it was opened: content and directory
+     * entry. For a node opened read-only that a header is about to name (backing.h).
+     */
+    int (*sync_foreign)(struct blk_node *node, struct blk_error *err);
 
     /* ---- shape ---- */
 
@@ -196,7 +201,8 @@ struct blk_driver {
     /* Drops all data of this layer so that the backing file shows through. */
     int (*make_empty)(struct blk_node *node, struct blk_error *err);
     /*
-     * Rewrites the header's backing file; NULL name: none. Does not touch the graph.
+     * Rewrites the header's backing file; NULL name: none. Does not touch the graph. To be called
+     * through blk_change_backing(), which syncs that file first (backing.h).
      * can_change_backing changes nothing and says whether the header has room for that one, so that
      * several images can be asked first.
      */

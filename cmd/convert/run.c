@@ -69,8 +69,7 @@ static int look_at_backing(const struct convert_options *o, const char *name,
     struct blk_node *backing;
 
     int ret = backing_open(&args, name, 0, o->output, &backing, err);
-    blk_drop(backing);
-    return ret;
+    return ret < 0 ? ret : blk_close(backing, NULL, err);
 }
 
 /* -B and -F become creation options; those given with -o count as -B and -F. */

@@ -109,6 +109,8 @@ static int mirror_image(const struct mirror_request *request, enum output_format
     json_t *result = describe(format, request);
 
     pivot_init(&pivot, request->overlays.items, request->overlays.count);
+    pivot.compared[0] = &mirror.source;
+    pivot.compared[1] = &mirror.target;
     pivot.witness = request->witness;
     pivot.image.lock_wait = request->source.lock_wait;
     pivot.cache = request->target_cache;

@@ -7,6 +7,7 @@
  *   target.c     files made by this run: where they are written
  *   publish.c    and how they get their name when they are complete (C6)
  *   take_back.c  and lose it again when what follows fails
+ *   foreign.c    syncing files that others wrote and a header is to name
  *   held.c       the first sector of a target that is overwritten in place, kept back until then
  *   holes.c      what is a hole, making holes, zeroing, copying within the kernel
  *   truncate.c   the size, and preallocation
@@ -204,6 +205,13 @@ int file_target_sync_folder(const struct file_target *t, int fd);
  */
 int file_target_free(struct blk_node *node, struct blk_error *err);
 void file_target_drop(struct file_target *t);
+
+/* Replaces *path, a malloc()ed name of a symlink, by what it points to. 0 or -errno. */
+int file_follow_symlink(char **path);
+
+/* ---- foreign.c ---- */
+
+int file_sync_foreign(struct blk_node *node, struct blk_error *err);
 
 /* ---- take_back.c ---- */
 

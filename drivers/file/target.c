@@ -44,8 +44,7 @@ struct making {
 
 /* ---- which file ---- */
 
-/* Replaces *path, a symlink, by what it points to. */
-static int follow(char **path)
+int file_follow_symlink(char **path)
 {
     char text[PATH_MAX];
     ssize_t length = blk_sys->readlinkat(AT_FDCWD, *path, text, sizeof(text));
@@ -84,7 +83,7 @@ static int resolve(const char *filename, char **path, struct stat *st)
         }
         if (!S_ISLNK(st->st_mode))
             break;
-        int ret = follow(path);
+        int ret = file_follow_symlink(path);
         if (ret < 0)
             return ret;
     }
