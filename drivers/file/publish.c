@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "blockcore/memory.h"
+#include "blockcore/rename.h"
 #include "blockcore/sys.h"
 #include "drivers/file/file.h"
 
@@ -91,45 +92,12 @@ static int link_unnamed(int fd, const struct file_target *t, const char *name)
     return blk_sys->linkat(AT_FDCWD, path, t->folder_fd, name, AT_SYMLINK_FOLLOW) < 0 ? -errno : 0;
 }
 
-static bool is_unsupported(int code)
-{
-    return code == EPERM || code == EOPNOTSUPP || code == ENOSYS || code == EINVAL ||
-           code == EMLINK;
-}
-
-/*
- * Moves the temporary name to the final one without replacing anything: by a second link, by
- * renameat2, or, where the file system has neither, by looking first.
- */
-static int move_to_free_name(struct file_target *t)
-{
-    if (blk_sys->linkat(t->folder_fd, t->temporary, t->folder_fd, t->base, 0) == 0) {
-        if (blk_sys->unlinkat(t->folder_fd, t->temporary, 0) == 0)
-            return 0;
-        int ret = -errno;
-        (void)blk_sys->unlinkat(t->folder_fd, t->base, 0);
-        return ret;
-    }
-    if (!is_unsupported(errno))
-        return -errno;
-    if (blk_sys->renameat2(t->folder_fd, t->temporary, t->folder_fd, t->base,
-                           RENAME_NOREPLACE) == 0)
-        return 0;
-    if (!is_unsupported(errno))
-        return -errno;
-    struct stat st;
-    if (blk_sys->fstatat(t->folder_fd, t->base, &st, AT_SYMLINK_NOFOLLOW) == 0)
-        return -EEXIST;
-    if (errno != ENOENT)
-        return -errno;
-    return blk_sys->renameat(t->folder_fd, t->temporary, t->folder_fd, t->base) < 0 ? -errno : 0;
-}
-
 static int name_new(struct blk_node *node, struct blk_error *err)
 {
     struct file_state *s = node->state;
     struct file_target *t = s->target;
-    int ret = t->temporary ? move_to_free_name(t) : link_unnamed(s->fd, t, t->base);
+    int ret = t->temporary ? blk_rename_to_free(t->folder_fd, t->temporary, t->base)
+                           : link_unnamed(s->fd, t, t->base);
     if (ret == -EEXIST)
         return blk_fail_why(err, EEXIST, "a file of that name has appeared meanwhile",
                             "giving the new image its name '%s'", node->name);
@@ -192,7 +160,7 @@ static int rename_and_keep(struct file_target *t)
 {
     char *old_name;
     int ret = link_old(t, &old_name);
-    if (ret < 0 && !is_unsupported(-ret))
+    if (ret < 0 && !blk_rename_is_unsupported(-ret))
         return ret;
     if (blk_sys->renameat(t->folder_fd, t->temporary, t->folder_fd, t->base) < 0) {
         ret = -errno;
@@ -215,7 +183,7 @@ static int rename_over_old(struct file_target *t)
         t->old_kept = true;
         return 0;
     }
-    return is_unsupported(errno) ? rename_and_keep(t) : -errno;
+    return blk_rename_is_unsupported(errno) ? rename_and_keep(t) : -errno;
 }
 
 static int name_over_old(struct blk_node *node, struct blk_error *err)
