@@ -326,7 +326,7 @@ each_late_fault() {
                 FAULT_CALL=$call FAULT_N=$nth FAULT_ONCE=1 FAULT_COUNT_FILE=$PWD/count \
                 run "$BLKIMG" "$@"
             [[ -f count ]] && (($(wc -l <count) >= nth)) || break
-            [[ $status == 5 ]] || fail "status $status with $call $nth of: $*"
+            [[ $status == 5 || $output == *"closing a file beside '"* ]] || fail "status $status with $call $nth of: $*"
             diff -r kept d || fail "$call $nth of: $*"
             said+=$output$'\n'
             failed=$((failed + 1))
@@ -415,10 +415,10 @@ make_pair() {
             run strace -f -qq -o trace -e "trace=$call" -e "inject=$call:error=EIO:when=$nth" \
                 "$BLKIMG" convert -O qcow2 -o data_file=d/raw source d/p
             grep -q INJECTED trace || break
-            assert_equal "$status" 5
+            [[ $status == [15] ]]
             failed=$((failed + 1))
             # What was replaced could not be removed: all is new, and the message says what is left.
-            [[ $call != unlinkat ]] || break
+            [[ $call != unlinkat || $status == 1 ]] || break
             sha256sum --quiet -c sums
             assert_equal "$(ls -A d)" $'p\nraw'
         done
@@ -450,7 +450,7 @@ make_pair() {
     need_unsanitized
     make_pair
     sha256sum d/raw >sums
-    run strace -f -qq -o trace -e trace=linkat -e inject=linkat:error=EEXIST:when=2 \
+    run strace -f -qq -o trace -e trace=linkat -e inject=linkat:error=EEXIST:when=3 \
         "$BLKIMG" convert -O qcow2 -o data_file=d/raw source d/q
     assert_equal "$status" 5
     assert_output --partial "'d/q': a file of that name has appeared meanwhile"

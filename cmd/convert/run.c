@@ -387,7 +387,7 @@ const struct command cmd_convert = {
     "[--object objectdef] [--image-opts] [--target-image-opts] [--target-is-zero] [--bitmaps "
     "[--skip-broken-bitmaps]] [-U] [-C] [-c] [-p] [-q] [-n] [-f fmt] [-t cache] [-T src_cache] "
     "[-O output_fmt] [-B backing_file [-F backing_fmt]] [-o options] [-l snapshot_param] "
-    "[-S sparse_size] [-r rate_limit] [-m num_coroutines] [-W] [--salvage] "
+    "[-S sparse_size] [-r rate_limit] [-m num_coroutines] [-W] [--salvage] [--in-place] "
     "[--output=ofmt] [--lock-wait=seconds] filename [filename2 [...]] output_filename",
     run,
 };

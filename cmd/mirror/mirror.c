@@ -14,7 +14,8 @@ static int run(int argc, char **argv);
 const struct command cmd_mirror = {
     "mirror",
     "Copy an image, prove the copy, and move overlays over to it",
-    "[--mode=full|top] [--pivot=overlay]... [--witness=file] [--guest-io=file] [-f fmt] "
+    "[--mode=full|top] [--pivot=overlay]... [--witness=file] [--guest-io=file] [--in-place] "
+    "[-f fmt] "
     "[-O output_fmt] [-o options] [-c] [-t cache] [-T src_cache] [-m workers] [-r rate_limit] "
     "[-p] [-q] [--output=ofmt] [--object objectdef] [--image-opts] [--lock-wait=seconds] source "
     "target",
@@ -161,6 +162,7 @@ static int run(int argc, char **argv)
         { 'o', "options", CMD_LIST, &request.creation, "OPTIONS",
           "options for creating the target" },
         { 'c', "compress", CMD_FLAG, &request.compressed, NULL, "write compressed clusters" },
+        IN_PLACE_OPTION(&request.target),
         { 't', NULL, CMD_STRING, &request.target_cache, "CACHE", "cache mode of what is written" },
         { 'T', NULL, CMD_STRING, &request.source_cache, "CACHE", "cache mode of what is read" },
         { 'm', NULL, CMD_UINT, &workers, "N", "worker threads (4)" },

@@ -8,6 +8,7 @@
  *   publish.c    and how they get their name when they are complete (C6)
  *   take_back.c  and lose it again when what follows fails
  *   foreign.c    syncing files that others wrote and a header is to name
+ *   in_place.c   what has to keep its inode
  *   held.c       the first sector of a target that is overwritten in place, kept back until then
  *   holes.c      what is a hole, making holes, zeroing, copying within the kernel
  *   truncate.c   the size, and preallocation
@@ -191,6 +192,9 @@ int file_create(struct blk_create *create, struct blk_node **node, struct blk_er
 /* Gives the new file what the old one has: owner, mode, ACL, extended attributes. 0 or -errno. */
 int file_copy_attributes(int old_fd, int new_fd);
 
+/* Gives a file that has no name yet (O_TMPFILE) one in the target's directory. 0 or -errno. */
+int file_link_unnamed(int fd, const struct file_target *t, const char *name);
+
 /* A name beside `base` that nobody uses yet; malloc()ed. */
 char *file_temporary_name(const char *base);
 
@@ -208,6 +212,14 @@ void file_target_drop(struct file_target *t);
 
 /* Replaces *path, a malloc()ed name of a symlink, by what it points to. 0 or -errno. */
 int file_follow_symlink(char **path);
+
+/* ---- in_place.c ---- */
+
+/* Whether a symlink leads to a descriptor of some process (/proc/PID/fd/N). */
+bool file_is_descriptor_link(const char *path);
+
+/* Whether a loop device shows the file that `st` describes. */
+bool file_is_behind_loop_device(const struct stat *st);
 
 /* ---- foreign.c ---- */
 

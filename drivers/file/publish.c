@@ -85,7 +85,7 @@ int file_copy_attributes(int old_fd, int new_fd)
 
 /* ---- the name ---- */
 
-static int link_unnamed(int fd, const struct file_target *t, const char *name)
+int file_link_unnamed(int fd, const struct file_target *t, const char *name)
 {
     char path[32];
     snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
@@ -97,7 +97,7 @@ static int name_new(struct blk_node *node, struct blk_error *err)
     struct file_state *s = node->state;
     struct file_target *t = s->target;
     int ret = t->temporary ? blk_rename_to_free(t->folder_fd, t->temporary, t->base)
-                           : link_unnamed(s->fd, t, t->base);
+                           : file_link_unnamed(s->fd, t, t->base);
     if (ret == -EEXIST)
         return blk_fail_why(err, EEXIST, "a file of that name has appeared meanwhile",
                             "giving the new image its name '%s'", node->name);
@@ -114,7 +114,7 @@ static int name_temporarily(struct file_state *s)
     struct file_target *t = s->target;
     for (int tries = 0; !t->temporary && tries < 100; tries++) {
         char *name = file_temporary_name(t->base);
-        int ret = link_unnamed(s->fd, t, name);
+        int ret = file_link_unnamed(s->fd, t, name);
         if (ret == 0) {
             t->temporary = name;
             return 0;

@@ -26,6 +26,7 @@ struct given {
     int path_fd; /* in place: leads back to the file, whatever its name is; else -1 */
 };
 
+/* What is closed here leads to the file; nothing was written through it. */
 static void free_given(struct given *given)
 {
     file_close(&given->path_fd);
@@ -160,20 +161,13 @@ static int take_back(void *state, struct blk_error *err)
 static int keep(void *state, struct blk_error *err)
 {
     struct given *given = state;
-    struct file_target *t = given->target;
+    const struct file_target *t = given->target;
     int ret = 0;
 
     if (t->old_kept && blk_sys->unlinkat(t->folder_fd, t->temporary, 0) < 0 && errno != ENOENT) {
         ret = blk_fail(err, errno, "removing what '%s' replaced", given->name);
         blk_left_behind(err, "'%s' is complete; what it was before is '%s' in the same directory",
                         given->name, t->temporary);
-    }
-    int directory = file_close(&t->folder_fd);
-    int path = file_close(&given->path_fd);
-    if (ret == 0 && (directory < 0 || path < 0)) {
-        ret = blk_fail(err, directory < 0 ? -directory : -path, "closing what leads to '%s'",
-                       given->name);
-        blk_left_behind(err, "'%s' is complete", given->name);
     }
     free_given(given);
     return ret;

@@ -202,6 +202,19 @@ static int no_renameat2(int a, const char *b, int c, const char *d, unsigned fla
     return with_errno(EINVAL);
 }
 
+/* Confined by path: only what has its final name may be opened or named. */
+static int confined_openat(int at, const char *path, int flags, mode_t mode)
+{
+    return flags & (O_CREAT | (O_TMPFILE & ~O_DIRECTORY)) ? with_errno(EACCES)
+                                                          : openat(at, path, flags, mode);
+}
+
+static int confined_linkat(int a, const char *b, int c, const char *d, int flags)
+{
+    (void)a, (void)b, (void)c, (void)d, (void)flags;
+    return with_errno(EACCES);
+}
+
 static int no_linkat(int a, const char *b, int c, const char *d, int flags)
 {
     (void)a, (void)b, (void)c, (void)d, (void)flags;
@@ -733,6 +746,38 @@ TEST(the_last_close_in_place_leaves_no_image)
 {
     enter_folder();
     closes_with_faults("old", with_a_second_name, "");
+    leave_folder();
+}
+
+/* Replaces "a" under some confinement; returns its inode. */
+static ino_t replace_confined(bool named_files)
+{
+    put_file("a", "old");
+    begin_faults(0);
+    faulty.linkat = confined_linkat;
+    if (!named_files)
+        faulty.openat = confined_openat;
+    struct blk_node *node = create_image("a", "1k");
+    CHECK(node != NULL);
+    if (!node)
+        return 0;
+    write_text(node, 0, "new");
+    CHECK_INT(close_image(node), 0);
+    end_faults();
+    CHECK_STR(text_of("a"), "new");
+    CHECK_INT(entries(), 1);
+    return stat_of("a").st_ino;
+}
+
+TEST(confinement_by_path_is_found_out_before_the_copy)
+{
+    enter_folder();
+    put_file("a", "old");
+    ino_t inode = stat_of("a").st_ino;
+    /* No name beside it may be made: in place. */
+    CHECK(replace_confined(false) == inode);
+    /* A file with a name may be made, one without cannot be linked. */
+    CHECK(replace_confined(true) != inode);
     leave_folder();
 }
 
