@@ -13,7 +13,7 @@
  */
 int blk_rename_to_free(int directory, const char *from, const char *to);
 
-/* Whether an errno of a link or rename says that it is not done here, rather than that it failed. */
+/* Whether an errno of a link or rename says that it cannot be done here, not that it failed. */
 bool blk_rename_is_unsupported(int code);
 
 #endif

@@ -89,7 +89,8 @@ struct pivot_overlay {
 struct pivot {
     struct pivot_overlay *overlays;
     size_t count;
-    struct blk_node **compared[PIVOT_COMPARED]; /* what they were compared with; closed with them, or NULL */
+    /* What they were compared with, closed together with them; or NULL. */
+    struct blk_node **compared[PIVOT_COMPARED];
     struct image_args image; /* for the overlays */
     const char *cache, *source_cache; /* of overlays and of backing files */
     unsigned workers;

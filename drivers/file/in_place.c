@@ -38,15 +38,7 @@ static bool read_line(const char *path, char *line, size_t bytes)
     return got;
 }
 
-/* By the name that the kernel gives, which may be one of another mount namespace. */
-static bool shows_by_name(const char *name, const struct stat *st)
-{
-    struct stat behind;
-    return blk_sys->fstatat(AT_FDCWD, name, &behind, 0) == 0 && behind.st_dev == st->st_dev &&
-           behind.st_ino == st->st_ino;
-}
-
-/* By what the device itself says, to those who may ask. */
+/* What the device itself says, to those who may ask. */
 static bool shows_by_device(const char *device, const struct stat *st)
 {
     BLK_AUTOFREE char *path = blk_xasprintf("/dev/%s", device);
@@ -60,12 +52,18 @@ static bool shows_by_device(const char *device, const struct stat *st)
     return shows;
 }
 
+/* The kernel's name may be one of another mount namespace: then the device is asked. */
 static bool shows(const char *device, const struct stat *st)
 {
     BLK_AUTOFREE char *path = blk_xasprintf("/sys/block/%s/loop/backing_file", device);
+    struct stat behind;
     char name[4096];
-    return read_line(path, name, sizeof(name)) &&
-           (shows_by_name(name, st) || shows_by_device(device, st));
+
+    if (!read_line(path, name, sizeof(name)))
+        return false;
+    if (blk_sys->fstatat(AT_FDCWD, name, &behind, 0) < 0)
+        return shows_by_device(device, st);
+    return behind.st_dev == st->st_dev && behind.st_ino == st->st_ino;
 }
 
 bool file_is_behind_loop_device(const struct stat *st)
