@@ -19,8 +19,9 @@ static int run(int argc, char **argv);
 const struct command cmd_dd = {
     "dd",
     "Copy a part of an image to a new one",
-    "[--object objectdef] [--image-opts] [-U] [-f fmt] [-O output_fmt] [--in-place] [--lock-wait=seconds] "
-    "[bs=block_size] [count=blocks] [skip=blocks] [seek=blocks] if=input of=output",
+    "[--object objectdef] [--image-opts] [-U] [-f fmt] [-O output_fmt] [--in-place] "
+    "[--lock-wait=seconds] [bs=block_size] [count=blocks] [skip=blocks] [seek=blocks] "
+    "if=input of=output",
     run,
 };
 
