@@ -214,17 +214,33 @@ void blk_close_report_taken_back(struct blk_close_report *report)
     }
 }
 
-static unsigned names_to_give(const struct blk_node *node)
+static bool gives_name(const struct blk_node *node)
 {
-    unsigned count = node->driver->kind == BLK_PROTOCOL && node->unnamed;
+    bool gives = node->driver->kind == BLK_PROTOCOL && node->unnamed;
 
-    for (int role = 0; role < BLK_ROLE_COUNT; role++)
-        if (node->children[role])
-            count += names_to_give(node->children[role]);
-    return count;
+    for (int role = 0; role < BLK_ROLE_COUNT && !gives; role++)
+        gives = node->children[role] && gives_name(node->children[role]);
+    return gives;
 }
 
-/* An image in several files: all get their names, or none. */
+/* The failure for which names were taken back says what is there now. */
+static void say_what_is_left(struct blk_close_report *report, struct blk_error *err,
+                             const char *left)
+{
+    if (err && !err->left[0])
+        blk_left_behind(err, "%s", left);
+    for (size_t i = 0; i < report->count; i++) {
+        struct blk_close_entry *entry = &report->entries[i];
+        if (entry->outcome != BLK_OUTCOME_FAILED)
+            continue;
+        char *message = blk_xasprintf("%s (%s)", entry->message, left);
+        free(entry->message);
+        entry->message = message;
+        return;
+    }
+}
+
+/* All names are given and everything else is closed, or no name is given. */
 static int close_all_or_none(struct blk_node *root, struct blk_close_report *report,
                              struct blk_error *err)
 {
@@ -242,6 +258,8 @@ static int close_all_or_none(struct blk_node *root, struct blk_close_report *rep
         blk_close_report_add(report, &closed, BLK_STEP_PUBLISH, NULL, BLK_OUTCOME_FAILED, &end_err);
         if (ret == 0 && err)
             *err = end_err;
+    } else if (end_err.left[0]) {
+        say_what_is_left(report, err, end_err.left);
     }
     return ret < 0 ? ret : end_ret;
 }
@@ -250,7 +268,7 @@ int blk_close(struct blk_node *root, struct blk_close_report *report, struct blk
 {
     struct blk_close_report own = BLK_CLOSE_REPORT_INIT;
 
-    if (!root || names_to_give(root) < 2)
+    if (!root || !gives_name(root))
         return blk_close_held(root, NULL, report, err);
     int ret = close_all_or_none(root, report ? report : &own, err);
     blk_close_report_free(&own);

@@ -44,15 +44,16 @@ struct blk_close_report {
 /*
  * Drops the caller's reference to `root`. Nodes that lose their last one are closed, parents before
  * children; every one is reached whatever fails. After a failed step, steps that would call an
- * image clean or publish it are skipped. Returns 0, or the first failure as -errno with `err`
- * filled. `report` (may be NULL) gets an entry a node and step.
+ * image clean or publish it are skipped, and a name that was given before is taken back: after a
+ * failure there is no target, or the old one, and the failure says which. Returns 0, or the first
+ * failure as -errno with `err` filled. `report` (may be NULL) gets an entry a node and step.
  */
 int blk_close(struct blk_node *root, struct blk_close_report *report, struct blk_error *err);
 
 /*
  * The same, but the names that it gives become final only by blk_published_keep(). After a failure
- * here, too, the caller takes back what is in `published`. (blk_close() does so by itself for a
- * graph that gives more than one name.)
+ * here, too, the caller takes back what is in `published`, which may be NULL only for a graph that
+ * gives no name.
  */
 int blk_close_held(struct blk_node *root, struct blk_published *published,
                    struct blk_close_report *report, struct blk_error *err);

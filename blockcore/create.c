@@ -8,6 +8,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "blockcore/backing.h"
 #include "blockcore/close.h"
 #include "blockcore/driver.h"
 #include "blockcore/io.h"
@@ -98,6 +99,21 @@ static int target_options(const struct blk_create *create, struct blk_options **
     return ret;
 }
 
+/* On failure the file stays the caller's. */
+static int sync_backing(struct blk_node **root, struct blk_node *file, struct blk_error *err)
+{
+    struct blk_node *node = *root;
+    int ret = node->backing_name
+                  ? blk_sync_named(node, node->backing_name, node->backing_format, err)
+                  : 0;
+    if (ret < 0) {
+        blk_node_ref(file);
+        blk_drop(node);
+        *root = NULL;
+    }
+    return ret;
+}
+
 static int create_over(struct blk_create *create, struct blk_node *file,
                        struct blk_options *options, struct blk_node **root, struct blk_error *err)
 {
@@ -124,7 +140,7 @@ static int create_over(struct blk_create *create, struct blk_node *file,
     if (ret < 0)
         blk_drop(create->data);
     create->data = NULL;
-    return ret;
+    return ret < 0 ? ret : sync_backing(root, file, err);
 }
 
 /* Length of the folder's part of a name, its last slash included. */

@@ -88,10 +88,10 @@ struct blk_driver {
 
     /*
      * The steps of a strict close, in this order, after a flush (close.h). Each can fail. store and
-     * mark_clean run only on writable nodes; publish only where nothing failed before. With
-     * `published` (may be NULL) the name is given in a way that can be taken back, and added to
-     * it, even where publish fails after that. release always runs, exactly once, frees the state
-     * whatever it returns, and does not touch children.
+     * mark_clean run only on writable nodes; publish only where nothing failed before. The name is
+     * given in a way that can be taken back, and added to `published`, even where publish fails
+     * after that. release always runs, exactly once, frees the state whatever it returns, and does
+     * not touch children.
      */
     int (*store)(struct blk_node *node, struct blk_close_report *report, struct blk_error *err);
     int (*mark_clean)(struct blk_node *node, struct blk_error *err);
@@ -171,6 +171,11 @@ struct blk_driver {
     int (*flush_to_os)(struct blk_node *node, struct blk_error *err);
     /* Makes the medium keep what it was given. Not called in cache mode unsafe. */
     int (*flush_to_disk)(struct blk_node *node, struct blk_error *err);
+    /*
+     * The same for what others wrote, under whatever name it was opened: content and directory
+     * entry. For a node opened read-only that a header is about to name (backing.h).
+     */
+    int (*sync_foreign)(struct blk_node *node, struct blk_error *err);
 
     /* ---- shape ---- */
 
@@ -196,7 +201,8 @@ struct blk_driver {
     /* Drops all data of this layer so that the backing file shows through. */
     int (*make_empty)(struct blk_node *node, struct blk_error *err);
     /*
-     * Rewrites the header's backing file; NULL name: none. Does not touch the graph.
+     * Rewrites the header's backing file; NULL name: none. Does not touch the graph. To be called
+     * through blk_change_backing(), which syncs that file first (backing.h).
      * can_change_backing changes nothing and says whether the header has room for that one, so that
      * several images can be asked first.
      */

@@ -75,6 +75,7 @@ struct blk_create {
     struct blk_options *options;     /* create options, "size" among them; used ones get marked */
     unsigned flags;                  /* for the node that results; BLK_WRITABLE is implied */
     struct blk_cache_mode cache;
+    bool in_place;                   /* a file that exists is overwritten and not replaced */
     const struct blk_options *defaults; /* as in struct blk_open */
 
     /* Set by blk_create() for the drivers. */

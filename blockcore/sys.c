@@ -70,6 +70,7 @@ const struct blk_sys blk_sys_real = {
     .fgetxattr = fgetxattr,
     .fsetxattr = fsetxattr,
     .syncfs = syncfs,
+    .statfs = statfs,
 };
 
 const struct blk_sys *blk_sys = &blk_sys_real;

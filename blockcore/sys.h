@@ -9,6 +9,7 @@
 #include <fcntl.h>
 #include <sys/stat.h>
 #include <sys/types.h>
+#include <sys/vfs.h>
 
 struct blk_sys {
     int (*openat)(int folder, const char *path, int flags, mode_t mode);
@@ -42,6 +43,7 @@ struct blk_sys {
     ssize_t (*fgetxattr)(int fd, const char *name, void *value, size_t bytes);
     int (*fsetxattr)(int fd, const char *name, const void *value, size_t bytes, int flags);
     int (*syncfs)(int fd);
+    int (*statfs)(const char *path, struct statfs *fs);
 };
 
 /* The table in use: the real calls, until a test points it elsewhere before any node is opened. */

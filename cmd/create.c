@@ -19,7 +19,7 @@ const struct command cmd_create = {
     "create",
     "Make a new image",
     "[--object objectdef] [-q] [-f fmt] [-b backing_file [-F backing_fmt]] [-u] [-o options] "
-    "[--output=ofmt] [--lock-wait=seconds] filename [size]",
+    "[--in-place] [--output=ofmt] [--lock-wait=seconds] filename [size]",
     run,
 };
 
@@ -196,6 +196,7 @@ static int run(int argc, char **argv)
         { 'o', "options", CMD_LIST, &request.texts, "NAME=VALUE,...",
           "options of the format; -o help lists them" },
         { 'q', "quiet", CMD_FLAG, &request.quiet, NULL, "print nothing but errors" },
+        IN_PLACE_OPTION(&request.backing),
         OUTPUT_OPTION(&request.output),
         { 0, "lock-wait", CMD_UINT, &request.backing.lock_wait, "SECONDS",
           "wait so long for an image that is in use" },

@@ -19,8 +19,9 @@ static int run(int argc, char **argv);
 const struct command cmd_dd = {
     "dd",
     "Copy a part of an image to a new one",
-    "[--object objectdef] [--image-opts] [-U] [-f fmt] [-O output_fmt] [--lock-wait=seconds] "
-    "[bs=block_size] [count=blocks] [skip=blocks] [seek=blocks] if=input of=output",
+    "[--object objectdef] [--image-opts] [-U] [-f fmt] [-O output_fmt] [--in-place] "
+    "[--lock-wait=seconds] [bs=block_size] [count=blocks] [skip=blocks] [seek=blocks] "
+    "if=input of=output",
     run,
 };
 
@@ -166,6 +167,7 @@ static int run(int argc, char **argv)
         IMAGE_OPTIONS(&request.source),
         { 'O', "target-format", CMD_STRING, &request.target.format, "FMT",
           "format of the output (raw)" },
+        IN_PLACE_OPTION(&request.target),
         CMD_OPTIONS_END,
     };
     struct cmd_operands operands;

@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "blockcore/backing.h"
 #include "blockcore/bytes.h"
 #include "blockcore/cancel.h"
 #include "blockcore/copy.h"
@@ -322,8 +323,7 @@ static int change_backing(struct rebase *rebase, struct blk_error *err)
     if (blk_cancelled())
         return blk_fail_why(err, ECANCELED, "stopped by a signal", "rebasing '%s'",
                             rebase->root->name);
-    int ret = rebase->top->driver->change_backing(rebase->top, name,
-                                                  name ? request->backing_format : NULL, err);
+    int ret = blk_change_backing(rebase->top, name, name ? request->backing_format : NULL, err);
     if (ret < 0)
         return blk_fail_if_unset(err, -ret, "changing the backing file of '%s'",
                                  rebase->root->name);

@@ -130,7 +130,7 @@ all_unchanged() {
                 "$BLKIMG" backup --disk one=$existing --disk two=new
             grep -q INJECTED trace || break
             failed=$((failed + 1))
-            assert_equal "$status" 5
+            [[ $status == 5 || $output == *"linking a file beside"* ]]
             assert_output --partial "the backup of 'one' failed: the source and its bitmaps are as they were, and so is '$existing'"
             assert_output --partial "there is no target 'new'"
             cmp $existing before

@@ -124,7 +124,7 @@ const struct command cmd_backup = {
     "Make a full or incremental backup of a disk",
     "[--mode=full|top|bitmap] [--bitmap=name]... [--bitmap-sync=on-success|never|always] "
     "[--on-broken-bitmap=fail|full] [--new-bitmap=name] [--base=previous]... [-F fmt] [--trust] "
-    "[--verify] [--checksum] [--keep-failed] [--guest-io=file] "
+    "[--verify] [--checksum] [--keep-failed] [--in-place] [--guest-io=file] "
     "[--on-cbw-error=break-guest-write|break-snapshot] [--cbw-timeout=seconds] "
     "[--disk source=target]... [-f fmt] [-O output_fmt] "
     "[-o options] [-c] [-n] [-t cache] [-T src_cache] [-m workers] [-r rate_limit] [-p] [-q] "
@@ -289,6 +289,7 @@ static int run(int argc, char **argv)
         { 'o', "options", CMD_LIST, &options.creation, "OPTIONS",
           "options for creating the target" },
         { 'c', "compress", CMD_FLAG, &options.compressed, NULL, "write compressed clusters" },
+        IN_PLACE_OPTION(&options.target),
         { 'n', NULL, CMD_FLAG, &options.existing, NULL, "write into a target that exists" },
         { 't', NULL, CMD_STRING, &options.target_cache, "CACHE", "cache mode of the target" },
         { 'T', NULL, CMD_STRING, &options.source_cache, "CACHE", "cache mode of the source" },

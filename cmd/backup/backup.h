@@ -149,8 +149,8 @@ bool backup_changes_source(const struct backup_options *options, const struct ba
 int backup_switch_source(const struct backup_options *options, struct backup_disk *disk,
                          struct blk_error *err);
 /*
- * After a failure before the switch: takes back the names that targets got. Unless --keep-failed is
- * given, none was made final. Reports what it cannot do.
+ * After a failure before the switch: takes back the names that targets got. With --keep-failed they
+ * are called NAME.partial again. Reports what it cannot do.
  */
 void backup_take_back(struct backup *backup);
 /* The rest of it: drops the target, puts the bitmaps back. Reports what it cannot do. */

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "blockcore/memory.h"
+#include "blockcore/rename.h"
 #include "cmd/backup/backup.h"
 #include "cmd/common/folder.h"
 
@@ -30,22 +31,57 @@ int backup_close_target(struct backup *backup, struct backup_disk *disk, struct 
     return ret;
 }
 
+/* A target that got its name after it was made as NAME.partial: it can be called so again. */
+struct renamed {
+    char *partial, *target;
+};
+
+static int end_renamed(struct renamed *renamed, int ret)
+{
+    free(renamed->partial);
+    free(renamed->target);
+    free(renamed);
+    return ret;
+}
+
+static int take_back_renamed(void *state, struct blk_error *err)
+{
+    struct renamed *renamed = state;
+    int ret = blk_rename_to_free(AT_FDCWD, renamed->target, renamed->partial);
+
+    ret = ret < 0 ? blk_fail(err, -ret, "renaming '%s' back to '%s'", renamed->target,
+                             renamed->partial)
+                  : sync_folder_of(renamed->target, err);
+    return end_renamed(renamed, ret);
+}
+
+static int keep_renamed(void *state, struct blk_error *err)
+{
+    (void)err;
+    return end_renamed(state, 0);
+}
+
 /* Made as NAME.partial, it gets its name, unless that was taken meanwhile. */
+static int rename_partial(struct backup *backup, const struct backup_disk *disk,
+                          struct blk_error *err)
+{
+    static const struct blk_published_ops ops = { take_back_renamed, keep_renamed };
+
+    int ret = blk_rename_to_free(AT_FDCWD, disk->partial_name, disk->target_name);
+    if (ret < 0)
+        return blk_fail(err, -ret, "renaming '%s' to '%s'", disk->partial_name, disk->target_name);
+    struct renamed *renamed = blk_xcalloc(1, sizeof(*renamed));
+    renamed->partial = blk_xstrdup(disk->partial_name);
+    renamed->target = blk_xstrdup(disk->target_name);
+    blk_published_add(&backup->published, &ops, renamed);
+    return sync_folder_of(disk->target_name, err);
+}
+
 int backup_name_target(struct backup *backup, struct backup_disk *disk, struct blk_error *err)
 {
-    (void)backup;
-    if (disk->partial_name) {
-        if (renameat2(AT_FDCWD, disk->partial_name, AT_FDCWD, disk->target_name,
-                      RENAME_NOREPLACE) < 0)
-            return blk_fail(err, errno, "renaming '%s' to '%s'", disk->partial_name,
-                            disk->target_name);
-        int ret = sync_folder_of(disk->target_name, err);
-        disk->target_left = ret < 0;
-        if (ret < 0)
-            return ret;
-    }
-    disk->target_complete = true;
-    return 0;
+    int ret = disk->partial_name ? rename_partial(backup, disk, err) : 0;
+    disk->target_complete = ret == 0;
+    return ret;
 }
 
 /* ---- the switch ---- */
@@ -87,13 +123,18 @@ int backup_switch_source(const struct backup_options *options, struct backup_dis
 void backup_take_back(struct backup *backup)
 {
     struct blk_error err = BLK_ERROR_INIT;
+    bool taken = backup->published.last;
     bool left = blk_published_take_back(&backup->published, &err) < 0;
 
     if (left)
         report_error(&err);
-    for (size_t i = 0; i < backup->count && !backup->options->keep_failed; i++) {
-        backup->disks[i].target_left = left;
-        blk_close_report_taken_back(&backup->disks[i].target_report);
+    for (size_t i = 0; i < backup->count; i++) {
+        struct backup_disk *disk = &backup->disks[i];
+        disk->target_left = left;
+        if (!disk->partial_name)
+            blk_close_report_taken_back(&disk->target_report);
+        else if (taken)
+            disk->target_complete = false;
     }
 }
 
@@ -116,8 +157,10 @@ static bool keep_partial(struct backup_disk *disk)
     struct blk_error err = BLK_ERROR_INIT;
 
     int ret = close_root(&disk->target, &disk->target_report, &err);
-    if (ret < 0)
+    if (ret < 0) {
+        blk_left_behind(&err, "so '%s' could not be kept", disk->partial_name);
         report_error(&err);
+    }
     return ret == 0;
 }
 

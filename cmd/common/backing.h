@@ -9,7 +9,7 @@
 /*
  * Opens `name` (args->format; `flags`: enum blk_open_flags), which shows that it is an image and
  * that none of its chain is the file `overlay`, which will be overwritten. On failure *backing is
- * NULL. Nothing is written to it: blk_drop() ends it.
+ * NULL.
  */
 int backing_open(const struct image_args *args, const char *name, unsigned flags,
                  const char *overlay, struct blk_node **backing, struct blk_error *err);

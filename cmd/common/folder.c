@@ -16,6 +16,7 @@ int sync_folder_of(const char *file, struct blk_error *err)
     if (fd < 0)
         return blk_fail(err, errno, "opening folder '%s'", folder);
     int ret = fsync(fd) == 0 ? 0 : blk_fail(err, errno, "syncing folder '%s'", folder);
-    close(fd);
+    if (close(fd) < 0 && ret == 0)
+        ret = blk_fail(err, errno, "closing folder '%s'", folder);
     return ret;
 }

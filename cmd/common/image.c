@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "blockcore/driver.h"
@@ -163,6 +164,13 @@ int image_open(const struct image_args *args, const char *name, unsigned flags, 
     return ret < 0 ? blk_fail_if_unset(err, -ret, "Could not open '%s'", name) : 0;
 }
 
+/* For callers that cannot pass an option on. */
+static bool wants_in_place(const struct image_args *args)
+{
+    const char *text = getenv("BLKIMG_IN_PLACE");
+    return args->in_place || (text && *text && strcmp(text, "0") != 0);
+}
+
 int image_create(const struct image_args *args, const char *name, const struct blk_driver *driver,
                  struct blk_options *creation, unsigned flags, const char *cache,
                  struct blk_node **root, struct blk_error *err)
@@ -172,6 +180,7 @@ int image_create(const struct image_args *args, const char *name, const struct b
         .driver = driver,
         .options = creation,
         .flags = flags,
+        .in_place = wants_in_place(args),
     };
     *root = NULL;
 

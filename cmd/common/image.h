@@ -18,6 +18,7 @@ struct image_args {
     bool force_share;          /* -U */
     struct cmd_size lock_wait; /* seconds to wait for a lock */
     struct cmd_list objects;   /* --object */
+    bool in_place;             /* --in-place: a target that exists is not replaced */
     const char *aio;           /* how files are read and written; NULL: by threads */
 };
 
@@ -42,6 +43,11 @@ struct image_args {
     { 0, "object", CMD_LIST, &(image)->objects, "TYPE,id=ID,...",                                 \
       "declare an object such as a secret" }
 
+/* The row of commands that make a target. */
+#define IN_PLACE_OPTION(image)                                                                    \
+    { 0, "in-place", CMD_FLAG, &(image)->in_place, NULL,                                          \
+      "overwrite a target that exists instead of replacing it" }
+
 /*
  * Opens the graph of `name`. `flags`: enum blk_open_flags; `cache`: the text of -t or -T, NULL for
  * writeback. On failure nothing is open, *root is NULL, and `err` names the image.
@@ -51,8 +57,8 @@ int image_open(const struct image_args *args, const char *name, unsigned flags, 
 
 /*
  * Creates `name` as an image of `driver`; `creation` are its create options, which stay the
- * caller's. Of `args` only what is for the files below it counts. On failure nothing is open, and
- * *root is NULL.
+ * caller's. Of `args` only what is for the files below it counts; BLKIMG_IN_PLACE=1 in the
+ * environment is --in-place. On failure nothing is open, and *root is NULL.
  */
 int image_create(const struct image_args *args, const char *name, const struct blk_driver *driver,
                  struct blk_options *creation, unsigned flags, const char *cache,

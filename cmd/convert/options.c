@@ -89,6 +89,7 @@ int convert_parse(int argc, char **argv, struct convert_options *o)
         { 'l', "snapshot", CMD_STRING, &o->snapshot, "SNAPSHOT", "copy this snapshot" },
         { 'm', "parallel", CMD_UINT, &given.workers, "NUMBER", "so many copies at a time (4)" },
         { 'n', "no-create", CMD_FLAG, &o->no_create, NULL, "write into a target that exists" },
+        IN_PLACE_OPTION(&o->target),
         { 0, "target-is-zero", CMD_FLAG, &o->target_is_zero, NULL,
           "with -n: the target reads as zeroes everywhere" },
         { 0, "target-image-opts", CMD_FLAG, &o->target.image_opts, NULL,

@@ -71,8 +71,7 @@ static int look_at_backing(const struct convert_options *o, const char *name,
     struct blk_node *backing;
 
     int ret = backing_open(&args, name, 0, o->output, &backing, err);
-    blk_drop(backing);
-    return ret;
+    return ret < 0 ? ret : blk_close(backing, NULL, err);
 }
 
 /* -B and -F become creation options; those given with -o count as -B and -F. */
@@ -390,7 +389,7 @@ const struct command cmd_convert = {
     "[--object objectdef] [--image-opts] [--target-image-opts] [--target-is-zero] [--bitmaps "
     "[--skip-broken-bitmaps]] [-U] [-C] [-c] [-p] [-q] [-n] [-f fmt] [-t cache] [-T src_cache] "
     "[-O output_fmt] [-B backing_file [-F backing_fmt]] [-o options] [-l snapshot_param] "
-    "[-S sparse_size] [-r rate_limit] [-m num_coroutines] [-W] [--salvage] "
+    "[-S sparse_size] [-r rate_limit] [-m num_coroutines] [-W] [--salvage] [--in-place] "
     "[--output=ofmt] [--lock-wait=seconds] filename [filename2 [...]] output_filename",
     run,
 };

@@ -14,7 +14,8 @@ static int run(int argc, char **argv);
 const struct command cmd_mirror = {
     "mirror",
     "Copy an image, prove the copy, and move overlays over to it",
-    "[--mode=full|top] [--pivot=overlay]... [--witness=file] [--guest-io=file] [-f fmt] "
+    "[--mode=full|top] [--pivot=overlay]... [--witness=file] [--guest-io=file] [--in-place] "
+    "[-f fmt] "
     "[-O output_fmt] [-o options] [-c] [-t cache] [-T src_cache] [-m workers] [-r rate_limit] "
     "[-p] [-q] [--output=ofmt] [--object objectdef] [--image-opts] [--lock-wait=seconds] source "
     "target",
@@ -109,6 +110,8 @@ static int mirror_image(const struct mirror_request *request, enum output_format
     json_t *result = describe(format, request);
 
     pivot_init(&pivot, request->overlays.items, request->overlays.count);
+    pivot.compared[0] = &mirror.source;
+    pivot.compared[1] = &mirror.target;
     pivot.witness = request->witness;
     pivot.image.lock_wait = request->source.lock_wait;
     pivot.cache = request->target_cache;
@@ -159,6 +162,7 @@ static int run(int argc, char **argv)
         { 'o', "options", CMD_LIST, &request.creation, "OPTIONS",
           "options for creating the target" },
         { 'c', "compress", CMD_FLAG, &request.compressed, NULL, "write compressed clusters" },
+        IN_PLACE_OPTION(&request.target),
         { 't', NULL, CMD_STRING, &request.target_cache, "CACHE", "cache mode of what is written" },
         { 'T', NULL, CMD_STRING, &request.source_cache, "CACHE", "cache mode of what is read" },
         { 'm', NULL, CMD_UINT, &workers, "N", "worker threads (4)" },

@@ -84,9 +84,13 @@ struct pivot_overlay {
     bool switched;
 };
 
+#define PIVOT_COMPARED 2
+
 struct pivot {
     struct pivot_overlay *overlays;
     size_t count;
+    /* What they were compared with, closed together with them; or NULL. */
+    struct blk_node **compared[PIVOT_COMPARED];
     struct image_args image; /* for the overlays */
     const char *cache, *source_cache; /* of overlays and of backing files */
     unsigned workers;
@@ -122,7 +126,8 @@ int pivot_prove_old(struct pivot *pivot, struct blk_node *node, struct blk_error
 int pivot_plan(struct pivot *pivot, const char *to, struct blk_node *node, struct blk_error *err);
 
 /*
- * Switches all headers and closes all overlays strictly. Reports failures; returns the exit
+ * Switches all headers and closes the overlays, and what they were compared with, strictly; if
+ * anything of that fails all get their old backing file back. Reports failures; returns the exit
  * status.
  */
 int pivot_run(struct pivot *pivot);
@@ -169,6 +174,8 @@ int witness_begin(struct pivot *pivot, struct blk_error *err);
 int witness_done(struct pivot *pivot, struct blk_error *err);
 /* All overlays are what they were: empties the witness. */
 int witness_undone(struct pivot *pivot, struct blk_error *err);
+/* Closes one that was only read. */
+int witness_leave(struct pivot *pivot, struct blk_error *err);
 void witness_close(struct pivot *pivot);
 
 enum witness_state { WITNESS_NOTHING, WITNESS_BEGUN, WITNESS_DONE };

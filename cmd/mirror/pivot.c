@@ -2,6 +2,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "blockcore/backing.h"
 #include "blockcore/cancel.h"
 #include "blockcore/memory.h"
 #include "cmd/common/backing.h"
@@ -23,8 +24,9 @@ void pivot_free(struct pivot *pivot)
 {
     for (size_t i = 0; i < pivot->count; i++) {
         struct pivot_overlay *overlay = &pivot->overlays[i];
+        /* What is still open here was not switched, and why has been said. */
         blk_drop(overlay->root);
-        blk_drop(overlay->old_backing); /* these were only read from */
+        blk_drop(overlay->old_backing);
         blk_drop(overlay->new_backing);
         free(overlay->filename);
         free(overlay->old_name);
@@ -178,7 +180,7 @@ int pivot_set_backing(struct pivot_overlay *overlay, const char *name, const cha
                       struct blk_error *err)
 {
     struct blk_node *node = blk_skip_filters(overlay->root);
-    int ret = node->driver->change_backing(node, name, format, err);
+    int ret = blk_change_backing(node, name, format, err);
     return ret < 0 ? blk_fail_if_unset(err, -ret, "giving '%s' the backing file '%s'",
                                        overlay->filename, name)
                    : 0;
@@ -196,15 +198,29 @@ static int switch_all(struct pivot *pivot, struct blk_error *err)
     return ret;
 }
 
+static struct blk_node *take(struct blk_node **root)
+{
+    struct blk_node *taken = *root;
+    *root = NULL;
+    return taken;
+}
+
+/* The overlays first: what they were compared with stays locked until they are written. */
 int pivot_close(struct pivot *pivot)
 {
-    struct blk_node **roots = blk_xcalloc(pivot->count, sizeof(*roots));
+    size_t count = 3 * pivot->count;
+    struct blk_node **roots = blk_xcalloc(count + PIVOT_COMPARED, sizeof(*roots));
 
     for (size_t i = 0; i < pivot->count; i++) {
-        roots[i] = pivot->overlays[i].root;
-        pivot->overlays[i].root = NULL;
+        struct pivot_overlay *overlay = &pivot->overlays[i];
+        roots[i] = take(&overlay->root);
+        roots[pivot->count + i] = take(&overlay->old_backing);
+        roots[2 * pivot->count + i] = take(&overlay->new_backing);
     }
-    int status = finish_part(EXIT_OK, true, roots, pivot->count, pivot->result);
+    for (size_t i = 0; i < PIVOT_COMPARED; i++)
+        if (pivot->compared[i])
+            roots[count++] = take(pivot->compared[i]);
+    int status = finish_part(EXIT_OK, true, roots, count, pivot->result);
     free(roots);
     return status;
 }
@@ -259,8 +275,11 @@ int pivot_run(struct pivot *pivot)
     if (status != EXIT_OK) {
         /* Where something could not be put back the witness keeps its "begin", for --recover. */
         blk_error_clear(&err);
-        if (put_back(pivot) && witness_undone(pivot, &err) < 0)
-            report_error(&err);
+        if (put_back(pivot)) {
+            report_failure("pivot: every overlay has its old backing file");
+            if (witness_undone(pivot, &err) < 0)
+                report_error(&err);
+        }
         return status;
     }
     /* A "done" that failed may still get to the disk: it must stay true. */

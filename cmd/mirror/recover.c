@@ -107,6 +107,8 @@ static int recover(const struct recover_request *request, struct pivot *pivot,
     if (ret == 0 && *state == WITNESS_DONE && request->undo)
         ret = blk_fail_why(&err, EINVAL, "it was finished; 'blkimg pivot --to' leads back",
                            "undoing the pivot of '%s'", pivot->witness);
+    else if (ret == 0 && *state == WITNESS_DONE)
+        ret = witness_leave(pivot, &err);
     if (ret == 0 && *state == WITNESS_BEGUN)
         ret = prepare(request, pivot, &err);
     if (ret < 0)

@@ -45,6 +45,7 @@ static int pivot_overlays(const struct request *request, const struct cmd_operan
     pivot_init(&pivot, operands->items, operands->count);
     pivot.witness = request->witness;
     pivot.image = request->image;
+    pivot.compared[0] = &to;
     pivot.cache = request->cache;
     pivot.source_cache = request->source_cache;
     pivot.result = result;

@@ -73,6 +73,14 @@ void witness_close(struct pivot *pivot)
     pivot->witness_fd = -1;
 }
 
+int witness_leave(struct pivot *pivot, struct blk_error *err)
+{
+    int fd = pivot->witness_fd;
+
+    pivot->witness_fd = -1;
+    return close(fd) < 0 ? failed(pivot, errno, "closing", err) : 0;
+}
+
 /* ---- writing ---- */
 
 /* Makes the file end with that line at `offset`, durably. */

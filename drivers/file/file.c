@@ -465,6 +465,7 @@ static int file_allocated_bytes(struct blk_node *node, uint64_t *bytes, struct b
         .block_status = file_block_status,           \
         .copy_range = file_copy_range,               \
         .flush_to_disk = file_flush,                 \
+        .sync_foreign = file_sync_foreign,           \
         .truncate = file_truncate,                   \
         .allocated_bytes = file_allocated_bytes,     \
     }

@@ -6,7 +6,9 @@
  *   lock.c       locks that keep this program and a running VM apart
  *   target.c     files made by this run: where they are written
  *   publish.c    and how they get their name when they are complete (C6)
- *   take_back.c  and lose it again when another one of the same job fails
+ *   take_back.c  and lose it again when what follows fails
+ *   foreign.c    syncing files that others wrote and a header is to name
+ *   in_place.c   what has to keep its inode
  *   held.c       the first sector of a target that is overwritten in place, kept back until then
  *   holes.c      what is a hole, making holes, zeroing, copying within the kernel
  *   truncate.c   the size, and preallocation
@@ -172,7 +174,7 @@ struct file_target {
     bool folder_is_path;   /* folder_fd is O_PATH: the folder may not be read, so not synced */
     char *base;            /* the name in the folder */
     char *temporary;       /* the file's name until it is published, or NULL while it has none */
-    bool exchanged;        /* published; what was replaced has the temporary name */
+    bool old_kept;         /* published; what was replaced has the temporary name */
     int old_fd;            /* FILE_TARGET_REPLACE: the file that will be replaced */
     struct file_locks old_locks; /* held on it */
 
@@ -190,6 +192,9 @@ int file_create(struct blk_create *create, struct blk_node **node, struct blk_er
 /* Gives the new file what the old one has: owner, mode, ACL, extended attributes. 0 or -errno. */
 int file_copy_attributes(int old_fd, int new_fd);
 
+/* Gives a file that has no name yet (O_TMPFILE) one in the target's directory. 0 or -errno. */
+int file_link_unnamed(int fd, const struct file_target *t, const char *name);
+
 /* A name beside `base` that nobody uses yet; malloc()ed. */
 char *file_temporary_name(const char *base);
 
@@ -205,9 +210,27 @@ int file_target_sync_folder(const struct file_target *t, int fd);
 int file_target_free(struct blk_node *node, struct blk_error *err);
 void file_target_drop(struct file_target *t);
 
+/* Replaces *path, a malloc()ed name of a symlink, by what it points to. 0 or -errno. */
+int file_follow_symlink(char **path);
+
+/* ---- in_place.c ---- */
+
+/* Whether a symlink leads to a descriptor of some process (/proc/PID/fd/N). */
+bool file_is_descriptor_link(const char *path);
+
+/* Whether a loop device shows the file that `st` describes. */
+bool file_is_behind_loop_device(const struct stat *st);
+
+/* ---- foreign.c ---- */
+
+int file_sync_foreign(struct blk_node *node, struct blk_error *err);
+
 /* ---- take_back.c ---- */
 
-/* The node's name has just been given: it can be taken back through `published`. */
+/*
+ * The node's name has just been given: it can be taken back through `published`, which owns the
+ * target from now on.
+ */
 void file_target_hold(struct blk_node *node, struct blk_published *published);
 
 /* ---- held.c ---- */

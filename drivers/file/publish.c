@@ -2,8 +2,11 @@
  * How a target gets its name (C6): its content is on the medium before, the folder's entry after.
  *
  * A new name is given by one linkat(2), which fails if somebody has taken the name meanwhile. A
- * file is replaced by one rename(2). A target in place gets its first sector. With cache mode
- * unsafe the order is the same and nothing is synced.
+ * file is replaced by one rename(2), which exchanges the two where that can be. A target in place
+ * gets its first sector. All of that can be undone until the run has closed everything: network
+ * file systems may report lost writes as late as that, so a copy of the descriptor is closed before
+ * the name is given, and the name taken back if anything fails after it (take_back.c). With cache
+ * mode unsafe the order is the same and nothing is synced.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -12,6 +15,7 @@
 #include <unistd.h>
 
 #include "blockcore/memory.h"
+#include "blockcore/rename.h"
 #include "blockcore/sys.h"
 #include "drivers/file/file.h"
 
@@ -81,52 +85,19 @@ int file_copy_attributes(int old_fd, int new_fd)
 
 /* ---- the name ---- */
 
-static int link_unnamed(int fd, const struct file_target *t, const char *name)
+int file_link_unnamed(int fd, const struct file_target *t, const char *name)
 {
     char path[32];
     snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
     return blk_sys->linkat(AT_FDCWD, path, t->folder_fd, name, AT_SYMLINK_FOLLOW) < 0 ? -errno : 0;
 }
 
-static bool is_unsupported(int code)
-{
-    return code == EPERM || code == EOPNOTSUPP || code == ENOSYS || code == EINVAL ||
-           code == EMLINK;
-}
-
-/*
- * Moves the temporary name to the final one without replacing anything: by a second link, by
- * renameat2, or, where the file system has neither, by looking first.
- */
-static int move_to_free_name(struct file_target *t)
-{
-    if (blk_sys->linkat(t->folder_fd, t->temporary, t->folder_fd, t->base, 0) == 0) {
-        if (blk_sys->unlinkat(t->folder_fd, t->temporary, 0) == 0)
-            return 0;
-        int ret = -errno;
-        (void)blk_sys->unlinkat(t->folder_fd, t->base, 0);
-        return ret;
-    }
-    if (!is_unsupported(errno))
-        return -errno;
-    if (blk_sys->renameat2(t->folder_fd, t->temporary, t->folder_fd, t->base,
-                           RENAME_NOREPLACE) == 0)
-        return 0;
-    if (!is_unsupported(errno))
-        return -errno;
-    struct stat st;
-    if (blk_sys->fstatat(t->folder_fd, t->base, &st, AT_SYMLINK_NOFOLLOW) == 0)
-        return -EEXIST;
-    if (errno != ENOENT)
-        return -errno;
-    return blk_sys->renameat(t->folder_fd, t->temporary, t->folder_fd, t->base) < 0 ? -errno : 0;
-}
-
 static int name_new(struct blk_node *node, struct blk_error *err)
 {
     struct file_state *s = node->state;
     struct file_target *t = s->target;
-    int ret = t->temporary ? move_to_free_name(t) : link_unnamed(s->fd, t, t->base);
+    int ret = t->temporary ? blk_rename_to_free(t->folder_fd, t->temporary, t->base)
+                           : file_link_unnamed(s->fd, t, t->base);
     if (ret == -EEXIST)
         return blk_fail_why(err, EEXIST, "a file of that name has appeared meanwhile",
                             "giving the new image its name '%s'", node->name);
@@ -143,7 +114,7 @@ static int name_temporarily(struct file_state *s)
     struct file_target *t = s->target;
     for (int tries = 0; !t->temporary && tries < 100; tries++) {
         char *name = file_temporary_name(t->base);
-        int ret = link_unnamed(s->fd, t, name);
+        int ret = file_link_unnamed(s->fd, t, name);
         if (ret == 0) {
             t->temporary = name;
             return 0;
@@ -165,24 +136,57 @@ static int check_old(const struct file_target *t)
     return old.st_dev == now.st_dev && old.st_ino == now.st_ino ? 0 : -EEXIST;
 }
 
-/* Names the new file. With `exchange`, if that can be, the old one gets the temporary name. */
-static int rename_over_old(struct file_target *t, bool exchange)
+/* Gives the old file a second name beside its own. */
+static int link_old(const struct file_target *t, char **name)
 {
-    if (exchange && blk_sys->renameat2(t->folder_fd, t->temporary, t->folder_fd, t->base,
-                                       RENAME_EXCHANGE) == 0) {
-        t->exchanged = true;
-        return 0;
+    for (int tries = 0; tries < 100; tries++) {
+        *name = file_temporary_name(t->base);
+        if (blk_sys->linkat(t->folder_fd, t->base, t->folder_fd, *name, 0) == 0)
+            return 0;
+        int ret = -errno;
+        free(*name);
+        *name = NULL;
+        if (ret != -EEXIST)
+            return ret;
     }
-    if (exchange && !is_unsupported(errno))
-        return -errno;
-    if (blk_sys->renameat(t->folder_fd, t->temporary, t->folder_fd, t->base) < 0)
-        return -errno;
+    return -EEXIST;
+}
+
+/*
+ * Without RENAME_EXCHANGE (NFS, FUSE): the old file gets a second name first. Where links cannot be
+ * made either, it is gone with the rename.
+ */
+static int rename_and_keep(struct file_target *t)
+{
+    char *old_name;
+    int ret = link_old(t, &old_name);
+    if (ret < 0 && !blk_rename_is_unsupported(-ret))
+        return ret;
+    if (blk_sys->renameat(t->folder_fd, t->temporary, t->folder_fd, t->base) < 0) {
+        ret = -errno;
+        if (old_name)
+            (void)blk_sys->unlinkat(t->folder_fd, old_name, 0);
+        free(old_name);
+        return ret;
+    }
     free(t->temporary);
-    t->temporary = NULL;
+    t->temporary = old_name;
+    t->old_kept = old_name;
     return 0;
 }
 
-static int name_over_old(struct blk_node *node, bool exchange, struct blk_error *err)
+/* Names the new file; the old one gets the temporary name, so that it can come back. */
+static int rename_over_old(struct file_target *t)
+{
+    if (blk_sys->renameat2(t->folder_fd, t->temporary, t->folder_fd, t->base,
+                           RENAME_EXCHANGE) == 0) {
+        t->old_kept = true;
+        return 0;
+    }
+    return blk_rename_is_unsupported(errno) ? rename_and_keep(t) : -errno;
+}
+
+static int name_over_old(struct blk_node *node, struct blk_error *err)
 {
     struct file_state *s = node->state;
     struct file_target *t = s->target;
@@ -194,7 +198,7 @@ static int name_over_old(struct blk_node *node, bool exchange, struct blk_error 
     if (ret == 0)
         ret = name_temporarily(s);
     if (ret == 0)
-        ret = rename_over_old(t, exchange);
+        ret = rename_over_old(t);
     /* The release removes a temporary name. */
     return ret < 0 ? blk_fail(err, -ret, "replacing '%s'", node->name) : 0;
 }
@@ -237,7 +241,9 @@ static int probe_close(struct blk_node *node, struct blk_error *err)
     return ret < 0 ? blk_fail(err, -ret, "closing '%s'", node->name) : 0;
 }
 
-static int publish_in_place(struct blk_node *node, struct blk_error *err)
+/* From the first sector on it looks complete, so from then on it can be taken back. */
+static int publish_in_place(struct blk_node *node, struct blk_published *published,
+                            struct blk_error *err)
 {
     /* Nothing may have been written: an empty file, or a device as it is. */
     int ret = file_overwrite(node, err);
@@ -248,10 +254,22 @@ static int publish_in_place(struct blk_node *node, struct blk_error *err)
     if (ret < 0)
         return ret;
     ret = file_held_end(node);
+    file_target_hold(node, published);
     if (ret < 0)
         return blk_fail(err, -ret, "writing the first sector of '%s'", node->name);
     ret = sync_all(node, err);
     return ret < 0 ? ret : probe_close(node, err);
+}
+
+/* The name is given: what follows can be undone. */
+static int settle_name(const struct blk_node *node, struct file_target *t, struct blk_error *err)
+{
+    const struct file_state *s = node->state;
+    int ret = node->cache.no_flush ? 0 : file_target_sync_folder(t, s->fd);
+    if (ret < 0)
+        return blk_fail(err, -ret, "flushing the directory of '%s'", node->name);
+    ret = file_close(&t->old_fd);
+    return ret < 0 ? blk_fail(err, -ret, "closing the old '%s'", node->name) : 0;
 }
 
 static int publish_by_name(struct blk_node *node, struct blk_published *published,
@@ -270,37 +288,21 @@ static int publish_by_name(struct blk_node *node, struct blk_published *publishe
     if (ret == 0)
         ret = probe_close(node, err);
     if (ret == 0)
-        ret = t->kind == FILE_TARGET_REPLACE ? name_over_old(node, published, err)
-                                             : name_new(node, err);
+        ret = t->kind == FILE_TARGET_REPLACE ? name_over_old(node, err) : name_new(node, err);
     if (ret < 0)
         return ret;
-
-    bool held = published && (t->kind == FILE_TARGET_NEW || t->exchanged);
-    if (held)
-        file_target_hold(node, published);
-    ret = node->cache.no_flush ? 0 : file_target_sync_folder(t, s->fd);
-    if (ret == 0)
-        return 0;
-    blk_fail(err, -ret, "flushing the folder of '%s'", node->name);
-    if (held)
-        return ret;
-    if (t->kind == FILE_TARGET_REPLACE)
-        blk_left_behind(err, "'%s' is complete, but may be the old one after a power cut",
-                        node->name);
-    else if (blk_sys->unlinkat(t->folder_fd, t->base, 0) < 0)
-        blk_left_behind(err, "'%s' is complete, but may be gone after a power cut", node->name);
-    return ret;
+    file_target_hold(node, published);
+    return settle_name(node, t, err);
 }
 
 int file_publish(struct blk_node *node, struct blk_published *published, struct blk_error *err)
 {
-    struct file_state *s = node->state;
+    const struct file_state *s = node->state;
     if (!s->target || node->abandoned)
         return 0;
-    int ret = s->target->kind == FILE_TARGET_IN_PLACE ? publish_in_place(node, err)
+    int ret = s->target->kind == FILE_TARGET_IN_PLACE ? publish_in_place(node, published, err)
                                                       : publish_by_name(node, published, err);
-    if (ret < 0)
-        return ret;
-    node->unnamed = false;
-    return file_target_free(node, err);
+    if (ret == 0)
+        node->unnamed = false;
+    return ret;
 }

@@ -1,14 +1,17 @@
 /*
- * A published name that can be taken back, until all names of a job are given (published.h).
+ * A published name that can be taken back, until all of the run is closed and all names of a job
+ * are given (published.h).
  *
- * A new name is removed again. A file that was replaced has the temporary name since renameat2(2)
- * exchanged the two, and is exchanged back.
+ * A new name is removed again. A file that was replaced has the temporary name, and is renamed
+ * back. A target in place loses its first sector, as if it had never been finished.
  */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
+#include "blockcore/io.h"
 #include "blockcore/memory.h"
 #include "blockcore/published.h"
 #include "blockcore/sys.h"
@@ -20,53 +23,137 @@ struct given {
     dev_t device;
     ino_t inode;
     bool no_flush;
+    int path_fd; /* in place: leads back to the file, whatever its name is; else -1 */
 };
 
+/* What is closed here leads to the file; nothing was written through it. */
 static void free_given(struct given *given)
 {
+    file_close(&given->path_fd);
     file_target_drop(given->target);
     free(given->name);
     free(given);
 }
 
-/* Another file that has the name by now is not ours to touch. */
-static int remove_name(const struct given *given, int fd)
+/* ---- in place ---- */
+
+static int erase_first_sector(const struct given *given, int fd)
+{
+    const struct file_state s = { .fd = fd };
+    const struct file_target *t = given->target;
+    void *zeroes = blk_buffer_alloc(t->held_bytes);
+    if (!zeroes)
+        return -ENOMEM;
+    memset(zeroes, 0, t->held_bytes);
+    int ret = file_write(&s, 0, t->held_bytes, zeroes);
+    free(zeroes);
+    if (ret == 0 && !given->no_flush && blk_sys->fsync(fd) < 0)
+        ret = -errno;
+    return ret;
+}
+
+/* The node has released its locks: somebody else may have the file by now. */
+static int take_back_in_place(const struct given *given, struct blk_error *err)
+{
+    static const struct file_lock_policy policy = { .mode = FILE_LOCKING_AUTO };
+    struct file_locks locks = FILE_LOCKS_NONE;
+    char path[32];
+
+    snprintf(path, sizeof(path), "/proc/self/fd/%d", given->path_fd);
+    int fd = blk_sys->openat(AT_FDCWD, path, O_RDWR | O_CLOEXEC, 0);
+    if (fd < 0)
+        return blk_fail(err, errno, "erasing '%s', which is not to be used", given->name);
+    int ret = file_locks_take(&locks, fd, file_lock_bits(BLK_WRITABLE), &policy, given->name, err);
+    if (ret == 0) {
+        ret = erase_first_sector(given, fd);
+        int closed = file_close(&fd);
+        ret = ret < 0 ? ret : closed;
+        if (ret < 0)
+            blk_fail(err, -ret, "erasing '%s', which is not to be used", given->name);
+    }
+    file_close(&fd);
+    if (ret == 0)
+        blk_left_behind(err, "'%s' was overwritten and is not to be used", given->name);
+    return ret;
+}
+
+/* ---- by name ---- */
+
+/* Whether the name is free or still that of the new file. Another file is not ours to touch. */
+static int check_name(const struct given *given, int fd)
+{
+    struct stat now;
+    if (fd < 0)
+        return errno == ENOENT ? 0 : -errno;
+    if (blk_sys->fstat(fd, &now) < 0)
+        return -errno;
+    return now.st_dev == given->device && now.st_ino == given->inode ? 1 : -EEXIST;
+}
+
+static int undo_name(const struct given *given, int fd)
 {
     const struct file_target *t = given->target;
-    struct stat now;
+    int ret = check_name(given, fd);
 
-    if (fd < 0 && errno == ENOENT && t->exchanged)
-        return blk_sys->renameat(t->folder_fd, t->temporary, t->folder_fd, t->base) < 0 ? -errno
-                                                                                        : 0;
-    if (fd < 0 || blk_sys->fstat(fd, &now) < 0)
-        return errno == ENOENT ? 0 : -errno;
-    bool ours = now.st_dev == given->device && now.st_ino == given->inode;
-    if (!ours)
-        return t->exchanged ? -EEXIST : 0;
-    if (t->exchanged && blk_sys->renameat2(t->folder_fd, t->temporary, t->folder_fd, t->base,
-                                           RENAME_EXCHANGE) < 0)
-        return -errno;
-    const char *unwanted = t->exchanged ? t->temporary : t->base;
-    if (blk_sys->unlinkat(t->folder_fd, unwanted, 0) < 0)
-        return -errno;
-    return given->no_flush ? 0 : file_target_sync_folder(t, fd);
+    if (t->kind == FILE_TARGET_NEW)
+        return ret == -EEXIST ? 0
+               : ret <= 0     ? ret
+               : blk_sys->unlinkat(t->folder_fd, t->base, 0) < 0 ? -errno : 0;
+    if (ret < 0)
+        return ret;
+    return blk_sys->renameat(t->folder_fd, t->temporary, t->folder_fd, t->base) < 0 ? -errno : 0;
 }
+
+static int sync_undone(const struct given *given, int fd, struct blk_error *err)
+{
+    /* Without a file in it to name the file system by, nothing was undone either. */
+    int ret = given->no_flush || fd < 0 ? 0 : file_target_sync_folder(given->target, fd);
+    if (ret == 0)
+        return 0;
+    blk_fail(err, -ret, "flushing the directory of '%s'", given->name);
+    if (given->target->kind == FILE_TARGET_NEW)
+        blk_left_behind(err, "there is no '%s', but after a power cut it may be there: do not use "
+                             "it", given->name);
+    else
+        blk_left_behind(err, "'%s' is what it was before, but after a power cut it may be the new "
+                             "one", given->name);
+    return ret;
+}
+
+static int take_back_name(struct given *given, struct blk_error *err)
+{
+    struct file_target *t = given->target;
+    if (t->kind == FILE_TARGET_REPLACE && !t->old_kept)
+        return blk_fail_why(err, ENOTSUP, "its file system cannot keep the file that was replaced",
+                            "taking the name '%s' back: do not use that file", given->name);
+
+    /* syncfs(2) needs a file that is really open. */
+    int fd = blk_sys->openat(t->folder_fd, t->base, (t->folder_is_path ? O_RDONLY : O_PATH) |
+                                                        O_NOFOLLOW | O_CLOEXEC, 0);
+    int ret = undo_name(given, fd);
+    if (ret < 0) {
+        blk_fail(err, -ret, "taking the name '%s' back", given->name);
+        if (t->old_kept)
+            blk_left_behind(err, "what it was before may be '%s' in the same directory",
+                            t->temporary);
+    } else {
+        ret = sync_undone(given, fd, err);
+    }
+    file_close(&fd);
+    if (ret == 0 && t->kind == FILE_TARGET_NEW)
+        blk_left_behind(err, "there is no '%s'", given->name);
+    else if (ret == 0)
+        blk_left_behind(err, "'%s' is what it was before", given->name);
+    return ret;
+}
+
+/* ---- both ---- */
 
 static int take_back(void *state, struct blk_error *err)
 {
     struct given *given = state;
-    struct file_target *t = given->target;
-    /* syncfs(2) needs a file that is really open. */
-    int fd = blk_sys->openat(t->folder_fd, t->base, (t->folder_is_path ? O_RDONLY : O_PATH) |
-                                                        O_NOFOLLOW | O_CLOEXEC, 0);
-    int ret = remove_name(given, fd);
-
-    if (ret < 0) {
-        blk_fail(err, -ret, "taking the name '%s' back", given->name);
-        if (t->exchanged)
-            blk_left_behind(err, "what it was before may be '%s' in the same folder", t->temporary);
-    }
-    file_close(&fd);
+    int ret = given->target->kind == FILE_TARGET_IN_PLACE ? take_back_in_place(given, err)
+                                                          : take_back_name(given, err);
     free_given(given);
     return ret;
 }
@@ -77,12 +164,21 @@ static int keep(void *state, struct blk_error *err)
     const struct file_target *t = given->target;
     int ret = 0;
 
-    if (t->exchanged && blk_sys->unlinkat(t->folder_fd, t->temporary, 0) < 0 && errno != ENOENT) {
+    if (t->old_kept && blk_sys->unlinkat(t->folder_fd, t->temporary, 0) < 0 && errno != ENOENT) {
         ret = blk_fail(err, errno, "removing what '%s' replaced", given->name);
-        blk_left_behind(err, "it is '%s' in the same folder", t->temporary);
+        blk_left_behind(err, "'%s' is complete; what it was before is '%s' in the same directory",
+                        given->name, t->temporary);
     }
     free_given(given);
     return ret;
+}
+
+/* A descriptor that only stands for the file: closing it reports nothing. */
+static int open_path_of(int fd)
+{
+    char path[32];
+    snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+    return blk_sys->openat(AT_FDCWD, path, O_PATH | O_CLOEXEC, 0);
 }
 
 void file_target_hold(struct blk_node *node, struct blk_published *published)
@@ -99,6 +195,7 @@ void file_target_hold(struct blk_node *node, struct blk_published *published)
         .device = st.st_dev,
         .inode = st.st_ino,
         .no_flush = node->cache.no_flush,
+        .path_fd = s->target->kind == FILE_TARGET_IN_PLACE ? open_path_of(s->fd) : -1,
     };
     s->target = NULL;
     blk_published_add(published, &ops, given);

@@ -3,9 +3,10 @@
  *
  * The name is free: into a file without a name in the same folder (O_TMPFILE), or one with a
  * temporary name where that cannot be. A regular file has it: that file is locked, and the new one
- * is written beside it and put in its place at the end. A device, or a file that cannot be
- * replaced (other names lead to it, the folder is not ours to change, its owner or attributes
- * cannot be passed on, something is mounted on it): in place (held.c).
+ * is written beside it and put in its place at the end. In place (held.c): a device; a file that
+ * cannot be replaced (other names lead to it, the directory is not ours to change, its owner or
+ * attributes cannot be passed on, something is mounted on it); one that must not be, because it is
+ * held by more than its name (in_place.c) or the user says so.
  */
 #include <errno.h>
 #include <limits.h>
@@ -37,6 +38,7 @@ struct making {
     struct file_settings settings;
     unsigned flags;
     char *path; /* with symlinks of the last component followed */
+    bool by_descriptor; /* it is somebody's descriptor: /dev/fd/N */
     struct file_target *target;
     struct file_locks locks; /* on the new file, or on the old one in place */
     int fd;
@@ -44,8 +46,7 @@ struct making {
 
 /* ---- which file ---- */
 
-/* Replaces *path, a symlink, by what it points to. */
-static int follow(char **path)
+int file_follow_symlink(char **path)
 {
     char text[PATH_MAX];
     ssize_t length = blk_sys->readlinkat(AT_FDCWD, *path, text, sizeof(text));
@@ -63,10 +64,10 @@ static int follow(char **path)
 
 /*
  * Finds the file that `filename` stands for: *path is not a symlink. Returns 1 when it exists (*st
- * filled), 0 when the name is free, -errno. What only the kernel can follow (/proc/self/fd/3)
- * keeps its name.
+ * filled), 0 when the name is free, -errno. A descriptor (/dev/fd/3), which only the kernel can
+ * follow, keeps its name.
  */
-static int resolve(const char *filename, char **path, struct stat *st)
+static int resolve(const char *filename, char **path, bool *by_descriptor, struct stat *st)
 {
     struct stat reached;
     bool exists = blk_sys->fstatat(AT_FDCWD, filename, &reached, 0) == 0;
@@ -84,7 +85,10 @@ static int resolve(const char *filename, char **path, struct stat *st)
         }
         if (!S_ISLNK(st->st_mode))
             break;
-        int ret = follow(path);
+        *by_descriptor = exists && file_is_descriptor_link(*path);
+        if (*by_descriptor)
+            break;
+        int ret = file_follow_symlink(path);
         if (ret < 0)
             return ret;
     }
@@ -233,11 +237,51 @@ static bool is_refusal(int code)
 }
 
 /*
+ * Whether a file without a name could get one here: confinement by path (AppArmor) may allow the
+ * one and refuse the other, and that must not show when everything has been copied. 0 or -errno.
+ */
+static int try_naming(struct file_target *t, mode_t mode, struct blk_error *err)
+{
+    int fd = open_unnamed(t, O_RDWR | O_CLOEXEC, mode);
+    if (fd < 0)
+        return blk_fail(err, -fd, "creating a file beside '%s'", t->base);
+    char *name = file_temporary_name(t->base);
+    int ret = file_link_unnamed(fd, t, name);
+    if (ret == 0 && blk_sys->unlinkat(t->folder_fd, name, 0) < 0) {
+        ret = -errno;
+        t->temporary = name; /* the end of the run tries again, and says so */
+        name = NULL;
+    }
+    free(name);
+    int closed = file_close(&fd);
+    if (ret < 0 && ret != -EEXIST)
+        return blk_fail(err, -ret, "linking a file beside '%s'", t->base);
+    return closed < 0 ? blk_fail(err, -closed, "closing a file beside '%s'", t->base) : 0;
+}
+
+/* As open_new(), for a file that will certainly get a name. */
+static int open_successor(struct making *making, mode_t mode, struct blk_error *err)
+{
+    struct file_target *t = making->target;
+    int fd = open_new(t, making->flags, making->create->cache, mode);
+    if (fd < 0 || t->temporary)
+        return fd;
+    int ret = try_naming(t, mode, err);
+    if (ret == 0)
+        return fd;
+    file_close(&fd);
+    if (!is_refusal(-ret))
+        return ret;
+    blk_error_clear(err);
+    return open_temporary(t, file_open_mode(making->flags, making->create->cache), mode);
+}
+
+/*
  * Tries to make a file beside the old one that can replace it. Returns 1 when it is there, 0 when
  * it cannot be, -errno when the medium fails (a full disk must not lead to the old content being
  * overwritten).
  */
-static int make_successor(struct making *making, const struct stat *old)
+static int make_successor(struct making *making, const struct stat *old, struct blk_error *err)
 {
     struct file_target *t = making->target;
     if (old->st_nlink != 1 || is_mount_point(t->old_fd))
@@ -248,7 +292,7 @@ static int make_successor(struct making *making, const struct stat *old)
     if (!may_rename_over(t->folder_fd, old))
         return 0;
 
-    making->fd = open_new(t, making->flags, making->create->cache, old->st_mode & 0700);
+    making->fd = open_successor(making, old->st_mode & 0700, err);
     if (making->fd < 0)
         return is_refusal(-making->fd) ? 0 : making->fd;
     ret = file_copy_attributes(t->old_fd, making->fd);
@@ -276,6 +320,13 @@ static void use_in_place(struct making *making)
     file_close(&t->folder_fd);
 }
 
+/* Whether what exists keeps its inode. */
+static bool has_to_stay(const struct making *making, const struct stat *st)
+{
+    return !S_ISREG(st->st_mode) || making->create->in_place || making->by_descriptor ||
+           file_is_behind_loop_device(st);
+}
+
 static int make_over_existing(struct making *making, struct blk_error *err)
 {
     struct file_target *t = making->target;
@@ -286,9 +337,9 @@ static int make_over_existing(struct making *making, struct blk_error *err)
         return t->old_fd;
 
     t->kind = FILE_TARGET_REPLACE;
-    int ret = S_ISREG(st.st_mode) ? make_successor(making, &st) : 0;
+    int ret = has_to_stay(making, &st) ? 0 : make_successor(making, &st, err);
     if (ret < 0)
-        return blk_fail(err, -ret, "creating a file beside '%s'", making->path);
+        return blk_fail_if_unset(err, -ret, "creating a file beside '%s'", making->path);
     if (ret == 0)
         use_in_place(making);
     return 0;
@@ -394,7 +445,8 @@ int file_target_free(struct blk_node *node, struct blk_error *err)
 static int make(struct making *making, struct blk_node **node, struct blk_error *err)
 {
     struct stat st;
-    int ret = resolve(making->settings.filename, &making->path, &st);
+    int ret = resolve(making->settings.filename, &making->path, &making->by_descriptor,
+                      &st);
     if (ret < 0)
         return blk_fail(err, -ret, "creating '%s'", making->settings.filename);
     ret = ret ? make_over_existing(making, err) : make_new(making, err);

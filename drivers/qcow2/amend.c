@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "blockcore/backing.h"
 #include "blockcore/options.h"
 #include "drivers/qcow2/amend.h"
 #include "drivers/qcow2/create.h"
@@ -225,7 +226,11 @@ static int change_flags(struct blk_node *node, const struct wanted *wanted, stru
                        (uint32_t)strlen(wanted->data_file));
     else if (wanted->data_file)
         qcow2_tail_remove(&tail, QCOW2_EXT_DATA_FILE);
-    int ret = qcow2_settle(node, err);
+    int ret = wanted->data_file && *wanted->data_file
+                  ? blk_sync_named(node, wanted->data_file, "raw", err)
+                  : 0;
+    if (ret == 0)
+        ret = qcow2_settle(node, err);
     if (ret == 0)
         ret = qcow2_header_relayout(node, &next, &tail, err);
     qcow2_tail_free(&tail);

@@ -190,6 +190,37 @@ static int faulty_renameat(int a, const char *b, int c, const char *d)
     return failing() ? with_errno(EIO) : renameat(a, b, c, d);
 }
 
+static int faulty_renameat2(int a, const char *b, int c, const char *d, unsigned flags)
+{
+    return failing() ? with_errno(EIO) : renameat2(a, b, c, d, flags);
+}
+
+/* NFS, and FUSE without the newer operation. */
+static int no_renameat2(int a, const char *b, int c, const char *d, unsigned flags)
+{
+    (void)a, (void)b, (void)c, (void)d, (void)flags;
+    return with_errno(EINVAL);
+}
+
+/* Confined by path: only what has its final name may be opened or named. */
+static int confined_openat(int at, const char *path, int flags, mode_t mode)
+{
+    return flags & (O_CREAT | (O_TMPFILE & ~O_DIRECTORY)) ? with_errno(EACCES)
+                                                          : openat(at, path, flags, mode);
+}
+
+static int confined_linkat(int a, const char *b, int c, const char *d, int flags)
+{
+    (void)a, (void)b, (void)c, (void)d, (void)flags;
+    return with_errno(EACCES);
+}
+
+static int no_linkat(int a, const char *b, int c, const char *d, int flags)
+{
+    (void)a, (void)b, (void)c, (void)d, (void)flags;
+    return with_errno(EPERM);
+}
+
 static int no_tmpfile(int at, const char *path, int flags, mode_t mode)
 {
     if ((flags & O_TMPFILE) == O_TMPFILE)
@@ -606,7 +637,13 @@ static void install_fdatasync(void) { faulty.fdatasync = faulty_fdatasync; }
 static void install_fsync(void) { faulty.fsync = faulty_fsync; }
 static void install_close(void) { faulty.close = faulty_close; }
 static void install_linkat(void) { faulty.linkat = faulty_linkat; }
-static void install_renameat(void) { faulty.renameat = faulty_renameat; }
+static void install_renameat2(void) { faulty.renameat2 = faulty_renameat2; }
+
+static void install_renameat(void)
+{
+    faulty.renameat2 = no_renameat2;
+    faulty.renameat = faulty_renameat;
+}
 
 TEST(a_failed_publication_leaves_what_was_there)
 {
@@ -621,7 +658,144 @@ TEST(a_failed_publication_leaves_what_was_there)
     publish_with_fault("old", 1, install_fsync, EIO);
     publish_with_fault("old", 1, install_close, EDQUOT);
     publish_with_fault("old", 1, install_linkat, ENOSPC);
+    publish_with_fault("old", 2, install_fsync, EIO);
+    publish_with_fault("old", 1, install_renameat2, EIO);
     publish_with_fault("old", 1, install_renameat, EIO);
+    leave_folder();
+}
+
+static int links_to(const char *name)
+{
+    return (int)stat_of(name).st_nlink;
+}
+
+/* Closes a new "a" that replaces `old` (NULL: nothing) with the at-th close(2) failing. */
+static int close_with_fault(const char *old, int at, void (*prepare)(void))
+{
+    unlink("a");
+    if (old)
+        put_file("a", old);
+    prepare();
+    struct blk_node *node = create_image("a", "1k");
+    if (!node)
+        return -EINVAL;
+    write_text(node, 0, "new");
+    calls = 0;
+    fail_at = at;
+    faulty.close = faulty_close;
+    int ret = close_image(node);
+    fail_at = 0;
+    return ret;
+}
+
+/* Every close(2) fails in turn: the last one, too, leaves no target or the old one. */
+static void closes_with_faults(const char *old, void (*prepare)(void), const char *left)
+{
+    int failed = 0, ret;
+
+    for (int at = 1; at == 1 || calls >= at - 1; at++) {
+        begin_faults(0);
+        ret = close_with_fault(old, at, prepare);
+        end_faults();
+        if (ret == 0) { /* that of a directory: nothing can be lost there */
+            CHECK_STR(text_of("a"), "new");
+            continue;
+        }
+        CHECK_INT(ret, -EDQUOT);
+        CHECK_STR(text_of("a"), left);
+        failed++;
+    }
+    CHECK(failed >= 2);
+}
+
+static void as_it_is(void) { }
+static void without_exchange(void) { faulty.renameat2 = no_renameat2; }
+
+static void with_a_second_name(void)
+{
+    unlink("b");
+    CHECK_INT(link("a", "b"), 0);
+}
+
+
+TEST(the_last_close_leaves_no_target_or_the_old_one)
+{
+    enter_folder();
+    closes_with_faults(NULL, as_it_is, "");
+    CHECK_STR(err.left, "");
+    closes_with_faults("old", as_it_is, "old");
+    CHECK_INT(entries(), 1);
+    closes_with_faults("old", without_exchange, "old");
+    CHECK_INT(entries(), 1);
+    CHECK_INT(links_to("a"), 1);
+    leave_folder();
+}
+
+TEST(a_failure_after_the_name_says_what_is_left)
+{
+    enter_folder();
+    publish_with_fault(NULL, 2, install_fsync, EIO);
+    CHECK_STR(err.left, "there is no 'a'");
+    publish_with_fault("old", 2, install_fsync, EIO);
+    CHECK_STR(err.left, "'a' is what it was before");
+    leave_folder();
+}
+
+/* What is overwritten in place loses its first sector again: nothing takes it for an image. */
+TEST(the_last_close_in_place_leaves_no_image)
+{
+    enter_folder();
+    closes_with_faults("old", with_a_second_name, "");
+    leave_folder();
+}
+
+/* Replaces "a" under some confinement; returns its inode. */
+static ino_t replace_confined(bool named_files)
+{
+    put_file("a", "old");
+    begin_faults(0);
+    faulty.linkat = confined_linkat;
+    if (!named_files)
+        faulty.openat = confined_openat;
+    struct blk_node *node = create_image("a", "1k");
+    CHECK(node != NULL);
+    if (!node)
+        return 0;
+    write_text(node, 0, "new");
+    CHECK_INT(close_image(node), 0);
+    end_faults();
+    CHECK_STR(text_of("a"), "new");
+    CHECK_INT(entries(), 1);
+    return stat_of("a").st_ino;
+}
+
+TEST(confinement_by_path_is_found_out_before_the_copy)
+{
+    enter_folder();
+    put_file("a", "old");
+    ino_t inode = stat_of("a").st_ino;
+    /* No name beside it may be made: in place. */
+    CHECK(replace_confined(false) == inode);
+    /* A file with a name may be made, one without cannot be linked. */
+    CHECK(replace_confined(true) != inode);
+    leave_folder();
+}
+
+TEST(a_file_system_that_cannot_keep_the_old_file_says_so)
+{
+    enter_folder();
+    put_file("a", "old");
+    begin_faults(0);
+    faulty.openat = no_tmpfile;
+    faulty.renameat2 = no_renameat2;
+    faulty.linkat = no_linkat;
+    struct blk_node *node = create_image("a", "1k");
+    REQUIRE(node);
+    write_text(node, 0, "new");
+    CHECK_INT(close_image(node), 0);
+    CHECK_STR(text_of("a"), "new");
+    CHECK_INT(entries(), 1);
+    end_faults();
     leave_folder();
 }
 
