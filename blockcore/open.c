@@ -10,6 +10,7 @@
 
 #include "blockcore/close.h"
 #include "blockcore/driver.h"
+#include "blockcore/foreign.h"
 #include "blockcore/io.h"
 #include "blockcore/memory.h"
 
@@ -89,23 +90,32 @@ static int check_all_used(const struct blk_node *node, const struct blk_options 
                         node->name, node->driver->name, unused);
 }
 
-const struct blk_driver *blk_probe_bytes(const uint8_t *head, size_t bytes)
+/* The best match for what begins with `head`, and its score. */
+static const struct blk_driver *probe_bytes(const uint8_t *head, size_t bytes, int *best_score)
 {
     const struct blk_driver *best = NULL;
-    int best_score = 0;
 
     for (size_t i = 0; blk_drivers[i]; i++) {
         const struct blk_driver *driver = blk_drivers[i];
         int score = driver->probe ? driver->probe(head, bytes) : 0;
-        if (score > best_score) {
+        if (score > *best_score) {
             best = driver;
-            best_score = score;
+            *best_score = score;
         }
     }
     return best;
 }
 
-/* Never fails for lack of a match: raw matches all. */
+const char *blk_probe_name(const uint8_t *head, size_t bytes)
+{
+    int score = 0;
+    const struct blk_driver *driver = probe_bytes(head, bytes, &score);
+    const struct blk_foreign *foreign =
+        score <= BLK_PROBE_ANY ? blk_foreign_by_head(head, bytes) : NULL;
+    return foreign ? foreign->name : driver->name;
+}
+
+/* Raw matches all, but not what is known to be of a format that no driver reads. */
 static int probe_file(struct blk_node *file, const struct blk_driver **driver,
                       struct blk_error *err)
 {
@@ -116,8 +126,9 @@ static int probe_file(struct blk_node *file, const struct blk_driver **driver,
     int ret = blk_child_pread(file, 0, bytes, head, err);
     if (ret < 0)
         return ret;
-    *driver = blk_probe_bytes(head, bytes);
-    return 0;
+    int score = 0;
+    *driver = probe_bytes(head, bytes, &score);
+    return score <= BLK_PROBE_ANY ? blk_foreign_refuse(file, head, bytes, err) : 0;
 }
 
 static int unknown_driver(const char *name, struct blk_error *err)
@@ -403,6 +414,8 @@ static int open_and_attach_backing(struct blk_node *node, struct blk_options *op
     int ret = open_behind(node, options, &named, context, &backing, err);
     if (ret == 0)
         blk_node_attach(node, BLK_ROLE_BACKING, backing);
+    else if (ret == -EMEDIUMTYPE && !named.format)
+        blk_context(err, "the header gives no format (see 'rebase -u -F raw')");
     return ret;
 }
 

@@ -63,8 +63,8 @@ int blk_open_new_backing(struct blk_node *node, const char *name, const char *fo
                          unsigned flags, struct blk_cache_mode cache, struct blk_node **backing,
                          struct blk_error *err);
 
-/* The format of what begins with `head`; raw matches all. */
-const struct blk_driver *blk_probe_bytes(const uint8_t *head, size_t bytes);
+/* The name of the format of what begins with `head`, readable here or not; raw matches all. */
+const char *blk_probe_name(const uint8_t *head, size_t bytes);
 #define BLK_PROBE_BYTES 512
 
 /* How an image is created. */
