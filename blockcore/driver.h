@@ -260,4 +260,7 @@ extern const struct blk_driver *const blk_drivers[];
 /* The driver of that name, or NULL. */
 const struct blk_driver *blk_driver_find(const char *name);
 
+/* Fails with -EINVAL: there is no driver of that name. Says which may be meant. */
+int blk_driver_unknown(const char *name, struct blk_error *err);
+
 #endif
