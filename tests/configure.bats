@@ -11,6 +11,7 @@ configure() {
 
 # setting NAME: what make makes of a variable.
 setting() {
+    # shellcheck disable=SC2016 # for make
     printf 'include config.mk\nshow:\n\t@echo $(%s)\n' "$1" | make -s -C build -f - show
 }
 
