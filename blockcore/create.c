@@ -4,9 +4,6 @@
  * the same nodes are then used. Only a close without errors gives the file its name (C6).
  */
 #include <errno.h>
-#include <fcntl.h>
-#include <string.h>
-#include <sys/stat.h>
 
 #include "blockcore/backing.h"
 #include "blockcore/close.h"
@@ -14,7 +11,6 @@
 #include "blockcore/io.h"
 #include "blockcore/memory.h"
 #include "blockcore/open.h"
-#include "blockcore/sys.h"
 
 static int create_bottom(struct blk_create *create, struct blk_options *options,
                          struct blk_node **node, struct blk_error *err);
@@ -57,18 +53,19 @@ static int create_bottom(struct blk_create *create, struct blk_options *options,
                          struct blk_node **node, struct blk_error *err)
 {
     const char *name = blk_options_get(options, "driver");
-    const char *filename = blk_options_peek(options, "filename");
     const struct blk_driver *driver;
 
     if (name)
         driver = blk_driver_find(name);
-    else if (filename)
-        driver = blk_protocol_of(filename, err);
+    else if (blk_options_peek(options, "filename"))
+        driver = blk_protocol_by_filename(options, err);
     else
         return blk_fail_why(err, EINVAL, "no file is named (option 'file.filename')",
                             "creating an image");
     if (!driver)
-        return blk_fail_if_unset(err, EINVAL, "creating an image with driver '%s'", name);
+        return name ? blk_driver_unknown(name, err)
+                    : blk_fail_if_unset(err, EINVAL, "creating an image");
+    const char *filename = blk_options_peek(options, "filename");
 
     if (driver->kind == BLK_FILTER)
         return create_filter(driver, create, options, node, err);
@@ -143,43 +140,6 @@ static int create_over(struct blk_create *create, struct blk_node *file,
     return ret < 0 ? ret : sync_backing(root, file, err);
 }
 
-/* Length of the folder's part of a name, its last slash included. */
-static size_t folder_length(const char *name)
-{
-    const char *slash = strrchr(name, '/');
-    return slash ? (size_t)(slash - name) + 1 : 0;
-}
-
-/* Whether both names, of files that need not exist, are one name in one folder. */
-static bool is_same_name(const char *a, const char *b)
-{
-    const char *names[] = { a, b };
-    struct stat folders[2];
-
-    if (strcmp(a + folder_length(a), b + folder_length(b)) != 0)
-        return false;
-    for (int i = 0; i < 2; i++) {
-        size_t length = folder_length(names[i]);
-        BLK_AUTOFREE char *folder = length ? blk_xstrndup(names[i], length) : blk_xstrdup(".");
-        if (blk_sys->fstatat(AT_FDCWD, folder, &folders[i], 0) < 0)
-            return false;
-    }
-    return folders[0].st_dev == folders[1].st_dev && folders[0].st_ino == folders[1].st_ino;
-}
-
-/* Two new files of one name: the second to get it could not. */
-static int check_own_name(const struct blk_node *file, const struct blk_node *data,
-                          struct blk_error *err)
-{
-    while (blk_child(file, BLK_ROLE_FILE))
-        file = blk_child(file, BLK_ROLE_FILE);
-    while (blk_child(data, BLK_ROLE_FILE))
-        data = blk_child(data, BLK_ROLE_FILE);
-    if (!is_same_name(file->name, data->name))
-        return 0;
-    return blk_fail_why(err, EINVAL, "it would be the image itself", "creating '%s'", data->name);
-}
-
 int blk_create_data(struct blk_create *create, const char *filename, struct blk_error *err)
 {
     struct blk_options *options = blk_options_new();
@@ -189,23 +149,31 @@ int blk_create_data(struct blk_create *create, const char *filename, struct blk_
         ret = create_bottom(create, bottom, &create->data, err);
         blk_options_free(bottom);
     }
-    if (ret == 0) {
-        ret = check_own_name(create->file, create->data, err);
-        if (ret < 0) {
-            blk_drop(create->data);
-            create->data = NULL;
-        }
-    }
     if (ret < 0)
         blk_context(err, "the external data file '%s'", filename);
     blk_options_free(options);
     return ret;
 }
 
+/*
+ * The chain that the new image's header will lead to must not contain the image itself. It stays
+ * open while the image is made: nor can its data file be a part of it then.
+ */
+static int hold_backing(const struct blk_create *create, struct blk_node *file,
+                        struct blk_node **held, struct blk_error *err)
+{
+    const char *name = blk_options_peek(create->options, "backing_file");
+    *held = NULL;
+    if (!name || !*name || !create->driver->supports_backing)
+        return 0;
+    return blk_check_backing(file, name, blk_options_peek(create->options, "backing_fmt"), held,
+                             err);
+}
+
 int blk_create(struct blk_create *create, struct blk_node **root, struct blk_error *err)
 {
     struct blk_options *options;
-    struct blk_node *file = NULL;
+    struct blk_node *file = NULL, *held = NULL;
 
     *root = NULL;
     int ret = target_options(create, &options, err);
@@ -221,7 +189,10 @@ int blk_create(struct blk_create *create, struct blk_node **root, struct blk_err
                                "creating '%s': option 'file.%s'", file->name, unused);
     }
     if (ret == 0)
+        ret = hold_backing(create, file, &held, err);
+    if (ret == 0)
         ret = create_over(create, file, options, root, err);
+    blk_drop(held);
     if (ret < 0)
         blk_drop(file);
     else

@@ -46,6 +46,8 @@ struct blk_option_desc {
     const char *default_text; /* as shown in help, or NULL */
 };
 
+#define BLK_PROBE_ANY 1
+
 struct blk_driver {
     const char *name;
     enum blk_kind kind;
@@ -64,7 +66,10 @@ struct blk_driver {
     const char *file_group;
     int (*parse_filename)(const char *filename, struct blk_options *options, struct blk_error *err);
 
-    /* Score 0 (no) to 100 (certain) that an image that begins with `head` is of this format. */
+    /*
+     * Score 0 (no) to 100 (certain) that an image that begins with `head` is of this format;
+     * BLK_PROBE_ANY: any bytes are, if they are nothing better.
+     */
     int (*probe)(const uint8_t *head, size_t bytes);
 
     /*
@@ -260,5 +265,8 @@ extern const struct blk_driver *const blk_drivers[];
 
 /* The driver of that name, or NULL. */
 const struct blk_driver *blk_driver_find(const char *name);
+
+/* Fails with -EINVAL: there is no driver of that name. Says which may be meant. */
+int blk_driver_unknown(const char *name, struct blk_error *err);
 
 #endif

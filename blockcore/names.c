@@ -9,6 +9,7 @@
 #include "blockcore/driver.h"
 #include "blockcore/memory.h"
 #include "blockcore/open.h"
+#include "blockcore/open_files.h"
 
 static bool is_json(const char *filename)
 {
@@ -35,6 +36,21 @@ const struct blk_driver *blk_protocol_of(const char *filename, struct blk_error 
     blk_fail_why(err, ENOTSUP, "no such protocol (write ./NAME for a file of that name)",
                  "opening '%s': '%.*s:'", filename, (int)length, filename);
     return NULL;
+}
+
+const struct blk_driver *blk_protocol_by_filename(struct blk_options *options,
+                                                  struct blk_error *err)
+{
+    BLK_AUTOFREE char *filename = blk_xstrdup(blk_options_peek(options, "filename"));
+    if (!filename) {
+        blk_fail_why(err, EINVAL, "neither driver nor filename is given", "opening a file");
+        return NULL;
+    }
+    const struct blk_driver *driver = blk_protocol_of(filename, err);
+    if (driver && blk_has_protocol(filename) && driver->parse_filename &&
+        driver->parse_filename(filename, options, err) < 0)
+        return NULL;
+    return driver;
 }
 
 int blk_filename_to_options(const char *filename, struct blk_options *options,
@@ -65,6 +81,48 @@ int blk_filename_to_options(const char *filename, struct blk_options *options,
     }
     blk_options_free(file);
     return ret;
+}
+
+/* The options of the level that holds the bytes: below all formats and filters. */
+static struct blk_options *bottom_options(struct blk_options *options)
+{
+    for (;;) {
+        const char *group = blk_options_has_group(options, "file")    ? "file"
+                            : blk_options_has_group(options, "image") ? "image"
+                                                                      : NULL;
+        if (!group)
+            return options;
+        struct blk_options *below = blk_options_take_group(options, group);
+        blk_options_free(options);
+        options = below;
+        if (!blk_options_count(options))
+            return options; /* a reference to another node */
+    }
+}
+
+char *blk_file_path(const char *filename)
+{
+    struct blk_options *options = blk_options_new();
+    char *path = NULL;
+
+    if (blk_filename_to_options(filename, options, NULL) == 0) {
+        options = bottom_options(options);
+        const char *name = blk_options_peek(options, "filename");
+        bool is_path = name && (blk_options_peek(options, "driver") || !blk_has_protocol(name));
+        if (name && !is_path && strncmp(name, "json:", 5) != 0)
+            path = blk_file_path(name);
+        else if (is_path)
+            path = blk_xstrdup(name);
+    }
+    blk_options_free(options);
+    return path;
+}
+
+bool blk_same_file(const char *a, const char *b)
+{
+    BLK_AUTOFREE char *first = blk_file_path(a);
+    BLK_AUTOFREE char *second = blk_file_path(b);
+    return strcmp(a, b) == 0 || (first && second && blk_same_path(first, second));
 }
 
 char *blk_resolve_backing_name(const char *image, const char *backing)

@@ -1,12 +1,16 @@
 #include "blockcore/node.h"
 
 #include <assert.h>
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "blockcore/bitmaps.h"
 #include "blockcore/driver.h"
+#include "blockcore/foreign.h"
 #include "blockcore/memory.h"
+#include "blockcore/nearest.h"
+#include "blockcore/open_files.h"
 #include "blockcore/options.h"
 
 struct blk_node *blk_node_new(const struct blk_driver *driver, const char *name, unsigned flags,
@@ -31,6 +35,7 @@ void blk_node_free(struct blk_node *node)
 {
     for (int role = 0; role < BLK_ROLE_COUNT; role++)
         assert(!node->children[role]);
+    blk_open_files_remove(node);
     blk_bitmaps_free(node);
     blk_gate_destroy(&node->gate);
     blk_range_lock_destroy(&node->ranges);
@@ -85,6 +90,22 @@ struct blk_node *blk_skip_filters(struct blk_node *node)
     while (node->driver->kind == BLK_FILTER)
         node = blk_child(node, BLK_ROLE_FILE);
     return node;
+}
+
+int blk_driver_unknown(const char *name, struct blk_error *err)
+{
+    const struct blk_foreign *foreign = blk_foreign_find(name);
+    struct blk_nearest nearest = BLK_NEAREST_INIT(name);
+    BLK_AUTOFREE char *why = NULL;
+
+    for (size_t i = 0; blk_drivers[i]; i++)
+        blk_nearest_try(&nearest, blk_drivers[i]->name);
+    if (foreign)
+        why = blk_xasprintf("this format (%s) is not supported", foreign->what);
+    else if (nearest.name)
+        why = blk_xasprintf("did you mean '%s'?", nearest.name);
+    return blk_fail_why(err, EINVAL, why ? why : "no such format or protocol",
+                        "Unknown driver '%s'", name);
 }
 
 const struct blk_driver *blk_driver_find(const char *name)

@@ -10,11 +10,14 @@
 
 #include "blockcore/close.h"
 #include "blockcore/driver.h"
+#include "blockcore/foreign.h"
 #include "blockcore/io.h"
 #include "blockcore/memory.h"
+#include "blockcore/open_files.h"
 
 /* An overlay that is being opened, so that a backing chain which leads back to it is noticed. */
 struct overlay {
+    const struct blk_node *node;
     const char *path; /* canonical */
     const struct overlay *above;
     unsigned depth;
@@ -89,23 +92,32 @@ static int check_all_used(const struct blk_node *node, const struct blk_options 
                         node->name, node->driver->name, unused);
 }
 
-const struct blk_driver *blk_probe_bytes(const uint8_t *head, size_t bytes)
+/* The best match for what begins with `head`, and its score. */
+static const struct blk_driver *probe_bytes(const uint8_t *head, size_t bytes, int *best_score)
 {
     const struct blk_driver *best = NULL;
-    int best_score = 0;
 
     for (size_t i = 0; blk_drivers[i]; i++) {
         const struct blk_driver *driver = blk_drivers[i];
         int score = driver->probe ? driver->probe(head, bytes) : 0;
-        if (score > best_score) {
+        if (score > *best_score) {
             best = driver;
-            best_score = score;
+            *best_score = score;
         }
     }
     return best;
 }
 
-/* Never fails for lack of a match: raw matches all. */
+const char *blk_probe_name(const uint8_t *head, size_t bytes)
+{
+    int score = 0;
+    const struct blk_driver *driver = probe_bytes(head, bytes, &score);
+    const struct blk_foreign *foreign =
+        score <= BLK_PROBE_ANY ? blk_foreign_by_head(head, bytes) : NULL;
+    return foreign ? foreign->name : driver->name;
+}
+
+/* Raw matches all, but not what is known to be of a format that no driver reads. */
 static int probe_file(struct blk_node *file, const struct blk_driver **driver,
                       struct blk_error *err)
 {
@@ -116,13 +128,9 @@ static int probe_file(struct blk_node *file, const struct blk_driver **driver,
     int ret = blk_child_pread(file, 0, bytes, head, err);
     if (ret < 0)
         return ret;
-    *driver = blk_probe_bytes(head, bytes);
-    return 0;
-}
-
-static int unknown_driver(const char *name, struct blk_error *err)
-{
-    return blk_fail_why(err, EINVAL, "no such format or protocol", "Unknown driver '%s'", name);
+    int score = 0;
+    *driver = probe_bytes(head, bytes, &score);
+    return score <= BLK_PROBE_ANY ? blk_foreign_refuse(file, head, bytes, err) : 0;
 }
 
 /* A child given as a word is a reference by node name, as a running QEMU has them. */
@@ -249,22 +257,6 @@ static int open_format(const struct blk_driver *driver, struct blk_options *opti
     return ret;
 }
 
-/* Without a driver, a protocol node is named by its file name's prefix. */
-static const struct blk_driver *protocol_by_filename(struct blk_options *options,
-                                                     struct blk_error *err)
-{
-    BLK_AUTOFREE char *filename = blk_xstrdup(blk_options_peek(options, "filename"));
-    if (!filename) {
-        blk_fail_why(err, EINVAL, "neither driver nor filename is given", "opening a file");
-        return NULL;
-    }
-    const struct blk_driver *driver = blk_protocol_of(filename, err);
-    if (driver && blk_has_protocol(filename) && driver->parse_filename &&
-        driver->parse_filename(filename, options, err) < 0)
-        return NULL;
-    return driver;
-}
-
 static int open_node(struct blk_options *options, const struct open_context *context,
                      struct blk_node **node, struct blk_error *err)
 {
@@ -276,9 +268,9 @@ static int open_node(struct blk_options *options, const struct open_context *con
     const char *name = blk_options_get(options, "driver");
     const struct blk_driver *driver = name ? blk_driver_find(name) : NULL;
     if (name && !driver)
-        return unknown_driver(name, err);
+        return blk_driver_unknown(name, err);
     if (!driver && own.protocol) {
-        driver = protocol_by_filename(options, err);
+        driver = blk_protocol_by_filename(options, err);
         if (!driver)
             return err && err->code ? -err->code : -EINVAL;
     }
@@ -315,7 +307,16 @@ static void lift_protocol_options(struct blk_options *options)
 
 /* ---- backing files ---- */
 
-/* Whether `path` is already open above; fills the link for what is opened below. */
+/* Whether the file of `node` is already open above, under whatever name. */
+static bool is_above(const struct blk_node *node, const struct overlay *above)
+{
+    for (; above; above = above->above)
+        if (blk_open_files_share(node, above->node))
+            return true;
+    return false;
+}
+
+/* Whether `path` is already open above. */
 static bool leads_back(const char *path, const struct overlay *above)
 {
     for (; above; above = above->above)
@@ -366,12 +367,13 @@ static int open_behind(struct blk_node *node, struct blk_options *options,
 {
     BLK_AUTOFREE char *own_path = canonical_name(blk_bottom(node)->name);
     struct overlay link = {
+        .node = node,
         .path = own_path,
         .above = context->overlays,
         .depth = context->overlays ? context->overlays->depth + 1 : 0,
     };
-    /* A json: name was not compared with any path before it was opened. */
-    if (leads_back(own_path, context->overlays))
+    /* A json: name or a hard link was not known by its path before it was opened. */
+    if (leads_back(own_path, context->overlays) || is_above(node, context->overlays))
         return loop_failed(node->name, err);
     if (link.depth >= MAX_CHAIN)
         return blk_fail_why(err, ELOOP, "the backing chain is too long", "'%s'", node->name);
@@ -403,6 +405,8 @@ static int open_and_attach_backing(struct blk_node *node, struct blk_options *op
     int ret = open_behind(node, options, &named, context, &backing, err);
     if (ret == 0)
         blk_node_attach(node, BLK_ROLE_BACKING, backing);
+    else if (ret == -EMEDIUMTYPE && !named.format)
+        blk_context(err, "the header gives no format (see 'rebase -u -F raw')");
     return ret;
 }
 
@@ -419,6 +423,60 @@ int blk_open_new_backing(struct blk_node *node, const char *name, const char *fo
     if (ret < 0)
         blk_context(err, "new backing file of '%s'", node->name);
     blk_options_free(options);
+    return ret;
+}
+
+/* Opens what it can of the chain; what fails for another reason than an alias is not judged. */
+static int look_behind(struct blk_node *node, const struct backing_name *named, unsigned flags,
+                       struct blk_node **backing, struct blk_error *err)
+{
+    struct blk_cache_mode cache = { .direct = false };
+    struct blk_error why = BLK_ERROR_INIT;
+
+    int ret = blk_open_new_backing(node, named->name, named->format, flags | BLK_FORCE_SHARE,
+                                   cache, backing, &why);
+    if ((ret == -ENOTUNIQ || ret == -ELOOP) && err)
+        *err = why;
+    return ret;
+}
+
+/* The image may be opened by another name than now (/dev/fd/3, a symlink), where that differs. */
+static int check_by_real_name(struct blk_node *node, const struct backing_name *named,
+                              struct blk_error *err)
+{
+    const char *image = blk_bottom(node)->name;
+    BLK_AUTOFREE char *real = canonical_name(image);
+    BLK_AUTOFREE char *now = blk_resolve_backing_name(image, named->name);
+    BLK_AUTOFREE char *then = blk_resolve_backing_name(real, named->name);
+    struct blk_node *backing;
+
+    if (strcmp(now, then) == 0 || blk_same_path(now, then))
+        return 0;
+    const struct backing_name other = { then, named->format };
+    int ret = look_behind(node, &other, 0, &backing, err);
+    blk_drop(backing);
+    return ret == -ENOTUNIQ || ret == -ELOOP ? ret : 0;
+}
+
+int blk_check_backing(struct blk_node *node, const char *name, const char *format,
+                      struct blk_node **held, struct blk_error *err)
+{
+    const struct backing_name named = { name, format };
+    struct blk_node *backing;
+
+    if (held)
+        *held = NULL;
+    int ret = look_behind(node, &named, 0, &backing, err);
+    /* An image that is damaged or in need of a repair still has a header. */
+    if (ret < 0 && ret != -ENOTUNIQ && ret != -ELOOP)
+        ret = look_behind(node, &named, BLK_NO_IO, &backing, err);
+    if (ret < 0)
+        return ret == -ENOTUNIQ || ret == -ELOOP ? ret : check_by_real_name(node, &named, err);
+    ret = check_by_real_name(node, &named, err);
+    if (ret == 0 && held)
+        *held = backing;
+    else
+        blk_drop(backing);
     return ret;
 }
 
@@ -465,7 +523,7 @@ static int set_format(struct blk_options *options, const char *format, struct bl
     if (!format)
         return 0;
     if (!blk_driver_find(format))
-        return unknown_driver(format, err);
+        return blk_driver_unknown(format, err);
     if (given && strcmp(given, format) != 0)
         return blk_fail_why(err, EINVAL, "the image's own options name another driver",
                             "format '%s' and driver '%s'", format, given);

@@ -63,8 +63,17 @@ int blk_open_new_backing(struct blk_node *node, const char *name, const char *fo
                          unsigned flags, struct blk_cache_mode cache, struct blk_node **backing,
                          struct blk_error *err);
 
-/* The format of what begins with `head`; raw matches all. */
-const struct blk_driver *blk_probe_bytes(const uint8_t *head, size_t bytes);
+/*
+ * Whether the header of `node` may name that file as its backing file: 0, or why not (-ENOTUNIQ,
+ * -ELOOP) when the chain below it leads to a file that this run writes, `node`'s own among them.
+ * What cannot be opened is not judged. With `held` (may be NULL) what could be opened, or NULL, is
+ * left open there: nothing of it can be overwritten until it is dropped.
+ */
+int blk_check_backing(struct blk_node *node, const char *name, const char *format,
+                      struct blk_node **held, struct blk_error *err);
+
+/* The name of the format of what begins with `head`, readable here or not; raw matches all. */
+const char *blk_probe_name(const uint8_t *head, size_t bytes);
 #define BLK_PROBE_BYTES 512
 
 /* How an image is created. */
@@ -108,10 +117,29 @@ int blk_create_data(struct blk_create *create, const char *filename, struct blk_
 char *blk_resolve_backing_name(const char *image, const char *backing);
 
 /*
+ * The path of the file that holds the bytes of what `filename` names, in whatever way it is spelled
+ * ("file:", "json:"), malloc()ed; NULL where that is no file.
+ */
+char *blk_file_path(const char *filename);
+
+/*
+ * Whether both names lead to one file that exists, or would be the same new file, or are the same
+ * text.
+ */
+bool blk_same_file(const char *a, const char *b);
+
+/*
  * Splits "prefix:rest". Returns the driver of the protocol,
  * the file driver for plain names, or NULL with `err`.
  */
 const struct blk_driver *blk_protocol_of(const char *filename, struct blk_error *err);
+
+/*
+ * The protocol that the option "filename" of a node without "driver" names; what the name stands
+ * for is put into `options`. NULL with `err`.
+ */
+const struct blk_driver *blk_protocol_by_filename(struct blk_options *options,
+                                                  struct blk_error *err);
 
 /* Whether `filename` begins with a protocol prefix ("name:" with no slash before the colon). */
 bool blk_has_protocol(const char *filename);

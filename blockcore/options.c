@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "blockcore/json_text.h"
 #include "blockcore/memory.h"
 #include "blockcore/units.h"
 
@@ -174,6 +175,12 @@ static int flatten_member(struct blk_options *options, const char *prefix, const
     return flatten(options, key, value, err);
 }
 
+/* 1.0 and 1e3 are numbers like 1 and 1000, as far as they are exact. */
+static bool is_whole(double value)
+{
+    return value > -0x1p53 && value < 0x1p53 && (double)(int64_t)value == value;
+}
+
 static bool names_backing(const char *key)
 {
     const char *dot = strrchr(key, '.');
@@ -219,16 +226,21 @@ static int flatten(struct blk_options *options, const char *key, const json_t *v
             blk_options_set(options, key, "");
         return 0;
     case JSON_REAL:
-        break;
+        if (!is_whole(json_real_value(value)))
+            break;
+        blk_options_setf(options, key, "%.0f", json_real_value(value));
+        return 0;
     }
     return blk_fail_why(err, EINVAL, "a fraction is not a valid value", "option '%s'", key);
 }
 
 int blk_options_parse_json(struct blk_options *options, const char *text, struct blk_error *err)
 {
+    BLK_AUTOFREE char *strict = blk_json_strict(text, err);
+    if (!strict)
+        return -EINVAL;
     json_error_t why;
-    json_t *root = json_loads(text, JSON_REJECT_DUPLICATES, &why);
-
+    json_t *root = json_loads(strict, JSON_REJECT_DUPLICATES, &why);
     if (!root)
         return blk_fail_why(err, EINVAL, why.text, "parsing 'json:' at line %d, column %d",
                             why.line, why.column);

@@ -47,7 +47,8 @@ int blk_options_parse_keyval(struct blk_options *options, const char *text,
 
 /*
  * Adds the members of a JSON object; nested objects and arrays become dotted keys ("file.driver",
- * "server.0.host"). Numbers, true and false become their text. Errors: -EINVAL.
+ * "server.0.host"). Numbers, true and false become their text. Strings may stand in apostrophes, as
+ * QEMU takes them. Errors: -EINVAL.
  */
 int blk_options_parse_json(struct blk_options *options, const char *text, struct blk_error *err);
 

@@ -258,7 +258,7 @@ static int run(int argc, char **argv)
         { 'o', "offset", CMD_SIZE, &offset, "OFFSET", "where the first one begins" },
         { 's', "buffer-size", CMD_SIZE, &bytes, "SIZE", "length of each (4k)" },
         { 'S', "step-size", CMD_SIZE, &step, "SIZE", "from one to the next (the length)" },
-        { 'w', NULL, CMD_FLAG, &request.write, NULL, "write; what the image holds is lost" },
+        { 'w', "write", CMD_FLAG, &request.write, NULL, "write; what the image holds is lost" },
         { 0, "pattern", CMD_UINT, &pattern, "BYTE", "what is written (0)" },
         { 0, "flush-interval", CMD_UINT, &interval, "NUMBER", "flush after so many writes" },
         { 0, "no-drain", CMD_FLAG, &request.no_drain, NULL,

@@ -32,13 +32,6 @@ struct commit {
 
 /* ---- finding the base ---- */
 
-static bool same_file_name(const char *a, const char *b)
-{
-    BLK_AUTOFREE char *real_a = realpath(a, NULL);
-    BLK_AUTOFREE char *real_b = realpath(b, NULL);
-    return strcmp(a, b) == 0 || (real_a && real_b && strcmp(real_a, real_b) == 0);
-}
-
 /*
  * Whether the backing file of `overlay` is what the user calls `name`: as in the header, or a path
  * to it.
@@ -49,8 +42,8 @@ static bool is_called(const struct blk_node *overlay, struct blk_node *backing, 
         return true;
     BLK_AUTOFREE char *beside =
         blk_resolve_backing_name(blk_bottom((struct blk_node *)overlay)->name, name);
-    return same_file_name(blk_bottom(backing)->name, name) ||
-           same_file_name(blk_bottom(backing)->name, beside);
+    return blk_same_file(blk_bottom(backing)->name, name) ||
+           blk_same_file(blk_bottom(backing)->name, beside);
 }
 
 /* The base named `name` (NULL: the immediate backing file). */
@@ -215,11 +208,11 @@ static int run(int argc, char **argv)
     bool quiet = false, show_progress = false;
     const struct cmd_option options[] = {
         IMAGE_OPTIONS(&image),
-        { 't', NULL, CMD_STRING, &cache, "CACHE", "cache mode of the images" },
-        { 'b', NULL, CMD_STRING, &base_name, "BASE",
+        { 't', "cache", CMD_STRING, &cache, "CACHE", "cache mode of the images" },
+        { 'b', "base", CMD_STRING, &base_name, "BASE",
           "image of the chain to commit into; implies -d" },
-        { 'r', NULL, CMD_SIZE, &rate, "BYTES", "copy at most so much in a second" },
-        { 'd', NULL, CMD_FLAG, &commit.keep_top, NULL, "do not empty the overlay afterwards" },
+        { 'r', "rate-limit", CMD_SIZE, &rate, "BYTES", "copy at most so much in a second" },
+        { 'd', "drop", CMD_FLAG, &commit.keep_top, NULL, "do not empty the overlay afterwards" },
         { 0, "bitmaps", CMD_FLAG, &commit.merge_bitmaps, NULL,
           "merge the overlay's bitmaps into the base's of the same names" },
         { 'p', "progress", CMD_FLAG, &show_progress, NULL, "show progress" },

@@ -11,7 +11,6 @@
 #include "blockcore/memory.h"
 #include "cmd/common/backing.h"
 #include "cmd/common/common.h"
-#include "cmd/common/same_file.h"
 
 static int run(int argc, char **argv);
 
@@ -91,7 +90,7 @@ static int check_backing(const struct request *request, const struct option_tabl
         return report_error(&err);
 
     BLK_AUTOFREE char *name = blk_resolve_backing_name(request->filename, file);
-    if (is_same_file(request->filename, name))
+    if (blk_same_file(request->filename, name))
         return report_failure("creating '%s': it cannot be its own backing file",
                               request->filename);
     if (!request->unsafe)
@@ -112,6 +111,10 @@ static int read_options(const struct request *request, const struct option_table
 
     if (create_options_parse(&request->texts, tables, options, &err) < 0)
         return report_error(&err);
+    if (request->size_text && cmd_operands_swapped(request->filename, request->size_text))
+        return report_failure("creating '%s': '%s' is not a size; the image comes first: create "
+                              "... %s %s", request->filename, request->size_text,
+                              request->size_text, request->filename);
     if (request->size_text) {
         int status = cmd_size_parse("size", request->size_text, &size);
         if (status)

@@ -148,8 +148,6 @@ static int dd(const struct request *request)
     if (part.target_bytes > BLK_MAX_BYTES)
         ret = blk_fail(&err, EFBIG, "creating '%s'", request->output);
     if (ret == 0)
-        ret = check_apart(roots[0], request->output, false, &err);
-    if (ret == 0)
         ret = create_target(request, part.target_bytes, &roots[1], &err);
     if (ret == 0)
         ret = copy(roots[0], roots[1], &part, &err);

@@ -15,6 +15,7 @@
 #include "blockcore/bytes.h"
 #include "blockcore/memory.h"
 #include "cmd/common/common.h"
+#include "cmd/common/program.h"
 #include "cmd/common/snapshot_list.h"
 #include "cmd/info_graph.h"
 
@@ -162,7 +163,8 @@ static int open_layer(const struct image_args *args, const char *name, bool *in_
 
     *in_use = false;
     int ret = image_open(args, name, flags, NULL, node, err);
-    if (ret != -EAGAIN || args->force_share)
+    /* Scripts that call qemu-img find out by this failure whether the image is in use. */
+    if (ret != -EAGAIN || args->force_share || program_called_as() == PROGRAM_QEMU_IMG)
         return ret;
     blk_error_clear(err);
     sharing.force_share = true;

@@ -12,7 +12,9 @@
 
 #include "blockcore/cancel.h"
 #include "blockcore/driver.h"
+#include "blockcore/nearest.h"
 #include "cmd/command.h"
+#include "cmd/common/program.h"
 #include "cmd/common/report.h"
 #include "cmd/version.h"
 
@@ -62,66 +64,26 @@ static const struct command *find(const char *name)
     return NULL;
 }
 
-/* ---- the nearest name ---- */
-
-#define NAME_MAX_LENGTH 32
-
-static unsigned smaller(unsigned a, unsigned b)
-{
-    return a < b ? a : b;
-}
-
-/*
- * How many characters must be added, removed, changed or swapped with their neighbour to get from a
- * to b.
- */
-static unsigned edit_distance(const char *a, const char *b)
-{
-    size_t rows = strlen(a), columns = strlen(b);
-    unsigned d[NAME_MAX_LENGTH + 1][NAME_MAX_LENGTH + 1];
-
-    if (rows > NAME_MAX_LENGTH || columns > NAME_MAX_LENGTH)
-        return NAME_MAX_LENGTH;
-    for (size_t i = 0; i <= rows; i++)
-        d[i][0] = (unsigned)i;
-    for (size_t j = 0; j <= columns; j++)
-        d[0][j] = (unsigned)j;
-    for (size_t i = 1; i <= rows; i++) {
-        for (size_t j = 1; j <= columns; j++) {
-            unsigned best = d[i - 1][j - 1] + (a[i - 1] != b[j - 1]);
-            best = smaller(best, smaller(d[i - 1][j], d[i][j - 1]) + 1);
-            if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1])
-                best = smaller(best, d[i - 2][j - 2] + 1);
-            d[i][j] = best;
-        }
-    }
-    return d[rows][columns];
-}
-
 static int unknown_command(const char *name)
 {
-    const struct command *nearest = NULL;
-    /* More than half of the letters wrong is another word. */
-    unsigned least = (unsigned)strlen(name) / 2 + 1;
-
-    for (const struct command *const *command = commands; *command; command++) {
-        unsigned distance = edit_distance(name, (*command)->name);
-        if (distance < least) {
-            least = distance;
-            nearest = *command;
-        }
-    }
-    if (nearest)
-        return report_failure("unknown command '%s'; did you mean '%s'?", name, nearest->name);
-    return report_failure("unknown command '%s' (see 'blkimg --help')", name);
+    struct blk_nearest nearest = BLK_NEAREST_INIT(name);
+    for (const struct command *const *command = commands; *command; command++)
+        blk_nearest_try(&nearest, (*command)->name);
+    if (nearest.name)
+        return report_failure("Command not found: %s (did you mean '%s'?)", name, nearest.name);
+    return report_failure("Command not found: %s (see '%s --help')", name, program_name());
 }
 
 /* ---- help ---- */
 
 static void print_help(void)
 {
-    printf("usage: blkimg COMMAND [OPTION]... [OPERAND]...\n"
-           "       blkimg help [COMMAND] | --help | --version\n\nCommands:\n");
+    const char *name = program_name();
+
+    if (program_called_as() == PROGRAM_QEMU_IMG)
+        print_version();
+    printf("usage: %s COMMAND [OPTION]... [OPERAND]...\n"
+           "       %s help [COMMAND] | --help | --version\n\nCommands:\n", name, name);
     for (const struct command *const *command = commands; *command; command++)
         printf("  %-12s %s\n", (*command)->name, (*command)->summary);
     printf("\nCommand syntax:\n");
@@ -157,8 +119,10 @@ static bool is_one_of(const char *word, const char *first, const char *second)
 
 static int run(int argc, char **argv)
 {
+    if (program_called_as() == PROGRAM_QEMU_IO)
+        return run_command("io", argc, argv);
     if (argc < 2)
-        return report_failure("no command given (see 'blkimg --help')");
+        return report_failure("no command given (see '%s --help')", program_name());
     if (is_one_of(argv[1], "-h", "--help") || strcmp(argv[1], "help") == 0)
         return run_help(argc - 1, argv + 1);
     if (is_one_of(argv[1], "-V", "--version")) {
@@ -166,8 +130,8 @@ static int run(int argc, char **argv)
         return EXIT_OK;
     }
     if (argv[1][0] == '-')
-        return report_failure("unknown option '%s' before the command (see 'blkimg --help')",
-                              argv[1]);
+        return report_failure("unknown option '%s' before the command (see '%s --help')", argv[1],
+                              program_name());
     return run_command(argv[1], argc - 1, argv + 1);
 }
 
@@ -204,6 +168,7 @@ int main(int argc, char **argv)
 {
     if (!fill_standard_descriptors())
         return EXIT_FAILED;
+    program_set(argv[0]);
     /* A line is one write: those of several processes on one stderr do not mix. */
     setvbuf(stderr, NULL, _IOLBF, STDERR_BUFFER_BYTES);
     blk_cancel_init();

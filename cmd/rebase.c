@@ -303,7 +303,7 @@ static int check_name(struct rebase *rebase, struct blk_error *err)
         return 0;
     BLK_AUTOFREE char *path = blk_resolve_backing_name(blk_bottom(rebase->root)->name, name);
     /* Else opening it finds that out, and longer loops too. */
-    if (request->unsafe && is_same_file(blk_bottom(rebase->root)->name, path))
+    if (request->unsafe && blk_same_file(blk_bottom(rebase->root)->name, path))
         return blk_fail_why(err, EINVAL, "an image cannot be its own backing file",
                             "rebasing '%s'", rebase->root->name);
     if (!rebase->top->driver->can_change_backing)

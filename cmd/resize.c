@@ -83,6 +83,10 @@ static int run(int argc, char **argv)
                               prealloc_text);
     if (operands.count != 2)
         return report_usage(&cmd_resize, "expects an image and a size");
+    if (cmd_operands_swapped(operands.items[0], operands.items[1]))
+        return report_failure("resizing '%s': '%s' is not a size; the image comes first: resize "
+                              "... %s %s", operands.items[0], operands.items[1],
+                              operands.items[1], operands.items[0]);
 
     struct blk_error err = BLK_ERROR_INIT;
     struct blk_node *root;

@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <zlib.h>
 
+#include "cmd/common/program.h"
 #include "config.h"
 
 #ifdef HAVE_ZSTD
@@ -19,9 +20,15 @@
 #include <openssl/opensslv.h>
 #endif
 
+/* The QEMU whose behaviour is kept to: scripts compare it. */
+#define QEMU_VERSION "7.2.0"
+
 void print_version(void)
 {
-    printf("blkimg version %s\n", VERSION);
+    if (program_called_as() == PROGRAM_BLKIMG)
+        printf("blkimg version %s\n", VERSION);
+    else
+        printf("%s version %s (blkimg %s)\n", program_name(), QEMU_VERSION, VERSION);
     printf("built with: popt, jansson %s, zlib %s", JANSSON_VERSION, zlibVersion());
 #ifdef HAVE_ZSTD
     printf(", zstd %s", ZSTD_versionString());

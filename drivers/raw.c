@@ -34,7 +34,7 @@ static int raw_probe(const uint8_t *head, size_t bytes)
 {
     (void)head;
     (void)bytes;
-    return 1; /* anything is raw, if it is nothing better */
+    return BLK_PROBE_ANY;
 }
 
 /* ---- life ---- */
@@ -162,13 +162,13 @@ static int check_head(const struct blk_node *node, uint64_t offset, uint64_t byt
     if (ret < 0)
         return ret;
     memcpy(head + at, buf, u64_min(bytes, sizeof(head) - at));
-    const struct blk_driver *looks_like = blk_probe_bytes(head, sizeof(head));
-    if (looks_like == &blk_driver_raw)
+    const char *looks_like = blk_probe_name(head, sizeof(head));
+    if (strcmp(looks_like, blk_driver_raw.name) == 0)
         return 0;
     char why[200];
     snprintf(why, sizeof(why),
              "it would turn this image, whose format was guessed to be raw, into %s "
-             "(give the format raw to allow that)", looks_like->name);
+             "(give the format raw to allow that)", looks_like);
     return blk_fail_why(err, EPERM, why, "writing to sector 0 of '%s'", node->name);
 }
 

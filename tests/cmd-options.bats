@@ -78,11 +78,20 @@ one_line() {
     [[ ${stderr_lines[0]} == "blkimg: --lock-wait: 'soon' is not a number" ]]
 }
 
+@test "every option has a long name, and the help of a command fits a screen" {
+    local command
+    for command in $(blkimg help | sed -n '/^Commands:/,/^$/s/^  \([a-z-]*\) .*/\1/p'); do
+        blkimg "$command" --help >out
+        ! grep -E '^  -[A-Za-z]( |$)' out || fail "$command"
+        (($(wc -l <out) <= 50)) || fail "$command: $(wc -l <out) lines"
+    done
+}
+
 @test "an unknown command: the nearest name is suggested" {
     run -1 --separate-stderr blkimg crate x
-    assert_equal "$stderr" "blkimg: unknown command 'crate'; did you mean 'create'?"
+    assert_equal "$stderr" "blkimg: Command not found: crate (did you mean 'create'?)"
     run -1 --separate-stderr blkimg ifno x
-    [[ $stderr == *"did you mean 'info'?" ]]
+    [[ $stderr == *"did you mean 'info'?)" ]]
     run -1 --separate-stderr blkimg frobnicate x
     [[ $stderr != *"did you mean"* ]]
     run -1 --separate-stderr blkimg

@@ -17,3 +17,18 @@ sequences() {
 @test "random sequences 2" { sequences 50 2; }
 @test "random sequences 3" { sequences 50 3; }
 @test "random sequences 4" { sequences 50 4; }
+
+@test "a backing name of json: with strings in single quotes" {
+    need qemu-img
+    truncate -s 1M base.raw
+    printf hello | dd of=base.raw conv=notrunc status=none
+    local name="json:{'driver':'raw','file':{'driver':'file','filename':'base.raw'}}"
+    qemu-img create -q -f qcow2 -b "$name" -F raw top.q
+    blkimg convert -O raw top.q out.raw
+    cmp base.raw out.raw
+    blkimg info --output=json top.q >info
+    [[ $(jq -r '."backing-filename"' info) == "$name" ]]
+    # Trailing commas are refused, as QEMU refuses them.
+    refute blkimg info "json:{'driver':'raw','file.filename':'base.raw',}"
+    refute qemu-img info "json:{'driver':'raw','file.filename':'base.raw',}"
+}

@@ -5,7 +5,6 @@
 #include <string.h>
 
 #include "blockcore/memory.h"
-#include "cmd/common/same_file.h"
 
 #define DEFAULT_WORKERS 4
 
@@ -139,7 +138,13 @@ static int choose(const char *option, const char *text, const char *const *names
     for (int i = 0; names[i]; i++)
         if (strcmp(names[i], text) == 0)
             return i;
-    report_failure("--%s: '%s' is not one of the choices", option, text);
+    BLK_AUTOFREE char *list = blk_xstrdup(names[0]);
+    for (int i = 1; names[i]; i++) {
+        char *longer = blk_xasprintf("%s, %s", list, names[i]);
+        free(list);
+        list = longer;
+    }
+    report_failure("--%s: '%s' is none of %s", option, text, list);
     return -1;
 }
 
@@ -213,7 +218,7 @@ static int check_targets(const struct backup *backup)
 {
     for (size_t i = 0; i < backup->count; i++)
         for (size_t j = 0; j < i; j++)
-            if (is_same_file(backup->disks[i].target_name, backup->disks[j].target_name))
+            if (blk_same_file(backup->disks[i].target_name, backup->disks[j].target_name))
                 return report_failure("the target '%s' is given for two disks",
                                       backup->disks[i].target_name);
     return EXIT_OK;
@@ -290,11 +295,13 @@ static int run(int argc, char **argv)
           "options for creating the target" },
         { 'c', "compress", CMD_FLAG, &options.compressed, NULL, "write compressed clusters" },
         IN_PLACE_OPTION(&options.target),
-        { 'n', NULL, CMD_FLAG, &options.existing, NULL, "write into a target that exists" },
-        { 't', NULL, CMD_STRING, &options.target_cache, "CACHE", "cache mode of the target" },
-        { 'T', NULL, CMD_STRING, &options.source_cache, "CACHE", "cache mode of the source" },
-        { 'm', NULL, CMD_UINT, &texts.workers, "N", "worker threads (4)" },
-        { 'r', NULL, CMD_SIZE, &texts.rate, "BYTES", "copy at most so much in a second" },
+        { 'n', "no-create", CMD_FLAG, &options.existing, NULL, "write into a target that exists" },
+        { 't', "target-cache", CMD_STRING, &options.target_cache, "CACHE",
+          "cache mode of the target" },
+        { 'T', "source-cache", CMD_STRING, &options.source_cache, "CACHE",
+          "cache mode of the source" },
+        { 'm', "parallel", CMD_UINT, &texts.workers, "N", "worker threads (4)" },
+        { 'r', "rate-limit", CMD_SIZE, &texts.rate, "BYTES", "copy at most so much in a second" },
         { 'p', "progress", CMD_FLAG, &options.progress, NULL, "show progress" },
         { 'q', "quiet", CMD_FLAG, &options.quiet, NULL, "print nothing but errors" },
         { 0, "target-image-opts", CMD_FLAG, &options.target.image_opts, NULL,

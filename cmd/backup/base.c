@@ -11,7 +11,6 @@
 #include "blockcore/memory.h"
 #include "cmd/backup/backup.h"
 #include "cmd/common/backing.h"
-#include "cmd/common/same_file.h"
 
 /* Whether any of the bitmaps counts from that backup. A union covers what each of them does. */
 static bool continues(const struct blk_identity *source, const struct backup_disk *disk,
@@ -29,7 +28,7 @@ static bool is_backing_of_source(const struct backup_disk *disk, struct blk_node
 {
     struct blk_node *backing = blk_child(disk->format, BLK_ROLE_BACKING);
     return disk->mode == BACKUP_TOP && backing &&
-           is_same_file(blk_bottom(backing)->name, blk_bottom(node)->name);
+           blk_same_file(blk_bottom(backing)->name, blk_bottom(node)->name);
 }
 
 /*
@@ -93,7 +92,7 @@ int backup_check_base(const struct backup_options *options, struct backup_disk *
         return 0; /* a broken bitmap may have made it a full backup, which needs no base */
     if (!disk->base)
         return note_parent(disk, err);
-    if (is_same_file(disk->base, disk->target_name))
+    if (blk_same_file(disk->base, disk->target_name))
         return blk_fail_why(err, EINVAL, "it would be overwritten by what is put on it",
                             "base '%s'", disk->base);
     int ret = image_open(&args, disk->base, 0, NULL, &root, err);

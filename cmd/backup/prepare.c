@@ -10,7 +10,6 @@
 
 #include "blockcore/memory.h"
 #include "cmd/backup/backup.h"
-#include "cmd/common/same_file.h"
 
 /* ---- bitmaps ---- */
 
@@ -316,15 +315,11 @@ static int check_names(const struct backup *backup, struct backup_disk *disk,
                        struct blk_error *err)
 {
     const struct backup_options *options = backup->options;
-    int ret = 0;
 
     disk->target_existed =
         stat(disk->target_name, &disk->target_before) == 0 || options->existing;
-    for (size_t i = 0; i < backup->count && ret == 0; i++)
-        ret = check_apart(backup->disks[i].source, disk->target_name, options->target.image_opts,
-                          err);
-    if (ret < 0 || !options->keep_failed)
-        return ret;
+    if (!options->keep_failed)
+        return 0;
 
     BLK_AUTOFREE char *partial = blk_xasprintf("%s.partial", disk->target_name);
     const char *taken = NULL;

@@ -7,19 +7,13 @@
 #include "blockcore/close.h"
 #include "blockcore/memory.h"
 #include "blockcore/open.h"
-#include "cmd/common/same_file.h"
 
 int backing_open(const struct image_args *args, const char *name, unsigned flags,
                  const char *overlay, struct blk_node **backing, struct blk_error *err)
 {
     int ret = image_open(args, name, flags, NULL, backing, err);
-    if (ret == 0)
-        ret = check_apart(*backing, overlay, false, err);
-    if (ret < 0) {
+    if (ret < 0)
         blk_context(err, "the backing file of '%s'", overlay);
-        blk_drop(*backing);
-        *backing = NULL;
-    }
     return ret;
 }
 

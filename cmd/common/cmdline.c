@@ -14,9 +14,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "blockcore/memory.h"
+#include "blockcore/nearest.h"
 #include "blockcore/units.h"
+#include "cmd/common/program.h"
 #include "cmd/common/report.h"
 
 #define HELP_VALUE 1 /* popt's values: help, then the rows of the table */
@@ -79,11 +82,27 @@ static void print_option(const struct cmd_option *option)
     printf("%-34s %s\n", left, option->help);
 }
 
+/* What follows the options in brackets at the start of a synopsis: the operands, mostly. */
+static const char *skip_options(const char *synopsis)
+{
+    while (strncmp(synopsis, "[-", 2) == 0) {
+        unsigned depth = 0;
+        do {
+            depth += *synopsis == '[';
+            depth -= *synopsis == ']';
+        } while (*synopsis++ && depth);
+        synopsis += strspn(synopsis, ". ");
+    }
+    return synopsis;
+}
+
 static void print_help(const struct command *command, const struct cmd_option *options)
 {
     static const struct cmd_option help = { 'h', "help", CMD_FLAG, NULL, NULL, "show this" };
 
-    printf("usage: blkimg %s %s\n\n%s.\n\n", command->name, command->synopsis, command->summary);
+    bool alone = program_called_as() == PROGRAM_QEMU_IO;
+    printf("usage: %s%s%s [OPTION]... %s\n\n%s.\n\n", program_name(), alone ? "" : " ",
+           alone ? "" : command->name, skip_options(command->synopsis), command->summary);
     for (; !is_end(options); options++)
         print_option(options);
     print_option(&help);
@@ -214,6 +233,17 @@ int cmd_size_parse(const char *what, const char *text, uint64_t *bytes)
     return 0;
 }
 
+static bool is_size(const char *text)
+{
+    uint64_t bytes;
+    return blk_parse_size(text + (*text == '+' || *text == '-'), &bytes) == 0;
+}
+
+bool cmd_operands_swapped(const char *name, const char *size)
+{
+    return is_size(name) && !is_size(size) && access(name, F_OK) < 0;
+}
+
 static int uint_parse(const char *what, const char *text, uint64_t *value)
 {
     int ret = blk_parse_uint(text, value);
@@ -278,11 +308,29 @@ static struct poptOption *popt_table(const struct cmd_option *options)
     return table;
 }
 
-static int report_bad_option(const struct command *command, poptContext context, int error)
+/* A long option that is mistyped, or too short to be clear, is nearest to one that there is. */
+static int report_unknown(const struct command *command, const struct cmd_option *options,
+                          const char *text)
+{
+    if (strncmp(text, "--", 2) != 0)
+        return report_usage(command, "unknown option '%s'", text);
+    BLK_AUTOFREE char *name = blk_xstrndup(text + 2, strcspn(text + 2, "="));
+    struct blk_nearest nearest = BLK_NEAREST_INIT(name);
+    for (; !is_end(options); options++)
+        if (options->name)
+            blk_nearest_try(&nearest, options->name);
+    if (!nearest.name)
+        return report_usage(command, "unknown option '--%s'", name);
+    return report_usage(command, "unknown option '--%s'; did you mean '--%s'?", name,
+                        nearest.name);
+}
+
+static int report_bad_option(const struct command *command, const struct cmd_option *options,
+                             poptContext context, int error)
 {
     const char *text = poptBadOption(context, 0);
     if (error == POPT_ERROR_BADOPT)
-        return report_usage(command, "unknown option '%s'", text);
+        return report_unknown(command, options, text);
     if (error == POPT_ERROR_NOARG)
         return report_usage(command, "option '%s' needs a value", text);
     if (error == POPT_ERROR_UNWANTEDARG)
@@ -304,7 +352,7 @@ static int parse_arranged(const struct command *command, const struct cmd_option
         if (status)
             return status;
     }
-    return value == -1 ? CMD_RUN : report_bad_option(command, context, value);
+    return value == -1 ? CMD_RUN : report_bad_option(command, options, context, value);
 }
 
 int cmd_parse(const struct command *command, const struct cmd_option *options, int argc,

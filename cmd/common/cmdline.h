@@ -79,6 +79,12 @@ int cmd_parse_image(const struct command *command, const struct cmd_option *opti
                     char **argv, const char **filename);
 
 /*
+ * Whether an image and a size were given in the wrong order: `name` is a size and no file, and
+ * `size` is none. Either may have a sign.
+ */
+bool cmd_operands_swapped(const char *name, const char *size);
+
+/*
  * Parses a size given as an operand or within an option's value. Reports an error that calls it
  * `what` and shows the text: "blkimg: bs: '1.5.2G' is not a size". Sizes above BLK_MAX_BYTES are
  * errors too. Returns 0 or an exit status.

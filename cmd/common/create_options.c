@@ -6,6 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "blockcore/memory.h"
+#include "blockcore/nearest.h"
 #include "blockcore/open.h"
 #include "blockcore/units.h"
 
@@ -114,6 +116,24 @@ static int check_value(const struct blk_option_desc *desc, struct blk_options *o
     return ret;
 }
 
+static void try_table(struct blk_nearest *nearest, const struct blk_option_desc *table)
+{
+    for (; table && table->name; table++)
+        blk_nearest_try(nearest, table->name);
+}
+
+static int unknown_option(const struct option_tables *tables, const char *name,
+                          struct blk_error *err)
+{
+    struct blk_nearest nearest = BLK_NEAREST_INIT(name);
+    try_table(&nearest, tables->own);
+    try_table(&nearest, tables->below);
+    BLK_AUTOFREE char *meant =
+        nearest.name ? blk_xasprintf("; did you mean '%s'?", nearest.name) : blk_xstrdup("");
+    BLK_AUTOFREE char *why = blk_xasprintf("there is no such option (-o help lists them)%s", meant);
+    return blk_fail_why(err, EINVAL, why, "format '%s': option '%s'", tables->format, name);
+}
+
 int create_options_parse(const struct cmd_list *texts, const struct option_tables *tables,
                          struct blk_options *options, struct blk_error *err)
 {
@@ -132,8 +152,7 @@ int create_options_parse(const struct cmd_list *texts, const struct option_table
         if (desc)
             ret = check_value(desc, copy, err);
         else
-            ret = blk_fail_why(err, EINVAL, "there is no such option (-o help lists them)",
-                               "format '%s': option '%s'", tables->format, name);
+            ret = unknown_option(tables, name, err);
     }
     blk_options_free(copy);
     return ret;

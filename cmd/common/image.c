@@ -22,8 +22,7 @@ const struct blk_driver *image_driver(const char *format, struct blk_error *err)
 {
     const struct blk_driver *driver = blk_driver_find(format);
     if (!driver)
-        blk_fail_why(err, EINVAL, "see 'blkimg --help' for those there are",
-                     "Unknown driver '%s'", format);
+        blk_driver_unknown(format, err);
     return driver;
 }
 

@@ -9,6 +9,7 @@
 #include "blockcore/cancel.h"
 #include "blockcore/memory.h"
 #include "cmd/common/json_print.h"
+#include "cmd/common/program.h"
 
 /* Whether an error was reported because a signal asked to stop. */
 static bool stopped_by_signal;
@@ -29,7 +30,7 @@ static void print_line(const char *text)
 {
     /* What is on stdout so far comes before the error in a shared log; main() checks stdout. */
     fflush(stdout);
-    fputs("blkimg: ", stderr);
+    fprintf(stderr, "%s: ", program_name());
     print_escaped(stderr, text);
     putc('\n', stderr);
 }
@@ -62,7 +63,9 @@ int report_usage(const struct command *command, const char *format, ...)
     va_start(args, format);
     BLK_AUTOFREE char *text = blk_xvasprintf(format, args);
     va_end(args);
-    report_failure("%s: %s (see 'blkimg %s --help')", command->name, text, command->name);
+    bool alone = program_called_as() == PROGRAM_QEMU_IO;
+    report_failure("%s: %s (see '%s%s%s --help')", command->name, text, program_name(),
+                   alone ? "" : " ", alone ? "" : command->name);
     return EXIT_FAILED;
 }
 

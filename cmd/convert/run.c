@@ -99,7 +99,7 @@ static int read_backing(struct convert_options *o, const struct option_tables *t
         return blk_fail_why(err, EINVAL, "several inputs are joined",
                             "creating '%s' over a backing file", o->output);
     BLK_AUTOFREE char *name = blk_resolve_backing_name(o->output, o->backing);
-    if (is_same_file(o->output, name))
+    if (blk_same_file(o->output, name))
         return blk_fail_why(err, EINVAL, "it cannot be its own backing file", "creating '%s'",
                             o->output);
     return look_at_backing(o, name, err);

@@ -3,7 +3,6 @@
 
 #include "blockcore/bytes.h"
 #include "blockcore/memory.h"
-#include "cmd/common/same_file.h"
 #include "cmd/convert/convert.h"
 
 static int open_source(const struct convert_options *options, const char *name,
@@ -12,8 +11,6 @@ static int open_source(const struct convert_options *options, const char *name,
     int ret = image_open(&options->source, name, 0, options->source_cache, root, err);
     if (ret == 0 && options->snapshot)
         ret = image_load_snapshot(*root, options->snapshot, err);
-    if (ret == 0)
-        ret = check_apart(*root, options->output, options->target.image_opts, err);
     return ret;
 }
 

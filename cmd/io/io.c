@@ -16,6 +16,7 @@
 #include "blockcore/cancel.h"
 #include "blockcore/memory.h"
 #include "cmd/common/cmdline.h"
+#include "cmd/common/program.h"
 #include "cmd/common/report.h"
 #include "cmd/version.h"
 
@@ -57,7 +58,7 @@ static bool goes_on(const struct io_session *session)
 
 static void prompt(void)
 {
-    printf("blkimg io> ");
+    printf("%s> ", program_called_as() == PROGRAM_QEMU_IO ? "qemu-io" : "blkimg io");
     fflush(stdout);
 }
 

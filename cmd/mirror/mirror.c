@@ -38,9 +38,7 @@ static int open_all(struct mirror *mirror, struct pivot *pivot, struct blk_error
     if (ret < 0)
         return ret;
     mirror->format = blk_skip_filters(mirror->source);
-    ret = check_apart(mirror->source, request->target_name, false, err);
-    if (ret == 0)
-        ret = pivot_open(pivot, blk_bottom(mirror->format)->name, request->target_name, err);
+    ret = pivot_open(pivot, blk_bottom(mirror->format)->name, request->target_name, err);
     return ret < 0 ? ret : pivot_prove_old(pivot, mirror->source, err);
 }
 
@@ -163,10 +161,12 @@ static int run(int argc, char **argv)
           "options for creating the target" },
         { 'c', "compress", CMD_FLAG, &request.compressed, NULL, "write compressed clusters" },
         IN_PLACE_OPTION(&request.target),
-        { 't', NULL, CMD_STRING, &request.target_cache, "CACHE", "cache mode of what is written" },
-        { 'T', NULL, CMD_STRING, &request.source_cache, "CACHE", "cache mode of what is read" },
-        { 'm', NULL, CMD_UINT, &workers, "N", "worker threads (4)" },
-        { 'r', NULL, CMD_SIZE, &rate, "BYTES", "copy at most so much in a second" },
+        { 't', "target-cache", CMD_STRING, &request.target_cache, "CACHE",
+          "cache mode of what is written" },
+        { 'T', "source-cache", CMD_STRING, &request.source_cache, "CACHE",
+          "cache mode of what is read" },
+        { 'm', "parallel", CMD_UINT, &workers, "N", "worker threads (4)" },
+        { 'r', "rate-limit", CMD_SIZE, &rate, "BYTES", "copy at most so much in a second" },
         { 'p', "progress", CMD_FLAG, &request.show_progress, NULL, "show progress" },
         { 'q', "quiet", CMD_FLAG, &quiet, NULL, "print nothing but errors" },
         OUTPUT_OPTION(&format),

@@ -6,7 +6,6 @@
 #include "blockcore/cancel.h"
 #include "blockcore/memory.h"
 #include "cmd/common/backing.h"
-#include "cmd/common/same_file.h"
 #include "cmd/mirror/mirror.h"
 
 void pivot_init(struct pivot *pivot, const char *const *names, size_t count)
@@ -82,7 +81,7 @@ static char *path_of_backing(const struct pivot_overlay *overlay, const char *na
 static int check_once(const struct pivot *pivot, size_t index, struct blk_error *err)
 {
     for (size_t i = 0; i < index; i++)
-        if (is_same_file(pivot->overlays[i].filename, pivot->overlays[index].filename))
+        if (blk_same_file(pivot->overlays[i].filename, pivot->overlays[index].filename))
             return blk_fail_why(err, EINVAL, "it is given twice", "overlay '%s'",
                                 pivot->overlays[index].filename);
     return 0;
@@ -91,7 +90,7 @@ static int check_once(const struct pivot *pivot, size_t index, struct blk_error 
 static int open_one(const struct pivot *pivot, struct pivot_overlay *overlay, const char *from,
                     const char *to, struct blk_error *err)
 {
-    if (is_same_file(overlay->filename, to))
+    if (blk_same_file(overlay->filename, to))
         return blk_fail_why(err, EINVAL, "an image cannot be its own backing file",
                             "overlay '%s'", overlay->filename);
     int ret = pivot_open_overlay(pivot, overlay, err);
@@ -99,7 +98,7 @@ static int open_one(const struct pivot *pivot, struct pivot_overlay *overlay, co
         return ret;
     const struct blk_node *node = blk_skip_filters(overlay->root);
     BLK_AUTOFREE char *backing = path_of_backing(overlay, node->backing_name);
-    if (from && !is_same_file(backing, from))
+    if (from && !blk_same_file(backing, from))
         return blk_fail_why(err, EINVAL, "its backing file is another one",
                             "overlay '%s' of '%s'", overlay->filename, from);
     overlay->old_name = blk_xstrdup(node->backing_name);
@@ -151,9 +150,6 @@ static int plan_one(const struct pivot *pivot, struct pivot_overlay *overlay, co
 
     overlay->new_name = backing_name_for_header(file_of(overlay), to);
     overlay->new_format = blk_xstrdup(blk_skip_filters(to_node)->driver->name);
-    if (check_apart(to_node, file_of(overlay), false, NULL) < 0)
-        return blk_fail_why(err, ELOOP, "the new backing file stands on it", "overlay '%s'",
-                            overlay->filename);
     int ret = node->driver->can_change_backing
                   ? node->driver->can_change_backing(node, overlay->new_name, overlay->new_format,
                                                      err)

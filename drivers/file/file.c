@@ -15,6 +15,7 @@
 #include "blockcore/io.h"
 #include "blockcore/memory.h"
 #include "blockcore/open.h"
+#include "blockcore/open_files.h"
 #include "blockcore/options.h"
 #include "blockcore/sys.h"
 #include "blockcore/units.h"
@@ -120,8 +121,11 @@ static int open_failed(const char *path, unsigned flags, struct blk_cache_mode c
 static int open_path(const char *path, unsigned flags, struct blk_cache_mode cache,
                      struct stat *st, struct blk_error *err)
 {
-    if (blk_sys->fstatat(AT_FDCWD, path, st, 0) < 0)
-        return blk_fail(err, errno, "opening '%s'", path);
+    if (blk_sys->fstatat(AT_FDCWD, path, st, 0) < 0) {
+        int code = errno;
+        int taken = code == ENOENT ? blk_open_files_check_name(path, err) : 0;
+        return taken < 0 ? taken : blk_fail(err, code, "opening '%s'", path);
+    }
     int ret = check_type(path, st->st_mode, err);
     if (ret < 0)
         return ret;
@@ -163,7 +167,9 @@ int file_open_locked(const char *path, unsigned flags, struct blk_cache_mode cac
         int fd = open_path(path, flags, cache, st, err);
         if (fd < 0)
             return fd;
-        int ret = file_locks_take(locks, fd, file_lock_bits(flags), policy, path, err);
+        int ret = blk_open_files_check(NULL, st, flags & BLK_WRITABLE, path, err);
+        if (ret == 0)
+            ret = file_locks_take(locks, fd, file_lock_bits(flags), policy, path, err);
         /* While we waited the holder may have put another file under the name. */
         if (ret == 0 && leads_to(path, st))
             return fd;
@@ -201,6 +207,7 @@ int file_init(struct blk_node *node, int fd, const struct stat *st, const struct
     s->sector_bytes = s->device ? file_device_sector(fd) : 0;
     pthread_rwlock_init(&s->growth, NULL);
     blk_node_set_size(node, size);
+    blk_open_files_add(node, st);
     return 0;
 }
 

@@ -10,6 +10,7 @@
 #include <stdlib.h>
 
 #include "blockcore/memory.h"
+#include "blockcore/open_files.h"
 #include "blockcore/reopen.h"
 #include "blockcore/sys.h"
 #include "drivers/file/file.h"
@@ -50,6 +51,16 @@ static int open_again(struct blk_node *node, unsigned flags, struct blk_cache_mo
     return 0;
 }
 
+/* What is to be written must not be open in this run under another name. */
+static int check_alone(const struct blk_node *node, struct blk_error *err)
+{
+    const struct file_state *s = node->state;
+    struct stat st;
+    if (blk_sys->fstat(s->fd, &st) < 0)
+        return blk_fail(err, errno, "reopening '%s'", node->name);
+    return blk_open_files_check(node, &st, true, node->name, err);
+}
+
 int file_reopen_prepare(struct blk_reopen *reopen, struct blk_error *err)
 {
     struct blk_node *node = reopen->node;
@@ -59,7 +70,9 @@ int file_reopen_prepare(struct blk_reopen *reopen, struct blk_error *err)
     bool same = writable == blk_is_writable(node) && reopen->cache.direct == node->cache.direct;
 
     *p = (struct prepared){ .fd = -1, .old_locks = s->locks.held, .limits = node->limits };
-    int ret = file_locks_take(&s->locks, s->first_fd, file_lock_bits(reopen->flags),
+    int ret = writable && !blk_is_writable(node) ? check_alone(node, err) : 0;
+    if (ret == 0)
+        ret = file_locks_take(&s->locks, s->first_fd, file_lock_bits(reopen->flags),
                               &s->lock_policy, node->name, err);
     if (ret == 0 && !same)
         ret = open_again(node, reopen->flags, reopen->cache, p, err);

@@ -18,6 +18,7 @@
 
 #include "blockcore/memory.h"
 #include "blockcore/open.h"
+#include "blockcore/open_files.h"
 #include "blockcore/sys.h"
 #include "drivers/drivers.h"
 #include "drivers/file/file.h"
@@ -195,7 +196,10 @@ static int make_new(struct making *making, struct blk_error *err)
 {
     struct file_target *t = making->target;
     t->kind = FILE_TARGET_NEW;
-    int ret = open_folder(making);
+    int ret = blk_open_files_check_name(making->path, err);
+    if (ret < 0)
+        return ret;
+    ret = open_folder(making);
     if (ret == 0)
         ret = making->fd = open_new(t, making->flags, making->create->cache, NEW_FILE_MODE);
     if (ret == -EINVAL && making->create->cache.direct)
@@ -374,6 +378,24 @@ static int apply_hints(int fd, struct blk_options *options, struct blk_error *er
     return 0;
 }
 
+/* Nothing else in this run may use what the new file will be called, or what it replaces. */
+static int claim(struct blk_node *node, const struct file_target *t, struct blk_error *err)
+{
+    int fd = t->kind == FILE_TARGET_NEW       ? t->folder_fd
+             : t->kind == FILE_TARGET_REPLACE ? t->old_fd
+                                              : -1;
+    struct stat st;
+    if (fd < 0)
+        return 0; /* in place: it is the file itself */
+    if (blk_sys->fstat(fd, &st) < 0)
+        return blk_fail(err, errno, "creating '%s'", node->name);
+    if (t->kind == FILE_TARGET_NEW)
+        blk_open_files_add_name(node, &st, t->base);
+    else
+        blk_open_files_add(node, &st);
+    return 0;
+}
+
 /* Turns what was made into a node. On failure the descriptors are still making's. */
 static int make_node(struct making *making, struct blk_node **node, struct blk_error *err)
 {
@@ -393,7 +415,9 @@ static int make_node(struct making *making, struct blk_node **node, struct blk_e
 
     struct blk_node *made = blk_node_new(&blk_driver_file, making->settings.filename,
                                          making->flags, making->create->cache);
-    ret = file_init(made, making->fd, &st, &making->locks, &making->settings, err);
+    ret = claim(made, t, err);
+    if (ret == 0)
+        ret = file_init(made, making->fd, &st, &making->locks, &making->settings, err);
     if (ret < 0) {
         blk_node_free(made);
         return ret;

@@ -10,6 +10,9 @@
 #include <string.h>
 
 #include "blockcore/backing.h"
+#include "blockcore/memory.h"
+#include "blockcore/open.h"
+#include "blockcore/open_files.h"
 #include "blockcore/options.h"
 #include "drivers/qcow2/amend.h"
 #include "drivers/qcow2/create.h"
@@ -100,6 +103,14 @@ static int check_fixed(struct blk_node *node, struct blk_options *options, struc
     return 0;
 }
 
+/* Whether the name, seen from the current directory, is that of a file open for something else. */
+static bool is_other_part(const struct blk_node *node, const char *name)
+{
+    BLK_AUTOFREE char *path = *name ? blk_file_path(name) : NULL;
+    const struct blk_node *user = path ? blk_open_files_find(path) : NULL;
+    return user && !blk_open_files_share(user, blk_child(node, BLK_ROLE_DATA));
+}
+
 static int check_wanted(struct blk_node *node, const struct wanted *wanted, struct blk_error *err)
 {
     const struct qcow2_state *s = qcow2_state(node);
@@ -112,6 +123,8 @@ static int check_wanted(struct blk_node *node, const struct wanted *wanted, stru
         return refuse(node, err, "lazy_refcounts", "version 2 (compat=0.10) does not have them");
     if (wanted->data_file && !s->data_file)
         return refuse(node, err, "data_file", "the image has no external data file");
+    if (wanted->data_file && is_other_part(node, wanted->data_file))
+        return refuse(node, err, "data_file", "that file is the image itself or one of its chain");
     if (wanted->data_file_raw && !s->data_file_raw)
         return refuse(node, err, "data_file_raw",
                       "what the data file holds already need not be where a raw image has it");

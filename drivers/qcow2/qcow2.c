@@ -341,7 +341,9 @@ static int qcow2_can_change_backing(struct blk_node *node, const char *name, con
                                     struct blk_error *err)
 {
     struct qcow2_tail tail;
-    int ret = backing_tail(node, name, format, &tail, err);
+    int ret = name ? blk_check_backing(node, name, format, NULL, err) : 0;
+    if (ret == 0)
+        ret = backing_tail(node, name, format, &tail, err);
     if (ret < 0)
         return ret;
     ret = qcow2_header_can_relayout(node, &tail, err);
@@ -354,7 +356,9 @@ static int qcow2_change_backing(struct blk_node *node, const char *name, const c
 {
     struct qcow2_state *s = qcow2_state(node);
     struct qcow2_tail tail;
-    int ret = backing_tail(node, name, format, &tail, err);
+    int ret = name ? blk_check_backing(node, name, format, NULL, err) : 0;
+    if (ret == 0)
+        ret = backing_tail(node, name, format, &tail, err);
     if (ret < 0)
         return ret;
     /* Copied data must be stable before the header stops naming the file that had it. */

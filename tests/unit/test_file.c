@@ -15,6 +15,7 @@
 #include "blockcore/driver.h"
 #include "blockcore/io.h"
 #include "blockcore/open.h"
+#include "blockcore/open_files.h"
 #include "blockcore/reopen.h"
 #include "blockcore/sys.h"
 #include "tests/unit/check.h"
@@ -971,8 +972,8 @@ TEST(the_target_cannot_be_the_source)
     put_file("a", "hello");
     struct blk_node *source = open_image("a", 0);
     CHECK(!create_image("a", "1k"));
-    CHECK_INT(err.code, EAGAIN);
-    CHECK(strstr(err.why, "this command itself"));
+    CHECK_INT(err.code, ENOTUNIQ);
+    CHECK(strstr(err.why, "the same file as 'a', which this command reads"));
     CHECK_INT(close_image(source), 0);
     CHECK_STR(text_of("a"), "hello");
     leave_folder();
@@ -1000,17 +1001,53 @@ static void check_bytes(const char *name, const char *held)
     CHECK_STR(seen, held);
 }
 
+/* As if another process had opened it: only the locks tell of it. */
+static void disown_image(const struct blk_node *node)
+{
+    blk_open_files_remove(blk_child(node, BLK_ROLE_FILE));
+}
+
+TEST(what_is_written_is_open_once_whatever_the_locks_say)
+{
+    enter_folder();
+    put_file("a", "hello");
+    CHECK_INT(link("a", "b"), 0);
+    struct blk_node *first = open_image("a", BLK_FORCE_SHARE);
+    struct blk_node *second = open_image("b", 0);
+    REQUIRE(first && second);
+    CHECK_INT(blk_reopen(second, true, second->cache, &err), -ENOTUNIQ);
+    CHECK_INT(close_image(second), 0);
+    CHECK(!open_image("b", BLK_WRITABLE));
+    CHECK_INT(err.code, ENOTUNIQ);
+    CHECK_INT(close_image(first), 0);
+
+    first = create_image("new", "1k");
+    CHECK(!create_image("./new", "1k"));
+    CHECK_INT(err.code, ENOTUNIQ);
+    CHECK(!open_image("../new", 0));
+    CHECK_INT(err.code, ENOENT);
+    CHECK(!open_image("new", 0));
+    CHECK_INT(err.code, ENOTUNIQ);
+    CHECK_INT(close_image(first), 0);
+    first = open_image("new", BLK_WRITABLE);
+    CHECK(first);
+    CHECK_INT(close_image(first), 0);
+    leave_folder();
+}
+
 TEST(locks_follow_the_mode)
 {
     enter_folder();
     put_file("a", "hello");
     struct blk_node *node = open_image("a", BLK_WRITABLE);
+    disown_image(node);
     check_bytes("a", "100 101 103 201 203 ");
     CHECK_INT(blk_reopen(node, false, node->cache, &err), 0);
     check_bytes("a", "100 201 203 ");
 
     struct blk_node *second = open_image("a", 0);
     REQUIRE(second);
+    disown_image(second);
     CHECK_INT(blk_reopen(node, true, node->cache, &err), -EAGAIN);
     check_bytes("a", "100 201 203 ");
     CHECK_INT(close_image(second), 0);
@@ -1056,6 +1093,7 @@ TEST(waiting_for_a_lock_ends_with_the_new_file)
                                 .flags = BLK_WRITABLE };
         struct blk_node *root;
         char buf[4] = "";
+        disown_image(node);
         /* Inherited descriptions would hold the parent's locks for ever. */
         int ret = close_range(3, ~0u, 0);
         if (ret == 0)

@@ -78,6 +78,44 @@ TEST(json)
     check_json("{\"a\":1} x", NULL);
 }
 
+/* What qemu-img 7.2 takes of them, and what it refuses. */
+TEST(json_with_apostrophes)
+{
+    check_json("{'driver':'raw','file':{\"driver\":'file'}}", "driver=raw;file.driver=file");
+    check_json(" {'a':'b\"c'} ", "a=b\"c");
+    check_json("{'a':'b\\'c'}", "a=b'c");
+    check_json("{'a':\"b\\'c\"}", "a=b'c");
+    check_json("{'a':\"it's\"}", "a=it's");
+    check_json("{'a':'\\u0078\\/\\\\\\n'}", "a=x/\\\n");
+    check_json("{'a':'\\\\'}", "a=\\");
+    check_json("{'a':1.0,'b':1e3}", "a=1;b=1000");
+    check_json("{'a':'b',}", NULL);
+    check_json("{'a':['b',]}", NULL);
+    check_json("{,'a':'b'}", NULL);
+    check_json("{'a':'b' 'c':'d'}", NULL);
+    check_json("{'a':'b'", NULL);
+    check_json("{'a':'b", NULL);
+    check_json("{'a':'b\\", NULL);
+    check_json("{'a':'b\\'", NULL);
+    check_json("{'a':'b\nc'}", NULL);
+    check_json("{'a':'\\a'}", NULL);
+    check_json("{'a':'\\x41'}", NULL);
+    check_json("{a:'b'}", NULL);
+    check_json("{'a':/**/'b'}", NULL);
+    check_json("{'a':'b'}'", NULL);
+    check_json("'a'", NULL);
+}
+
+TEST(json_too_long)
+{
+    enum { BYTES = 2 << 20 };
+    char *text = blk_xcalloc(BYTES + 1, 1);
+    memset(text, ' ', BYTES);
+    memcpy(text, "{'a':'b'}", 9);
+    check_json(text, NULL);
+    free(text);
+}
+
 TEST(json_nested_too_deep)
 {
     enum { DEPTH = 10000 };

@@ -1,0 +1,65 @@
+#!/usr/bin/env bats
+# Under the names qemu-img and qemu-io the program says those names, and what scripts look for.
+
+bats_require_minimum_version 1.5.0
+load lib/common
+load lib/locks
+
+setup() {
+    common_setup
+    mkdir bin
+    ln -s "$BLKIMG" bin/qemu-img
+    ln -s "$BLKIMG" bin/qemu-io
+    blkimg create -q -f qcow2 x 1M
+}
+
+@test "--version and --help begin with a line that version checks understand" {
+    local name
+    for name in qemu-img qemu-io; do
+        "bin/$name" --version >out
+        grep -qE "^$name version [0-9]+\.[0-9]+\.[0-9]+ \(blkimg [0-9.]+\)$" <(head -n 1 out)
+    done
+    bin/qemu-img --help >out
+    grep -q '^qemu-img version 7\.' <(head -n 1 out)
+    grep -qE '^\s+bitmap (.+) filename bitmap' out
+    grep -q -- --target-is-zero out
+    blkimg --version >out
+    grep -qE '^blkimg version [0-9.]+$' <(head -n 1 out)
+}
+
+@test "messages have that name" {
+    run -1 --separate-stderr bin/qemu-img info nosuch
+    [[ $stderr == "qemu-img: "*"No such file or directory"* ]]
+    run -1 --separate-stderr bin/qemu-img bogus
+    [[ $stderr == "qemu-img: Command not found: bogus"* ]]
+    run -1 --separate-stderr bin/qemu-img info
+    [[ $stderr == "qemu-img: info: "*"(see 'qemu-img info --help')" ]]
+    run -1 --separate-stderr bin/qemu-io nosuch
+    [[ $stderr == "qemu-io: "* ]]
+    run -1 --separate-stderr bin/qemu-io --nosuch
+    [[ $stderr == "qemu-io: "*"(see 'qemu-io --help')" ]]
+    run -1 --separate-stderr blkimg info nosuch
+    [[ $stderr == "blkimg: "* ]]
+}
+
+@test "qemu-io takes io's command line" {
+    bin/qemu-io -c 'write -P 7 0 4k' x >out
+    bin/qemu-io -r -c 'read -P 7 0 4k' x >out
+    grep -q 'read 4096/4096 bytes at offset 0' out
+    echo 'read -P 7 0 4k' | bin/qemu-io -f qcow2 x >out
+    grep -q 'read 4096/4096 bytes at offset 0' out
+}
+
+@test "info of an image in use: 0, but qemu-img's is a probe" {
+    need qemu-io
+    hold_writable x
+    blkimg info x >out
+    grep -q 'in use' out
+    run -1 --separate-stderr bin/qemu-img info x
+    [[ -z $output && $stderr == "qemu-img: "*'Failed to get shared "write" lock'* ]]
+    run -1 --separate-stderr bin/qemu-img info --output=json --backing-chain x
+    [[ -z $output ]]
+    bin/qemu-img info -U x >out
+    grep -q '^file format: qcow2$' out
+    release
+}
