@@ -47,6 +47,7 @@ struct job {
 
     pthread_mutex_t mutex; /* guards what follows */
     uint64_t next;         /* everything before has been handed out */
+    struct blk_dirty_cursor marked; /* of the mask, at `next` */
     uint64_t turns;        /* chunks handed out */
     uint64_t turn;         /* in_order: the chunk that may write now */
     pthread_cond_t turn_changed; /* or the job has failed */
@@ -123,18 +124,16 @@ static void fit_to_unit(const struct job *job, struct chunk *chunk)
 static uint64_t skip_to_marked(struct job *job)
 {
     const struct blk_copy_params *p = job->params;
-    uint64_t start, bytes;
+    uint64_t bytes = p->bytes - job->next;
 
-    if (!p->mask)
-        return p->bytes - job->next;
-    if (!blk_dirty_bitmap_next(p->mask, job->next, p->bytes, &start, &bytes)) {
-        start = p->bytes;
-        bytes = 0;
-    }
-    job->done += start - job->next;
-    if (start > job->next)
-        job->extent.bytes = 0;
-    job->next = start;
+    if (!p->mask || !bytes || blk_dirty_cursor_look(&job->marked, job->next, &bytes))
+        return bytes;
+    job->done += bytes;
+    job->next += bytes;
+    job->extent.bytes = 0;
+    if (job->next == p->bytes)
+        return 0;
+    blk_dirty_cursor_look(&job->marked, job->next, &bytes);
     return bytes;
 }
 
@@ -486,6 +485,7 @@ int blk_copy_run(const struct blk_copy_params *params, struct blk_error *err)
 {
     struct job job = {
         .params = params,
+        .marked = { .bitmap = params->mask, .end = params->bytes },
         .rate = { params->bytes_per_second, blk_now_ns() },
     };
     int ret = find_unit(params, &job.unit, err);

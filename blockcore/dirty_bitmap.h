@@ -47,8 +47,8 @@ struct blk_dirty_bitmap {
 };
 
 /*
- * A bitmap of clean granules over `size` bytes, enabled. Errors: -EINVAL for a granularity out of
- * range or a bad name, -EFBIG or -ENOMEM when it would be too large.
+ * A bitmap of clean granules over `size` bytes, enabled. Errors, with *bitmap NULL: -EINVAL for a
+ * granularity out of range or a bad name, -EFBIG or -ENOMEM when it would be too large.
  */
 int blk_dirty_bitmap_new(const char *name, uint64_t size, unsigned granularity_bits,
                          struct blk_dirty_bitmap **bitmap, struct blk_error *err);
@@ -92,6 +92,30 @@ bool blk_dirty_bitmap_get(const struct blk_dirty_bitmap *bitmap, uint64_t offset
  */
 bool blk_dirty_bitmap_next(const struct blk_dirty_bitmap *bitmap, uint64_t offset, uint64_t end,
                            uint64_t *start, uint64_t *bytes);
+
+/*
+ * The same, with a run of at most `max_bytes` (1 at least). Bits behind it are not looked at, so a
+ * loop that handles a long run piece by piece stays linear.
+ */
+bool blk_dirty_bitmap_next_piece(const struct blk_dirty_bitmap *bitmap, uint64_t offset,
+                                 uint64_t end, uint64_t max_bytes, uint64_t *start,
+                                 uint64_t *bytes);
+
+/*
+ * For a walk in steps that know nothing of the bitmap's runs: the run found last is remembered, so
+ * that each bit is looked at once however short the steps are. The bits must not change meanwhile.
+ */
+struct blk_dirty_cursor {
+    const struct blk_dirty_bitmap *bitmap;
+    uint64_t end; /* of the walk, bytes; behind the end of the bitmap all is clean */
+    uint64_t start, behind; /* the run found last; 0 to begin with */
+};
+
+/*
+ * Whether `offset`, which is below the cursor's end and not below the offset of the call before,
+ * is dirty; *bytes is how far that goes, at most up to the end.
+ */
+bool blk_dirty_cursor_look(struct blk_dirty_cursor *cursor, uint64_t offset, uint64_t *bytes);
 
 /* Dirty bytes; the last granule counts only as far as the node goes. */
 uint64_t blk_dirty_bitmap_count(const struct blk_dirty_bitmap *bitmap);

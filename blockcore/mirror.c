@@ -301,14 +301,22 @@ int blk_mirror_catch_up(struct blk_node *filter, struct blk_error *err)
     struct mirror *mirror = mirror_of(filter);
     struct blk_dirty_bitmap *dirty = mirror->dirty;
     struct blk_range range;
-    uint64_t start, bytes;
+    uint64_t piece = u64_max(PIECE_BYTES, UINT64_C(1) << dirty->granularity_bits);
+    uint64_t at = 0, start, bytes;
 
     int ret = check(mirror, err);
-    while (ret == 0 && blk_dirty_bitmap_next(dirty, 0, dirty->size, &start, &bytes)) {
+    while (ret == 0) {
+        if (!blk_dirty_bitmap_next_piece(dirty, at, dirty->size, piece, &start, &bytes)) {
+            /* Once more from the start, for what was marked behind us. */
+            if (!at)
+                break;
+            at = 0;
+            continue;
+        }
+        at = start + bytes;
         if (blk_cancelled())
             return blk_fail_why(err, ECANCELED, "stopped by a signal", "mirroring '%s'",
                                 mirror->source->name);
-        bytes = u64_min(bytes, u64_max(PIECE_BYTES, UINT64_C(1) << dirty->granularity_bits));
         blk_range_take(&mirror->ranges, &range, start, bytes, 1);
         blk_dirty_bitmap_clear(dirty, start, bytes);
         ret = copy_held(mirror, start, bytes, err);

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "blockcore/bytes.h"
+#include "blockcore/cancel.h"
 #include "blockcore/checksum.h"
 #include "blockcore/copy.h"
 #include "blockcore/difference.h"
@@ -104,6 +105,7 @@ static int copy_disk(struct backup *backup, struct backup_disk *disk, struct blk
 static int fill_gaps(struct backup_disk *disk, struct blk_error *err)
 {
     struct blk_node *target = blk_skip_filters(disk->target);
+    struct blk_dirty_cursor marked = { .bitmap = disk->mask, .end = disk->bytes };
     uint64_t offset = 0, bytes;
     int ret = 0;
 
@@ -113,8 +115,15 @@ static int fill_gaps(struct backup_disk *disk, struct blk_error *err)
     if (!zeroes)
         return blk_fail(err, ENOMEM, "copying to '%s'", disk->target_name);
     memset(zeroes, 0, GAP_BYTES);
-    while (ret == 0 && blk_dirty_bitmap_next(disk->mask, offset, disk->bytes, &offset, &bytes)) {
+    while (ret == 0 && offset < disk->bytes) {
         struct blk_extent extent;
+        if (!blk_dirty_cursor_look(&marked, offset, &bytes)) {
+            offset += bytes;
+            continue;
+        }
+        if (blk_cancelled())
+            return blk_fail_why(err, ECANCELED, "stopped by a signal", "copying to '%s'",
+                                disk->target_name);
         ret = blk_block_status(target, offset, bytes, 0, &extent, err);
         if (ret < 0)
             break;

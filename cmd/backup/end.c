@@ -77,8 +77,10 @@ static void set_source_identity(const struct backup_options *options, struct bac
 int backup_switch_source(const struct backup_options *options, struct backup_disk *disk,
                          struct blk_error *err)
 {
-    if (backup_changes_source(options, disk))
+    if (backup_changes_source(options, disk)) {
         set_source_identity(options, disk, options->new_bitmap);
+        blk_bitmaps_of(disk->format)->must_store = true;
+    }
     return close_root(&disk->source, &disk->source_report, err);
 }
 

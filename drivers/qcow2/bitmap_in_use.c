@@ -11,6 +11,7 @@
  */
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "blockcore/memory.h"
 #include "drivers/qcow2/bitmap.h"
@@ -86,11 +87,15 @@ static int release_reserve(struct blk_node *node, struct blk_error *err)
 static bool set_in_use(const struct blk_node *node, struct qcow2_bitmap_directory *directory,
                        bool all)
 {
+    struct blk_dirty_bitmap *expected = node->bitmaps->first; /* in the directory's order */
     bool any = false;
 
     for (size_t i = 0; i < directory->count; i++) {
         struct qcow2_bitmap_entry *entry = &directory->entries[i];
-        struct blk_dirty_bitmap *bitmap = blk_bitmaps_find(node, entry->name);
+        struct blk_dirty_bitmap *bitmap = expected;
+        if (!bitmap || strcmp(bitmap->name, entry->name) != 0)
+            bitmap = blk_bitmaps_find(node, entry->name);
+        expected = bitmap ? bitmap->next : expected;
         bool records = entry->flags & QCOW2_BITMAP_AUTO || (bitmap && bitmap->enabled);
         if (!(records || all) || entry->flags & QCOW2_BITMAP_IN_USE)
             continue;

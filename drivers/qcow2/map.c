@@ -385,14 +385,21 @@ static int map_in_slice(struct blk_node *node, const struct qcow2_table *slice, 
     return 0;
 }
 
+/*
+ * L1 entries that one lookup goes through at most. Above a backing file of short extents the same
+ * gap is looked up for each of them.
+ */
+#define MAX_L1_RUN 512
+
 /* Where there is no L2 table, nor in the L1 entries that follow. */
 static void map_nothing(const struct qcow2_state *s, uint64_t offset, uint64_t bytes,
                         struct qcow2_mapping *mapping)
 {
     uint64_t per_table = (uint64_t)s->l2_entries << s->cluster_bits;
     uint64_t length = per_table - offset % per_table;
+    uint64_t first = l1_index(s, offset);
 
-    for (uint64_t at = l1_index(s, offset) + 1; length < bytes; at++) {
+    for (uint64_t at = first + 1; length < bytes && at < first + MAX_L1_RUN; at++) {
         if (at < s->l1_entries && s->l1[at] & QCOW2_ENTRY_OFFSET)
             break;
         length += per_table;
