@@ -94,6 +94,7 @@ int blk_bitmaps_get_usable(struct blk_node *node, const char *name,
 {
     struct blk_dirty_bitmap *found = blk_bitmaps_find(node, name);
 
+    *bitmap = NULL;
     if (!found)
         return blk_fail_why(err, ENOENT, "there is no such bitmap", "bitmap '%s' of '%s'", name,
                             node->name);
@@ -138,6 +139,7 @@ int blk_bitmaps_check_usable(struct blk_node *node, struct blk_error *err)
 static int add_like(struct blk_node *node, const struct blk_dirty_bitmap *from,
                     struct blk_dirty_bitmap **bitmap, struct blk_error *err)
 {
+    *bitmap = NULL;
     int ret = blk_bitmaps_can_add(node, err);
     if (ret == 0)
         ret = blk_dirty_bitmap_new(from->name, blk_size(node), from->granularity_bits, bitmap, err);
@@ -145,7 +147,12 @@ static int add_like(struct blk_node *node, const struct blk_dirty_bitmap *from,
         return ret;
     (*bitmap)->persistent = true;
     (*bitmap)->enabled = from->enabled;
-    return blk_bitmaps_add(node, *bitmap, err);
+    ret = blk_bitmaps_add(node, *bitmap, err);
+    if (ret < 0) {
+        blk_dirty_bitmap_free(*bitmap);
+        *bitmap = NULL;
+    }
+    return ret;
 }
 
 int blk_bitmaps_merge_same(struct blk_node *node, const struct blk_dirty_bitmap *from,

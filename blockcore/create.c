@@ -59,6 +59,7 @@ static int create_bottom(struct blk_create *create, struct blk_options *options,
     const char *filename = blk_options_peek(options, "filename");
     const struct blk_driver *driver;
 
+    *node = NULL;
     if (name)
         driver = blk_driver_find(name);
     else if (filename)
@@ -93,8 +94,10 @@ static int target_options(const struct blk_create *create, struct blk_options **
     *options = create->target_options ? blk_options_copy(create->target_options)
                                       : blk_options_new();
     int ret = create->filename ? blk_filename_to_options(create->filename, *options, err) : 0;
-    if (ret < 0)
+    if (ret < 0) {
         blk_options_free(*options);
+        *options = NULL;
+    }
     return ret;
 }
 

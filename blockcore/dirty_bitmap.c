@@ -97,6 +97,14 @@ int blk_dirty_bitmap_check_size(const char *name, uint64_t size, unsigned granul
     return 0;
 }
 
+unsigned blk_dirty_bitmap_fit_granularity(uint64_t size, unsigned granularity_bits)
+{
+    while (granularity_bits < BLK_BITMAP_MAX_GRANULARITY_BITS &&
+           bits_for(size, granularity_bits) > MAX_BITS)
+        granularity_bits++;
+    return granularity_bits;
+}
+
 int blk_dirty_bitmap_describe(const char *name, uint64_t size, unsigned granularity_bits,
                               struct blk_dirty_bitmap **bitmap, struct blk_error *err)
 {
@@ -144,6 +152,7 @@ void blk_dirty_bitmap_free(struct blk_dirty_bitmap *bitmap)
     if (!bitmap)
         return;
     free_words(bitmap);
+    blk_dirty_bitmap_free(bitmap->resized);
     free(bitmap->name);
     free(bitmap);
 }
@@ -351,12 +360,23 @@ int blk_dirty_bitmap_copy(const struct blk_dirty_bitmap *bitmap, struct blk_dirt
     return 0;
 }
 
+int blk_dirty_bitmap_prepare_resize(struct blk_dirty_bitmap *bitmap, uint64_t size,
+                                    struct blk_error *err)
+{
+    if (bitmap->resized && bitmap->resized->size == size)
+        return 0;
+    blk_dirty_bitmap_free(bitmap->resized);
+    return blk_dirty_bitmap_new(bitmap->name, size, bitmap->granularity_bits, &bitmap->resized,
+                                err);
+}
+
 int blk_dirty_bitmap_resize(struct blk_dirty_bitmap *bitmap, uint64_t size, struct blk_error *err)
 {
-    struct blk_dirty_bitmap *resized;
-    int ret = blk_dirty_bitmap_new(bitmap->name, size, bitmap->granularity_bits, &resized, err);
+    int ret = blk_dirty_bitmap_prepare_resize(bitmap, size, err);
     if (ret < 0)
         return ret;
+    struct blk_dirty_bitmap *resized = bitmap->resized;
+    bitmap->resized = NULL;
     blk_dirty_bitmap_merge(resized, bitmap);
 
     free_words(bitmap);

@@ -42,6 +42,7 @@ struct blk_dirty_bitmap {
     atomic_bool changed; /* differs from what the image holds */
 
     atomic_uint_fast64_t *words; /* NULL: not loaded */
+    struct blk_dirty_bitmap *resized; /* prepared for another size, or NULL */
     void *state; /* the driver's: where the image keeps it; freed by the driver */
     struct blk_dirty_bitmap *next;
 };
@@ -68,6 +69,12 @@ int blk_dirty_bitmap_allocate(struct blk_dirty_bitmap *bitmap, struct blk_error 
 /* 0, or -EFBIG when a bitmap of that granularity would have too many bits for `size` bytes. */
 int blk_dirty_bitmap_check_size(const char *name, uint64_t size, unsigned granularity_bits,
                                 struct blk_error *err);
+
+/*
+ * The finest granularity, not finer than `granularity_bits`, at which a bitmap of `size` bytes can be
+ * made. For what only has to be fine enough.
+ */
+unsigned blk_dirty_bitmap_fit_granularity(uint64_t size, unsigned granularity_bits);
 
 /* Gives up the bits; what remains can be listed, and loaded again. */
 void blk_dirty_bitmap_forget(struct blk_dirty_bitmap *bitmap);
@@ -129,6 +136,10 @@ void blk_dirty_bitmap_merge(struct blk_dirty_bitmap *to, const struct blk_dirty_
 /* An independent copy of bits, name and granularity; enabled is false. -ENOMEM. */
 int blk_dirty_bitmap_copy(const struct blk_dirty_bitmap *bitmap, struct blk_dirty_bitmap **copy,
                           struct blk_error *err);
+
+/* Sets aside the memory that a resize to `size` will need: that cannot fail then. -ENOMEM, -EFBIG. */
+int blk_dirty_bitmap_prepare_resize(struct blk_dirty_bitmap *bitmap, uint64_t size,
+                                    struct blk_error *err);
 
 /*
  * Follows the node's size: new granules are clean, unless

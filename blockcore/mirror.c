@@ -233,10 +233,9 @@ static int new_bitmap(const struct blk_node *source, const struct blk_node *targ
     uint64_t unit = u64_max(source->limits.zero_alignment, target->limits.zero_alignment);
     unsigned bits = MIN_GRANULARITY_BITS;
 
-    while (bits < BLK_BITMAP_MAX_GRANULARITY_BITS &&
-           (UINT64_C(1) << bits < unit ||
-            blk_dirty_bitmap_check_size("mirror", blk_size(source), bits, NULL) < 0))
+    while (bits < BLK_BITMAP_MAX_GRANULARITY_BITS && UINT64_C(1) << bits < unit)
         bits++;
+    bits = blk_dirty_bitmap_fit_granularity(blk_size(source), bits);
     return blk_dirty_bitmap_new("mirror", blk_size(source), bits, bitmap, err);
 }
 
@@ -244,6 +243,8 @@ int blk_mirror_insert(struct blk_node *source, struct blk_node *target, struct b
                       struct blk_error *err)
 {
     struct blk_dirty_bitmap *dirty;
+
+    *filter = NULL;
     if (blk_size(target) < blk_size(source))
         return blk_fail_why(err, EINVAL, "the target is smaller", "mirroring '%s' to '%s'",
                             source->name, target->name);

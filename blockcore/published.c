@@ -1,15 +1,11 @@
 #include "blockcore/published.h"
 
 #include <stdbool.h>
-#include <stdlib.h>
+#include <stddef.h>
 
-#include "blockcore/memory.h"
-
-void blk_published_add(struct blk_published *published, const struct blk_published_ops *ops,
-                       void *state)
+void blk_published_add(struct blk_published *published, struct blk_published_entry *entry,
+                       const struct blk_published_ops *ops, void *state)
 {
-    struct blk_published_entry *entry = blk_xcalloc(1, sizeof(*entry));
-
     *entry = (struct blk_published_entry){ ops, state, published->last };
     published->last = entry;
 }
@@ -19,16 +15,15 @@ static int end_all(struct blk_published *published, bool keep, struct blk_error 
     int first = 0;
 
     while (published->last) {
-        struct blk_published_entry *entry = published->last;
+        const struct blk_published_entry *entry = published->last;
         struct blk_error own = BLK_ERROR_INIT;
+        published->last = entry->earlier;
         int ret = (keep ? entry->ops->keep : entry->ops->take_back)(entry->state, &own);
         if (ret < 0 && first == 0) {
             first = ret;
             if (err)
                 *err = own;
         }
-        published->last = entry->earlier;
-        free(entry);
     }
     return first;
 }

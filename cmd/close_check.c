@@ -29,7 +29,7 @@ enum { NOT_CLEAN = 2 };
 static void set_text(json_t *object, const char *key, const char *text)
 {
     if (text && json_object_set_new(object, key, json_text(text)) < 0)
-        abort();
+        blk_out_of_memory();
 }
 
 /* `why`: what is wrong, or NULL. */

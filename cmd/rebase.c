@@ -126,7 +126,8 @@ static void on_progress(void *opaque, uint64_t done, uint64_t total)
 }
 
 /* The unit in which the overlay can be written without reading anything for it. */
-static int find_granularity(struct rebase *rebase, unsigned *bits, struct blk_error *err)
+static int find_granularity(struct rebase *rebase, uint64_t bytes, unsigned *bits,
+                            struct blk_error *err)
 {
     struct blk_info info = { .cluster_bytes = 0 };
     uint64_t unit = rebase->top->limits.zero_alignment;
@@ -144,9 +145,7 @@ static int find_granularity(struct rebase *rebase, unsigned *bits, struct blk_er
     while (*bits < BLK_BITMAP_MAX_GRANULARITY_BITS && UINT64_C(1) << *bits < unit)
         ++*bits;
     /* Huge images of tiny clusters: more is written than must be, but the marks fit into memory. */
-    while (*bits < BLK_BITMAP_MAX_GRANULARITY_BITS &&
-           blk_dirty_bitmap_check_size("rebase", blk_size(rebase->root), *bits, NULL) < 0)
-        ++*bits;
+    *bits = blk_dirty_bitmap_fit_granularity(bytes, *bits);
     return 0;
 }
 
@@ -166,7 +165,7 @@ static int find_differences(struct rebase *rebase, uint64_t bytes, struct blk_no
     unsigned bits = 0;
 
     *marks = NULL;
-    int ret = find_granularity(rebase, &bits, err);
+    int ret = find_granularity(rebase, bytes, &bits, err);
     if (ret == 0)
         ret = blk_dirty_bitmap_new("rebase", bytes, bits, marks, err);
     return ret == 0 ? blk_difference_mark(&params, *marks, err) : ret;

@@ -64,3 +64,27 @@ END
     run -0 timeout 20 "$BLKIMG" check -q a
     blkimg bitmap --list a | wc -l | grep -qx 59999
 }
+
+@test "a snapshot that says of itself that it is huge: rebase" {
+    need qemu-img python3
+    qemu-img create -q -f qcow2 base 1M
+    qemu-img create -q -f qcow2 -b base -F qcow2 a 1M
+    qemu-img snapshot -c s a
+    python3 - <<'END'
+import struct
+data = bytearray(open("a", "rb").read())
+table = struct.unpack_from(">Q", data, 64)[0]
+struct.pack_into(">Q", data, table + 48, 1 << 49)
+open("a", "wb").write(data)
+END
+    run timeout 20 "$BLKIMG" rebase -b "" a
+    ((status <= 1)) || fail "status $status: $output"
+    run -0 qemu-img check -q a
+}
+
+@test "backup --mode=top of 1 PiB" {
+    quick create -q -f qcow2 -o cluster_size=2M base 1P
+    quick create -q -f qcow2 -o cluster_size=64k -b base -F qcow2 a 1P
+    run -0 --separate-stderr timeout 30 "$BLKIMG" backup --mode=top a b
+    quick info --output=json b
+}

@@ -300,7 +300,10 @@ static int parse_arranged(const struct command *command, const struct cmd_option
             return EXIT_OK;
         }
         const struct cmd_option *option = &options[value - HELP_VALUE - 1];
-        int status = store(option, takes_value(option) ? keep(poptGetOptArg(context)) : NULL);
+        char *text = takes_value(option) ? poptGetOptArg(context) : NULL;
+        if (takes_value(option) && !text)
+            blk_out_of_memory();
+        int status = store(option, text ? keep(text) : NULL);
         if (status)
             return status;
     }
@@ -316,11 +319,11 @@ int cmd_parse(const struct command *command, const struct cmd_option *options, i
     struct poptOption *table = popt_table(options);
     poptContext context = poptGetContext(NULL, arranged.argc, arranged.argv, table, 0);
     if (!context)
-        abort();
+        blk_out_of_memory();
     int status = parse_arranged(command, options, context);
     poptFreeContext(context);
     *operands = arranged.operands;
-    return status;
+    return status == CMD_RUN || status == EXIT_OK ? status : command_error_status(command);
 }
 
 int cmd_parse_image(const struct command *command, const struct cmd_option *options, int argc,

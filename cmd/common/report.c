@@ -63,7 +63,7 @@ int report_usage(const struct command *command, const char *format, ...)
     BLK_AUTOFREE char *text = blk_xvasprintf(format, args);
     va_end(args);
     report_failure("%s: %s (see 'blkimg %s --help')", command->name, text, command->name);
-    return EXIT_FAILED;
+    return command_error_status(command);
 }
 
 void report_close(const struct blk_close_report *report, const struct blk_error *err)

@@ -22,7 +22,9 @@ int report_error(const struct blk_error *err);
 /* Prints "blkimg: <text>" and returns EXIT_FAILED. */
 int report_failure(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
-/* Prints "blkimg: COMMAND: <text> (see 'blkimg COMMAND --help')" and returns EXIT_FAILED. */
+/*
+ * Prints "blkimg: COMMAND: <text> (see 'blkimg COMMAND --help')". Returns the command's error status.
+ */
 int report_usage(const struct command *command, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
 

@@ -13,6 +13,7 @@
 
 #include "blockcore/memory.h"
 #include "blockcore/sys.h"
+#include "blockcore/temporaries.h"
 #include "drivers/file/file.h"
 
 #define MAX_ATTRIBUTE_BYTES 65536 /* the kernel's limit of a value and of the list of names */
@@ -132,6 +133,7 @@ static int name_new(struct blk_node *node, struct blk_error *err)
                             "giving the new image its name '%s'", node->name);
     if (ret < 0)
         return blk_fail(err, -ret, "giving the new image its name '%s'", node->name);
+    blk_temporary_forget(t->temporary);
     free(t->temporary);
     t->temporary = NULL;
     return 0;
@@ -146,6 +148,7 @@ static int name_temporarily(struct file_state *s)
         int ret = link_unnamed(s->fd, t, name);
         if (ret == 0) {
             t->temporary = name;
+            blk_temporary_note(t->folder_fd, name);
             return 0;
         }
         free(name);
@@ -168,6 +171,8 @@ static int check_old(const struct file_target *t)
 /* Names the new file. With `exchange`, if that can be, the old one gets the temporary name. */
 static int rename_over_old(struct file_target *t, bool exchange)
 {
+    /* From here on the name may be the old file's. */
+    blk_temporary_forget(t->temporary);
     if (exchange && blk_sys->renameat2(t->folder_fd, t->temporary, t->folder_fd, t->base,
                                        RENAME_EXCHANGE) == 0) {
         t->exchanged = true;
@@ -266,6 +271,8 @@ static int publish_by_name(struct blk_node *node, struct blk_published *publishe
         ret = file_copy_attributes(t->old_fd, s->fd);
     if (ret < 0)
         return blk_fail(err, -ret, "passing on owner and attributes of '%s'", node->name);
+    if (published)
+        file_target_prepare_hold(node);
     ret = sync_all(node, err);
     if (ret == 0)
         ret = probe_close(node, err);

@@ -18,6 +18,7 @@
 #include "blockcore/memory.h"
 #include "blockcore/open.h"
 #include "blockcore/sys.h"
+#include "blockcore/temporaries.h"
 #include "drivers/drivers.h"
 #include "drivers/file/file.h"
 
@@ -150,6 +151,7 @@ static int open_temporary(struct file_target *t, int mode_flags, mode_t mode)
         int fd = blk_sys->openat(t->folder_fd, name, O_CREAT | O_EXCL | mode_flags, mode);
         if (fd >= 0) {
             t->temporary = name;
+            blk_temporary_note(t->folder_fd, name);
             return fd;
         }
         free(name);
@@ -259,6 +261,7 @@ static int make_successor(struct making *making, const struct stat *old)
     int closed = file_close(&making->fd);
     if (t->temporary && blk_sys->unlinkat(t->folder_fd, t->temporary, 0) < 0 && closed == 0)
         closed = -errno;
+    blk_temporary_forget(t->temporary);
     free(t->temporary);
     t->temporary = NULL;
     return refused ? closed : ret;
@@ -360,6 +363,8 @@ static int make_node(struct making *making, struct blk_node **node, struct blk_e
 
 void file_target_drop(struct file_target *t)
 {
+    blk_temporary_forget(t->temporary);
+    file_target_forget_hold(t);
     file_close(&t->old_fd);
     file_close(&t->folder_fd);
     pthread_mutex_destroy(&t->erase_mutex);
@@ -409,6 +414,7 @@ int file_create(struct blk_create *create, struct blk_node **node, struct blk_er
         .locks = FILE_LOCKS_NONE,
         .fd = -1,
     };
+    *node = NULL;
     int ret = file_read_settings(create->protocol_options, &making.settings, err);
     if (ret < 0)
         return ret;

@@ -160,7 +160,7 @@ static int load_bits(struct blk_node *node, struct blk_dirty_bitmap *bitmap, str
         return ret;
 
     BLK_AUTOFREE uint64_t *table = NULL;
-    BLK_AUTOFREE uint8_t *buf = malloc(s->cluster_bytes);
+    BLK_AUTOFREE uint8_t *buf = blk_malloc(s->cluster_bytes);
     if (!buf)
         return blk_fail(err, ENOMEM, "loading bitmap '%s' of '%s'", bitmap->name, node->name);
     ret = qcow2_read_table(node, stored->table_offset, pieces,

@@ -132,6 +132,10 @@ static int write_pieces(struct blk_node *node, const struct blk_dirty_bitmap *bi
     uint64_t filled = 0;
     int ret = 0;
 
+    if (!buf) {
+        room = cluster;
+        buf = blk_buffer_alloc(room);
+    }
     if (!buf)
         return blk_fail(err, ENOMEM, "storing bitmap '%s'", bitmap->name);
     for (uint64_t i = 0; i < pieces && ret == 0; i++) {
@@ -166,7 +170,7 @@ static int write_bits(struct blk_node *node, const struct blk_dirty_bitmap *bitm
     if (pieces > QCOW2_MAX_BITMAP_TABLE_ENTRIES)
         return blk_fail_why(err, EFBIG, "it has too many bits for this cluster size",
                             "bitmap '%s'", bitmap->name);
-    BLK_AUTOFREE uint8_t *table = calloc(1, table_bytes);
+    BLK_AUTOFREE uint8_t *table = blk_calloc(1, table_bytes);
     if (!table)
         return blk_fail(err, ENOMEM, "storing bitmap '%s'", bitmap->name);
     int ret = look_at_pieces(node, bitmap, places, table, &with_data, err);
@@ -317,7 +321,7 @@ static int compare_offsets(const void *a, const void *b)
 /* Where the directory's tables are, sorted: an image may have very many. NULL: no memory. */
 static uint64_t *sorted_tables(const struct qcow2_bitmap_directory *directory)
 {
-    uint64_t *offsets = calloc(directory->count + 1, sizeof(*offsets));
+    uint64_t *offsets = blk_calloc(directory->count + 1, sizeof(*offsets));
 
     for (size_t i = 0; offsets && i < directory->count; i++)
         offsets[i] = directory->entries[i].table_offset;

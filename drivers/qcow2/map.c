@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "blockcore/memory.h"
 #include "drivers/qcow2/qcow2.h"
 
 /* ---- entries ---- */
@@ -120,7 +121,7 @@ int qcow2_read_table(struct blk_node *node, uint64_t offset, uint64_t entries, u
     int ret = qcow2_check_cut_off(node, offset, entries * 8, what, err);
     if (ret < 0)
         return ret;
-    uint64_t *buf = malloc(entries ? entries * 8 : 8);
+    uint64_t *buf = blk_malloc(entries ? entries * 8 : 8);
     if (!buf)
         return blk_fail(err, ENOMEM, "reading the %s of '%s'", what, node->name);
     ret = blk_child_pread(qcow2_file(node), offset, entries * 8, buf, err);
@@ -141,7 +142,7 @@ static int load_l1(struct blk_node *node, uint64_t offset, uint32_t entries, str
     int ret = qcow2_read_table(node, offset, entries, QCOW2_MAX_L1_BYTES, &table, "L1 table", err);
     if (ret < 0)
         return ret;
-    uint8_t *dirty = calloc(div_round_up((uint64_t)entries * 8, s->l1_unit) + 1, 1);
+    uint8_t *dirty = blk_calloc(div_round_up((uint64_t)entries * 8, s->l1_unit) + 1, 1);
     if (!dirty) {
         free(table);
         return blk_fail(err, ENOMEM, "reading the L1 table of '%s'", node->name);

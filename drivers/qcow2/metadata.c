@@ -15,6 +15,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "blockcore/memory.h"
 #include "drivers/qcow2/qcow2.h"
 
 #define EMPTY UINT64_C(0)
@@ -78,7 +79,7 @@ static int make_room(struct qcow2_cluster_set *set)
     if (set->capacity && (set->used + 1) * 3 < set->capacity * 2)
         return 0;
     struct qcow2_cluster_set larger = { .capacity = set->capacity ? set->capacity * 2 : 256 };
-    larger.slots = calloc(larger.capacity, sizeof(*larger.slots));
+    larger.slots = blk_calloc(larger.capacity, sizeof(*larger.slots));
     if (!larger.slots)
         return -ENOMEM;
     for (size_t i = 0; i < set->capacity; i++) {
