@@ -263,13 +263,18 @@ void blk_bitmaps_name(const struct blk_node *node, const char *action, struct bl
 {
     const struct blk_dirty_bitmap *first = node->bitmaps ? node->bitmaps->first : NULL;
     char names[512] = "";
-    size_t length = 0;
+    size_t length = 0, more = 0;
 
     for (const struct blk_dirty_bitmap *b = first; b; b = b->next) {
-        if (!b->persistent || b->inconsistent || length >= sizeof(names) - 80)
+        if (!b->persistent || b->inconsistent)
             continue;
-        length += (size_t)snprintf(names + length, sizeof(names) - length, "%s'%.64s'",
-                                   length ? ", " : "", b->name);
+        if (length >= sizeof(names) - 120)
+            more++;
+        else
+            length += (size_t)snprintf(names + length, sizeof(names) - length, "%s'%.64s'",
+                                       length ? ", " : "", b->name);
     }
+    if (more)
+        snprintf(names + length, sizeof(names) - length, " and %zu more", more);
     blk_context(err, "%s: bitmap %s of '%s'", action, length ? names : "list", node->name);
 }

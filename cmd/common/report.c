@@ -13,6 +13,8 @@
 /* Whether an error was reported because a signal asked to stop. */
 static bool stopped_by_signal;
 
+static char *close_note; /* or NULL */
+
 void print_escaped(FILE *to, const char *text)
 {
     for (const unsigned char *p = (const unsigned char *)text; *p; p++) {
@@ -66,6 +68,35 @@ int report_usage(const struct command *command, const char *format, ...)
     return command_error_status(command);
 }
 
+void report_close_note(const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    free(close_note);
+    close_note = blk_xvasprintf(format, args);
+    va_end(args);
+}
+
+/*
+ * Goes on to the last of the entries from *at on that are about the same step of the same node: an
+ * image may have very many bitmaps, and what failed for one failed for all. Returns how many failed
+ * parts, beside the first, are passed over.
+ */
+static size_t skip_alike(const struct blk_close_report *report, size_t *at)
+{
+    const struct blk_close_entry *first = &report->entries[*at];
+    size_t more = 0;
+
+    for (; *at + 1 < report->count; ++*at) {
+        const struct blk_close_entry *next = &report->entries[*at + 1];
+        if (next->step != first->step || next->driver != first->driver ||
+            strcmp(next->node, first->node) != 0)
+            break;
+        more += next->outcome == BLK_OUTCOME_FAILED && next->detail;
+    }
+    return more;
+}
+
 void report_close(const struct blk_close_report *report, const struct blk_error *err)
 {
     bool named = false;
@@ -74,9 +105,13 @@ void report_close(const struct blk_close_report *report, const struct blk_error 
         const struct blk_close_entry *entry = &report->entries[i];
         if (entry->outcome != BLK_OUTCOME_FAILED)
             continue;
-        report_failure("closing '%s' (%s): %s%s%s: %s", entry->node, entry->driver, entry->step,
-                       entry->detail ? " " : "", entry->detail ? entry->detail : "",
-                       entry->message ? entry->message : strerror(entry->code));
+        size_t more = skip_alike(report, &i);
+        BLK_AUTOFREE char *others = more ? blk_xasprintf(" and %zu more", more) : NULL;
+        BLK_AUTOFREE char *note = close_note && !named ? blk_xasprintf(" (%s)", close_note) : NULL;
+        report_failure("closing '%s' (%s): %s%s%s%s: %s%s", entry->node, entry->driver,
+                       entry->step, entry->detail ? " " : "", entry->detail ? entry->detail : "",
+                       others ? others : "",
+                       entry->message ? entry->message : strerror(entry->code), note ? note : "");
         named = true;
     }
     if (!named)

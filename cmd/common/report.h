@@ -68,7 +68,10 @@ int finish_part(int status, bool complete, struct blk_node **roots, size_t count
 /* Adds an object for each entry of the report. */
 void report_close_json(const struct blk_close_report *report, json_t *steps);
 
-/* Prints the failed steps of a close; `err` is what blk_close() returned. */
+/* What a close that fails leaves in doubt: it is added to the line that says so. */
+void report_close_note(const char *format, ...) __attribute__((format(printf, 1, 2)));
+
+/* Prints the failed steps of a close, one line a node and step; `err` is what blk_close() returned. */
 void report_close(const struct blk_close_report *report, const struct blk_error *err);
 
 /*
