@@ -495,6 +495,8 @@ int blk_copy_run(const struct blk_copy_params *params, struct blk_error *err)
     pthread_cond_init(&job.turn_changed, NULL);
 
     blk_run_workers(params->workers, work, &job);
+    if (params->moved)
+        *params->moved += job.moved;
 
     pthread_cond_destroy(&job.turn_changed);
     pthread_mutex_destroy(&job.mutex);

@@ -330,7 +330,7 @@ static int run(int argc, char **argv)
         { 'F', "source-format", CMD_STRING, &source.format, "FMT", "its format" },
         { 'g', "granularity", CMD_SIZE, &granularity, "SIZE", "granularity of a new bitmap" },
         { 0, "list", CMD_FLAG, &list, NULL, "list the bitmaps; no bitmap is named then" },
-        OUTPUT_OPTION(&output),
+        RESULT_OPTION(&output),
         CMD_OPTIONS_END,
     };
     struct cmd_operands operands;

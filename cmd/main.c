@@ -232,5 +232,7 @@ int main(int argc, char **argv)
     blk_cancel_init();
     progress_init();
     int status = report_exit_status(run(argc, argv));
+    if (running)
+        report_end(running, status);
     return close_stdout(status);
 }

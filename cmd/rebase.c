@@ -54,6 +54,7 @@ struct rebase {
     struct progress progress;
     uint64_t progress_base;    /* bytes of work done before the current pass */
     uint64_t different_bytes;  /* what was written into the overlay */
+    uint64_t bytes_moved;      /* of that, as data */
 };
 
 /* ---- opening ---- */
@@ -212,6 +213,7 @@ static int copy_up(struct rebase *rebase, const struct blk_dirty_bitmap *marks,
         .sparse_bytes = UINT64_C(1) << marks->granularity_bits,
         .compressed = rebase->request->compressed,
         .workers = WORKERS,
+        .moved = &rebase->bytes_moved,
         .progress = on_progress,
         .opaque = rebase,
     };
@@ -406,6 +408,7 @@ static json_t *describe(enum output_format format, const struct rebase *rebase)
         result_set_text(result, "backing-filename-format", request->backing_format);
     }
     result_set_bytes(result, "copied-bytes", rebase->different_bytes);
+    result_set_bytes(result, "bytes", rebase->bytes_moved);
     return result;
 }
 
@@ -450,7 +453,7 @@ static int run(int argc, char **argv)
           "cache mode of the backing files" },
         { 'p', "progress", CMD_FLAG, &request.show_progress, NULL, "show the progress" },
         { 'q', "quiet", CMD_FLAG, &quiet, NULL, "print nothing but errors" },
-        OUTPUT_OPTION(&format),
+        RESULT_OPTION(&format),
         CMD_OPTIONS_END,
     };
 

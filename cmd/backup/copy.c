@@ -76,6 +76,7 @@ static int copy_disk(struct backup *backup, struct backup_disk *disk, struct blk
         .target = disk->target,
         .bytes = disk->bytes,
         .mask = disk->mask,
+        .moved = &disk->bytes_copied,
         .remaining = disk->remaining,
         /* In a partial backup a zero is a statement: it must hide what the base has. */
         .target_reads_zero = whole && disk->target->reads_zero,
@@ -130,6 +131,7 @@ static int fill_gaps(struct backup_disk *disk, struct blk_error *err)
         if (!(extent.flags & BLK_EXT_ALLOCATED)) {
             extent.bytes = u64_min(extent.bytes, GAP_BYTES);
             ret = blk_pwrite(disk->target, offset, extent.bytes, zeroes, 0, err);
+            disk->bytes_copied += extent.bytes;
         }
         offset += extent.bytes;
     }
@@ -138,7 +140,6 @@ static int fill_gaps(struct backup_disk *disk, struct blk_error *err)
 
 int backup_copy(struct backup *backup, struct backup_disk *disk, struct blk_error *err)
 {
-    disk->bytes_copied = disk->mask ? blk_dirty_bitmap_count(disk->mask) : disk->bytes;
     int ret = backup->options->guest_io ? backup_copy_with_guest(backup, disk, err)
                                         : copy_disk(backup, disk, err);
     if (ret == 0)

@@ -2,6 +2,7 @@
 
 #include <ctype.h>
 #include <errno.h>
+#include <pthread.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,6 +15,30 @@
 static bool stopped_by_signal;
 
 static char *close_note; /* or NULL */
+
+/* The JSON result that is owed, and the first error, which it shows. */
+static bool result_wanted;
+static bool result_printed;
+static json_t *first_error;
+static pthread_mutex_t first_error_mutex = PTHREAD_MUTEX_INITIALIZER; /* a guest has a thread */
+
+static void set_text(json_t *object, const char *key, const char *text)
+{
+    if (text && *text)
+        json_object_set_new(object, key, json_text(text));
+}
+
+static void note_error(const char *what, const char *why, const char *left)
+{
+    pthread_mutex_lock(&first_error_mutex);
+    if (result_wanted && !first_error) {
+        first_error = json_object();
+        set_text(first_error, "what", what);
+        set_text(first_error, "why", why);
+        set_text(first_error, "left", left);
+    }
+    pthread_mutex_unlock(&first_error_mutex);
+}
 
 void print_escaped(FILE *to, const char *text)
 {
@@ -44,6 +69,7 @@ int report_error(const struct blk_error *err)
         stopped_by_signal = true;
     snprintf(text, sizeof(text), "%s: %s%s%s%s", err->what, err->why, err->left[0] ? " (" : "",
              err->left, err->left[0] ? ")" : "");
+    note_error(err->what, err->why, err->left);
     print_line(text);
     return EXIT_FAILED;
 }
@@ -54,6 +80,7 @@ int report_failure(const char *format, ...)
     va_start(args, format);
     BLK_AUTOFREE char *text = blk_xvasprintf(format, args);
     va_end(args);
+    note_error(text, NULL, NULL);
     print_line(text);
     return EXIT_FAILED;
 }
@@ -107,6 +134,7 @@ void report_close(const struct blk_close_report *report, const struct blk_error 
             continue;
         size_t more = skip_alike(report, &i);
         BLK_AUTOFREE char *others = more ? blk_xasprintf(" and %zu more", more) : NULL;
+        note_error(entry->node, entry->message, close_note);
         BLK_AUTOFREE char *note = close_note && !named ? blk_xasprintf(" (%s)", close_note) : NULL;
         report_failure("closing '%s' (%s): %s%s%s%s: %s%s", entry->node, entry->driver,
                        entry->step, entry->detail ? " " : "", entry->detail ? entry->detail : "",
@@ -116,12 +144,6 @@ void report_close(const struct blk_close_report *report, const struct blk_error 
     }
     if (!named)
         report_error(err);
-}
-
-static void set_text(json_t *object, const char *key, const char *text)
-{
-    if (text)
-        json_object_set_new(object, key, json_text(text));
 }
 
 void report_close_json(const struct blk_close_report *report, json_t *steps)
@@ -215,17 +237,48 @@ int finish_part(int status, bool complete, struct blk_node **roots, size_t count
     return close_all(status, complete, roots, count, steps);
 }
 
+static void print_result(json_t *result, int status, bool complete)
+{
+    json_object_set_new(result, "exit-status", json_integer(status));
+    result_set_flag(result, "complete", complete);
+    if (!json_object_get(result, "close"))
+        json_object_set_new(result, "close", json_array());
+    pthread_mutex_lock(&first_error_mutex);
+    if (first_error && !complete)
+        json_object_set(result, "error", first_error);
+    pthread_mutex_unlock(&first_error_mutex);
+    json_print(stdout, result);
+    json_decref(result);
+    result_printed = true;
+}
+
 int finish_result(int status, struct blk_node **roots, size_t count, json_t *result)
 {
     status = finish_part(status, status == EXIT_OK, roots, count, result);
-    if (!result)
-        return status;
     int shown = report_exit_status(status);
-    result_set_flag(result, "complete", shown == EXIT_OK);
-    json_object_set_new(result, "exit-status", json_integer(shown));
-    json_print(stdout, result);
-    json_decref(result);
+    if (result)
+        print_result(result, shown, shown == EXIT_OK);
     return status;
+}
+
+int finish_result_done(int status, struct blk_node **roots, size_t count, json_t *result)
+{
+    status = finish_part(status, true, roots, count, result);
+    int shown = report_exit_status(status);
+    if (result)
+        print_result(result, shown, shown == status && status != EXIT_CLOSE_FAILED);
+    return status;
+}
+
+void report_result_wanted(bool wanted)
+{
+    result_wanted = wanted;
+}
+
+void report_end(const struct command *command, int status)
+{
+    if (result_wanted && !result_printed && status != EXIT_OK)
+        print_result(result_new(OUTPUT_JSON, command, NULL), status, false);
 }
 
 int report_exit_status(int status)
