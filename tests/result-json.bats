@@ -112,7 +112,7 @@ assert isinstance(r["close"], list) and eval(sys.argv[1]), r' "$expression" "$ou
     says 'r["disks"][0]["bytes"] == 196608' backup --output=json a full
     says 'r["disks"][0]["bytes"] == 196608' backup --output=json --bitmap=b a part
     says 'r["bytes"] == 196608' mirror --output=json a m
-    says 'r["bytes"] == 196608' dd --output=json if=a of=d
+    says 'r["bytes"] == 131072' dd --output=json if=a of=d bs=64k count=2
     says 'r["bytes"] == 196608' commit --output=json a
 }
 
