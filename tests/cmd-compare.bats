@@ -80,6 +80,7 @@ make_images() {
         run -2 --separate-stderr blkimg compare $arguments
         assert_equal "${#stderr_lines[@]}" 1
     done
+    fill data 0 512 0x77
     run -1 blkimg compare data full
 }
 
