@@ -16,6 +16,7 @@
 #include "blockcore/digest.h"
 #include "blockcore/driver.h"
 #include "blockcore/io.h"
+#include "blockcore/memory.h"
 #include "blockcore/workers.h"
 
 /* Data moves in pieces of this size; a multiple of every cluster size. */
@@ -55,6 +56,8 @@ struct job {
     uint64_t done;
     uint64_t moved; /* bytes handed out to be read and written: what the rate counts */
     struct blk_rate rate;
+    uint8_t **buffers; /* of workers that have not begun */
+    unsigned free_buffers;
     bool no_copy_range; /* it was not supported: do not try again */
     int ret;            /* the first failure */
     struct blk_error err;
@@ -440,12 +443,9 @@ static void *work(void *argument)
     struct chunk chunk = { .bytes = 0 };
     int ret;
 
-    uint8_t *buf = blk_buffer_alloc(u64_max(CHUNK_BYTES, job->unit));
-    if (!buf) {
-        ret = blk_fail(&err, ENOMEM, "copying to '%s'", job->params->target->name);
-        fail_job(job, ret, &err);
-        return NULL;
-    }
+    pthread_mutex_lock(&job->mutex);
+    uint8_t *buf = job->buffers[--job->free_buffers];
+    pthread_mutex_unlock(&job->mutex);
     while ((ret = take_chunk(job, &chunk, &err)) > 0) {
         keep_to_rate(job, &chunk);
         ret = move_chunk(job, &chunk, buf, &err);
@@ -458,6 +458,27 @@ static void *work(void *argument)
         fail_job(job, ret, &err);
     free(buf);
     return NULL;
+}
+
+/*
+ * A buffer for each worker, before anything is written. Where memory is short there are fewer; the
+ * first one must be there.
+ */
+static int allocate_buffers(struct job *job, struct blk_error *err)
+{
+    unsigned wanted = job->params->workers > 1 ? job->params->workers : 1;
+
+    job->buffers = blk_calloc(wanted, sizeof(*job->buffers));
+    while (job->buffers && job->free_buffers < wanted) {
+        uint8_t *buf = blk_buffer_alloc(u64_max(CHUNK_BYTES, job->unit));
+        if (!buf)
+            break;
+        job->buffers[job->free_buffers++] = buf;
+    }
+    if (job->free_buffers)
+        return 0;
+    free(job->buffers);
+    return blk_fail(err, ENOMEM, "copying to '%s'", job->params->target->name);
 }
 
 /* The cluster size of a target that is written compressed. */
@@ -489,12 +510,18 @@ int blk_copy_run(const struct blk_copy_params *params, struct blk_error *err)
         .rate = { params->bytes_per_second, blk_now_ns() },
     };
     int ret = find_unit(params, &job.unit, err);
+    if (ret == 0)
+        ret = allocate_buffers(&job, err);
     if (ret < 0)
         return ret;
     pthread_mutex_init(&job.mutex, NULL);
     pthread_cond_init(&job.turn_changed, NULL);
 
-    blk_run_workers(params->workers, work, &job);
+    blk_run_workers(job.free_buffers, work, &job);
+    /* Threads that could not be started left theirs. */
+    while (job.free_buffers)
+        free(job.buffers[--job.free_buffers]);
+    free(job.buffers);
     if (params->moved)
         *params->moved += job.moved;
 

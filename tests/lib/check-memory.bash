@@ -48,6 +48,26 @@ succeeded() {
     done
 }
 
+# What a command writes in place is, sector by sector, the old or the new content.
+mixed() {
+    local i work files=("$scene/$file" "$FAULT_RESULT/$file" "$folder/$file")
+    qemu-img check -q "$folder/$file" 2>/dev/null
+    (($? == 0 || $? == 3)) || return 1
+    same_bitmaps "$scene/$file" "$folder/$file" || same_bitmaps "$FAULT_RESULT/$file" "$folder/$file" || return 1
+    work=$(mktemp -d "$folder.mixed.XXXXXX")
+    for i in 0 1 2; do
+        qemu-img convert -O raw "${files[i]}" "$work/$i" || return 1
+    done
+    python3 -c '
+import sys
+old, new, now = (open(f"{sys.argv[1]}/{i}", "rb").read() for i in range(3))
+sys.exit(any(now[at:at + 512] not in (old[at:at + 512], new[at:at + 512]) for at in range(0, len(now), 512)))
+' "$work"
+    i=$?
+    rm -r "$work"
+    return $i
+}
+
 failed() {
     local name
     [[ $FAULT_STATUS =~ ${FAULT_STATUSES:-^[15]$} ]] || wrong "status $FAULT_STATUS"
@@ -61,7 +81,7 @@ failed() {
         [[ -e $scene/$name ]] && cmp -s "$scene/$name" "$folder/$name" && continue
         [[ $name == "$file" || ($file != - && -e $scene/$name) ]] || { wrong "$name is changed or left behind"; continue; }
         [[ -e $scene/$name ]] && same "$scene/$name" "$folder/$name" && continue
-        same "$FAULT_RESULT/$name" "$folder/$name" || wrong "$name is neither the old one nor the result"
+        same "$FAULT_RESULT/$name" "$folder/$name" || mixed || wrong "$name is neither the old one nor the result"
     done
     for name in $(ls -A "$scene"); do
         [[ -e $folder/$name ]] || wrong "$name is gone"
