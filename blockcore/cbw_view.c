@@ -11,8 +11,8 @@
 #include "blockcore/io.h"
 
 /*
- * The state of more is not looked up at once: a caller that goes through short extents of the source
- * would have the bits of all that follows scanned for each.
+ * The state of more is not looked up at once: a caller that goes through short extents of the
+ * source would have the bits of all that follows scanned for each.
  */
 #define STATUS_BYTES (UINT64_C(1) << 30)
 

@@ -71,8 +71,8 @@ int blk_dirty_bitmap_check_size(const char *name, uint64_t size, unsigned granul
                                 struct blk_error *err);
 
 /*
- * The finest granularity, not finer than `granularity_bits`, at which a bitmap of `size` bytes can be
- * made. For what only has to be fine enough.
+ * The finest granularity, not finer than `granularity_bits`, at which a bitmap of `size` bytes can
+ * be made. For what only has to be fine enough.
  */
 unsigned blk_dirty_bitmap_fit_granularity(uint64_t size, unsigned granularity_bits);
 
@@ -137,7 +137,9 @@ void blk_dirty_bitmap_merge(struct blk_dirty_bitmap *to, const struct blk_dirty_
 int blk_dirty_bitmap_copy(const struct blk_dirty_bitmap *bitmap, struct blk_dirty_bitmap **copy,
                           struct blk_error *err);
 
-/* Sets aside the memory that a resize to `size` will need: that cannot fail then. -ENOMEM, -EFBIG. */
+/*
+ * Sets aside the memory that a resize to `size` will need: that cannot fail then. -ENOMEM, -EFBIG.
+ */
 int blk_dirty_bitmap_prepare_resize(struct blk_dirty_bitmap *bitmap, uint64_t size,
                                     struct blk_error *err);
 

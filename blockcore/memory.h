@@ -17,19 +17,22 @@
  */
 void blk_memory_init(const char *command, int status);
 
-/* After an allocation of `bytes` failed: whether the reserve was given up, so that it may work now. */
+/*
+ * After an allocation of `bytes` failed: whether the reserve was given up, so that it may work now.
+ */
 bool blk_give_up_reserve(size_t bytes);
 
 /*
- * malloc() and calloc(), which may give up the reserve for a few KiB: for what a close needs so that
- * nothing is lost. NULL: not even that was enough.
+ * malloc() and calloc(), which may give up the reserve for a few KiB: for what a close needs so
+ * that nothing is lost. NULL: not even that was enough.
  */
 void *blk_malloc(size_t bytes);
 void *blk_calloc(size_t count, size_t bytes);
 
 /*
  * The end of a run that cannot get a few bytes: one line on stderr, temporary names removed, the
- * exit status of a failure. To the images it is as a kill: what holds at any instant holds, no target is there.
+ * exit status of a failure. To the images it is as a kill: what holds at any instant holds, no
+ * target is there.
  */
 _Noreturn void blk_out_of_memory(void);
 

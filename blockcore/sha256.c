@@ -15,8 +15,8 @@
 #include "blockcore/memory.h"
 
 /*
- * libcrypto's own start does not survive a failed allocation: a lock that it could not make is used.
- * So its allocations, which are small, are ours.
+ * libcrypto's own start does not survive a failed allocation: a lock that it could not make is
+ * used. So its allocations, which are small, are ours.
  */
 static void *allocate(size_t bytes, const char *file, int line)
 {

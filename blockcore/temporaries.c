@@ -5,7 +5,10 @@
 #include <stddef.h>
 #include <unistd.h>
 
-/* An image has two files at most; a backup of more disks than this has only its own names to lose. */
+/*
+ * An image has two files at most, a backup as many times that as it has disks. What does not fit
+ * here keeps its temporary name.
+ */
 #define MAX_TEMPORARIES 256
 
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER; /* guards what follows */

@@ -1,6 +1,6 @@
 /*
- * Files that have a temporary name until they get theirs: a run that has to end at once removes them
- * (blk_out_of_memory()). Files without a name, the common case, go by themselves.
+ * Files that have a temporary name until they get theirs: a run that has to end at once removes
+ * them (blk_out_of_memory()). Files without a name, the common case, go by themselves.
  */
 #ifndef BLOCKCORE_TEMPORARIES_H
 #define BLOCKCORE_TEMPORARIES_H

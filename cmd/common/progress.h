@@ -14,8 +14,8 @@ struct progress {
 };
 
 /*
- * At the start of the program: SIGUSR1 ends no command, whether it shows progress or not. One that was
- * ignored stays so.
+ * At the start of the program: SIGUSR1 ends no command, whether it shows progress or not. One that
+ * was ignored stays so.
  */
 void progress_init(void);
 

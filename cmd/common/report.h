@@ -23,7 +23,8 @@ int report_error(const struct blk_error *err);
 int report_failure(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
 /*
- * Prints "blkimg: COMMAND: <text> (see 'blkimg COMMAND --help')". Returns the command's error status.
+ * Prints "blkimg: COMMAND: <text> (see 'blkimg COMMAND --help')". Returns the command's error
+ * status.
  */
 int report_usage(const struct command *command, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
@@ -45,10 +46,10 @@ int finish(int status, struct blk_node **roots, size_t count);
 int finish_done(int status, struct blk_node **roots, size_t count);
 
 /*
- * The result object of --output=json, for commands with a RESULT_OPTION. Every run prints exactly one:
- * "command" and what the command adds, "exit-status", "complete", "close" (the steps of the closes)
- * and, after a failure, "error" with "what", "why" and "left". A run that fails before it has a
- * result gets one from report_end().
+ * The result object of --output=json, for commands with a RESULT_OPTION. Every run prints exactly
+ * one: "command" and what the command adds, "exit-status", "complete", "close" (the steps of the
+ * closes) and, after a failure, "error" with "what", "why" and "left". A run that fails before it
+ * has a result gets one from report_end().
  *
  * NULL for OUTPUT_HUMAN, and the setters then do nothing. A NULL text is left out.
  */
@@ -72,7 +73,9 @@ int finish_result_done(int status, struct blk_node **roots, size_t count, json_t
 /* Whether --output=json was given for a result: main() then sees to it that one is printed. */
 void report_result_wanted(bool wanted);
 
-/* For main(), at the end of a command: prints a result that is owed. `status` is the exit status. */
+/*
+ * For main(), at the end of a command: prints a result that is owed. `status` is the exit status.
+ */
 void report_end(const struct command *command, int status);
 
 /*
@@ -87,7 +90,9 @@ void report_close_json(const struct blk_close_report *report, json_t *steps);
 /* What a close that fails leaves in doubt: it is added to the line that says so. */
 void report_close_note(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
-/* Prints the failed steps of a close, one line a node and step; `err` is what blk_close() returned. */
+/*
+ * Prints the failed steps of a close, one line a node and step; `err` is what blk_close() returned.
+ */
 void report_close(const struct blk_close_report *report, const struct blk_error *err);
 
 /*

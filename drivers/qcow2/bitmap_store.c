@@ -6,8 +6,8 @@
  * failure before the switch leaves the image's bitmaps what they were: in use where they had begun
  * to record, untouched where not.
  *
- * A signal stops the store only where that costs nothing: where the image does not say of any bitmap
- * in memory that it is in use.
+ * A signal stops the store only where that costs nothing: where the image does not say of any
+ * bitmap in memory that it is in use.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -120,7 +120,9 @@ static int look_at_pieces(const struct blk_node *node, const struct blk_dirty_bi
     return ret;
 }
 
-/* Writes the pieces that have data one after the other from `data` on, and fills in where they are. */
+/*
+ * Writes the pieces that have data one after the other from `data` on, and fills in where they are.
+ */
 static int write_pieces(struct blk_node *node, const struct blk_dirty_bitmap *bitmap,
                         const struct places *places, uint64_t data, uint8_t *table,
                         struct blk_error *err)
