@@ -79,8 +79,8 @@ check: tests
 
 # Random sequences, crash states and faults in full numbers: an hour or two.
 long = BITMAP_SEQUENCES=300 BACKUP_HISTORIES=100 CHAINS=300 BACKUP_FAULTS=all BACKUP_GUEST_RUNS=20 \
-    QCOW2_FUZZ=2000 QCOW2_CRASH_STATES=500 CRASH_STATES=150 FAULT_TABLE=100000
-long_files = ^(crash-|fault-table|.*random|bitmap-peer|backup-(chain|faults|guest)|qcow2-(check|hostile|interchange))
+    QCOW2_FUZZ=2000 QCOW2_CRASH_STATES=500 CRASH_STATES=150 FAULT_TABLE=100000 MEMORY_FAULTS=all
+long_files = ^(crash-|fault-table|memory|.*random|bitmap-peer|backup-(chain|faults|guest)|qcow2-(check|hostile|interchange))
 check-long: tests
 	@BUILDDIR='$(CURDIR)' $(long) TEST_TIMEOUT=7200 RUN_TIMEOUT=14400 $(S)tests/run \
 	    '$(or $(FILTER),$(long_files))'

@@ -94,6 +94,7 @@ int blk_bitmaps_get_usable(struct blk_node *node, const char *name,
 {
     struct blk_dirty_bitmap *found = blk_bitmaps_find(node, name);
 
+    *bitmap = NULL;
     if (!found)
         return blk_fail_why(err, ENOENT, "there is no such bitmap", "bitmap '%s' of '%s'", name,
                             node->name);
@@ -138,6 +139,7 @@ int blk_bitmaps_check_usable(struct blk_node *node, struct blk_error *err)
 static int add_like(struct blk_node *node, const struct blk_dirty_bitmap *from,
                     struct blk_dirty_bitmap **bitmap, struct blk_error *err)
 {
+    *bitmap = NULL;
     int ret = blk_bitmaps_can_add(node, err);
     if (ret == 0)
         ret = blk_dirty_bitmap_new(from->name, blk_size(node), from->granularity_bits, bitmap, err);
@@ -145,7 +147,12 @@ static int add_like(struct blk_node *node, const struct blk_dirty_bitmap *from,
         return ret;
     (*bitmap)->persistent = true;
     (*bitmap)->enabled = from->enabled;
-    return blk_bitmaps_add(node, *bitmap, err);
+    ret = blk_bitmaps_add(node, *bitmap, err);
+    if (ret < 0) {
+        blk_dirty_bitmap_free(*bitmap);
+        *bitmap = NULL;
+    }
+    return ret;
 }
 
 int blk_bitmaps_merge_same(struct blk_node *node, const struct blk_dirty_bitmap *from,
@@ -256,13 +263,18 @@ void blk_bitmaps_name(const struct blk_node *node, const char *action, struct bl
 {
     const struct blk_dirty_bitmap *first = node->bitmaps ? node->bitmaps->first : NULL;
     char names[512] = "";
-    size_t length = 0;
+    size_t length = 0, more = 0;
 
     for (const struct blk_dirty_bitmap *b = first; b; b = b->next) {
-        if (!b->persistent || b->inconsistent || length >= sizeof(names) - 80)
+        if (!b->persistent || b->inconsistent)
             continue;
-        length += (size_t)snprintf(names + length, sizeof(names) - length, "%s'%.64s'",
-                                   length ? ", " : "", b->name);
+        if (length >= sizeof(names) - 120)
+            more++;
+        else
+            length += (size_t)snprintf(names + length, sizeof(names) - length, "%s'%.64s'",
+                                       length ? ", " : "", b->name);
     }
+    if (more)
+        snprintf(names + length, sizeof(names) - length, " and %zu more", more);
     blk_context(err, "%s: bitmap %s of '%s'", action, length ? names : "list", node->name);
 }

@@ -27,6 +27,7 @@ struct blk_dirty_bitmaps {
     atomic_bool tracking;           /* the image says that the enabled bitmaps are in use */
     bool loaded;                    /* the bits of all usable bitmaps are in memory */
     bool changed;                   /* set, names or flags differ from the image's */
+    bool must_store;                /* the last step of a work that is done: no signal stops it */
 };
 
 /* The node's set, made empty where there is none yet. */

@@ -134,6 +134,7 @@ int blk_cbw_insert(struct blk_node *source, struct blk_node *target,
                    const struct blk_cbw_params *params, struct blk_node **filter,
                    struct blk_error *err)
 {
+    *filter = NULL;
     /* Found by name: blockcore knows no driver. */
     const struct blk_driver *driver = blk_driver_find("copy-before-write");
     if (!driver)

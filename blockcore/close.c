@@ -32,6 +32,7 @@ void blk_close_report_add(struct blk_close_report *report, const struct blk_node
                           enum blk_close_step step, const char *detail, enum blk_outcome outcome,
                           const struct blk_error *err)
 {
+    report->failed |= outcome == BLK_OUTCOME_FAILED;
     report->entries =
         blk_xgrow(report->entries, report->count, sizeof(*report->entries));
     struct blk_close_entry *entry = &report->entries[report->count++];
@@ -43,7 +44,6 @@ void blk_close_report_add(struct blk_close_report *report, const struct blk_node
         .outcome = outcome,
     };
     if (outcome == BLK_OUTCOME_FAILED) {
-        report->failed = true;
         entry->code = err->code;
         entry->message = err->left[0] ? blk_xasprintf("%s: %s (%s)", err->what, err->why, err->left)
                                       : blk_xasprintf("%s: %s", err->what, err->why);

@@ -16,6 +16,7 @@
 #include "blockcore/digest.h"
 #include "blockcore/driver.h"
 #include "blockcore/io.h"
+#include "blockcore/memory.h"
 #include "blockcore/workers.h"
 
 /* Data moves in pieces of this size; a multiple of every cluster size. */
@@ -47,6 +48,7 @@ struct job {
 
     pthread_mutex_t mutex; /* guards what follows */
     uint64_t next;         /* everything before has been handed out */
+    struct blk_dirty_cursor marked; /* of the mask, at `next` */
     uint64_t turns;        /* chunks handed out */
     uint64_t turn;         /* in_order: the chunk that may write now */
     pthread_cond_t turn_changed; /* or the job has failed */
@@ -54,6 +56,8 @@ struct job {
     uint64_t done;
     uint64_t moved; /* bytes handed out to be read and written: what the rate counts */
     struct blk_rate rate;
+    uint8_t **buffers; /* of workers that have not begun */
+    unsigned free_buffers;
     bool no_copy_range; /* it was not supported: do not try again */
     int ret;            /* the first failure */
     struct blk_error err;
@@ -123,18 +127,16 @@ static void fit_to_unit(const struct job *job, struct chunk *chunk)
 static uint64_t skip_to_marked(struct job *job)
 {
     const struct blk_copy_params *p = job->params;
-    uint64_t start, bytes;
+    uint64_t bytes = p->bytes - job->next;
 
-    if (!p->mask)
-        return p->bytes - job->next;
-    if (!blk_dirty_bitmap_next(p->mask, job->next, p->bytes, &start, &bytes)) {
-        start = p->bytes;
-        bytes = 0;
-    }
-    job->done += start - job->next;
-    if (start > job->next)
-        job->extent.bytes = 0;
-    job->next = start;
+    if (!p->mask || !bytes || blk_dirty_cursor_look(&job->marked, job->next, &bytes))
+        return bytes;
+    job->done += bytes;
+    job->next += bytes;
+    job->extent.bytes = 0;
+    if (job->next == p->bytes)
+        return 0;
+    blk_dirty_cursor_look(&job->marked, job->next, &bytes);
     return bytes;
 }
 
@@ -463,12 +465,9 @@ static void *work(void *argument)
     struct chunk chunk = { .bytes = 0 };
     int ret;
 
-    uint8_t *buf = blk_buffer_alloc(u64_max(CHUNK_BYTES, job->unit));
-    if (!buf) {
-        ret = blk_fail(&err, ENOMEM, "copying to '%s'", job->params->target->name);
-        fail_job(job, ret, &err);
-        return NULL;
-    }
+    pthread_mutex_lock(&job->mutex);
+    uint8_t *buf = job->buffers[--job->free_buffers];
+    pthread_mutex_unlock(&job->mutex);
     while ((ret = take_chunk(job, &chunk, &err)) > 0) {
         keep_to_rate(job, &chunk);
         ret = move_chunk(job, &chunk, buf, &err);
@@ -481,6 +480,27 @@ static void *work(void *argument)
         fail_job(job, ret, &err);
     free(buf);
     return NULL;
+}
+
+/*
+ * A buffer for each worker, before anything is written. Where memory is short there are fewer; the
+ * first one must be there.
+ */
+static int allocate_buffers(struct job *job, struct blk_error *err)
+{
+    unsigned wanted = job->params->workers > 1 ? job->params->workers : 1;
+
+    job->buffers = blk_calloc(wanted, sizeof(*job->buffers));
+    while (job->buffers && job->free_buffers < wanted) {
+        uint8_t *buf = blk_buffer_alloc(u64_max(CHUNK_BYTES, job->unit));
+        if (!buf)
+            break;
+        job->buffers[job->free_buffers++] = buf;
+    }
+    if (job->free_buffers)
+        return 0;
+    free(job->buffers);
+    return blk_fail(err, ENOMEM, "copying to '%s'", job->params->target->name);
 }
 
 /* The cluster size of a target that is written compressed. */
@@ -508,15 +528,24 @@ int blk_copy_run(const struct blk_copy_params *params, struct blk_error *err)
 {
     struct job job = {
         .params = params,
+        .marked = { .bitmap = params->mask, .end = params->bytes },
         .rate = { params->bytes_per_second, blk_now_ns() },
     };
     int ret = find_unit(params, &job.unit, err);
+    if (ret == 0)
+        ret = allocate_buffers(&job, err);
     if (ret < 0)
         return ret;
     pthread_mutex_init(&job.mutex, NULL);
     pthread_cond_init(&job.turn_changed, NULL);
 
-    blk_run_workers(params->workers, work, &job);
+    blk_run_workers(job.free_buffers, work, &job);
+    /* Threads that could not be started left theirs. */
+    while (job.free_buffers)
+        free(job.buffers[--job.free_buffers]);
+    free(job.buffers);
+    if (params->moved)
+        *params->moved += job.moved;
 
     pthread_cond_destroy(&job.turn_changed);
     pthread_mutex_destroy(&job.mutex);

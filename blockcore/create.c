@@ -55,6 +55,7 @@ static int create_bottom(struct blk_create *create, struct blk_options *options,
     const char *name = blk_options_get(options, "driver");
     const struct blk_driver *driver;
 
+    *node = NULL;
     if (name)
         driver = blk_driver_find(name);
     else if (blk_options_peek(options, "filename"))
@@ -91,8 +92,10 @@ static int target_options(const struct blk_create *create, struct blk_options **
     *options = create->target_options ? blk_options_copy(create->target_options)
                                       : blk_options_new();
     int ret = create->filename ? blk_filename_to_options(create->filename, *options, err) : 0;
-    if (ret < 0)
+    if (ret < 0) {
         blk_options_free(*options);
+        *options = NULL;
+    }
     return ret;
 }
 

@@ -32,6 +32,7 @@ struct job {
 
     pthread_mutex_t mutex; /* guards what follows */
     uint64_t next;         /* everything before is equal, or has been handed out */
+    struct blk_dirty_cursor marked; /* of the mask, at `next` */
     uint64_t done;
     int ret; /* the first failure */
     struct blk_error err;
@@ -127,26 +128,25 @@ static int look(const struct side *side, uint64_t offset, uint64_t *bytes, enum 
 }
 
 /* Whether the mask excludes what begins at `offset`; *bytes is shortened as far as that goes. */
-static bool is_masked(const struct blk_difference_params *p, uint64_t offset, uint64_t *bytes)
+static bool is_masked(struct job *job, uint64_t offset, uint64_t *bytes)
 {
-    uint64_t start, length;
+    uint64_t length;
 
-    if (!p->mask)
+    if (!job->params->mask)
         return false;
-    if (!blk_dirty_bitmap_next(p->mask, offset, p->bytes, &start, &length))
-        return true;
-    *bytes = u64_min(*bytes, start > offset ? start - offset : length);
-    return start > offset;
+    bool inside = blk_dirty_cursor_look(&job->marked, offset, &length);
+    *bytes = u64_min(*bytes, length);
+    return !inside;
 }
 
 /* Whether the `*bytes` at `offset` (shortened as far as one answer goes) need no reading. */
-static int is_settled(const struct job *job, uint64_t offset, uint64_t *bytes, bool *settled,
+static int is_settled(struct job *job, uint64_t offset, uint64_t *bytes, bool *settled,
                       struct blk_error *err)
 {
     struct blk_node *behind = job->params->behind;
     enum kind first, second;
 
-    *settled = is_masked(job->params, offset, bytes);
+    *settled = is_masked(job, offset, bytes);
     if (*settled)
         return 0;
     if (behind) {
@@ -268,6 +268,7 @@ int blk_difference_mark(const struct blk_difference_params *params, struct blk_d
     struct job job = {
         .params = params,
         .marks = marks,
+        .marked = { .bitmap = params->mask, .end = params->bytes },
         .sides = { { .node = params->first }, { .node = params->second } },
     };
     find_common(&job.sides[0], &job.sides[1]);

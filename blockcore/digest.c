@@ -270,6 +270,7 @@ int blk_digest_begin(uint64_t size, struct blk_digest **result, struct blk_error
     struct blk_digest *digest = blk_xcalloc(1, sizeof(*digest));
     uint64_t blocks = div_round_up(size, BLOCK);
 
+    *result = NULL;
     digest->size = size;
     while (UINT64_C(1) << digest->height < blocks)
         digest->height++;

@@ -97,9 +97,18 @@ int blk_dirty_bitmap_check_size(const char *name, uint64_t size, unsigned granul
     return 0;
 }
 
+unsigned blk_dirty_bitmap_fit_granularity(uint64_t size, unsigned granularity_bits)
+{
+    while (granularity_bits < BLK_BITMAP_MAX_GRANULARITY_BITS &&
+           bits_for(size, granularity_bits) > MAX_BITS)
+        granularity_bits++;
+    return granularity_bits;
+}
+
 int blk_dirty_bitmap_describe(const char *name, uint64_t size, unsigned granularity_bits,
                               struct blk_dirty_bitmap **bitmap, struct blk_error *err)
 {
+    *bitmap = NULL;
     int ret = check_shape(name, granularity_bits, err);
     if (ret < 0)
         return ret;
@@ -131,8 +140,10 @@ int blk_dirty_bitmap_new(const char *name, uint64_t size, unsigned granularity_b
     if (ret < 0)
         return ret;
     ret = blk_dirty_bitmap_allocate(*bitmap, err);
-    if (ret < 0)
+    if (ret < 0) {
         blk_dirty_bitmap_free(*bitmap);
+        *bitmap = NULL;
+    }
     return ret;
 }
 
@@ -141,6 +152,7 @@ void blk_dirty_bitmap_free(struct blk_dirty_bitmap *bitmap)
     if (!bitmap)
         return;
     free_words(bitmap);
+    blk_dirty_bitmap_free(bitmap->resized);
     free(bitmap->name);
     free(bitmap);
 }
@@ -213,41 +225,66 @@ bool blk_dirty_bitmap_get(const struct blk_dirty_bitmap *bitmap, uint64_t offset
 }
 
 /*
- * The first bit at or after `from` that is set (or, with
- * `set` false, clear); bit_count when there is none.
+ * The first bit in [from, end) that is set (or, with `set` false, clear); `end` when there is none.
+ * Nothing behind `end` is looked at: a caller that goes through pieces stays linear.
  */
-static uint64_t find_bit(const struct blk_dirty_bitmap *bitmap, uint64_t from, bool set)
+static uint64_t find_bit(const struct blk_dirty_bitmap *bitmap, uint64_t from, uint64_t end,
+                         bool set)
 {
-    if (from >= bitmap->bit_count)
-        return bitmap->bit_count;
+    end = u64_min(end, bitmap->bit_count);
+    if (from >= end)
+        return end;
 
     uint64_t flip = set ? 0 : ALL_ONES;
     uint64_t index = from / WORD_BITS;
     uint64_t word = (word_at(bitmap, index) ^ flip) & (ALL_ONES << (from % WORD_BITS));
-    uint64_t last = (bitmap->bit_count - 1) / WORD_BITS;
+    uint64_t last = (end - 1) / WORD_BITS;
     while (!word) {
         if (++index > last)
-            return bitmap->bit_count;
+            return end;
         word = word_at(bitmap, index) ^ flip;
     }
-    return u64_min(index * WORD_BITS + (uint64_t)__builtin_ctzll(word), bitmap->bit_count);
+    return u64_min(index * WORD_BITS + (uint64_t)__builtin_ctzll(word), end);
 }
 
 bool blk_dirty_bitmap_next(const struct blk_dirty_bitmap *bitmap, uint64_t offset, uint64_t end,
                            uint64_t *start, uint64_t *bytes)
 {
+    return blk_dirty_bitmap_next_piece(bitmap, offset, end, UINT64_MAX, start, bytes);
+}
+
+bool blk_dirty_bitmap_next_piece(const struct blk_dirty_bitmap *bitmap, uint64_t offset,
+                                 uint64_t end, uint64_t max_bytes, uint64_t *start,
+                                 uint64_t *bytes)
+{
     unsigned shift = bitmap->granularity_bits;
+    uint64_t granule = UINT64_C(1) << shift;
 
     end = u64_min(end, bitmap->size);
     if (offset >= end)
         return false;
-    uint64_t first = find_bit(bitmap, offset >> shift, true);
-    if (first == bitmap->bit_count || first << shift >= end)
+    uint64_t end_bit = div_round_up(end, granule);
+    uint64_t first = find_bit(bitmap, offset >> shift, end_bit, true);
+    if (first == end_bit)
         return false;
-    uint64_t behind = find_bit(bitmap, first, false);
     *start = u64_max(first << shift, offset);
+    end = *start + u64_min(end - *start, max_bytes);
+    uint64_t behind = find_bit(bitmap, first, div_round_up(end, granule), false);
     *bytes = u64_min(behind << shift, end) - *start;
     return true;
+}
+
+bool blk_dirty_cursor_look(struct blk_dirty_cursor *cursor, uint64_t offset, uint64_t *bytes)
+{
+    if (offset >= cursor->behind) {
+        uint64_t start = cursor->end, length = 0;
+        blk_dirty_bitmap_next(cursor->bitmap, offset, cursor->end, &start, &length);
+        cursor->start = start;
+        cursor->behind = start + length;
+    }
+    bool dirty = offset >= cursor->start;
+    *bytes = (dirty ? cursor->behind : cursor->start) - offset;
+    return dirty;
 }
 
 uint64_t blk_dirty_bitmap_count(const struct blk_dirty_bitmap *bitmap)
@@ -323,12 +360,23 @@ int blk_dirty_bitmap_copy(const struct blk_dirty_bitmap *bitmap, struct blk_dirt
     return 0;
 }
 
+int blk_dirty_bitmap_prepare_resize(struct blk_dirty_bitmap *bitmap, uint64_t size,
+                                    struct blk_error *err)
+{
+    if (bitmap->resized && bitmap->resized->size == size)
+        return 0;
+    blk_dirty_bitmap_free(bitmap->resized);
+    return blk_dirty_bitmap_new(bitmap->name, size, bitmap->granularity_bits, &bitmap->resized,
+                                err);
+}
+
 int blk_dirty_bitmap_resize(struct blk_dirty_bitmap *bitmap, uint64_t size, struct blk_error *err)
 {
-    struct blk_dirty_bitmap *resized;
-    int ret = blk_dirty_bitmap_new(bitmap->name, size, bitmap->granularity_bits, &resized, err);
+    int ret = blk_dirty_bitmap_prepare_resize(bitmap, size, err);
     if (ret < 0)
         return ret;
+    struct blk_dirty_bitmap *resized = bitmap->resized;
+    bitmap->resized = NULL;
     blk_dirty_bitmap_merge(resized, bitmap);
 
     free_words(bitmap);
@@ -374,7 +422,7 @@ bool blk_dirty_bitmap_piece_is(const struct blk_dirty_bitmap *bitmap, uint64_t s
 {
     uint64_t from = stored_offset * 8;
     uint64_t end = u64_min(from + bytes * 8, bitmap->bit_count);
-    return find_bit(bitmap, from, !ones) >= end;
+    return find_bit(bitmap, from, end, !ones) >= end;
 }
 
 void blk_dirty_bitmap_import(struct blk_dirty_bitmap *bitmap, uint64_t stored_offset,

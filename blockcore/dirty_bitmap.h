@@ -42,13 +42,14 @@ struct blk_dirty_bitmap {
     atomic_bool changed; /* differs from what the image holds */
 
     atomic_uint_fast64_t *words; /* NULL: not loaded */
+    struct blk_dirty_bitmap *resized; /* prepared for another size, or NULL */
     void *state; /* the driver's: where the image keeps it; freed by the driver */
     struct blk_dirty_bitmap *next;
 };
 
 /*
- * A bitmap of clean granules over `size` bytes, enabled. Errors: -EINVAL for a granularity out of
- * range or a bad name, -EFBIG or -ENOMEM when it would be too large.
+ * A bitmap of clean granules over `size` bytes, enabled. Errors, with *bitmap NULL: -EINVAL for a
+ * granularity out of range or a bad name, -EFBIG or -ENOMEM when it would be too large.
  */
 int blk_dirty_bitmap_new(const char *name, uint64_t size, unsigned granularity_bits,
                          struct blk_dirty_bitmap **bitmap, struct blk_error *err);
@@ -68,6 +69,12 @@ int blk_dirty_bitmap_allocate(struct blk_dirty_bitmap *bitmap, struct blk_error 
 /* 0, or -EFBIG when a bitmap of that granularity would have too many bits for `size` bytes. */
 int blk_dirty_bitmap_check_size(const char *name, uint64_t size, unsigned granularity_bits,
                                 struct blk_error *err);
+
+/*
+ * The finest granularity, not finer than `granularity_bits`, at which a bitmap of `size` bytes can
+ * be made. For what only has to be fine enough.
+ */
+unsigned blk_dirty_bitmap_fit_granularity(uint64_t size, unsigned granularity_bits);
 
 /* Gives up the bits; what remains can be listed, and loaded again. */
 void blk_dirty_bitmap_forget(struct blk_dirty_bitmap *bitmap);
@@ -93,6 +100,30 @@ bool blk_dirty_bitmap_get(const struct blk_dirty_bitmap *bitmap, uint64_t offset
 bool blk_dirty_bitmap_next(const struct blk_dirty_bitmap *bitmap, uint64_t offset, uint64_t end,
                            uint64_t *start, uint64_t *bytes);
 
+/*
+ * The same, with a run of at most `max_bytes` (1 at least). Bits behind it are not looked at, so a
+ * loop that handles a long run piece by piece stays linear.
+ */
+bool blk_dirty_bitmap_next_piece(const struct blk_dirty_bitmap *bitmap, uint64_t offset,
+                                 uint64_t end, uint64_t max_bytes, uint64_t *start,
+                                 uint64_t *bytes);
+
+/*
+ * For a walk in steps that know nothing of the bitmap's runs: the run found last is remembered, so
+ * that each bit is looked at once however short the steps are. The bits must not change meanwhile.
+ */
+struct blk_dirty_cursor {
+    const struct blk_dirty_bitmap *bitmap;
+    uint64_t end; /* of the walk, bytes; behind the end of the bitmap all is clean */
+    uint64_t start, behind; /* the run found last; 0 to begin with */
+};
+
+/*
+ * Whether `offset`, which is below the cursor's end and not below the offset of the call before,
+ * is dirty; *bytes is how far that goes, at most up to the end.
+ */
+bool blk_dirty_cursor_look(struct blk_dirty_cursor *cursor, uint64_t offset, uint64_t *bytes);
+
 /* Dirty bytes; the last granule counts only as far as the node goes. */
 uint64_t blk_dirty_bitmap_count(const struct blk_dirty_bitmap *bitmap);
 
@@ -105,6 +136,12 @@ void blk_dirty_bitmap_merge(struct blk_dirty_bitmap *to, const struct blk_dirty_
 /* An independent copy of bits, name and granularity; enabled is false. -ENOMEM. */
 int blk_dirty_bitmap_copy(const struct blk_dirty_bitmap *bitmap, struct blk_dirty_bitmap **copy,
                           struct blk_error *err);
+
+/*
+ * Sets aside the memory that a resize to `size` will need: that cannot fail then. -ENOMEM, -EFBIG.
+ */
+int blk_dirty_bitmap_prepare_resize(struct blk_dirty_bitmap *bitmap, uint64_t size,
+                                    struct blk_error *err);
 
 /*
  * Follows the node's size: new granules are clean, unless

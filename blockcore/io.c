@@ -17,6 +17,7 @@
 #include "blockcore/bytes.h"
 #include "blockcore/driver.h"
 #include "blockcore/identity.h"
+#include "blockcore/memory.h"
 #include "blockcore/units.h"
 
 #define BOUNCE_ALIGNMENT 4096
@@ -25,8 +26,11 @@
 void *blk_buffer_alloc(uint64_t bytes)
 {
     void *buf;
-    if (bytes > SIZE_MAX - BOUNCE_ALIGNMENT ||
-        posix_memalign(&buf, BOUNCE_ALIGNMENT, bytes ? bytes : 1))
+    if (bytes > SIZE_MAX - BOUNCE_ALIGNMENT)
+        return NULL;
+    if (posix_memalign(&buf, BOUNCE_ALIGNMENT, bytes ? bytes : 1) == 0)
+        return buf;
+    if (!blk_give_up_reserve(bytes) || posix_memalign(&buf, BOUNCE_ALIGNMENT, bytes ? bytes : 1))
         return NULL;
     return buf;
 }

@@ -1,14 +1,42 @@
 /*
  * Small allocations. Names, options and reports are a few hundred bytes; a program that cannot get
- * those cannot even say what is wrong, so they abort. Anything whose size comes from an image or a
- * request uses malloc() and reports -ENOMEM.
+ * those cannot go on, so they never fail: a reserve is given up first, which is enough for a close
+ * that is under way, and when that is gone too, the run ends (blk_out_of_memory()). Anything whose
+ * size comes from an image or a request uses malloc() and reports -ENOMEM.
  */
 #ifndef BLOCKCORE_MEMORY_H
 #define BLOCKCORE_MEMORY_H
 
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stddef.h>
 
+/*
+ * Sets the reserve aside; without this call there is none. `command`, which stays the caller's, is
+ * named where memory is out, and `status` is the exit status then.
+ */
+void blk_memory_init(const char *command, int status);
+
+/*
+ * After an allocation of `bytes` failed: whether the reserve was given up, so that it may work now.
+ */
+bool blk_give_up_reserve(size_t bytes);
+
+/*
+ * malloc() and calloc(), which may give up the reserve for a few KiB: for what a close needs so
+ * that nothing is lost. NULL: not even that was enough.
+ */
+void *blk_malloc(size_t bytes);
+void *blk_calloc(size_t count, size_t bytes);
+
+/*
+ * The end of a run that cannot get a few bytes: one line on stderr, temporary names removed, the
+ * exit status of a failure. To the images it is as a kill: what holds at any instant holds, no
+ * target is there.
+ */
+_Noreturn void blk_out_of_memory(void);
+
+void *blk_xmalloc(size_t bytes);
 void *blk_xcalloc(size_t count, size_t bytes);
 void *blk_xrealloc(void *old, size_t count, size_t bytes);
 /*

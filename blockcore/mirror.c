@@ -233,10 +233,9 @@ static int new_bitmap(const struct blk_node *source, const struct blk_node *targ
     uint64_t unit = u64_max(source->limits.zero_alignment, target->limits.zero_alignment);
     unsigned bits = MIN_GRANULARITY_BITS;
 
-    while (bits < BLK_BITMAP_MAX_GRANULARITY_BITS &&
-           (UINT64_C(1) << bits < unit ||
-            blk_dirty_bitmap_check_size("mirror", blk_size(source), bits, NULL) < 0))
+    while (bits < BLK_BITMAP_MAX_GRANULARITY_BITS && UINT64_C(1) << bits < unit)
         bits++;
+    bits = blk_dirty_bitmap_fit_granularity(blk_size(source), bits);
     return blk_dirty_bitmap_new("mirror", blk_size(source), bits, bitmap, err);
 }
 
@@ -244,6 +243,8 @@ int blk_mirror_insert(struct blk_node *source, struct blk_node *target, struct b
                       struct blk_error *err)
 {
     struct blk_dirty_bitmap *dirty;
+
+    *filter = NULL;
     if (blk_size(target) < blk_size(source))
         return blk_fail_why(err, EINVAL, "the target is smaller", "mirroring '%s' to '%s'",
                             source->name, target->name);
@@ -301,14 +302,22 @@ int blk_mirror_catch_up(struct blk_node *filter, struct blk_error *err)
     struct mirror *mirror = mirror_of(filter);
     struct blk_dirty_bitmap *dirty = mirror->dirty;
     struct blk_range range;
-    uint64_t start, bytes;
+    uint64_t piece = u64_max(PIECE_BYTES, UINT64_C(1) << dirty->granularity_bits);
+    uint64_t at = 0, start, bytes;
 
     int ret = check(mirror, err);
-    while (ret == 0 && blk_dirty_bitmap_next(dirty, 0, dirty->size, &start, &bytes)) {
+    while (ret == 0) {
+        if (!blk_dirty_bitmap_next_piece(dirty, at, dirty->size, piece, &start, &bytes)) {
+            /* Once more from the start, for what was marked behind us. */
+            if (!at)
+                break;
+            at = 0;
+            continue;
+        }
+        at = start + bytes;
         if (blk_cancelled())
             return blk_fail_why(err, ECANCELED, "stopped by a signal", "mirroring '%s'",
                                 mirror->source->name);
-        bytes = u64_min(bytes, u64_max(PIECE_BYTES, UINT64_C(1) << dirty->granularity_bits));
         blk_range_take(&mirror->ranges, &range, start, bytes, 1);
         blk_dirty_bitmap_clear(dirty, start, bytes);
         ret = copy_held(mirror, start, bytes, err);

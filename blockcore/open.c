@@ -261,6 +261,8 @@ static int open_node(struct blk_options *options, const struct open_context *con
                      struct blk_node **node, struct blk_error *err)
 {
     struct open_context own = *context;
+
+    *node = NULL;
     int ret = read_general_options(options, &own, err);
     if (ret < 0)
         return ret;

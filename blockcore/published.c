@@ -1,15 +1,12 @@
 #include "blockcore/published.h"
 
 #include <stdbool.h>
-#include <stdlib.h>
+#include <stddef.h>
+#include <string.h>
 
-#include "blockcore/memory.h"
-
-void blk_published_add(struct blk_published *published, const struct blk_published_ops *ops,
-                       void *state)
+void blk_published_add(struct blk_published *published, struct blk_published_entry *entry,
+                       const struct blk_published_ops *ops, void *state)
 {
-    struct blk_published_entry *entry = blk_xcalloc(1, sizeof(*entry));
-
     *entry = (struct blk_published_entry){ ops, state, published->last };
     published->last = entry;
 }
@@ -19,8 +16,9 @@ static void add_left(struct blk_error *all, const struct blk_error *own)
 {
     if (!own->left[0])
         return;
-    BLK_AUTOFREE char *before = all->left[0] ? blk_xasprintf("%s; ", all->left) : blk_xstrdup("");
-    blk_left_behind(all, "%s%s", before, own->left);
+    char before[sizeof(all->left)];
+    memcpy(before, all->left, sizeof(before));
+    blk_left_behind(all, "%s%s%s", before, before[0] ? "; " : "", own->left);
 }
 
 static int end_all(struct blk_published *published, bool keep, struct blk_error *err)
@@ -29,8 +27,9 @@ static int end_all(struct blk_published *published, bool keep, struct blk_error 
     int first = 0;
 
     while (published->last) {
-        struct blk_published_entry *entry = published->last;
+        const struct blk_published_entry *entry = published->last;
         struct blk_error own = BLK_ERROR_INIT;
+        published->last = entry->earlier;
         int ret = (keep ? entry->ops->keep : entry->ops->take_back)(entry->state, &own);
         if (ret == 0)
             add_left(&left, &own);
@@ -39,8 +38,6 @@ static int end_all(struct blk_published *published, bool keep, struct blk_error 
             if (err)
                 *err = own;
         }
-        published->last = entry->earlier;
-        free(entry);
     }
     if (first == 0 && err && left.left[0])
         *err = left;

@@ -33,9 +33,12 @@ struct blk_published {
 
 #define BLK_PUBLISHED_INIT { .last = NULL }
 
-/* For drivers: a name was given. */
-void blk_published_add(struct blk_published *published, const struct blk_published_ops *ops,
-                       void *state);
+/*
+ * For drivers: a name was given. The entry is part of `state`, made before the name was given, so
+ * that this cannot fail.
+ */
+void blk_published_add(struct blk_published *published, struct blk_published_entry *entry,
+                       const struct blk_published_ops *ops, void *state);
 
 /*
  * Takes all names back, the last one first, or makes them final. Every one is tried, whatever

@@ -7,11 +7,46 @@
 
 #ifdef HAVE_LIBCRYPTO
 
+#include <openssl/crypto.h>
 #include <openssl/evp.h>
+#include <pthread.h>
+#include <stdlib.h>
+
+#include "blockcore/memory.h"
+
+/*
+ * libcrypto's own start does not survive a failed allocation: a lock that it could not make is
+ * used. So its allocations, which are small, are ours.
+ */
+static void *allocate(size_t bytes, const char *file, int line)
+{
+    (void)file, (void)line;
+    return blk_xmalloc(bytes);
+}
+
+static void *reallocate(void *old, size_t bytes, const char *file, int line)
+{
+    (void)file, (void)line;
+    return blk_xrealloc(old, bytes, 1);
+}
+
+static void release(void *memory, const char *file, int line)
+{
+    (void)file, (void)line;
+    free(memory);
+}
+
+static void take_over_memory(void)
+{
+    (void)CRYPTO_set_mem_functions(allocate, reallocate, release);
+}
 
 int blk_sha256(const struct iovec *parts, unsigned count, uint8_t hash[BLK_SHA256_BYTES],
                struct blk_error *err)
 {
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+    pthread_once(&once, take_over_memory);
     EVP_MD_CTX *context = EVP_MD_CTX_new();
     bool ok = context && EVP_DigestInit_ex(context, EVP_sha256(), NULL);
 

@@ -11,7 +11,7 @@ const struct command cmd_amend = {
     "amend",
     "Change the format options of an image",
     "[--object objectdef] [--image-opts] [-p] [-q] [-f fmt] [-t cache] [--force] "
-    "[--lock-wait=seconds] -o options filename",
+    "[--output=ofmt] [--lock-wait=seconds] -o options filename",
     run,
 };
 
@@ -84,6 +84,7 @@ static int run(int argc, char **argv)
 {
     struct image_args image = IMAGE_ARGS_INIT;
     struct request request = { .force = false };
+    enum output_format format = OUTPUT_HUMAN;
     const char *cache = NULL;
     bool quiet = false;
     const struct cmd_option options[] = {
@@ -94,6 +95,7 @@ static int run(int argc, char **argv)
         { 'q', "quiet", CMD_FLAG, &quiet, NULL, "print nothing but errors" },
         { 't', "cache", CMD_STRING, &cache, "CACHE", "cache mode" },
         IMAGE_OPTIONS(&image),
+        RESULT_OPTION(&format),
         CMD_OPTIONS_END,
     };
     struct cmd_operands operands;
@@ -112,10 +114,11 @@ static int run(int argc, char **argv)
     if (operands.count != 1)
         return report_usage(&cmd_amend, "expects one image");
 
-    request.show_progress = request.show_progress && !quiet;
+    request.show_progress = request.show_progress && !quiet && format == OUTPUT_HUMAN;
     struct blk_node *root;
     unsigned flags = help ? BLK_NO_BACKING | BLK_NO_IO : BLK_WRITABLE;
     if (image_open(&image, operands.items[0], flags, cache, &root, &err) < 0)
         return report_error(&err);
-    return finish(amend(root, &request), &root, 1);
+    json_t *result = help ? NULL : result_new(format, &cmd_amend, operands.items[0]);
+    return finish_result(amend(root, &request), &root, 1, result);
 }

@@ -25,7 +25,7 @@ const struct command cmd_bench = {
     "Measure how long requests to an image take",
     "[-c count] [-d depth] [-f fmt] [--flush-interval=flush_interval] [-i aio] [-n] [--no-drain] "
     "[-o offset] [--pattern=pattern] [-q] [-s buffer_size] [-S step_size] [-t cache] [-w] [-U] "
-    "[--image-opts] [--object objectdef] [--lock-wait=seconds] filename",
+    "[--image-opts] [--object objectdef] [--output=ofmt] [--lock-wait=seconds] filename",
     run,
 };
 
@@ -37,6 +37,7 @@ struct request {
     bool write, no_drain;
     uint64_t count, depth, offset, bytes, step, flush_interval; /* flush_interval 0: no flushes */
     uint64_t pattern;
+    enum output_format format;
 };
 
 struct bench {
@@ -52,6 +53,7 @@ struct bench {
     bool flushing;      /* and nobody may begin a request */
     int ret;            /* the first failure */
     struct blk_error err;
+    uint64_t nanoseconds; /* that the requests took */
 };
 
 /* ---- a thread of requests ---- */
@@ -163,6 +165,18 @@ static int run_threads(struct bench *bench, struct blk_error *err)
     return bench->ret;
 }
 
+static void announce(const struct request *request)
+{
+    if (request->format == OUTPUT_JSON)
+        return;
+    printf("Sending %" PRIu64 " %s requests, %" PRIu64 " bytes each, %" PRIu64 " in parallel "
+           "(starting at offset %" PRIu64 ", step size %" PRIu64 ")\n",
+           request->count, request->write ? "write" : "read", request->bytes, request->depth,
+           request->offset, request->step);
+    if (request->flush_interval)
+        printf("Sending flush every %" PRIu64 " requests\n", request->flush_interval);
+}
+
 static int measure(struct bench *bench, struct blk_error *err)
 {
     const struct request *request = bench->request;
@@ -177,16 +191,12 @@ static int measure(struct bench *bench, struct blk_error *err)
     pthread_mutex_init(&bench->mutex, NULL);
     pthread_cond_init(&bench->changed, NULL);
 
-    printf("Sending %" PRIu64 " %s requests, %" PRIu64 " bytes each, %" PRIu64 " in parallel "
-           "(starting at offset %" PRIu64 ", step size %" PRIu64 ")\n",
-           request->count, request->write ? "write" : "read", request->bytes, request->depth,
-           request->offset, request->step);
-    if (request->flush_interval)
-        printf("Sending flush every %" PRIu64 " requests\n", request->flush_interval);
+    announce(request);
     uint64_t start = blk_now_ns();
     int ret = run_threads(bench, err);
-    if (ret == 0)
-        printf("Run completed in %3.3f seconds.\n", (double)(blk_now_ns() - start) / 1e9);
+    bench->nanoseconds = blk_now_ns() - start;
+    if (ret == 0 && request->format == OUTPUT_HUMAN)
+        printf("Run completed in %3.3f seconds.\n", (double)bench->nanoseconds / 1e9);
 
     pthread_cond_destroy(&bench->changed);
     pthread_mutex_destroy(&bench->mutex);
@@ -241,7 +251,12 @@ static int bench_image(const struct request *request)
                          request->cache, &bench.root, &err);
     if (ret == 0)
         ret = measure(&bench, &err);
-    return finish(ret < 0 ? report_error(&err) : EXIT_OK, &bench.root, 1);
+    json_t *result = result_new(request->format, &cmd_bench, request->filename);
+    result_set_text(result, "mode", request->write ? "write" : "read");
+    result_set_bytes(result, "requests", request->count);
+    result_set_bytes(result, "bytes", ret < 0 ? 0 : request->count * request->bytes);
+    result_set_bytes(result, "nanoseconds", bench.nanoseconds);
+    return finish_result(ret < 0 ? report_error(&err) : EXIT_OK, &bench.root, 1, result);
 }
 
 static int run(int argc, char **argv)
@@ -267,6 +282,7 @@ static int run(int argc, char **argv)
           "how requests are made (threads)" },
         { 'n', "native", CMD_FLAG, &request.native, NULL, "as -i native, which is not supported" },
         { 't', "cache", CMD_STRING, &request.cache, "CACHE", "cache mode" },
+        RESULT_OPTION(&request.format),
         { 'q', "quiet", CMD_FLAG, &quiet, NULL, "accepted; the result is printed all the same" },
         CMD_OPTIONS_END,
     };

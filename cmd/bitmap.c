@@ -301,11 +301,8 @@ static int change_bitmaps(struct request *request, const struct steps *steps,
     json_t *result = describe(output, filename, request->name, steps);
     int status = run_steps(request, steps);
     if (status == EXIT_OK) {
-        status = finish_result(status, roots, 2, result);
-        if (status != EXIT_OK)
-            report_failure("bitmap '%s' of '%s' may not be what it should: its image could not be "
-                           "closed", request->name, filename);
-        return status;
+        report_close_note("bitmap '%s' of '%s' may not be what it should", request->name, filename);
+        return finish_result(status, roots, 2, result);
     }
     blk_drop(roots[0]);
     blk_drop(roots[1]);
@@ -333,7 +330,7 @@ static int run(int argc, char **argv)
         { 'F', "source-format", CMD_STRING, &source.format, "FMT", "its format" },
         { 'g', "granularity", CMD_SIZE, &granularity, "SIZE", "granularity of a new bitmap" },
         { 0, "list", CMD_FLAG, &list, NULL, "list the bitmaps; no bitmap is named then" },
-        OUTPUT_OPTION(&output),
+        RESULT_OPTION(&output),
         CMD_OPTIONS_END,
     };
     struct cmd_operands operands;

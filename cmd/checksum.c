@@ -21,22 +21,11 @@ const struct command cmd_checksum = {
 #define DEFAULT_WORKERS 4
 #define MAX_WORKERS 16
 
-static void print_result(const char *name, uint64_t size, const char *hex,
-                         enum output_format format)
+static void print_line(const char *name, const char *hex)
 {
-    if (format == OUTPUT_HUMAN) {
-        printf("%s  ", hex);
-        print_escaped(stdout, name);
-        putchar('\n');
-        return;
-    }
-    json_t *object = json_object();
-    json_object_set_new(object, "filename", json_text(name));
-    json_object_set_new(object, "virtual-size", json_integer((json_int_t)size));
-    json_object_set_new(object, "algorithm", json_string(BLK_DIGEST_NAME));
-    json_object_set_new(object, "digest", json_string(hex));
-    json_print(stdout, object);
-    json_decref(object);
+    printf("%s  ", hex);
+    print_escaped(stdout, name);
+    putchar('\n');
 }
 
 /* Returns the exit status; `hex` is filled when that is EXIT_OK. */
@@ -73,7 +62,7 @@ static int run(int argc, char **argv)
         IMAGE_OPTIONS(&image),
         { 'T', "cache", CMD_STRING, &cache, "CACHE", "cache mode" },
         { 'm', "parallel", CMD_UINT, &workers, "NUMBER", "so many threads read and hash (4)" },
-        OUTPUT_OPTION(&format),
+        RESULT_OPTION(&format),
         { 'p', "progress", CMD_FLAG, &progress, NULL, "show the progress" },
         CMD_OPTIONS_END,
     };
@@ -91,9 +80,15 @@ static int run(int argc, char **argv)
     if (image_open(&image, filename, 0, cache, &root, &err) < 0)
         return report_error(&err);
     uint64_t size = blk_size(root);
-    status = compute(root, (unsigned)workers.value, progress, hex);
-    status = finish(status, &root, 1);
-    if (status == EXIT_OK)
-        print_result(filename, size, hex, format);
+    status = compute(root, (unsigned)workers.value, progress && format == OUTPUT_HUMAN, hex);
+    json_t *result = result_new(format, &cmd_checksum, filename);
+    result_set_bytes(result, "virtual-size", size);
+    if (status == EXIT_OK) {
+        result_set_text(result, "algorithm", BLK_DIGEST_NAME);
+        result_set_text(result, "digest", hex);
+    }
+    status = finish_result(status, &root, 1, result);
+    if (status == EXIT_OK && format == OUTPUT_HUMAN)
+        print_line(filename, hex);
     return status;
 }

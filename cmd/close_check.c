@@ -26,28 +26,14 @@ enum { NOT_CLEAN = 2 };
 
 /* ---- output ---- */
 
-static void set_text(json_t *object, const char *key, const char *text)
-{
-    if (text && json_object_set_new(object, key, json_text(text)) < 0)
-        abort();
-}
-
 /* `why`: what is wrong, or NULL. */
-static void print_json(const char *filename, const struct blk_close_report *report,
-                       const char *why)
+static json_t *describe(enum output_format format, const char *filename, const char *why)
 {
-    json_t *object = json_object(), *steps = json_array();
+    json_t *result = result_new(format, &cmd_close_check, filename);
 
-    report_close_json(report, steps);
-    set_text(object, "filename", filename);
-    json_object_set_new(object, "clean", json_boolean(!why));
-    set_text(object, "message", why);
-    if (report->count)
-        json_object_set_new(object, "steps", steps);
-    else
-        json_decref(steps);
-    json_print(stdout, object);
-    json_decref(object);
+    result_set_flag(result, "clean", !why);
+    result_set_text(result, "message", why);
+    return result;
 }
 
 static void print_steps(const struct blk_close_report *report)
@@ -74,14 +60,18 @@ static int close_strictly(struct blk_node *root, const char *filename, enum outp
     struct blk_error err = BLK_ERROR_INIT;
 
     int ret = blk_close(root, &report, &err);
-    if (format == OUTPUT_JSON)
-        print_json(filename, &report, ret < 0 ? err.why : NULL);
-    else if (!quiet)
+    json_t *result = describe(format, filename, ret < 0 ? err.why : NULL);
+    if (!result && !quiet)
         print_steps(&report);
     if (ret < 0)
         report_close(&report, &err);
+    if (result) {
+        json_t *steps = json_array();
+        report_close_json(&report, steps);
+        json_object_set_new(result, "close", steps);
+    }
     blk_close_report_free(&report);
-    return ret < 0 ? EXIT_CLOSE_FAILED : EXIT_OK;
+    return finish_result(ret < 0 ? EXIT_CLOSE_FAILED : EXIT_OK, NULL, 0, result);
 }
 
 /*
@@ -118,21 +108,19 @@ static int find_unclean(struct blk_node *root, char **why, struct blk_error *err
 static int look_only(struct blk_node *root, const char *filename, enum output_format format,
                      bool quiet)
 {
-    struct blk_close_report none = BLK_CLOSE_REPORT_INIT;
     struct blk_error err = BLK_ERROR_INIT;
     BLK_AUTOFREE char *why = NULL;
 
     if (find_unclean(root, &why, &err) < 0)
         return finish(report_error(&err), &root, 1);
-    if (format == OUTPUT_JSON) {
-        print_json(filename, &none, why);
-    } else if (!quiet) {
+    if (format == OUTPUT_HUMAN && !quiet) {
         print_escaped(stdout, filename);
         fputs(why ? ": not closed cleanly: " : ": closed cleanly", stdout);
         print_escaped(stdout, why ? why : "");
         putchar('\n');
     }
-    return finish_done(why ? NOT_CLEAN : EXIT_OK, &root, 1);
+    return finish_result_done(why ? NOT_CLEAN : EXIT_OK, &root, 1,
+                              describe(format, filename, why));
 }
 
 static int run(int argc, char **argv)
@@ -147,7 +135,7 @@ static int run(int argc, char **argv)
           "write nothing; only say whether it was closed cleanly" },
         { 't', "cache", CMD_STRING, &cache, "CACHE", "cache mode" },
         { 'q', "quiet", CMD_FLAG, &quiet, NULL, "print nothing but errors" },
-        OUTPUT_OPTION(&format),
+        RESULT_OPTION(&format),
         CMD_OPTIONS_END,
     };
     const char *filename;

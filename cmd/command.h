@@ -22,4 +22,10 @@ enum exit_status {
     EXIT_SIGNAL_BASE = 128,
 };
 
+/*
+ * What the command (NULL: none) exits with after a usage error, or when its output is lost:
+ * EXIT_FAILED, unless that is an answer of it.
+ */
+int command_error_status(const struct command *command);
+
 #endif

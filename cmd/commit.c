@@ -28,6 +28,7 @@ struct commit {
     bool merge_bitmaps;
     uint64_t bytes_per_second;
     struct progress progress;
+    uint64_t bytes_moved; /* read and written */
 };
 
 /* ---- finding the base ---- */
@@ -110,6 +111,7 @@ static int copy_down(struct commit *commit, struct blk_error *err)
         .base = commit->base,
         .sparse_bytes = 4096,
         .workers = WORKERS,
+        .moved = &commit->bytes_moved,
         .bytes_per_second = commit->bytes_per_second,
         .progress = progress_update,
         .opaque = &commit->progress,
@@ -184,6 +186,7 @@ static int do_commit(struct commit *commit, const char *base_name, bool show_pro
     }
     int status = ret < 0 ? report_error(&err) : EXIT_OK;
     result_set_text(result, "base", commit->base ? blk_bottom(commit->base)->name : NULL);
+    result_set_bytes(result, "bytes", commit->bytes_moved);
     result_set_flag(result, "emptied", ret == 0 && !commit->keep_top);
     return finish_result(status, &commit->root, 1, result);
 }
@@ -217,7 +220,7 @@ static int run(int argc, char **argv)
           "merge the overlay's bitmaps into the base's of the same names" },
         { 'p', "progress", CMD_FLAG, &show_progress, NULL, "show progress" },
         { 'q', "quiet", CMD_FLAG, &quiet, NULL, "print nothing but errors" },
-        OUTPUT_OPTION(&format),
+        RESULT_OPTION(&format),
         CMD_OPTIONS_END,
     };
 

@@ -24,7 +24,7 @@ const struct command cmd_compare = {
     "compare",
     "Find out whether two images have the same content",
     "[--object objectdef] [--image-opts] [-f fmt] [-F fmt] [-T src_cache] [-p] [-q] [-s] [-U] "
-    "[--lock-wait=seconds] filename1 filename2",
+    "[--output=ofmt] [--lock-wait=seconds] filename1 filename2",
     run,
 };
 
@@ -225,14 +225,29 @@ static void compare(struct job *job)
 
 /* ---- the command ---- */
 
+static void describe_finding(const struct finding *finding, json_t *result)
+{
+    static const char *const differences[] = {
+        [CONTENT_DIFFERS] = "content", [STATUS_DIFFERS] = "status", [UNREADABLE] = NULL,
+    };
+    const char *difference = differences[finding->verdict];
+
+    if (finding->verdict == SAME || difference)
+        result_set_flag(result, "identical", !difference);
+    result_set_text(result, "difference", difference);
+    if (difference)
+        result_set_bytes(result, "offset", finding->offset);
+}
+
 /* Says what was found. Returns the exit status. */
-static int report_finding(const struct job *job, bool quiet)
+static int report_finding(const struct job *job, bool quiet, json_t *result)
 {
     const struct finding *finding = &job->finding;
     bool reached_end = finding->verdict == SAME || finding->offset >= job->common;
 
     if (!quiet && reached_end && job->common != job->total)
         puts("Warning: Image size mismatch!");
+    describe_finding(finding, result);
     switch (finding->verdict) {
     case SAME:
         if (!quiet)
@@ -256,7 +271,8 @@ static int report_finding(const struct job *job, bool quiet)
     return COMPARE_READ_FAILED;
 }
 
-static int compare_images(struct blk_node *roots[2], bool strict, bool progress, bool quiet)
+static int compare_images(struct blk_node *roots[2], bool strict, bool progress, bool quiet,
+                          json_t *result)
 {
     uint64_t first = round_up(blk_size(roots[0]), BLK_SECTOR_BYTES);
     uint64_t second = round_up(blk_size(roots[1]), BLK_SECTOR_BYTES);
@@ -272,11 +288,13 @@ static int compare_images(struct blk_node *roots[2], bool strict, bool progress,
     if (strict && first != second) {
         if (!quiet)
             puts("Strict mode: Image size mismatch!");
+        result_set_flag(result, "identical", false);
+        result_set_text(result, "difference", "size");
     } else {
         compare(&job);
         if (job.finding.verdict == SAME)
             progress_reach_end(&job.progress);
-        status = report_finding(&job, quiet);
+        status = report_finding(&job, quiet, result);
     }
     progress_finish(&job.progress, false);
     return status;
@@ -285,6 +303,7 @@ static int compare_images(struct blk_node *roots[2], bool strict, bool progress,
 static int run(int argc, char **argv)
 {
     struct image_args images[2] = { IMAGE_ARGS_INIT, IMAGE_ARGS_INIT };
+    enum output_format format = OUTPUT_HUMAN;
     const char *cache = NULL;
     bool strict = false, progress = false, quiet = false;
     const struct cmd_option options[] = {
@@ -296,6 +315,7 @@ static int run(int argc, char **argv)
           "sizes and the allocation of sectors must be the same too" },
         { 'p', "progress", CMD_FLAG, &progress, NULL, "show the progress" },
         { 'q', "quiet", CMD_FLAG, &quiet, NULL, "print nothing but errors" },
+        RESULT_OPTION(&format),
         CMD_OPTIONS_END,
     };
     struct cmd_operands operands;
@@ -318,6 +338,10 @@ static int run(int argc, char **argv)
             return finish(COMPARE_OPEN_FAILED, roots, 2);
         }
     }
-    status = compare_images(roots, strict, progress && !quiet, quiet);
-    return finish_done(status, roots, 2);
+    json_t *result = result_new(format, &cmd_compare, operands.items[0]);
+    result_set_text(result, "other-filename", operands.items[1]);
+    quiet = quiet || format == OUTPUT_JSON;
+    status = compare_images(roots, strict, progress && !quiet, quiet, result);
+    return status > EXIT_FAILED ? finish_result(status, roots, 2, result)
+                                : finish_result_done(status, roots, 2, result);
 }

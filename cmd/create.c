@@ -200,7 +200,7 @@ static int run(int argc, char **argv)
           "options of the format; -o help lists them" },
         { 'q', "quiet", CMD_FLAG, &request.quiet, NULL, "print nothing but errors" },
         IN_PLACE_OPTION(&request.backing),
-        OUTPUT_OPTION(&request.output),
+        RESULT_OPTION(&request.output),
         { 0, "lock-wait", CMD_UINT, &request.backing.lock_wait, "SECONDS",
           "wait so long for an image that is in use" },
         { 0, "object", CMD_LIST, &request.backing.objects, "TYPE,id=ID,...",

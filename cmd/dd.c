@@ -20,8 +20,8 @@ const struct command cmd_dd = {
     "dd",
     "Copy a part of an image to a new one",
     "[--object objectdef] [--image-opts] [-U] [-f fmt] [-O output_fmt] [--in-place] "
-    "[--lock-wait=seconds] [bs=block_size] [count=blocks] [skip=blocks] [seek=blocks] "
-    "if=input of=output",
+    "[--lock-wait=seconds] [--output=ofmt] [bs=block_size] [count=blocks] [skip=blocks] "
+    "[seek=blocks] if=input of=output",
     run,
 };
 
@@ -33,6 +33,7 @@ struct request {
     uint64_t block_bytes;
     uint64_t count, skip, seek; /* blocks; count UINT64_MAX: all */
     struct image_args source, target;
+    enum output_format format;
 };
 
 /* The bytes to copy, and from where to where. */
@@ -40,6 +41,7 @@ struct part {
     uint64_t from, bytes, to;
     uint64_t target_bytes;
     bool past_end; /* more is skipped than there is: a warning, as in every dd, and no failure */
+    uint64_t moved; /* bytes read and written */
 };
 
 /* ---- operands ---- */
@@ -117,7 +119,7 @@ static int create_target(const struct request *request, uint64_t bytes, struct b
     return ret;
 }
 
-static int copy(struct blk_node *source, struct blk_node *target, const struct part *part,
+static int copy(struct blk_node *source, struct blk_node *target, struct part *part,
                 struct blk_error *err)
 {
     struct blk_copy_params params = {
@@ -128,6 +130,7 @@ static int copy(struct blk_node *source, struct blk_node *target, const struct p
         .bytes = part->bytes,
         .target_reads_zero = target->reads_zero,
         .in_order = true,
+        .moved = &part->moved,
         .workers = WORKERS,
     };
     int ret = part->bytes ? blk_copy_run(&params, err) : 0;
@@ -151,11 +154,13 @@ static int dd(const struct request *request)
         ret = create_target(request, part.target_bytes, &roots[1], &err);
     if (ret == 0)
         ret = copy(roots[0], roots[1], &part, &err);
-    if (ret < 0) {
+    if (ret < 0)
         blk_fail_if_unset(&err, -ret, "copying to '%s'", request->output);
-        return finish(report_error(&err), roots, 2);
-    }
-    return finish(EXIT_OK, roots, 2);
+    json_t *result = result_new(request->format, &cmd_dd, request->output);
+    if (roots[1])
+        result_set_bytes(result, "virtual-size", blk_size(roots[1]));
+    result_set_bytes(result, "bytes", part.moved);
+    return finish_result(ret < 0 ? report_error(&err) : EXIT_OK, roots, 2, result);
 }
 
 static int run(int argc, char **argv)
@@ -166,6 +171,7 @@ static int run(int argc, char **argv)
         { 'O', "target-format", CMD_STRING, &request.target.format, "FMT",
           "format of the output (raw)" },
         IN_PLACE_OPTION(&request.target),
+        RESULT_OPTION(&request.format),
         CMD_OPTIONS_END,
     };
     struct cmd_operands operands;

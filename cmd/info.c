@@ -27,7 +27,7 @@
 static void set(json_t *object, const char *key, json_t *value)
 {
     if (json_object_set_new(object, key, value) < 0)
-        abort();
+        blk_out_of_memory();
 }
 
 static void set_number(json_t *object, const char *key, uint64_t value)
@@ -122,7 +122,7 @@ static int describe(struct blk_node *node, bool in_use, struct layer *layer, str
     uint64_t allocated;
     json_t *result = json_object();
     if (!result)
-        abort();
+        blk_out_of_memory();
 
     set(result, "filename", json_text(node->name));
     set(result, "format", json_text(node->driver->name));

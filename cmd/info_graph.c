@@ -83,7 +83,7 @@ static char *describe(const struct blk_node *node, bool writable)
     size_t bytes;
     FILE *to = open_memstream(&text, &bytes);
     if (!to)
-        abort();
+        blk_out_of_memory();
 
     bool may_write = writable && access(blk_bottom((struct blk_node *)node)->name, W_OK) == 0;
     blk_format_size(blk_size(node), size);
@@ -93,7 +93,9 @@ static char *describe(const struct blk_node *node, bool writable)
     if (lock)
         fprintf(to, ", %s", lock);
     describe_bitmaps(to, node);
-    fclose(to);
+    bool lost = ferror(to);
+    if (fclose(to) != 0 || lost)
+        blk_out_of_memory();
     return text;
 }
 

@@ -4,6 +4,7 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <jansson.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -12,9 +13,11 @@
 
 #include "blockcore/cancel.h"
 #include "blockcore/driver.h"
+#include "blockcore/memory.h"
 #include "blockcore/nearest.h"
 #include "cmd/command.h"
 #include "cmd/common/program.h"
+#include "cmd/common/progress.h"
 #include "cmd/common/report.h"
 #include "cmd/version.h"
 
@@ -54,6 +57,14 @@ static const struct command *const commands[] = {
 #undef X
         NULL,
 };
+
+int command_error_status(const struct command *command)
+{
+    /* To a script 1 says that the images differ. */
+    return command == &cmd_compare ? 2 : EXIT_FAILED;
+}
+
+static const struct command *running; /* NULL: none yet */
 
 static const struct command *find(const char *name)
 {
@@ -98,7 +109,11 @@ static void print_help(void)
 static int run_command(const char *name, int argc, char **argv)
 {
     const struct command *command = find(name);
-    return command ? command->run(argc, argv) : unknown_command(name);
+    if (!command)
+        return unknown_command(name);
+    running = command;
+    blk_memory_init(command->name, command_error_status(command));
+    return command->run(argc, argv);
 }
 
 static int run_help(int argc, char **argv)
@@ -139,13 +154,18 @@ static int run(int argc, char **argv)
 
 /*
  * A descriptor below 3 that is closed would be given to an image, and messages would be written
- * into it.
+ * into it. What takes the place of stdout cannot be written: a command that has something to say
+ * fails at the end, a silent one does not notice.
  */
 static bool fill_standard_descriptors(void)
 {
     for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++) {
-        if (fcntl(fd, F_GETFD) == -1 && errno == EBADF && open("/dev/null", O_RDWR) != fd)
+        int mode = fd == STDERR_FILENO ? O_WRONLY : O_RDONLY;
+        if (fcntl(fd, F_GETFD) == -1 && errno == EBADF && open("/dev/null", mode) != fd) {
+            report_failure("a standard stream is closed, and '/dev/null' cannot be opened: %s",
+                           strerror(errno));
             return false;
+        }
     }
     return true;
 }
@@ -161,7 +181,7 @@ static int close_stdout(int status)
         return status;
     report_failure("writing to standard output: %s",
                    errno ? strerror(errno) : "not all of it could be written");
-    return status == EXIT_OK ? EXIT_FAILED : status;
+    return status == EXIT_OK ? command_error_status(running) : status;
 }
 
 int main(int argc, char **argv)
@@ -171,7 +191,13 @@ int main(int argc, char **argv)
     program_set(argv[0]);
     /* A line is one write: those of several processes on one stderr do not mix. */
     setvbuf(stderr, NULL, _IOLBF, STDERR_BUFFER_BYTES);
+    blk_memory_init("out of memory", EXIT_FAILED);
+    /* A part of a JSON result that is missing would be a wrong result. */
+    json_set_alloc_funcs(blk_xmalloc, free);
     blk_cancel_init();
+    progress_init();
     int status = report_exit_status(run(argc, argv));
+    if (running)
+        report_end(running, status);
     return close_stdout(status);
 }

@@ -55,6 +55,7 @@ struct rebase {
     struct progress progress;
     uint64_t progress_base;    /* bytes of work done before the current pass */
     uint64_t different_bytes;  /* what was written into the overlay */
+    uint64_t bytes_moved;      /* of that, as data */
 };
 
 /* ---- opening ---- */
@@ -127,7 +128,8 @@ static void on_progress(void *opaque, uint64_t done, uint64_t total)
 }
 
 /* The unit in which the overlay can be written without reading anything for it. */
-static int find_granularity(struct rebase *rebase, unsigned *bits, struct blk_error *err)
+static int find_granularity(struct rebase *rebase, uint64_t bytes, unsigned *bits,
+                            struct blk_error *err)
 {
     struct blk_info info = { .cluster_bytes = 0 };
     uint64_t unit = rebase->top->limits.zero_alignment;
@@ -145,9 +147,7 @@ static int find_granularity(struct rebase *rebase, unsigned *bits, struct blk_er
     while (*bits < BLK_BITMAP_MAX_GRANULARITY_BITS && UINT64_C(1) << *bits < unit)
         ++*bits;
     /* Huge images of tiny clusters: more is written than must be, but the marks fit into memory. */
-    while (*bits < BLK_BITMAP_MAX_GRANULARITY_BITS &&
-           blk_dirty_bitmap_check_size("rebase", blk_size(rebase->root), *bits, NULL) < 0)
-        ++*bits;
+    *bits = blk_dirty_bitmap_fit_granularity(bytes, *bits);
     return 0;
 }
 
@@ -167,7 +167,7 @@ static int find_differences(struct rebase *rebase, uint64_t bytes, struct blk_no
     unsigned bits = 0;
 
     *marks = NULL;
-    int ret = find_granularity(rebase, &bits, err);
+    int ret = find_granularity(rebase, bytes, &bits, err);
     if (ret == 0)
         ret = blk_dirty_bitmap_new("rebase", bytes, bits, marks, err);
     return ret == 0 ? blk_difference_mark(&params, *marks, err) : ret;
@@ -214,6 +214,7 @@ static int copy_up(struct rebase *rebase, const struct blk_dirty_bitmap *marks,
         .sparse_bytes = UINT64_C(1) << marks->granularity_bits,
         .compressed = rebase->request->compressed,
         .workers = WORKERS,
+        .moved = &rebase->bytes_moved,
         .progress = on_progress,
         .opaque = rebase,
     };
@@ -407,6 +408,7 @@ static json_t *describe(enum output_format format, const struct rebase *rebase)
         result_set_text(result, "backing-filename-format", request->backing_format);
     }
     result_set_bytes(result, "copied-bytes", rebase->different_bytes);
+    result_set_bytes(result, "bytes", rebase->bytes_moved);
     return result;
 }
 
@@ -451,7 +453,7 @@ static int run(int argc, char **argv)
           "cache mode of the backing files" },
         { 'p', "progress", CMD_FLAG, &request.show_progress, NULL, "show the progress" },
         { 'q', "quiet", CMD_FLAG, &quiet, NULL, "print nothing but errors" },
-        OUTPUT_OPTION(&format),
+        RESULT_OPTION(&format),
         CMD_OPTIONS_END,
     };
 

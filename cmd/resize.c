@@ -69,7 +69,7 @@ static int run(int argc, char **argv)
           "how new space is allocated: off, metadata, falloc, full" },
         { 0, "shrink", CMD_FLAG, &shrink, NULL, "allow what lies beyond the new end to be lost" },
         { 'q', "quiet", CMD_FLAG, &quiet, NULL, "print nothing but errors" },
-        OUTPUT_OPTION(&format),
+        RESULT_OPTION(&format),
         CMD_OPTIONS_END,
     };
     struct cmd_operands operands;

@@ -12,8 +12,8 @@ static int run(int argc, char **argv);
 const struct command cmd_snapshot = {
     "snapshot",
     "List, make, apply or delete internal snapshots",
-    "[--object objectdef] [--image-opts] [-f fmt] [-U] [-q] [--lock-wait=seconds] "
-    "[-l | -a snapshot | -c snapshot | -d snapshot] filename",
+    "[--object objectdef] [--image-opts] [-f fmt] [-U] [-q] [--output=ofmt] "
+    "[--lock-wait=seconds] [-l | -a snapshot | -c snapshot | -d snapshot] filename",
     run,
 };
 
@@ -41,15 +41,21 @@ static int choose(void *opaque, const struct cmd_option *option, const char *tex
     return 0;
 }
 
-static int list(struct blk_node *root)
+static int list(struct blk_node *root, json_t *result)
 {
     struct blk_error err = BLK_ERROR_INIT;
     struct snapshot_list snapshots;
 
     if (snapshot_list_get(root, &snapshots, &err) < 0)
         return report_error(&err);
-    if (snapshots.count)
+    if (result) {
+        json_t *items = json_array();
+        for (size_t i = 0; i < snapshots.count; i++)
+            json_array_append_new(items, snapshot_list_item(&snapshots, i));
+        json_object_set_new(result, "snapshots", items);
+    } else if (snapshots.count) {
         snapshot_list_print(&snapshots);
+    }
     snapshot_list_free(&snapshots);
     return EXIT_OK;
 }
@@ -73,11 +79,25 @@ static int change(struct blk_node *root, const struct request *request)
     return report_error(&err);
 }
 
+static json_t *describe(enum output_format format, const char *filename,
+                        const struct request *request)
+{
+    static const char *const actions[] = {
+        ['a'] = "apply", ['c'] = "create", ['d'] = "delete", ['l'] = "list",
+    };
+    json_t *result = result_new(format, &cmd_snapshot, filename);
+
+    result_set_text(result, "action", actions[(unsigned char)request->action]);
+    result_set_text(result, "snapshot", request->name);
+    return result;
+}
+
 static int run(int argc, char **argv)
 {
     struct image_args image = IMAGE_ARGS_INIT;
     struct request request = { 0 };
     struct cmd_call call = { choose, &request };
+    enum output_format format = OUTPUT_HUMAN;
     bool quiet = false;
     const struct cmd_option options[] = {
         { 'l', "list", CMD_MARK, &call, NULL, "list the snapshots" },
@@ -85,6 +105,7 @@ static int run(int argc, char **argv)
         { 'c', "create", CMD_CALL, &call, "SNAPSHOT", "make a snapshot" },
         { 'd', "delete", CMD_CALL, &call, "SNAPSHOT", "delete a snapshot" },
         { 'q', "quiet", CMD_FLAG, &quiet, NULL, "print nothing but errors and the list" },
+        RESULT_OPTION(&format),
         IMAGE_OPTIONS(&image),
         CMD_OPTIONS_END,
     };
@@ -101,6 +122,7 @@ static int run(int argc, char **argv)
     unsigned flags = BLK_NO_BACKING | (changes ? BLK_WRITABLE : BLK_NO_IO);
     if (image_open(&image, filename, flags, NULL, &root, &err) < 0)
         return report_error(&err);
-    status = changes ? change(root, &request) : request.action ? list(root) : EXIT_OK;
-    return finish(status, &root, 1);
+    json_t *result = describe(format, filename, &request);
+    status = changes ? change(root, &request) : request.action ? list(root, result) : EXIT_OK;
+    return finish_result(status, &root, 1, result);
 }

@@ -150,3 +150,14 @@ scene_image() { # NAME: with data, and two bitmaps of which b0 is dirty
     ((status == 0))
     report
 }
+
+@test "very many bitmaps that cannot be stored are one line" {
+    local i
+    blkimg create -q -f qcow2 many 1G
+    for i in {1..40}; do
+        blkimg bitmap --add -g 64k many "bitmap-$i"
+    done
+    printf '[inject-error]\niotype = "write"\nonce = "off"\nerrno = "ENOSPC"\n' >rules
+    run -5 --separate-stderr blkimg bitmap --disable "blkdebug:$T/rules:many" bitmap-3
+    [[ ${#stderr_lines[@]} == 1 && $stderr == *"bitmap-1 and 39 more: "*"No space left"* ]] || fail "$stderr"
+}

@@ -221,7 +221,7 @@ b 1: granularity 512 B, disabled, 0 bytes dirty"
     assert_line "a (qcow2): store b0: ok"
     assert_line "a (qcow2): store b1: ok"
     assert_equal "$(blkimg close-check --output=json a |
-        jq -c '[.steps[] | select(.detail) | [.detail, .outcome]]')" '[["b0","ok"],["b1","ok"]]'
+        jq -c '[.close[] | select(.detail) | [.detail, .outcome]]')" '[["b0","ok"],["b1","ok"]]'
 }
 
 @test "a resize takes bitmaps along; granularity too fine for the new size is refused first" {

@@ -38,6 +38,19 @@ END
     assert_equal "$status" 1
 }
 
+@test "an error has a number or a name" {
+    local name
+    for name in ENOSPC 28; do
+        run -1 blkimg io --image-opts -c "write 0 4k" "$(rule iotype=write,errno=$name)"
+        assert_output "write failed: No space left on device"
+        printf '[inject-error]\niotype = "read"\nerrno = "%s"\n' "$name" >rules
+        run -1 blkimg io -f raw -c "read 0 4k" blkdebug:rules:t.raw
+        assert_output "read failed: No space left on device"
+    done
+    run -1 --separate-stderr blkimg io --image-opts -c "write 0 4k" "$(rule iotype=write,errno=ENOSUCH)"
+    [[ $stderr == *"errno 'ENOSUCH': there is no such error"* ]]
+}
+
 @test "a name without rules" {
     same_io_output -f raw -c "write -P 7 0 4k" -c "read -P 7 0 4k" blkdebug::t.raw
     assert_equal "$status" 0

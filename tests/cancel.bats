@@ -153,3 +153,25 @@ only() {
         [[ $status == 0 || $status == 3 ]]
     done
 }
+
+@test "SIGUSR1 ends no command, with or without -p" {
+    local options
+    for options in "" -p; do
+        # shellcheck disable=SC2086 # an option or none
+        spawn "$BLKIMG" convert $options -r 16M a t.raw
+        wait_for 20 test -e /proc/"$pid"/exe -a "$(readlink -f "$BLKIMG")" -ef /proc/"$pid"/exe
+        sleep 0.3
+        kill -USR1 "$pid"
+        sleep 0.3
+        kill -USR1 "$pid"
+        kill "$pid"
+        finish
+        assert_equal "$status" 143
+        [[ $options == -p ]] || grep -qE '^    \([0-9.]+/100%\)$' spawn.err
+    done
+    spawn "$BLKIMG" io -f raw -c 'sleep 500' a
+    sleep 0.2
+    kill -USR1 "$pid"
+    finish
+    assert_equal "$status" 0
+}

@@ -29,7 +29,7 @@ need_format() {
     blkimg close-check -f raw --output=json a >report
     assert_equal "$(jq -r .clean report)" true
     assert_equal "$(jq -r .filename report)" a
-    local steps='.steps[] | [.node, .driver, .step, .outcome] | join(" ")'
+    local steps='.close[] | [.node, .driver, .step, .outcome] | join(" ")'
     assert_equal "$(jq -r "$steps" report | sort)" \
         "$(printf 'a %s ok\n' 'file flush' 'file release' 'raw flush' 'raw release')"
 }
@@ -67,7 +67,7 @@ need_format() {
     need jq
     blkimg close-check --output=json -f raw blkdebug:rules:a >report || true
     assert_equal "$(jq -r .clean report)" false
-    assert_equal "$(jq -r '[.steps[] | select(.outcome == "failed")][0] | .errno' report)" 28
+    assert_equal "$(jq -r '[.close[] | select(.outcome == "failed")][0] | .errno' report)" 28
 }
 
 @test "what cannot be opened for writing: status 1" {

@@ -65,15 +65,23 @@ make_images() {
     same_output compare data missing
     same_output compare missing data
     same_output compare data folder
-    same_output compare data
-    same_output compare
-    same_output compare data full empty
     same_output compare -f foo data full
     same_output compare -F foo data full
     same_output compare -T foo data full
-    same_output compare --foo data full
     local data=driver=raw,file.filename=data
     same_output compare --image-opts -f raw "$data" "$data"
+}
+
+@test "a usage error is 2, as 1 says that the images differ" {
+    make_images
+    local arguments
+    for arguments in "" data "data full empty" "--foo data full" "-U=1 data full" "--lock-wait=x data data"; do
+        # shellcheck disable=SC2086 # a list
+        run -2 --separate-stderr blkimg compare $arguments
+        assert_equal "${#stderr_lines[@]}" 1
+    done
+    fill data 0 512 0x77
+    run -1 blkimg compare data full
 }
 
 @test "sizes that are no multiple of a sector" {

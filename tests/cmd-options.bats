@@ -151,10 +151,10 @@ one_line() {
     local status=0
     (blkimg info nosuch; exit $?) 0<&- 1>&- 2>&- || status=$?
     assert_equal "$status" 1
-    (blkimg resize -f raw a 2M) 0<&- 1>&- 2>&-
+    (blkimg resize -q -f raw a 2M) 0<&- 1>&- 2>&-
     truncate -s 2M copy
     cmp a copy
-    (blkimg create -f raw b 1M) 0<&- 1>&- 2>&-
+    (blkimg create -q -f raw b 1M) 0<&- 1>&- 2>&-
     [[ $(stat -c %s b) == 1048576 ]]
 }
 

@@ -23,7 +23,7 @@ state() {
 
 # Reads lines "MESSAGE | ARGUMENTS" from stdin. PEER is what to run for the same refusal, or nothing.
 all_refused() {
-    local peer=$1 message arguments before words count=0 lines
+    local peer=$1 message arguments before words count=0 lines expected
     before=$(state)
     while IFS='|' read -r message arguments; do
         message=${message%"${message##*[! ]}"}
@@ -31,7 +31,10 @@ all_refused() {
         run --separate-stderr blkimg "${words[@]}" </dev/null
         # shellcheck disable=SC2154 # run sets it
         lines=$(wc -l <<<"$stderr")
-        [[ $status == 1 && $lines == 1 && $stderr == 'blkimg: '*"$message"* ]] ||
+        # To a script, status 1 of compare says that the images differ.
+        expected=1
+        [[ ${words[0]} != compare ]] || expected=2
+        [[ $status == "$expected" && $lines == 1 && $stderr == 'blkimg: '*"$message"* ]] ||
             fail "blkimg$arguments: status $status, expected '$message', said: $stderr"
         [[ $(state) == "$before" ]] || fail "blkimg$arguments changed: $(diff <(echo "$before") <(state))"
         if [[ -n $peer ]]; then

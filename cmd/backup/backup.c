@@ -306,7 +306,7 @@ static int run(int argc, char **argv)
         { 'q', "quiet", CMD_FLAG, &options.quiet, NULL, "print nothing but errors" },
         { 0, "target-image-opts", CMD_FLAG, &options.target.image_opts, NULL,
           "with -n, the target is given as driver=...,option=value" },
-        OUTPUT_OPTION(&options.output),
+        RESULT_OPTION(&options.output),
         CMD_OPTIONS_END,
     };
     struct cmd_operands operands;

@@ -45,6 +45,8 @@ enum backup_mode {
 
 enum backup_sync { SYNC_ON_SUCCESS, SYNC_NEVER, SYNC_ALWAYS };
 
+extern const struct command cmd_backup;
+
 struct backup_options {
     struct image_args source, target;
     enum backup_mode mode;
@@ -101,7 +103,7 @@ struct backup_disk {
     char *backing_format;
 
     struct blk_id id, parent;
-    uint64_t bytes, bytes_copied; /* of the disk; that had to be looked at */
+    uint64_t bytes, bytes_copied; /* of the disk; that were written to the target */
     char digest[80];              /* --checksum: hex, or empty */
     struct blk_close_report source_report, target_report;
 };

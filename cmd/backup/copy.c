@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "blockcore/bytes.h"
+#include "blockcore/cancel.h"
 #include "blockcore/checksum.h"
 #include "blockcore/copy.h"
 #include "blockcore/difference.h"
@@ -75,6 +76,7 @@ static int copy_disk(struct backup *backup, struct backup_disk *disk, struct blk
         .target = disk->target,
         .bytes = disk->bytes,
         .mask = disk->mask,
+        .moved = &disk->bytes_copied,
         .remaining = disk->remaining,
         /* In a partial backup a zero is a statement: it must hide what the base has. */
         .target_reads_zero = whole && disk->target->reads_zero,
@@ -104,6 +106,7 @@ static int copy_disk(struct backup *backup, struct backup_disk *disk, struct blk
 static int fill_gaps(struct backup_disk *disk, struct blk_error *err)
 {
     struct blk_node *target = blk_skip_filters(disk->target);
+    struct blk_dirty_cursor marked = { .bitmap = disk->mask, .end = disk->bytes };
     uint64_t offset = 0, bytes;
     int ret = 0;
 
@@ -113,14 +116,22 @@ static int fill_gaps(struct backup_disk *disk, struct blk_error *err)
     if (!zeroes)
         return blk_fail(err, ENOMEM, "copying to '%s'", disk->target_name);
     memset(zeroes, 0, GAP_BYTES);
-    while (ret == 0 && blk_dirty_bitmap_next(disk->mask, offset, disk->bytes, &offset, &bytes)) {
+    while (ret == 0 && offset < disk->bytes) {
         struct blk_extent extent;
+        if (!blk_dirty_cursor_look(&marked, offset, &bytes)) {
+            offset += bytes;
+            continue;
+        }
+        if (blk_cancelled())
+            return blk_fail_why(err, ECANCELED, "stopped by a signal", "copying to '%s'",
+                                disk->target_name);
         ret = blk_block_status(target, offset, bytes, 0, &extent, err);
         if (ret < 0)
             break;
         if (!(extent.flags & BLK_EXT_ALLOCATED)) {
             extent.bytes = u64_min(extent.bytes, GAP_BYTES);
             ret = blk_pwrite(disk->target, offset, extent.bytes, zeroes, 0, err);
+            disk->bytes_copied += extent.bytes;
         }
         offset += extent.bytes;
     }
@@ -129,7 +140,6 @@ static int fill_gaps(struct backup_disk *disk, struct blk_error *err)
 
 int backup_copy(struct backup *backup, struct backup_disk *disk, struct blk_error *err)
 {
-    disk->bytes_copied = disk->mask ? blk_dirty_bitmap_count(disk->mask) : disk->bytes;
     int ret = backup->options->guest_io ? backup_copy_with_guest(backup, disk, err)
                                         : copy_disk(backup, disk, err);
     if (ret == 0)

@@ -33,6 +33,7 @@ int backup_close_target(struct backup *backup, struct backup_disk *disk, struct 
 
 /* A target that got its name after it was made as NAME.partial: it can be called so again. */
 struct renamed {
+    struct blk_published_entry entry;
     char *partial, *target;
 };
 
@@ -67,13 +68,15 @@ static int rename_partial(struct backup *backup, const struct backup_disk *disk,
 {
     static const struct blk_published_ops ops = { take_back_renamed, keep_renamed };
 
-    int ret = blk_rename_to_free(AT_FDCWD, disk->partial_name, disk->target_name);
-    if (ret < 0)
-        return blk_fail(err, -ret, "renaming '%s' to '%s'", disk->partial_name, disk->target_name);
+    /* Made first: nothing may fail between the name and its entry. */
     struct renamed *renamed = blk_xcalloc(1, sizeof(*renamed));
     renamed->partial = blk_xstrdup(disk->partial_name);
     renamed->target = blk_xstrdup(disk->target_name);
-    blk_published_add(&backup->published, &ops, renamed);
+    int ret = blk_rename_to_free(AT_FDCWD, disk->partial_name, disk->target_name);
+    if (ret < 0)
+        return end_renamed(renamed, blk_fail(err, -ret, "renaming '%s' to '%s'",
+                                             disk->partial_name, disk->target_name));
+    blk_published_add(&backup->published, &renamed->entry, &ops, renamed);
     return sync_folder_of(disk->target_name, err);
 }
 
@@ -113,8 +116,10 @@ static void set_source_identity(const struct backup_options *options, struct bac
 int backup_switch_source(const struct backup_options *options, struct backup_disk *disk,
                          struct blk_error *err)
 {
-    if (backup_changes_source(options, disk))
+    if (backup_changes_source(options, disk)) {
         set_source_identity(options, disk, options->new_bitmap);
+        blk_bitmaps_of(disk->format)->must_store = true;
+    }
     return close_root(&disk->source, &disk->source_report, err);
 }
 

@@ -46,7 +46,8 @@ static bool take_piece(struct copying *copying, uint64_t *offset, uint64_t *byte
     *offset = copying->next;
     *bytes = copying->bytes - copying->next;
     if (copying->mask)
-        more = blk_dirty_bitmap_next(copying->mask, copying->next, copying->bytes, offset, bytes);
+        more = blk_dirty_bitmap_next_piece(copying->mask, copying->next, copying->bytes,
+                                           PIECE_BYTES, offset, bytes);
     more = more && *bytes && copying->ret == 0;
     if (more) {
         *bytes = u64_min(*bytes, PIECE_BYTES - *offset % PIECE_BYTES);

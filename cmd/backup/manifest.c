@@ -53,13 +53,17 @@ static json_t *describe(const struct backup *backup, const struct backup_disk *d
 
 void backup_print_manifest(const struct backup *backup, int status)
 {
-    json_t *result = json_object();
+    json_t *result = result_new(OUTPUT_JSON, &cmd_backup, NULL);
     json_t *disks = json_array();
+    json_t *steps = json_array();
 
-    for (size_t i = 0; i < backup->count; i++)
+    for (size_t i = 0; i < backup->count; i++) {
         json_array_append_new(disks, describe(backup, &backup->disks[i]));
+        report_close_json(&backup->disks[i].target_report, steps);
+        report_close_json(&backup->disks[i].source_report, steps);
+    }
+    json_object_set_new(result, "close", steps);
     json_object_set_new(result, "status", json_integer(status));
     json_object_set_new(result, "disks", disks);
-    json_print(stdout, result);
-    json_decref(result);
+    finish_result(status, NULL, 0, result);
 }

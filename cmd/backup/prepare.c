@@ -8,6 +8,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "blockcore/cancel.h"
 #include "blockcore/memory.h"
 #include "cmd/backup/backup.h"
 
@@ -254,6 +255,9 @@ static int mark_top(struct backup_disk *disk, struct blk_error *err)
     struct blk_extent extent;
 
     for (uint64_t offset = 0; offset < disk->bytes; offset += extent.bytes) {
+        if (blk_cancelled())
+            return blk_fail_why(err, ECANCELED, "stopped by a signal", "reading the map of '%s'",
+                                disk->source_name);
         int ret = blk_block_status_above(disk->source, base, offset, disk->bytes - offset,
                                          BLK_WANT_ZERO, &extent, err);
         if (ret < 0)
@@ -287,12 +291,15 @@ static int fit_mask(const struct backup_options *options, struct backup_disk *di
     if (ret == 0 && info.cluster_bytes > UINT64_C(1) << bits)
         bits = (unsigned)__builtin_ctzll(info.cluster_bytes);
     if (ret == 0 && (!marked || bits > marked->granularity_bits)) {
-        ret = blk_dirty_bitmap_new("mask", disk->bytes, bits, &disk->mask, err);
+        struct blk_dirty_bitmap *fitted;
+        bits = blk_dirty_bitmap_fit_granularity(disk->bytes, bits);
+        ret = blk_dirty_bitmap_new("mask", disk->bytes, bits, &fitted, err);
         if (ret < 0)
             return ret;
         if (marked)
-            blk_dirty_bitmap_merge(disk->mask, marked);
+            blk_dirty_bitmap_merge(fitted, marked);
         blk_dirty_bitmap_free(marked);
+        disk->mask = fitted;
     }
     if (ret == 0 && disk->mode == BACKUP_TOP)
         ret = mark_top(disk, err);

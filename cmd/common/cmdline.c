@@ -281,6 +281,11 @@ static int store(const struct cmd_option *option, const char *text)
         return uint_parse(name, text, &((struct cmd_size *)option->value)->value);
     case CMD_OUTPUT:
         return output_format_parse(text, option->value);
+    case CMD_RESULT:
+        if (output_format_parse(text, option->value))
+            return EXIT_FAILED;
+        report_result_wanted(*(enum output_format *)option->value == OUTPUT_JSON);
+        return 0;
     case CMD_CALL:
     case CMD_MARK:
         break;
@@ -348,27 +353,44 @@ static int parse_arranged(const struct command *command, const struct cmd_option
             return EXIT_OK;
         }
         const struct cmd_option *option = &options[value - HELP_VALUE - 1];
-        int status = store(option, takes_value(option) ? keep(poptGetOptArg(context)) : NULL);
+        char *text = takes_value(option) ? poptGetOptArg(context) : NULL;
+        if (takes_value(option) && !text)
+            blk_out_of_memory();
+        int status = store(option, text ? keep(text) : NULL);
         if (status)
             return status;
     }
     return value == -1 ? CMD_RUN : report_bad_option(command, options, context, value);
 }
 
+/* A usage error is told in the form that was asked for, even if it comes before --output. */
+static void note_result_wanted(const struct cmd_option *options, int argc, char **argv)
+{
+    bool has_result = false;
+
+    for (; !is_end(options); options++)
+        has_result |= options->kind == CMD_RESULT;
+    for (int i = 1; i < argc && has_result && strcmp(argv[i], "--") != 0; i++)
+        if (strcmp(argv[i], "--output=json") == 0 ||
+            (strcmp(argv[i], "--output") == 0 && i + 1 < argc && strcmp(argv[i + 1], "json") == 0))
+            report_result_wanted(true);
+}
+
 int cmd_parse(const struct command *command, const struct cmd_option *options, int argc,
               char **argv, struct cmd_operands *operands)
 {
     struct arrangement arranged = { 0 };
+    note_result_wanted(options, argc, argv);
     arrange(&arranged, options, argc, argv);
 
     struct poptOption *table = popt_table(options);
     poptContext context = poptGetContext(NULL, arranged.argc, arranged.argv, table, 0);
     if (!context)
-        abort();
+        blk_out_of_memory();
     int status = parse_arranged(command, options, context);
     poptFreeContext(context);
     *operands = arranged.operands;
-    return status;
+    return status == CMD_RUN || status == EXIT_OK ? status : command_error_status(command);
 }
 
 int cmd_parse_image(const struct command *command, const struct cmd_option *options, int argc,

@@ -18,6 +18,7 @@ enum cmd_option_kind {
     CMD_SIZE,   /* a size such as 64k; struct cmd_size */
     CMD_UINT,   /* a plain number; struct cmd_size */
     CMD_OUTPUT, /* "human" or "json"; enum output_format */
+    CMD_RESULT, /* the same, for a command whose JSON is a result (report.h) */
     CMD_CALL,   /* text; struct cmd_call: the order among several options matters */
     CMD_MARK,   /* nothing; struct cmd_call, called with a NULL text */
 };
@@ -54,6 +55,10 @@ struct cmd_option {
 /* The row of commands that can print JSON. `format` points to an enum output_format. */
 #define OUTPUT_OPTION(format)                                                                     \
     { 0, "output", CMD_OUTPUT, format, "human|json", "the form of the output" }
+
+/* And of commands whose JSON says what was done, also when they fail. */
+#define RESULT_OPTION(format)                                                                     \
+    { 0, "output", CMD_RESULT, format, "human|json", "the form of the result" }
 
 /* A row without name ends the table. */
 #define CMD_OPTIONS_END { 0, NULL, CMD_FLAG, NULL, NULL, NULL }

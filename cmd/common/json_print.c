@@ -98,7 +98,7 @@ json_t *json_text(const char *text)
 {
     json_t *string = json_string_nocheck(text);
     if (!string)
-        abort();
+        blk_out_of_memory();
     return string;
 }
 

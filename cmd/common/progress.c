@@ -11,6 +11,17 @@ static void on_usr1(int number)
     asked = 1;
 }
 
+void progress_init(void)
+{
+    struct sigaction old, action = { .sa_handler = on_usr1, .sa_flags = SA_RESTART };
+
+    sigaction(SIGUSR1, NULL, &old);
+    if (old.sa_handler == SIG_IGN)
+        return;
+    sigemptyset(&action.sa_mask);
+    sigaction(SIGUSR1, &action, NULL);
+}
+
 static void show(struct progress *progress, double percent)
 {
     printf("    (%3.2f/100%%)\r", percent);
@@ -21,13 +32,8 @@ static void show(struct progress *progress, double percent)
 void progress_start(struct progress *progress, bool enabled)
 {
     *progress = (struct progress){ .enabled = enabled };
-    if (enabled) {
+    if (enabled)
         show(progress, 0);
-        return;
-    }
-    struct sigaction action = { .sa_handler = on_usr1, .sa_flags = SA_RESTART };
-    sigemptyset(&action.sa_mask);
-    sigaction(SIGUSR1, &action, NULL);
 }
 
 void progress_update(void *opaque, uint64_t done, uint64_t total)

@@ -13,6 +13,12 @@ struct progress {
     double shown; /* per cent on the screen */
 };
 
+/*
+ * At the start of the program: SIGUSR1 ends no command, whether it shows progress or not. One that
+ * was ignored stays so.
+ */
+void progress_init(void);
+
 /* Begins with 0. `enabled`: -p was given, and -q was not. */
 void progress_start(struct progress *progress, bool enabled);
 

@@ -2,6 +2,7 @@
 
 #include <ctype.h>
 #include <errno.h>
+#include <pthread.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,6 +14,32 @@
 
 /* Whether an error was reported because a signal asked to stop. */
 static bool stopped_by_signal;
+
+static char *close_note; /* or NULL */
+
+/* The JSON result that is owed, and the first error, which it shows. */
+static bool result_wanted;
+static bool result_printed;
+static json_t *first_error;
+static pthread_mutex_t first_error_mutex = PTHREAD_MUTEX_INITIALIZER; /* a guest has a thread */
+
+static void set_text(json_t *object, const char *key, const char *text)
+{
+    if (text && *text)
+        json_object_set_new(object, key, json_text(text));
+}
+
+static void note_error(const char *what, const char *why, const char *left)
+{
+    pthread_mutex_lock(&first_error_mutex);
+    if (result_wanted && !first_error) {
+        first_error = json_object();
+        set_text(first_error, "what", what);
+        set_text(first_error, "why", why);
+        set_text(first_error, "left", left);
+    }
+    pthread_mutex_unlock(&first_error_mutex);
+}
 
 void print_escaped(FILE *to, const char *text)
 {
@@ -43,6 +70,7 @@ int report_error(const struct blk_error *err)
         stopped_by_signal = true;
     snprintf(text, sizeof(text), "%s: %s%s%s%s", err->what, err->why, err->left[0] ? " (" : "",
              err->left, err->left[0] ? ")" : "");
+    note_error(err->what, err->why, err->left);
     print_line(text);
     return EXIT_FAILED;
 }
@@ -53,6 +81,7 @@ int report_failure(const char *format, ...)
     va_start(args, format);
     BLK_AUTOFREE char *text = blk_xvasprintf(format, args);
     va_end(args);
+    note_error(text, NULL, NULL);
     print_line(text);
     return EXIT_FAILED;
 }
@@ -66,7 +95,36 @@ int report_usage(const struct command *command, const char *format, ...)
     bool alone = program_called_as() == PROGRAM_QEMU_IO;
     report_failure("%s: %s (see '%s%s%s --help')", command->name, text, program_name(),
                    alone ? "" : " ", alone ? "" : command->name);
-    return EXIT_FAILED;
+    return command_error_status(command);
+}
+
+void report_close_note(const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    free(close_note);
+    close_note = blk_xvasprintf(format, args);
+    va_end(args);
+}
+
+/*
+ * Goes on to the last of the entries from *at on that are about the same step of the same node: an
+ * image may have very many bitmaps, and what failed for one failed for all. Returns how many failed
+ * parts, beside the first, are passed over.
+ */
+static size_t skip_alike(const struct blk_close_report *report, size_t *at)
+{
+    const struct blk_close_entry *first = &report->entries[*at];
+    size_t more = 0;
+
+    for (; *at + 1 < report->count; ++*at) {
+        const struct blk_close_entry *next = &report->entries[*at + 1];
+        if (next->step != first->step || next->driver != first->driver ||
+            strcmp(next->node, first->node) != 0)
+            break;
+        more += next->outcome == BLK_OUTCOME_FAILED && next->detail;
+    }
+    return more;
 }
 
 void report_close(const struct blk_close_report *report, const struct blk_error *err)
@@ -77,19 +135,18 @@ void report_close(const struct blk_close_report *report, const struct blk_error 
         const struct blk_close_entry *entry = &report->entries[i];
         if (entry->outcome != BLK_OUTCOME_FAILED)
             continue;
-        report_failure("closing '%s' (%s): %s%s%s: %s", entry->node, entry->driver, entry->step,
-                       entry->detail ? " " : "", entry->detail ? entry->detail : "",
-                       entry->message ? entry->message : strerror(entry->code));
+        size_t more = skip_alike(report, &i);
+        BLK_AUTOFREE char *others = more ? blk_xasprintf(" and %zu more", more) : NULL;
+        note_error(entry->node, entry->message, close_note);
+        BLK_AUTOFREE char *note = close_note && !named ? blk_xasprintf(" (%s)", close_note) : NULL;
+        report_failure("closing '%s' (%s): %s%s%s%s: %s%s", entry->node, entry->driver,
+                       entry->step, entry->detail ? " " : "", entry->detail ? entry->detail : "",
+                       others ? others : "",
+                       entry->message ? entry->message : strerror(entry->code), note ? note : "");
         named = true;
     }
     if (!named)
         report_error(err);
-}
-
-static void set_text(json_t *object, const char *key, const char *text)
-{
-    if (text)
-        json_object_set_new(object, key, json_text(text));
 }
 
 void report_close_json(const struct blk_close_report *report, json_t *steps)
@@ -183,17 +240,48 @@ int finish_part(int status, bool complete, struct blk_node **roots, size_t count
     return close_all(status, complete, roots, count, steps);
 }
 
+static void print_result(json_t *result, int status, bool complete)
+{
+    json_object_set_new(result, "exit-status", json_integer(status));
+    result_set_flag(result, "complete", complete);
+    if (!json_object_get(result, "close"))
+        json_object_set_new(result, "close", json_array());
+    pthread_mutex_lock(&first_error_mutex);
+    if (first_error && !complete)
+        json_object_set(result, "error", first_error);
+    pthread_mutex_unlock(&first_error_mutex);
+    json_print(stdout, result);
+    json_decref(result);
+    result_printed = true;
+}
+
 int finish_result(int status, struct blk_node **roots, size_t count, json_t *result)
 {
     status = finish_part(status, status == EXIT_OK, roots, count, result);
-    if (!result)
-        return status;
     int shown = report_exit_status(status);
-    result_set_flag(result, "complete", shown == EXIT_OK);
-    json_object_set_new(result, "exit-status", json_integer(shown));
-    json_print(stdout, result);
-    json_decref(result);
+    if (result)
+        print_result(result, shown, shown == EXIT_OK);
     return status;
+}
+
+int finish_result_done(int status, struct blk_node **roots, size_t count, json_t *result)
+{
+    status = finish_part(status, true, roots, count, result);
+    int shown = report_exit_status(status);
+    if (result)
+        print_result(result, shown, shown == status && status != EXIT_CLOSE_FAILED);
+    return status;
+}
+
+void report_result_wanted(bool wanted)
+{
+    result_wanted = wanted;
+}
+
+void report_end(const struct command *command, int status)
+{
+    if (result_wanted && !result_printed && status != EXIT_OK)
+        print_result(result_new(OUTPUT_JSON, command, NULL), status, false);
 }
 
 int report_exit_status(int status)

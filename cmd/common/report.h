@@ -22,7 +22,10 @@ int report_error(const struct blk_error *err);
 /* Prints "blkimg: <text>" and returns EXIT_FAILED. */
 int report_failure(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
-/* Prints "blkimg: COMMAND: <text> (see 'blkimg COMMAND --help')" and returns EXIT_FAILED. */
+/*
+ * Prints "blkimg: COMMAND: <text> (see 'blkimg COMMAND --help')". Returns the command's error
+ * status.
+ */
 int report_usage(const struct command *command, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
 
@@ -43,8 +46,12 @@ int finish(int status, struct blk_node **roots, size_t count);
 int finish_done(int status, struct blk_node **roots, size_t count);
 
 /*
- * The result object of --output=json for a command whose purpose is to change something: NULL for
- * OUTPUT_HUMAN, and the setters then do nothing. A NULL text is left out.
+ * The result object of --output=json, for commands with a RESULT_OPTION. Every run prints exactly
+ * one: "command" and what the command adds, "exit-status", "complete", "close" (the steps of the
+ * closes) and, after a failure, "error" with "what", "why" and "left". A run that fails before it
+ * has a result gets one from report_end().
+ *
+ * NULL for OUTPUT_HUMAN, and the setters then do nothing. A NULL text is left out.
  */
 json_t *result_new(enum output_format format, const struct command *command, const char *filename);
 void result_set_text(json_t *result, const char *key, const char *text);
@@ -58,6 +65,20 @@ void result_set_flag(json_t *result, const char *key, bool value);
 int finish_result(int status, struct blk_node **roots, size_t count, json_t *result);
 
 /*
+ * The same for work that came to a true end, as finish_done(): "complete" is true unless a close
+ * failed or `status` is one of a failure.
+ */
+int finish_result_done(int status, struct blk_node **roots, size_t count, json_t *result);
+
+/* Whether --output=json was given for a result: main() then sees to it that one is printed. */
+void report_result_wanted(bool wanted);
+
+/*
+ * For main(), at the end of a command: prints a result that is owed. `status` is the exit status.
+ */
+void report_end(const struct command *command, int status);
+
+/*
  * Closes some of a command's roots before its end; finish_result() shows their steps too.
  * `complete`: as finish_done(), whatever `status` is; else `status` comes back as it was.
  */
@@ -66,7 +87,12 @@ int finish_part(int status, bool complete, struct blk_node **roots, size_t count
 /* Adds an object for each entry of the report. */
 void report_close_json(const struct blk_close_report *report, json_t *steps);
 
-/* Prints the failed steps of a close; `err` is what blk_close() returned. */
+/* What a close that fails leaves in doubt: it is added to the line that says so. */
+void report_close_note(const char *format, ...) __attribute__((format(printf, 1, 2)));
+
+/*
+ * Prints the failed steps of a close, one line a node and step; `err` is what blk_close() returned.
+ */
 void report_close(const struct blk_close_report *report, const struct blk_error *err);
 
 /*

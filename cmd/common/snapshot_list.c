@@ -6,6 +6,7 @@
 #include <time.h>
 
 #include "blockcore/driver.h"
+#include "blockcore/memory.h"
 #include "blockcore/types.h"
 #include "blockcore/units.h"
 #include "cmd/common/json_print.h"
@@ -13,13 +14,13 @@
 static void set_text(json_t *object, const char *key, const char *text)
 {
     if (json_object_set_new(object, key, json_text(text)) < 0)
-        abort();
+        blk_out_of_memory();
 }
 
 static void set_number(json_t *object, const char *key, uint64_t value)
 {
     if (json_object_set_new(object, key, json_integer((json_int_t)value)) < 0)
-        abort();
+        blk_out_of_memory();
 }
 
 json_t *snapshot_list_item(const void *opaque, size_t index)

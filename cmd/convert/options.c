@@ -106,7 +106,7 @@ int convert_parse(int argc, char **argv, struct convert_options *o)
           "write in any order: for devices, and to compress in parallel" },
         { 0, "salvage", CMD_FLAG, &o->salvage, NULL, "take what cannot be read for zeroes" },
         { 0, "bitmaps", CMD_FLAG, &o->bitmaps, NULL, "copy persistent bitmaps too" },
-        OUTPUT_OPTION(&o->format),
+        RESULT_OPTION(&o->format),
         { 0, "skip-broken-bitmaps", CMD_FLAG, &o->skip_broken_bitmaps, NULL,
           "with --bitmaps: leave out inconsistent ones" },
         CMD_OPTIONS_END,

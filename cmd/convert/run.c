@@ -23,8 +23,9 @@ struct conversion {
     struct blk_node *target;
     uint64_t cluster_bytes; /* of a target that is written compressed; else 1 */
     struct progress progress;
-    uint64_t done;  /* by the copies that have ended */
-    uint64_t start; /* of the input that is being copied, in the joined inputs */
+    uint64_t done;        /* by the copies that have ended */
+    uint64_t start;       /* of the input that is being copied, in the joined inputs */
+    uint64_t bytes_moved; /* read and written */
     struct convert_salvaged salvaged;
 };
 
@@ -213,6 +214,7 @@ static int copy_part(struct conversion *c, size_t i, uint64_t start, uint64_t en
         .in_order = !o->out_of_order,
         .salvage = o->salvage,
         .workers = o->workers,
+        .moved = &c->bytes_moved,
         .bytes_per_second = o->bytes_per_second,
         .progress = on_progress,
         .opaque = c,
@@ -346,6 +348,7 @@ static int convert(struct convert_options *o, const struct blk_driver *driver,
     result_set_text(result, "format", c.target ? blk_skip_filters(c.target)->driver->name : NULL);
     if (c.target)
         result_set_bytes(result, "virtual-size", blk_size(c.target));
+    result_set_bytes(result, "bytes", c.bytes_moved);
     result_set_text(result, "backing-filename", o->backing);
     return convert_finish(&sources, c.target, ret < 0 ? report_error(&err) : EXIT_OK, result);
 }

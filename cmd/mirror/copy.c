@@ -89,6 +89,7 @@ int mirror_copy(struct mirror *mirror, const struct blk_dirty_bitmap *mask, stru
         .only_allocated = request->top && !mask,
         .base = blk_child(mirror->format, BLK_ROLE_BACKING),
         .mask = mask,
+        .moved = &mirror->bytes_moved,
         /* What a mask marks may have been written before. */
         .target_reads_zero = mirror->target->reads_zero && !mask,
         .sparse_bytes = 4096,

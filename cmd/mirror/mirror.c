@@ -118,6 +118,8 @@ static int mirror_image(const struct mirror_request *request, enum output_format
     pivot.result = result;
     int status = do_mirror(&mirror, &pivot);
     pivot_free(&pivot);
+    if (!request->guest_io)
+        result_set_bytes(result, "bytes", mirror.bytes_moved);
 
     /* A guest's writes are kept, bitmaps included, whatever became of the copy. */
     status = finish_part(status, status == EXIT_OK || request->guest_io, &mirror.source, 1, result);
@@ -169,7 +171,7 @@ static int run(int argc, char **argv)
         { 'r', "rate-limit", CMD_SIZE, &rate, "BYTES", "copy at most so much in a second" },
         { 'p', "progress", CMD_FLAG, &request.show_progress, NULL, "show progress" },
         { 'q', "quiet", CMD_FLAG, &quiet, NULL, "print nothing but errors" },
-        OUTPUT_OPTION(&format),
+        RESULT_OPTION(&format),
         CMD_OPTIONS_END,
     };
     struct cmd_operands operands;

@@ -49,6 +49,7 @@ struct mirror {
     struct blk_node *source, *target;
     struct blk_node *format; /* the source without filters */
     struct progress progress;
+    uint64_t bytes_moved; /* read and written; without those of a live mirror's last part */
 };
 
 /* Makes the target, open for writing. It has no name until it is closed. */

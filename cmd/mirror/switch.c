@@ -84,7 +84,7 @@ static int run(int argc, char **argv)
         { 0, "recover", CMD_STRING, &request.recover, "FILE",
           "finish what this witness says was begun" },
         { 0, "undo", CMD_FLAG, &request.undo, NULL, "with --recover: take it back instead" },
-        OUTPUT_OPTION(&format),
+        RESULT_OPTION(&format),
         CMD_OPTIONS_END,
     };
     struct cmd_operands operands;

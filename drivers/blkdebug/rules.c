@@ -108,22 +108,57 @@ static int parse_place(struct blkdebug_rule *rule, struct blk_options *options,
     return 0;
 }
 
+/* "28" or "ENOSPC". */
+static int parse_errno(struct blkdebug_rule *rule, struct blk_options *options,
+                       struct blk_error *err)
+{
+#define NAME(code) { #code, code }
+    static const struct {
+        const char *name;
+        int code;
+    } names[] = {
+        NAME(EIO),       NAME(ENOSPC),  NAME(EDQUOT),    NAME(EPERM),      NAME(EACCES),
+        NAME(ENOENT),    NAME(EINTR),   NAME(EAGAIN),    NAME(EBUSY),      NAME(EINVAL),
+        NAME(ENOMEM),    NAME(EFBIG),   NAME(EROFS),     NAME(ENODEV),     NAME(ENXIO),
+        NAME(EBADF),     NAME(EEXIST),  NAME(EMFILE),    NAME(EPIPE),      NAME(EILSEQ),
+        NAME(ENOTSUP),   NAME(ENOSYS),  NAME(ETIMEDOUT), NAME(EOPNOTSUPP), NAME(ECONNRESET),
+        NAME(ECANCELED), NAME(ESTALE),  NAME(ENOMEDIUM), NAME(EREMOTEIO),  NAME(ECONNREFUSED),
+        NAME(EOVERFLOW), NAME(ENOLINK), NAME(EPROTO),    NAME(EUCLEAN),    NAME(ENODATA),
+    };
+#undef NAME
+    const char *text = blk_options_peek(options, "errno");
+    uint64_t code = EIO;
+
+    for (size_t i = 0; text && i < sizeof(names) / sizeof(names[0]); i++) {
+        if (strcmp(text, names[i].name) == 0) {
+            blk_options_get(options, "errno");
+            rule->code = names[i].code;
+            return 0;
+        }
+    }
+    if (text && *text == 'E')
+        return blk_fail_why(err, EINVAL, "there is no such error", "errno '%s'", text);
+    int ret = blk_options_get_uint(options, "errno", &code, err);
+    if (ret < 0)
+        return ret;
+    if (code > INT_MAX)
+        return blk_fail_why(err, EINVAL, "there is no such error", "errno '%" PRIu64 "'", code);
+    rule->code = (int)code;
+    return 0;
+}
+
 static int parse_inject_error(struct blkdebug_rule *rule, struct blk_options *options,
                               struct blk_error *err)
 {
-    uint64_t code = EIO;
     bool immediately = false; /* where a request fails is the same for synchronous requests */
     int ret;
 
     if ((ret = parse_iotype(rule, options, err)) < 0 ||
         (ret = parse_place(rule, options, err)) < 0 ||
-        (ret = blk_options_get_uint(options, "errno", &code, err)) < 0 ||
+        (ret = parse_errno(rule, options, err)) < 0 ||
         (ret = blk_options_get_bool(options, "immediately", &immediately, err)) < 0 ||
         (ret = blk_options_get_uint(options, "nth", &rule->nth, err)) < 0)
         return ret;
-    if (code > INT_MAX)
-        return blk_fail_why(err, EINVAL, "there is no such error", "errno '%" PRIu64 "'", code);
-    rule->code = (int)code;
     if (rule->nth == 0 && blk_options_peek(options, "nth"))
         return blk_fail_why(err, EINVAL, "requests are counted from 1", "nth '0'");
     rule->once = rule->nth > 0;

@@ -175,6 +175,7 @@ struct file_target {
     char *base;            /* the name in the folder */
     char *temporary;       /* the file's name until it is published, or NULL while it has none */
     bool old_kept;         /* published; what was replaced has the temporary name */
+    struct given *given;   /* what a hold will need, made beforehand; or NULL */
     int old_fd;            /* FILE_TARGET_REPLACE: the file that will be replaced */
     struct file_locks old_locks; /* held on it */
 
@@ -226,6 +227,10 @@ bool file_is_behind_loop_device(const struct stat *st);
 int file_sync_foreign(struct blk_node *node, struct blk_error *err);
 
 /* ---- take_back.c ---- */
+
+/* Makes what file_target_hold() needs, so that nothing can fail once the name is given. */
+void file_target_prepare_hold(struct blk_node *node);
+void file_target_forget_hold(struct file_target *t);
 
 /*
  * The node's name has just been given: it can be taken back through `published`, which owns the

@@ -17,6 +17,7 @@
 #include "blockcore/memory.h"
 #include "blockcore/rename.h"
 #include "blockcore/sys.h"
+#include "blockcore/temporaries.h"
 #include "drivers/file/file.h"
 
 #define MAX_ATTRIBUTE_BYTES 65536 /* the kernel's limit of a value and of the list of names */
@@ -103,6 +104,7 @@ static int name_new(struct blk_node *node, struct blk_error *err)
                             "giving the new image its name '%s'", node->name);
     if (ret < 0)
         return blk_fail(err, -ret, "giving the new image its name '%s'", node->name);
+    blk_temporary_forget(t->temporary);
     free(t->temporary);
     t->temporary = NULL;
     return 0;
@@ -117,6 +119,7 @@ static int name_temporarily(struct file_state *s)
         int ret = file_link_unnamed(s->fd, t, name);
         if (ret == 0) {
             t->temporary = name;
+            blk_temporary_note(t->folder_fd, name);
             return 0;
         }
         free(name);
@@ -178,6 +181,8 @@ static int rename_and_keep(struct file_target *t)
 /* Names the new file; the old one gets the temporary name, so that it can come back. */
 static int rename_over_old(struct file_target *t)
 {
+    /* From here on the temporary name may be the old file's. */
+    blk_temporary_forget(t->temporary);
     if (blk_sys->renameat2(t->folder_fd, t->temporary, t->folder_fd, t->base,
                            RENAME_EXCHANGE) == 0) {
         t->old_kept = true;
@@ -300,6 +305,7 @@ int file_publish(struct blk_node *node, struct blk_published *published, struct 
     const struct file_state *s = node->state;
     if (!s->target || node->abandoned)
         return 0;
+    file_target_prepare_hold(node);
     int ret = s->target->kind == FILE_TARGET_IN_PLACE ? publish_in_place(node, published, err)
                                                       : publish_by_name(node, published, err);
     if (ret == 0)

@@ -18,6 +18,7 @@
 #include "drivers/file/file.h"
 
 struct given {
+    struct blk_published_entry entry;
     struct file_target *target;
     char *name; /* of the node */
     dev_t device;
@@ -181,22 +182,40 @@ static int open_path_of(int fd)
     return blk_sys->openat(AT_FDCWD, path, O_PATH | O_CLOEXEC, 0);
 }
 
+void file_target_prepare_hold(struct blk_node *node)
+{
+    struct file_state *s = node->state;
+
+    if (s->target->given)
+        return;
+    s->target->given = blk_xcalloc(1, sizeof(*s->target->given));
+    s->target->given->name = blk_xstrdup(node->name);
+    s->target->given->path_fd = -1;
+}
+
+void file_target_forget_hold(struct file_target *t)
+{
+    if (t->given)
+        free(t->given->name);
+    free(t->given);
+    t->given = NULL;
+}
+
 void file_target_hold(struct blk_node *node, struct blk_published *published)
 {
     static const struct blk_published_ops ops = { .take_back = take_back, .keep = keep };
     struct file_state *s = node->state;
-    struct given *given = blk_xcalloc(1, sizeof(*given));
+    struct given *given = s->target->given;
     struct stat st = { .st_ino = 0 };
 
     (void)blk_sys->fstat(s->fd, &st); /* if that fails, the name is not taken for ours */
-    *given = (struct given){
-        .target = s->target,
-        .name = blk_xstrdup(node->name),
-        .device = st.st_dev,
-        .inode = st.st_ino,
-        .no_flush = node->cache.no_flush,
-        .path_fd = s->target->kind == FILE_TARGET_IN_PLACE ? open_path_of(s->fd) : -1,
-    };
+    given->target = s->target;
+    given->device = st.st_dev;
+    given->inode = st.st_ino;
+    given->no_flush = node->cache.no_flush;
+    if (s->target->kind == FILE_TARGET_IN_PLACE)
+        given->path_fd = open_path_of(s->fd);
+    s->target->given = NULL;
     s->target = NULL;
-    blk_published_add(published, &ops, given);
+    blk_published_add(published, &given->entry, &ops, given);
 }

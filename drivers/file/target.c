@@ -20,6 +20,7 @@
 #include "blockcore/open.h"
 #include "blockcore/open_files.h"
 #include "blockcore/sys.h"
+#include "blockcore/temporaries.h"
 #include "drivers/drivers.h"
 #include "drivers/file/file.h"
 
@@ -155,6 +156,7 @@ static int open_temporary(struct file_target *t, int mode_flags, mode_t mode)
         int fd = blk_sys->openat(t->folder_fd, name, O_CREAT | O_EXCL | mode_flags, mode);
         if (fd >= 0) {
             t->temporary = name;
+            blk_temporary_note(t->folder_fd, name);
             return fd;
         }
         free(name);
@@ -307,6 +309,7 @@ static int make_successor(struct making *making, const struct stat *old, struct 
     int closed = file_close(&making->fd);
     if (t->temporary && blk_sys->unlinkat(t->folder_fd, t->temporary, 0) < 0 && closed == 0)
         closed = -errno;
+    blk_temporary_forget(t->temporary);
     free(t->temporary);
     t->temporary = NULL;
     return refused ? closed : ret;
@@ -435,6 +438,8 @@ static int make_node(struct making *making, struct blk_node **node, struct blk_e
 
 void file_target_drop(struct file_target *t)
 {
+    blk_temporary_forget(t->temporary);
+    file_target_forget_hold(t);
     file_close(&t->old_fd);
     file_close(&t->folder_fd);
     pthread_mutex_destroy(&t->erase_mutex);
@@ -485,6 +490,7 @@ int file_create(struct blk_create *create, struct blk_node **node, struct blk_er
         .locks = FILE_LOCKS_NONE,
         .fd = -1,
     };
+    *node = NULL;
     int ret = file_read_settings(create->protocol_options, &making.settings, err);
     if (ret < 0)
         return ret;

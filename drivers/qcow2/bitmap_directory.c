@@ -179,8 +179,8 @@ int qcow2_bitmap_directory_read(struct blk_node *node, struct qcow2_bitmap_direc
     if (ret < 0 || !count)
         return ret;
 
-    BLK_AUTOFREE uint8_t *buf = malloc(directory->bytes);
-    directory->entries = calloc(count, sizeof(*directory->entries));
+    BLK_AUTOFREE uint8_t *buf = blk_malloc(directory->bytes);
+    directory->entries = blk_calloc(count, sizeof(*directory->entries));
     if (!buf || !directory->entries)
         return blk_fail(err, ENOMEM, "reading the bitmap directory of '%s'", node->name);
     ret = blk_child_pread(qcow2_file(node), directory->offset, directory->bytes, buf, err);
@@ -216,6 +216,7 @@ static uint8_t *encode_entry(uint8_t *to, const struct qcow2_bitmap_entry *entry
 int qcow2_bitmap_directory_encode(const struct qcow2_bitmap_directory *directory, uint8_t **buf,
                                   uint64_t *bytes, struct blk_error *err)
 {
+    *buf = NULL;
     *bytes = 0;
     for (size_t i = 0; i < directory->count; i++)
         *bytes += entry_bytes(strlen(directory->entries[i].name),
@@ -223,7 +224,7 @@ int qcow2_bitmap_directory_encode(const struct qcow2_bitmap_directory *directory
     if (directory->count > QCOW2_MAX_BITMAPS || *bytes > QCOW2_MAX_BITMAP_DIRECTORY_BYTES)
         return blk_fail_why(err, EFBIG, "an image cannot have so many bitmaps",
                             "writing the bitmap directory");
-    *buf = calloc(1, round_up(*bytes, BLK_SECTOR_BYTES));
+    *buf = blk_calloc(1, round_up(*bytes, BLK_SECTOR_BYTES));
     if (!*buf)
         return blk_fail(err, ENOMEM, "writing the bitmap directory");
 

@@ -11,6 +11,7 @@
  */
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "blockcore/memory.h"
 #include "drivers/qcow2/bitmap.h"
@@ -86,11 +87,15 @@ static int release_reserve(struct blk_node *node, struct blk_error *err)
 static bool set_in_use(const struct blk_node *node, struct qcow2_bitmap_directory *directory,
                        bool all)
 {
+    struct blk_dirty_bitmap *expected = node->bitmaps->first; /* in the directory's order */
     bool any = false;
 
     for (size_t i = 0; i < directory->count; i++) {
         struct qcow2_bitmap_entry *entry = &directory->entries[i];
-        struct blk_dirty_bitmap *bitmap = blk_bitmaps_find(node, entry->name);
+        struct blk_dirty_bitmap *bitmap = expected;
+        if (!bitmap || strcmp(bitmap->name, entry->name) != 0)
+            bitmap = blk_bitmaps_find(node, entry->name);
+        expected = bitmap ? bitmap->next : expected;
         bool records = entry->flags & QCOW2_BITMAP_AUTO || (bitmap && bitmap->enabled);
         if (!(records || all) || entry->flags & QCOW2_BITMAP_IN_USE)
             continue;
@@ -164,10 +169,10 @@ int qcow2_bitmaps_track(struct blk_node *node, struct blk_error *err)
     return begin(node, false, blk_size(node), err);
 }
 
-/* Whether every bitmap can follow to that size. */
-static int check_resize(const struct blk_node *node, uint64_t size, struct blk_error *err)
+/* Sees that every bitmap can follow to that size, and will have the memory. */
+static int prepare_resize(const struct blk_node *node, uint64_t size, struct blk_error *err)
 {
-    for (const struct blk_dirty_bitmap *b = node->bitmaps->first; b; b = b->next) {
+    for (struct blk_dirty_bitmap *b = node->bitmaps->first; b; b = b->next) {
         if (b->inconsistent)
             continue;
         if (b->unusable)
@@ -175,7 +180,7 @@ static int check_resize(const struct blk_node *node, uint64_t size, struct blk_e
                                 "it has properties that this version does not know, and cannot "
                                 "follow to another size",
                                 "bitmap '%s' of '%s'", b->name, node->name);
-        int ret = blk_dirty_bitmap_check_size(b->name, size, b->granularity_bits, err);
+        int ret = b->size == size ? 0 : blk_dirty_bitmap_prepare_resize(b, size, err);
         if (ret < 0)
             return ret;
     }
@@ -188,7 +193,7 @@ int qcow2_bitmaps_suspend(struct blk_node *node, uint64_t size, struct blk_error
         return 0;
     int ret = blk_bitmaps_load(node, err);
     if (ret == 0)
-        ret = check_resize(node, size, err);
+        ret = prepare_resize(node, size, err);
     if (ret == 0)
         ret = begin(node, true, size, err);
     if (ret == 0)

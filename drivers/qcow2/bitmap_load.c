@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "blockcore/cancel.h"
 #include "blockcore/memory.h"
 #include "drivers/qcow2/bitmap.h"
 
@@ -163,14 +164,18 @@ static int load_bits(struct blk_node *node, struct blk_dirty_bitmap *bitmap, str
         return ret;
 
     BLK_AUTOFREE uint64_t *table = NULL;
-    BLK_AUTOFREE uint8_t *buf = malloc(s->cluster_bytes);
+    BLK_AUTOFREE uint8_t *buf = blk_malloc(s->cluster_bytes);
     if (!buf)
         return blk_fail(err, ENOMEM, "loading bitmap '%s' of '%s'", bitmap->name, node->name);
     ret = qcow2_read_table(node, stored->table_offset, pieces,
                            QCOW2_MAX_BITMAP_TABLE_ENTRIES * UINT64_C(8), &table, "bitmap table",
                            err);
-    for (uint64_t i = 0; i < pieces && ret == 0; i++)
+    for (uint64_t i = 0; i < pieces && ret == 0; i++) {
         ret = load_piece(node, bitmap, table[i], i * s->cluster_bytes, buf, err);
+        if (ret == 0 && blk_cancelled())
+            ret = blk_fail_why(err, ECANCELED, "stopped by a signal",
+                               "loading bitmap '%s' of '%s'", bitmap->name, node->name);
+    }
     atomic_store(&bitmap->changed, false);
     return ret;
 }

@@ -5,12 +5,16 @@
  * one write of the header's sector switches to them (C4), then the old clusters are freed. A
  * failure before the switch leaves the image's bitmaps what they were: in use where they had begun
  * to record, untouched where not.
+ *
+ * A signal stops the store only where that costs nothing: where the image does not say of any
+ * bitmap in memory that it is in use.
  */
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "blockcore/cancel.h"
 #include "blockcore/close.h"
 #include "blockcore/memory.h"
 #include "drivers/qcow2/bitmap.h"
@@ -28,6 +32,7 @@ struct places {
     struct place *list;
     size_t count;
     struct place reserve; /* what is left of the clusters that were set aside when tracking began */
+    bool can_stop;        /* the bitmaps in the image are valid without this store */
 };
 
 static int allocate(struct blk_node *node, struct places *places, uint64_t bytes, uint64_t *offset,
@@ -78,20 +83,49 @@ static uint64_t piece_count(const struct blk_node *node, const struct blk_dirty_
     return div_round_up(blk_dirty_bitmap_stored_bytes(bitmap), qcow2_state(node)->cluster_bytes);
 }
 
-static bool piece_needs_data(const struct blk_node *node, const struct blk_dirty_bitmap *bitmap,
-                             uint64_t piece)
+static int check_stop(const struct places *places, struct blk_error *err)
+{
+    if (!places->can_stop || !blk_cancelled())
+        return 0;
+    return blk_fail_why(err, ECANCELED, "stopped by a signal", "writing");
+}
+
+/* What stands in the table for a piece without data. */
+#define PIECE_HAS_DATA UINT64_MAX
+
+/*
+ * Fills the table: what stands for a piece that is all zeroes or all ones, PIECE_HAS_DATA for any
+ * other. Counts those.
+ */
+static int look_at_pieces(const struct blk_node *node, const struct blk_dirty_bitmap *bitmap,
+                          const struct places *places, uint8_t *table, uint64_t *with_data,
+                          struct blk_error *err)
 {
     uint32_t bytes = qcow2_state(node)->cluster_bytes;
-    return !blk_dirty_bitmap_piece_is(bitmap, piece * bytes, bytes, false) &&
-           !blk_dirty_bitmap_piece_is(bitmap, piece * bytes, bytes, true);
+    uint64_t pieces = piece_count(node, bitmap);
+    int ret = 0;
+
+    *with_data = 0;
+    for (uint64_t i = 0; i < pieces && ret == 0; i++) {
+        uint64_t entry = PIECE_HAS_DATA;
+        if (blk_dirty_bitmap_piece_is(bitmap, i * bytes, bytes, false))
+            entry = 0;
+        else if (blk_dirty_bitmap_piece_is(bitmap, i * bytes, bytes, true))
+            entry = QCOW2_BITMAP_TABLE_ALL_ONES;
+        else
+            ++*with_data;
+        be64_put(table + i * 8, entry);
+        ret = check_stop(places, err);
+    }
+    return ret;
 }
 
 /*
- * Writes the pieces that are neither all zeroes nor all ones one after the other from `data` on,
- * and fills the table.
+ * Writes the pieces that have data one after the other from `data` on, and fills in where they are.
  */
 static int write_pieces(struct blk_node *node, const struct blk_dirty_bitmap *bitmap,
-                        uint64_t data, uint8_t *table, struct blk_error *err)
+                        const struct places *places, uint64_t data, uint8_t *table,
+                        struct blk_error *err)
 {
     uint64_t cluster = qcow2_state(node)->cluster_bytes;
     uint64_t pieces = piece_count(node, bitmap);
@@ -100,19 +134,22 @@ static int write_pieces(struct blk_node *node, const struct blk_dirty_bitmap *bi
     uint64_t filled = 0;
     int ret = 0;
 
+    if (!buf) {
+        room = cluster;
+        buf = blk_buffer_alloc(room);
+    }
     if (!buf)
         return blk_fail(err, ENOMEM, "storing bitmap '%s'", bitmap->name);
     for (uint64_t i = 0; i < pieces && ret == 0; i++) {
-        if (!piece_needs_data(node, bitmap, i)) {
-            bool clean = blk_dirty_bitmap_piece_is(bitmap, i * cluster, cluster, false);
-            be64_put(table + i * 8, clean ? 0 : QCOW2_BITMAP_TABLE_ALL_ONES);
+        if (be64_get(table + i * 8) != PIECE_HAS_DATA)
             continue;
-        }
         be64_put(table + i * 8, data + filled);
         blk_dirty_bitmap_export(bitmap, i * cluster, cluster, buf + filled);
         filled += cluster;
         if (filled == room) {
-            ret = blk_child_pwrite(qcow2_file(node), data, filled, buf, 0, err);
+            ret = check_stop(places, err);
+            if (ret == 0)
+                ret = blk_child_pwrite(qcow2_file(node), data, filled, buf, 0, err);
             data += filled;
             filled = 0;
         }
@@ -131,23 +168,20 @@ static int write_bits(struct blk_node *node, const struct blk_dirty_bitmap *bitm
     uint64_t pieces = piece_count(node, bitmap);
     uint64_t table_bytes = round_up(u64_max(pieces * 8, 1), BLK_SECTOR_BYTES);
     uint64_t with_data = 0, data = 0;
-    int ret = 0;
 
     if (pieces > QCOW2_MAX_BITMAP_TABLE_ENTRIES)
         return blk_fail_why(err, EFBIG, "it has too many bits for this cluster size",
                             "bitmap '%s'", bitmap->name);
-    for (uint64_t i = 0; i < pieces; i++)
-        with_data += piece_needs_data(node, bitmap, i);
-
-    BLK_AUTOFREE uint8_t *table = calloc(1, table_bytes);
+    BLK_AUTOFREE uint8_t *table = blk_calloc(1, table_bytes);
     if (!table)
         return blk_fail(err, ENOMEM, "storing bitmap '%s'", bitmap->name);
-    if (with_data)
+    int ret = look_at_pieces(node, bitmap, places, table, &with_data, err);
+    if (ret == 0 && with_data)
         ret = allocate(node, places, with_data * cluster, &data, err);
     if (ret == 0)
         ret = allocate(node, places, table_bytes, &entry->table_offset, err);
     if (ret == 0)
-        ret = write_pieces(node, bitmap, data, table, err);
+        ret = write_pieces(node, bitmap, places, data, table, err);
     if (ret == 0)
         ret = blk_child_pwrite(qcow2_file(node), entry->table_offset, table_bytes, table, 0, err);
     entry->table_entries = (uint32_t)pieces;
@@ -280,12 +314,22 @@ static void adopt(struct blk_node *node, const struct qcow2_bitmap_directory *di
     qcow2_identity_note(node);
 }
 
-static bool has_table(const struct qcow2_bitmap_directory *directory, uint64_t table_offset)
+static int compare_offsets(const void *a, const void *b)
 {
-    for (size_t i = 0; i < directory->count; i++)
-        if (directory->entries[i].table_offset == table_offset)
-            return true;
-    return false;
+    uint64_t first = *(const uint64_t *)a, second = *(const uint64_t *)b;
+    return (first > second) - (first < second);
+}
+
+/* Where the directory's tables are, sorted: an image may have very many. NULL: no memory. */
+static uint64_t *sorted_tables(const struct qcow2_bitmap_directory *directory)
+{
+    uint64_t *offsets = blk_calloc(directory->count + 1, sizeof(*offsets));
+
+    for (size_t i = 0; offsets && i < directory->count; i++)
+        offsets[i] = directory->entries[i].table_offset;
+    if (offsets)
+        qsort(offsets, directory->count, sizeof(*offsets), compare_offsets);
+    return offsets;
 }
 
 /* Frees table and data of an entry that is no more. */
@@ -317,15 +361,16 @@ static int free_old(struct blk_node *node, const struct qcow2_bitmap_directory *
                     const struct qcow2_bitmap_directory *directory, struct blk_error *err)
 {
     struct qcow2_state *s = qcow2_state(node);
+    BLK_AUTOFREE uint64_t *kept = sorted_tables(directory);
+    int ret = kept ? 0 : blk_fail(err, ENOMEM, "freeing the old bitmaps");
 
-    for (size_t i = 0; i < old->count; i++) {
-        if (has_table(directory, old->entries[i].table_offset))
-            continue;
-        int ret = free_entry(node, &old->entries[i], err);
-        if (ret < 0) {
-            blk_left_behind(err, "the bitmaps are stored; clusters of the old ones leak");
-            return ret;
-        }
+    for (size_t i = 0; i < old->count && ret == 0; i++)
+        if (!bsearch(&old->entries[i].table_offset, kept, directory->count, sizeof(*kept),
+                     compare_offsets))
+            ret = free_entry(node, &old->entries[i], err);
+    if (ret < 0) {
+        blk_left_behind(err, "the bitmaps are stored; clusters of the old ones leak");
+        return ret;
     }
     if (old->bytes) {
         qcow2_lock(s);
@@ -337,12 +382,28 @@ static int free_old(struct blk_node *node, const struct qcow2_bitmap_directory *
 
 /* ---- the whole ---- */
 
+/* Whether the image, whose directory is `old`, would lose a bitmap without this store. */
+static bool has_in_use(const struct blk_node *node, const struct qcow2_bitmap_directory *old)
+{
+    size_t in_use = 0;
+
+    for (size_t i = 0; i < old->count; i++)
+        in_use += old->entries[i].flags & QCOW2_BITMAP_IN_USE ? 1 : 0;
+    for (const struct blk_dirty_bitmap *b = node->bitmaps->first; b && in_use; b = b->next)
+        if (!b->inconsistent && b->state)
+            return true;
+    return false;
+}
+
 /* All steps up to and including the switch, and the unused reserve. */
-static int store_and_switch(struct blk_node *node, struct qcow2_bitmap_directory *directory,
-                            struct blk_error *err)
+static int store_and_switch(struct blk_node *node, const struct qcow2_bitmap_directory *old,
+                            struct qcow2_bitmap_directory *directory, struct blk_error *err)
 {
     const struct qcow2_state *s = qcow2_state(node);
-    struct places places = { .reserve = { s->bitmap_reserve, s->bitmap_reserve_bytes } };
+    struct places places = {
+        .reserve = { s->bitmap_reserve, s->bitmap_reserve_bytes },
+        .can_stop = !node->abandoned && !node->bitmaps->must_store && !has_in_use(node, old),
+    };
 
     int ret = make_entries(node, &places, directory, err);
     if (ret == 0)
@@ -387,7 +448,7 @@ int qcow2_bitmaps_store(struct blk_node *node, struct blk_close_report *report,
     }
     int ret = qcow2_bitmap_directory_read(node, &old, &own);
     if (ret == 0)
-        ret = store_and_switch(node, &directory, &own);
+        ret = store_and_switch(node, &old, &directory, &own);
     if (ret == 0)
         ret = free_old(node, &old, &directory, &own);
     if (ret < 0) {

@@ -389,7 +389,7 @@ int qcow2_header_read(struct blk_node *node, struct qcow2_header *header, struct
         return ret;
 
     uint64_t cluster_bytes = UINT64_C(1) << header->cluster_bits;
-    BLK_AUTOFREE uint8_t *cluster = calloc(1, cluster_bytes);
+    BLK_AUTOFREE uint8_t *cluster = blk_calloc(1, cluster_bytes);
     if (!cluster)
         return blk_fail(err, ENOMEM, "reading the header of '%s'", node->name);
     ret = blk_child_pread(file, 0, u64_min(size, cluster_bytes), cluster, err);

@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "blockcore/memory.h"
 #include "drivers/qcow2/qcow2.h"
 
 /* ---- entries ---- */
@@ -139,7 +140,7 @@ int qcow2_read_table(struct blk_node *node, uint64_t offset, uint64_t entries, u
     int ret = qcow2_check_cut_off(node, qcow2_file(node), offset, entries * 8, what, err);
     if (ret < 0)
         return ret;
-    uint64_t *buf = malloc(entries ? entries * 8 : 8);
+    uint64_t *buf = blk_malloc(entries ? entries * 8 : 8);
     if (!buf)
         return blk_fail(err, ENOMEM, "reading the %s of '%s'", what, node->name);
     ret = blk_child_pread(qcow2_file(node), offset, entries * 8, buf, err);
@@ -160,7 +161,7 @@ static int load_l1(struct blk_node *node, uint64_t offset, uint32_t entries, str
     int ret = qcow2_read_table(node, offset, entries, QCOW2_MAX_L1_BYTES, &table, "L1 table", err);
     if (ret < 0)
         return ret;
-    uint8_t *dirty = calloc(div_round_up((uint64_t)entries * 8, s->l1_unit) + 1, 1);
+    uint8_t *dirty = blk_calloc(div_round_up((uint64_t)entries * 8, s->l1_unit) + 1, 1);
     if (!dirty) {
         free(table);
         return blk_fail(err, ENOMEM, "reading the L1 table of '%s'", node->name);
@@ -457,14 +458,21 @@ static int map_in_slice(struct blk_node *node, const struct qcow2_table *slice, 
     return 0;
 }
 
+/*
+ * L1 entries that one lookup goes through at most. Above a backing file of short extents the same
+ * gap is looked up for each of them.
+ */
+#define MAX_L1_RUN 512
+
 /* Where there is no L2 table, nor in the L1 entries that follow. */
 static void map_nothing(const struct qcow2_state *s, uint64_t offset, uint64_t bytes,
                         struct qcow2_mapping *mapping)
 {
     uint64_t per_table = (uint64_t)s->l2_entries << s->cluster_bits;
     uint64_t length = per_table - offset % per_table;
+    uint64_t first = l1_index(s, offset);
 
-    for (uint64_t at = l1_index(s, offset) + 1; length < bytes; at++) {
+    for (uint64_t at = first + 1; length < bytes && at < first + MAX_L1_RUN; at++) {
         if (at < s->l1_entries && s->l1[at] & QCOW2_ENTRY_OFFSET)
             break;
         length += per_table;

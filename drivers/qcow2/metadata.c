@@ -16,6 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "blockcore/memory.h"
 #include "drivers/qcow2/qcow2.h"
 
 #define EMPTY UINT64_C(0)
@@ -80,7 +81,7 @@ static int make_room(struct qcow2_cluster_set *set)
     if (set->capacity && (set->used + 1) * 3 < set->capacity * 2)
         return 0;
     struct qcow2_cluster_set larger = { .capacity = set->capacity ? set->capacity * 2 : 256 };
-    larger.slots = calloc(larger.capacity, sizeof(*larger.slots));
+    larger.slots = blk_calloc(larger.capacity, sizeof(*larger.slots));
     if (!larger.slots)
         return -ENOMEM;
     for (size_t i = 0; i < set->capacity; i++) {

@@ -378,8 +378,8 @@ int qcow2_header_relayout(struct blk_node *node, const struct qcow2_header *next
     if (ret < 0)
         return ret;
 
-    uint8_t *buf = malloc(s->cluster_bytes);
-    uint8_t *old = calloc(1, s->cluster_bytes);
+    uint8_t *buf = blk_malloc(s->cluster_bytes);
+    uint8_t *old = blk_calloc(1, s->cluster_bytes);
     if (!buf || !old) {
         ret = blk_fail(err, ENOMEM, "changing the header of '%s'", node->name);
     } else {
@@ -399,8 +399,8 @@ int qcow2_header_can_relayout(struct blk_node *node, const struct qcow2_tail *ta
 {
     struct qcow2_state *s = qcow2_state(node);
     struct qcow2_header header = s->header;
-    struct layout layout = { malloc(s->cluster_bytes), s->cluster_bytes, true, 0 };
-    uint8_t *old = calloc(1, s->cluster_bytes);
+    struct layout layout = { blk_malloc(s->cluster_bytes), s->cluster_bytes, true, 0 };
+    uint8_t *old = blk_calloc(1, s->cluster_bytes);
     int ret;
 
     if (!layout.buf || !old) {

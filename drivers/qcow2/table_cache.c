@@ -14,6 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "blockcore/memory.h"
 #include "drivers/qcow2/qcow2.h"
 
 #define FIRST_BUCKETS 64
@@ -97,7 +98,7 @@ static size_t bucket_of(const struct qcow2_cache *cache, uint64_t offset)
 static int grow_buckets(struct qcow2_cache *cache)
 {
     size_t count = cache->bucket_count ? cache->bucket_count * 2 : FIRST_BUCKETS;
-    struct qcow2_table **buckets = calloc(count, sizeof(struct qcow2_table *));
+    struct qcow2_table **buckets = blk_calloc(count, sizeof(struct qcow2_table *));
     if (!buckets)
         return -ENOMEM;
     free(cache->buckets);
@@ -125,13 +126,14 @@ struct qcow2_table *qcow2_cache_find(struct qcow2_cache *cache, uint64_t offset)
 
 static int insert(struct qcow2_cache *cache, uint64_t offset, struct qcow2_table **result)
 {
+    *result = NULL;
     if (cache->count >= cache->bucket_count && grow_buckets(cache) < 0)
         return -ENOMEM;
-    struct qcow2_table *table = calloc(1, sizeof(*table));
+    struct qcow2_table *table = blk_calloc(1, sizeof(*table));
     if (!table)
         return -ENOMEM;
     table->data = cache->entry_bytes >= 4096 ? blk_buffer_alloc(cache->entry_bytes)
-                                             : malloc(cache->entry_bytes);
+                                             : blk_malloc(cache->entry_bytes);
     if (!table->data) {
         free(table);
         return -ENOMEM;

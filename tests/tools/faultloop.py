@@ -7,7 +7,10 @@ Every run gets fresh copies of the files in a folder of its own. For each kind
 of call in --calls, number 1, 2, 3 ... fails, until a run makes fewer matching
 calls than the number. After each run the check judges the folder, with
 FAULT_STATUS (the command's exit status), FAULT_CALL, FAULT_N, FAULT_LINE (which
-call failed) and FAULT_STDERR (what the command printed there).
+call failed), FAULT_STDERR and FAULT_STDOUT (what the command printed there).
+
+The kind malloc, which is not among the default ones, fails allocations (malloc-preload.c); these are
+many, and --sample tries some of them.
 
 A run that exits 0 is listed. It is only right where the command did its work
 another way, which a check with the expected content shows: check_image.py then
@@ -27,6 +30,7 @@ import check_image
 import workfolder
 
 LINE_BYTES = 96
+MALLOC = "malloc"
 KINDS = ["write", "sync", "truncate", "close", "fallocate", "rename", "link", "unlink"]
 # Calls that change nothing; a command may well end with 0 after some of them.
 LOOKS = ["open", "read", "short-read", "eof", "seek", "stat", "close-read"]
@@ -45,11 +49,17 @@ class Outcome:
 
 
 class Loop:
-    def __init__(self, options, originals, scratch, library):
+    def __init__(self, options, originals, scratch):
         self.options = options
         self.originals = originals
         self.scratch = scratch
-        self.library = library
+        self.libraries = {}
+
+    def _library(self, call):
+        name = "malloc-preload" if call == MALLOC else "fault-preload"
+        if name not in self.libraries:
+            self.libraries[name] = workfolder.find_preload(name, self.scratch)
+        return self.libraries[name]
 
     def run_once(self, call, number):
         """One run with fault number (0: none)."""
@@ -59,16 +69,16 @@ class Loop:
         os.makedirs(home)
         try:
             self.originals.lay_out(folder)
-            environment = workfolder.preload_environment(self.library)
+            environment = workfolder.preload_environment(self._library(call))
             environment.update(FAULT_FILES=":".join(os.path.join(folder, name) for name in self.originals.names),
                                FAULT_CALL=call, FAULT_N=str(number), FAULT_ERRNO=self.options.errno,
                                FAULT_ONCE="0" if self.options.sticky else "1", FAULT_COUNT_FILE=count_file)
-            status, errors = self._command(folder, environment)
+            status, output, errors = self._command(folder, environment)
             lines = self._lines(count_file)
             line = lines[number - 1] if 0 < number <= len(lines) else ""
             outcome = Outcome(call, number, status, len(lines), line)
             if line or number == 0:
-                outcome.problem = self._judge(outcome, folder, errors)
+                outcome.problem = self._judge(outcome, folder, output, errors)
             if outcome.problem and self.options.keep:
                 shutil.copytree(folder, os.path.join(self.options.keep, f"{call}-{number}"), dirs_exist_ok=True)
             return outcome
@@ -78,11 +88,12 @@ class Loop:
     def _command(self, folder, environment):
         try:
             result = subprocess.run(self.options.command, cwd=folder, env=environment, stdin=subprocess.DEVNULL,
-                                    stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors="replace",
+                                    stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace",
                                     timeout=self.options.timeout, check=False)
         except subprocess.TimeoutExpired:
-            return "timeout", ""
-        return result.returncode, result.stderr
+            return "timeout", "", ""
+        # An environment variable has no zeroes, and not room for everything.
+        return result.returncode, result.stdout.replace("\0", "")[:65536], result.stderr
 
     @staticmethod
     def _lines(count_file):
@@ -91,13 +102,14 @@ class Loop:
         with open(count_file, encoding="utf-8", errors="replace") as file:
             return [line.rstrip() for line in file]
 
-    def _judge(self, outcome, folder, errors):
+    def _judge(self, outcome, folder, output, errors):
         if outcome.status == "timeout":
             return "the command did not end"
         if outcome.status < 0:
             return f"the command was ended by signal {-outcome.status}"
         environment = dict(os.environ, FAULT_STATUS=str(outcome.status), FAULT_CALL=outcome.call,
-                           FAULT_N=str(outcome.number), FAULT_LINE=outcome.line, FAULT_STDERR=errors)
+                           FAULT_N=str(outcome.number), FAULT_LINE=outcome.line, FAULT_STDOUT=output,
+                           FAULT_STDERR=errors)
         if self.options.image:
             problem = check_image.check_state(self.options, folder, environment)
             if problem:
@@ -113,6 +125,10 @@ class Loop:
     def run_kind(self, call, pool):
         """All faults of one kind; the first outcome is the run without a fault."""
         outcomes = [self.run_once(call, 0)]
+        if self.options.sample and outcomes[0].count > self.options.sample:
+            step = outcomes[0].count / self.options.sample
+            numbers = [1 + int((i + self.options.phase) * step) for i in range(self.options.sample)]
+            return outcomes + list(pool.map(lambda n: self.run_once(call, n), numbers))
         number, batch = 1, outcomes[0].count
         # A fault may lead to more calls than the run without one made.
         while batch > 0:
@@ -136,13 +152,15 @@ def parse_arguments():
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs at a time (one a processor)")
     parser.add_argument("--timeout", type=int, default=60, help="limit for one run in seconds (60)")
     parser.add_argument("--limit", type=int, default=5000, help="most faults of one kind (5000)")
+    parser.add_argument("--sample", type=int, help="so many faults of one kind, evenly spread (all)")
+    parser.add_argument("--phase", type=float, default=0, help="0 to 1: which ones of those (0)")
     parser.add_argument("--keep", metavar="DIR", help="keep the folders of bad runs there")
     parser.add_argument("--workdir", default=None, help="parent of the temporary folder ($TMPDIR)")
     check_image.add_options(parser)
     parser.add_argument("command", nargs="+", metavar="COMMAND")
     options = parser.parse_args()
     for call in options.calls.split(","):
-        if call not in KINDS + LOOKS + ["any"]:
+        if call not in KINDS + LOOKS + ["any", MALLOC]:
             parser.error(f"unknown call {call}")
     check_image.absolute_references(options)
     return options
@@ -157,7 +175,7 @@ def main():
         with workfolder.Scratch(options.workdir) as scratch, ThreadPoolExecutor(options.jobs) as pool:
             originals = workfolder.Originals(scratch, workfolder.split_list(options.files),
                                              workfolder.split_list(options.also))
-            loop = Loop(options, originals, scratch, workfolder.find_preload("fault-preload", scratch))
+            loop = Loop(options, originals, scratch)
             for call in options.calls.split(","):
                 clean, *faulty = loop.run_kind(call, pool)
                 if clean.status != 0 or clean.problem:

@@ -152,3 +152,83 @@ TEST(bad_shapes_are_refused)
     CHECK(blk_dirty_bitmap_new("b", 512, 8, &bitmap, NULL) < 0);
     CHECK(blk_dirty_bitmap_new("b", UINT64_C(1) << 62, 9, &bitmap, NULL) < 0);
 }
+
+TEST(a_constructor_that_fails_leaves_null)
+{
+    static struct blk_dirty_bitmap dangling;
+    struct blk_dirty_bitmap *bitmap = &dangling;
+    CHECK(blk_dirty_bitmap_new("b", UINT64_C(1) << 62, 9, &bitmap, NULL) < 0);
+    CHECK(!bitmap);
+    bitmap = &dangling;
+    CHECK(blk_dirty_bitmap_describe("", 512, 9, &bitmap, NULL) < 0);
+    CHECK(!bitmap);
+}
+
+/* ---- pieces of what is huge: each of these would not end if it looked beyond its piece ---- */
+
+#define HUGE_SIZE (UINT64_C(8) << 40)
+#define HUGE_BITS 13
+
+TEST(going_through_all_pieces_of_a_clean_bitmap_is_linear)
+{
+    struct blk_dirty_bitmap *bitmap = make(HUGE_SIZE, HUGE_BITS);
+    uint64_t bytes = blk_dirty_bitmap_stored_bytes(bitmap), clean = 0;
+    for (uint64_t at = 0; at < bytes; at += 512)
+        clean += blk_dirty_bitmap_piece_is(bitmap, at, 512, false);
+    CHECK_INT(clean, bytes / 512);
+    blk_dirty_bitmap_free(bitmap);
+}
+
+TEST(going_through_a_dirty_run_in_pieces_is_linear)
+{
+    struct blk_dirty_bitmap *bitmap = make(HUGE_SIZE, HUGE_BITS);
+    uint64_t at = 0, start, bytes, pieces = 0;
+    blk_dirty_bitmap_set(bitmap, 0, HUGE_SIZE);
+    while (blk_dirty_bitmap_next_piece(bitmap, at, HUGE_SIZE, 2 << 20, &start, &bytes)) {
+        at = start + bytes;
+        pieces++;
+    }
+    CHECK_INT(at, HUGE_SIZE);
+    CHECK_INT(pieces, HUGE_SIZE >> 21);
+
+    struct blk_dirty_cursor cursor = { .bitmap = bitmap, .end = HUGE_SIZE };
+    for (at = 0; at < HUGE_SIZE && CHECK(blk_dirty_cursor_look(&cursor, at, &bytes));)
+        at += 1 << 20;
+    CHECK_INT(bytes, 1 << 20);
+    blk_dirty_bitmap_free(bitmap);
+}
+
+TEST(a_cursor_says_what_the_bits_say)
+{
+    unsigned seed = check_seed();
+    struct blk_dirty_bitmap *bitmap = make(1000 * 512 - 100, 9);
+    for (int i = 0; i < 60; i++)
+        blk_dirty_bitmap_set(bitmap, pick(&seed, 1000 * 512), pick(&seed, 3000));
+
+    uint64_t end = 1100 * 512; /* behind the bitmap */
+    struct blk_dirty_cursor cursor = { .bitmap = bitmap, .end = end };
+    for (uint64_t at = 0; at < end;) {
+        uint64_t bytes;
+        bool dirty = blk_dirty_cursor_look(&cursor, at, &bytes);
+        REQUIRE(bytes && at + bytes <= end);
+        for (uint64_t i = at; i < at + bytes; i++)
+            REQUIRE(blk_dirty_bitmap_get(bitmap, i) == dirty);
+        CHECK(at + bytes == end || blk_dirty_bitmap_get(bitmap, at + bytes) != dirty);
+        at += 1 + pick(&seed, bytes);
+    }
+    blk_dirty_bitmap_free(bitmap);
+}
+
+TEST(a_piece_is_the_start_of_the_run)
+{
+    struct blk_dirty_bitmap *bitmap = make(100 * 512, 9);
+    uint64_t start, bytes;
+    blk_dirty_bitmap_set(bitmap, 10 * 512, 20 * 512);
+    CHECK(blk_dirty_bitmap_next_piece(bitmap, 0, 100 * 512, 700, &start, &bytes));
+    CHECK_INT(start, 10 * 512);
+    CHECK_INT(bytes, 700);
+    CHECK(blk_dirty_bitmap_next_piece(bitmap, 29 * 512, 100 * 512, 700, &start, &bytes));
+    CHECK_INT(bytes, 512);
+    CHECK(!blk_dirty_bitmap_next_piece(bitmap, 30 * 512, 100 * 512, 700, &start, &bytes));
+    blk_dirty_bitmap_free(bitmap);
+}
