@@ -52,9 +52,7 @@ int blk_sync_named(struct blk_node *node, const char *name, const char *format,
     int ret = open_named(node, name, format, &root, &own);
     if (ret == 0 && root)
         ret = sync_graph(root, &own);
-    int closed = blk_close(root, NULL, ret < 0 ? NULL : &own);
-    if (ret == 0)
-        ret = closed;
+    ret = blk_close_after(root, ret, &own);
     if (ret < 0) {
         blk_context(&own, "syncing '%s', which '%s' is to name", name, node->name);
         if (err)

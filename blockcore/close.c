@@ -305,3 +305,9 @@ void blk_drop(struct blk_node *root)
     if (root)
         drop_node(root);
 }
+
+int blk_close_after(struct blk_node *root, int ret, struct blk_error *err)
+{
+    int closed = blk_close(root, NULL, ret < 0 ? NULL : err);
+    return ret < 0 ? ret : closed;
+}

@@ -51,6 +51,13 @@ struct blk_close_report {
 int blk_close(struct blk_node *root, struct blk_close_report *report, struct blk_error *err);
 
 /*
+ * Closes, strictly, a graph that was opened on the way to something else, whose outcome so far is
+ * `ret`, with `err` filled if that is a failure. Returns ret, or the close's failure if it was 0.
+ * NULL is allowed.
+ */
+int blk_close_after(struct blk_node *root, int ret, struct blk_error *err);
+
+/*
  * The same, but the names that it gives become final only by blk_published_keep(). After a failure
  * here, too, the caller takes back what is in `published`, which may be NULL only for a graph that
  * gives no name.

@@ -195,9 +195,12 @@ int blk_create(struct blk_create *create, struct blk_node **root, struct blk_err
         ret = hold_backing(create, file, &held, err);
     if (ret == 0)
         ret = create_over(create, file, options, root, err);
-    blk_drop(held);
+    bool made = ret == 0;
+    ret = blk_close_after(held, ret, err);
     if (ret < 0)
-        blk_drop(file);
+        blk_drop(made ? *root : file);
+    if (ret < 0)
+        *root = NULL;
     else
         (*root)->reads_zero =
             create->driver->supports_backing ? !(*root)->backing_name : file->reads_zero;

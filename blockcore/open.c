@@ -456,8 +456,9 @@ static int check_by_real_name(struct blk_node *node, const struct backing_name *
         return 0;
     const struct backing_name other = { then, named->format };
     int ret = look_behind(node, &other, 0, &backing, err);
-    blk_drop(backing);
-    return ret == -ENOTUNIQ || ret == -ELOOP ? ret : 0;
+    if (ret < 0)
+        return ret == -ENOTUNIQ || ret == -ELOOP ? ret : 0;
+    return blk_close_after(backing, 0, err);
 }
 
 int blk_check_backing(struct blk_node *node, const char *name, const char *format,
@@ -475,11 +476,10 @@ int blk_check_backing(struct blk_node *node, const char *name, const char *forma
     if (ret < 0)
         return ret == -ENOTUNIQ || ret == -ELOOP ? ret : check_by_real_name(node, &named, err);
     ret = check_by_real_name(node, &named, err);
-    if (ret == 0 && held)
-        *held = backing;
-    else
-        blk_drop(backing);
-    return ret;
+    if (ret < 0 || !held)
+        return blk_close_after(backing, ret, err);
+    *held = backing;
+    return 0;
 }
 
 static int open_backing_in(struct blk_node *node, struct blk_options *options,
