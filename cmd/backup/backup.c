@@ -67,11 +67,11 @@ static int switch_sources(struct backup *backup)
         struct blk_error err = BLK_ERROR_INIT;
         if (backup_switch_source(backup->options, disk, &err) == 0)
             continue;
-        status = EXIT_CLOSE_FAILED;
+        status = EXIT_NOT_SWITCHED;
         blk_left_behind(&err, "the target '%s' is complete and can be used%s", disk->target_name,
                         backup_changes_source(backup->options, disk)
-                            ? "; the bitmaps of the source mark too much rather than too little, "
-                              "or are in use"
+                            ? "; the source's bitmaps were not switched: they mark too much, or "
+                              "are in use"
                             : "");
         report_error(&err);
     }
@@ -273,8 +273,6 @@ static int run(int argc, char **argv)
         { 0, "base", CMD_LIST, &options.bases, "FILE",
           "make the target an overlay on this backup" },
         { 'F', "base-format", CMD_STRING, &options.base_format, "FMT", "format of the base" },
-        { 0, "trust", CMD_FLAG, &options.trust, NULL,
-          "take a base though its identity does not fit" },
         { 0, "verify", CMD_FLAG, &options.verify, NULL, "read the target back and compare" },
         { 0, "checksum", CMD_FLAG, &options.checksum, NULL,
           "print a digest of the disk's content" },
@@ -321,6 +319,7 @@ static int run(int argc, char **argv)
     options.bytes_per_second = texts.rate.value;
     options.cbw_timeout_seconds = texts.cbw_timeout.value;
     options.target.lock_wait = options.source.lock_wait;
+    options.target.trust = options.source.trust;
     if (!options.target.format && !options.target.image_opts)
         options.target.format = "qcow2";
     options.progress = options.progress && !options.quiet && options.output == OUTPUT_HUMAN;

@@ -4,6 +4,7 @@
  *   backup.c     options, and the phases over all disks
  *   prepare.c    opening the sources, their bitmaps, creating the targets
  *   base.c       --base: is it the backup that the bitmaps count from?
+ *   between.c    a base that is newer than what the bitmaps count from
  *   copy.c       moving the data, --verify
  *   guest.c      --guest-io: the same while a guest writes
  *   end.c        closing targets, then switching bitmaps, or putting everything back
@@ -56,7 +57,7 @@ struct backup_options {
     const char *new_bitmap;
     struct cmd_list bases; /* one for each disk, or none */
     const char *base_format;
-    bool verify, checksum, keep_failed, trust;
+    bool verify, checksum, keep_failed;
     bool compressed, existing; /* -c, -n */
     bool quiet, progress;
     struct cmd_list creation; /* -o */
@@ -133,6 +134,14 @@ int backup_check_base(const struct backup_options *options, struct backup_disk *
 /* The same for a target that exists: does it hold, or build on, what a partial backup continues? */
 int backup_check_existing(const struct backup_options *options, struct backup_disk *disk,
                           struct blk_error *err);
+
+/*
+ * between.c: adds to disk->mask what the layers from `newer` down to `older` hold. -EINVAL if
+ * they hold something where disk->mask marks nothing: then they are not backups of what the
+ * bitmaps saw. `older` is in the chain of `newer`, and its contents are what a bitmap counts from.
+ */
+int backup_mark_between(struct backup_disk *disk, struct blk_node *newer, struct blk_node *older,
+                        struct blk_error *err);
 
 /* copy.c: copies, and fills disk->digest if that is wanted. */
 int backup_copy(struct backup *backup, struct backup_disk *disk, struct blk_error *err);

@@ -39,19 +39,29 @@ static int new_bitmap(struct backup_disk *disk, const char *name, unsigned granu
     return ret;
 }
 
+static const char *what_is_wrong(const struct blk_dirty_bitmap *broken)
+{
+    if (!broken)
+        return "does not exist";
+    return broken->inconsistent ? "was in use when the disk was last written, so it may have "
+                                  "missed writes"
+                                : "is disabled, so it has missed writes";
+}
+
 /*
- * A bitmap that is missing or in use: the backup becomes a full one, and the bitmap begins anew
- * with it.
+ * A bitmap that is missing, in use or disabled: the backup becomes a full one, and the bitmap
+ * starts over with it.
  */
 static int replace_broken(const struct backup_options *options, struct backup_disk *disk,
-                          const char *name, struct backup_bitmap *used,
-                          const struct blk_error *why, struct blk_error *err)
+                          const char *name, struct backup_bitmap *used, struct blk_error *err)
 {
     struct blk_dirty_bitmap *broken = blk_bitmaps_find(disk->format, name);
     unsigned granularity_bits = broken ? broken->granularity_bits : 0;
 
     if (!options->quiet && options->output == OUTPUT_HUMAN) {
-        printf("%s: making a full backup: %s: %s\n", disk->source_name, why->what, why->why);
+        printf("%s: making a full backup: bitmap '%s' %s%s\n", disk->source_name, name,
+               what_is_wrong(broken),
+               options->sync == SYNC_NEVER ? "" : "; it starts over with this backup");
         fflush(stdout);
     }
     disk->mode = BACKUP_FULL;
@@ -91,7 +101,7 @@ static int take_bitmap(const struct backup_options *options, struct backup_disk 
 
     int ret = get_recording(disk, name, &used->live, &own);
     if ((ret == -EINVAL || ret == -ENOENT) && options->full_if_broken && can_replace(disk, name))
-        ret = replace_broken(options, disk, name, used, &own, err);
+        ret = replace_broken(options, disk, name, used, err);
     else if (ret < 0 && err)
         *err = own;
     if (ret < 0 || !used->live)
@@ -210,7 +220,8 @@ static int create_target(const struct backup_options *options, struct backup_dis
 static int open_target(const struct backup_options *options, struct backup_disk *disk,
                        struct blk_error *err)
 {
-    return image_open(&options->target, disk->target_name, BLK_WRITABLE | BLK_UNMAP,
+    /* backup_check_existing() looks at the ids. */
+    return image_open(&options->target, disk->target_name, BLK_WRITABLE | BLK_UNMAP | BLK_TRUST,
                       options->target_cache, &disk->target, err);
 }
 

@@ -127,13 +127,18 @@ static int check_args(const struct image_args *args, const char *name, unsigned 
     return image_check_objects(&args->objects, err);
 }
 
+unsigned image_flags(const struct image_args *args)
+{
+    return (args->force_share ? BLK_FORCE_SHARE : 0) | (args->trust ? BLK_TRUST : 0);
+}
+
 int image_open(const struct image_args *args, const char *name, unsigned flags, const char *cache,
                struct blk_node **root, struct blk_error *err)
 {
     struct blk_open how = {
         .filename = args->image_opts ? NULL : name,
         .format = args->format,
-        .flags = flags | (args->force_share ? BLK_FORCE_SHARE : 0),
+        .flags = flags | image_flags(args),
     };
     *root = NULL;
 

@@ -127,6 +127,7 @@ int convert_parse(int argc, char **argv, struct convert_options *o)
     o->progress = o->progress && !o->quiet && o->format == OUTPUT_HUMAN;
     o->target.format = given.format || o->target.image_opts ? given.format : "raw";
     o->target.lock_wait = o->source.lock_wait;
+    o->target.trust = o->source.trust;
     o->target.objects = o->source.objects;
     return CMD_RUN;
 }

@@ -68,7 +68,8 @@ static int refuse_without_format(const struct convert_options *o, struct blk_err
 static int look_at_backing(const struct convert_options *o, const char *name,
                            struct blk_error *err)
 {
-    struct image_args args = { .format = o->backing_format, .lock_wait = o->target.lock_wait };
+    struct image_args args = { .format = o->backing_format, .lock_wait = o->target.lock_wait,
+                               .trust = o->target.trust };
     struct blk_node *backing;
 
     int ret = backing_open(&args, name, 0, o->output, &backing, err);

@@ -112,6 +112,7 @@ static int mirror_image(const struct mirror_request *request, enum output_format
     pivot.compared[1] = &mirror.target;
     pivot.witness = request->witness;
     pivot.image.lock_wait = request->source.lock_wait;
+    pivot.image.trust = request->source.trust;
     pivot.cache = request->target_cache;
     pivot.source_cache = request->source_cache;
     pivot.workers = request->workers;
@@ -192,6 +193,7 @@ static int run(int argc, char **argv)
     request.source_name = operands.items[0];
     request.target_name = operands.items[1];
     request.target.lock_wait = request.source.lock_wait;
+    request.target.trust = request.source.trust;
     request.workers = (unsigned)workers.value;
     request.bytes_per_second = rate.value;
     request.show_progress = request.show_progress && !quiet && format == OUTPUT_HUMAN;
