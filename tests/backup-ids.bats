@@ -60,7 +60,7 @@ END
 # refused_by_all IMAGE TEXT: no reader takes it, each says why in one line, and nothing has changed.
 refused_by_all() {
     local image=$1 text=$2 command count=0 before
-    before=$(sha256sum -- *)
+    before=$(find . -type f -exec sha256sum {} +)
     while read -r command; do
         eval "run --separate-stderr blkimg ${command//@/$image}"
         ((status != 0 && status < 128)) || fail "$command: status $status, $output$stderr"
@@ -68,7 +68,7 @@ refused_by_all() {
             $stderr == *"$text"* && ${#stderr_lines[@]} -le 3 ]] || fail "$command: $stderr"
         count=$((count + 1))
     done < <(readers)
-    assert_equal "$(sha256sum -- *)" "$before"
+    assert_equal "$(find . -type f -exec sha256sum {} +)" "$before"
     ((count > 20))
 }
 
@@ -260,4 +260,63 @@ refused_by_all() {
     blkimg commit -q inc
     assert_equal "$(id_of full) $(parent_of inc)" "$INC $INC"
     blkimg compare -f qcow2 -F raw full inc.raw
+}
+
+# kept COMMAND...: status 1, `full` is said to be needed by `inc`, and nothing has changed.
+kept() {
+    local before
+    before=$(find . -type f -exec sha256sum {} +)
+    run -1 --separate-stderr blkimg "$@"
+    [[ $stderr == *"overwriting '"*"', which is backup $FULL: '"*"/inc' depends on it (--force"* ]] || fail "$*: $stderr"
+    assert_equal "$(find . -type f -exec sha256sum {} +)" "$before"
+}
+
+@test "a backup that another image depends on is not overwritten without --force" {
+    mkdir sub
+    ln -s ../full sub/link
+    kept backup disk full
+    kept backup disk sub/link
+    kept backup disk "$PWD/full"
+    kept backup -n --mode=full disk full
+    kept convert -O qcow2 disk full
+    kept convert -O raw disk full
+    kept convert -n -O qcow2 disk full
+    kept dd -O qcow2 if=disk of=full
+    kept create -q -f qcow2 full 1M
+    kept mirror disk full
+    # The image that depends on it need not be the one that names it by this name, nor have an id.
+    qemu-img rebase -u -b "$PWD/full" -F qcow2 inc
+    kept backup disk full
+    # One that is a copy of it is not needed, nor is what nothing depends on.
+    cp full copy
+    blkimg backup disk copy
+    blkimg backup disk copy
+    blkimg convert -O qcow2 disk inc
+    blkimg convert -O qcow2 disk full
+}
+
+@test "--force overwrites it, and then its overlay is refused" {
+    blkimg convert --force -O qcow2 disk full
+    run -1 blkimg checksum inc
+    assert_output --partial 'the chain does not fit'
+}
+
+@test "a part without its base keeps its base, too" {
+    blkimg io -c 'write -P 3 0 64k' disk >out
+    blkimg backup --bitmap=b disk part
+    run -1 --separate-stderr blkimg backup disk inc
+    [[ $stderr == *"overwriting 'inc', which is backup $INC: '$PWD/part' depends on it"* ]] || fail "$stderr"
+}
+
+@test "no target is in the chain of the base of any disk" {
+    blkimg create -q -f qcow2 disk2 1M
+    blkimg backup --new-bitmap=b disk2 full2
+    blkimg io -c 'write -P 3 0 64k' disk >out
+    local before
+    before=$(find . -type f -exec sha256sum {} +)
+    run -1 --separate-stderr blkimg backup --force --bitmap=b --base=inc disk full
+    [[ $stderr == *"the target 'full' is 'full', a part of the base 'inc'"* ]] || fail "$stderr"
+    run -1 --separate-stderr blkimg backup --force --bitmap=b --base=inc --base=full2 --disk disk=new --disk disk2=full
+    [[ $stderr == *"the target 'full' is 'full', a part of the base 'inc'"* ]] || fail "$stderr"
+    assert_equal "$(find . -type f -exec sha256sum {} +)" "$before"
 }

@@ -121,9 +121,24 @@ static int note_parent(struct backup_disk *disk, struct blk_error *err)
     return ret;
 }
 
-int backup_check_base(const struct backup_options *options, struct backup_disk *disk,
-                      struct blk_error *err)
+/* What replaces a file of the base's chain would be put on itself, or break another disk's. */
+static int check_targets_apart(const struct backup *backup, struct blk_node *base,
+                               struct blk_error *err)
 {
+    for (struct blk_node *node = base; node;
+         node = blk_child(blk_skip_filters(node), BLK_ROLE_BACKING))
+        for (size_t i = 0; i < backup->count; i++)
+            if (blk_same_file(blk_bottom(node)->name, backup->disks[i].target_name))
+                return blk_fail_why(err, EINVAL, "it would be overwritten",
+                                    "the target '%s' is '%s', a part of the base '%s'",
+                                    backup->disks[i].target_name, blk_bottom(node)->name,
+                                    base->name);
+    return 0;
+}
+
+int backup_check_base(struct backup *backup, struct backup_disk *disk, struct blk_error *err)
+{
+    const struct backup_options *options = backup->options;
     struct image_args args = {
         .format = options->base_format,
         .lock_wait = options->target.lock_wait,
@@ -132,6 +147,8 @@ int backup_check_base(const struct backup_options *options, struct backup_disk *
     struct blk_identity identity;
     struct blk_node *root;
 
+    if (options->existing)
+        return 0;
     if (disk->mode == BACKUP_FULL)
         return 0; /* a broken bitmap may have made it a full backup, which needs no base */
     if (!disk->base)
@@ -143,7 +160,9 @@ int backup_check_base(const struct backup_options *options, struct backup_disk *
     if (ret < 0)
         return ret;
     struct blk_node *base = blk_skip_filters(root);
-    ret = blk_identity_of(base, &identity, err);
+    ret = check_targets_apart(backup, root, err);
+    if (ret == 0)
+        ret = blk_identity_of(base, &identity, err);
     if (ret == 0)
         ret = check_identity(options, disk, base, &identity, "base", err);
     if (ret < 0) {

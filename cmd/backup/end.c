@@ -94,7 +94,7 @@ bool backup_changes_source(const struct backup_options *options, const struct ba
     return (disk->bitmap_count && options->sync != SYNC_NEVER) || options->new_bitmap;
 }
 
-/* The bitmaps that begin anew count from this backup. */
+/* The bitmaps that start over count from this backup. */
 static void set_source_identity(const struct backup_options *options, struct backup_disk *disk,
                                 const char *new_bitmap)
 {

@@ -11,6 +11,7 @@
 #include "blockcore/cancel.h"
 #include "blockcore/memory.h"
 #include "cmd/backup/backup.h"
+#include "cmd/common/dependents.h"
 
 /* ---- bitmaps ---- */
 
@@ -250,7 +251,9 @@ static int check_size(const struct backup_disk *disk, struct blk_error *err)
 static int open_existing(const struct backup_options *options, struct backup_disk *disk,
                          struct blk_error *err)
 {
-    int ret = open_target(options, disk, err);
+    int ret = check_no_dependents(&options->target, disk->target_name, err);
+    if (ret == 0)
+        ret = open_target(options, disk, err);
     if (ret == 0)
         ret = check_size(disk, err);
     if (ret == 0)
@@ -357,8 +360,6 @@ int backup_make_target(struct backup *backup, struct backup_disk *disk, struct b
     const struct backup_options *options = backup->options;
 
     int ret = check_names(backup, disk, err);
-    if (ret == 0 && !options->existing)
-        ret = backup_check_base(options, disk, err);
     if (ret == 0)
         ret = options->existing ? open_existing(options, disk, err)
                                 : create_target(options, disk, err);

@@ -7,6 +7,7 @@
 
 #include "blockcore/driver.h"
 #include "blockcore/open.h"
+#include "cmd/common/dependents.h"
 
 int image_cache(const char *text, struct blk_cache_mode *mode, struct blk_error *err)
 {
@@ -189,6 +190,8 @@ int image_create(const struct image_args *args, const char *name, const struct b
     *root = NULL;
 
     int ret = image_cache(cache, &how.cache, err);
+    if (ret == 0)
+        ret = check_no_dependents(args, name, err);
     if (ret < 0)
         return ret;
     struct blk_options *defaults = file_defaults(args);

@@ -17,6 +17,7 @@ struct image_args {
     bool image_opts;           /* the name is a list of options */
     bool force_share;          /* -U */
     bool trust;                /* --trust */
+    bool force;                /* --force: of a target, overwrite a backup that others need */
     struct cmd_size lock_wait; /* seconds to wait for a lock */
     struct cmd_list objects;   /* --object */
     bool in_place;             /* --in-place: a target that exists is not replaced */
@@ -51,6 +52,11 @@ struct image_args {
     { 0, "in-place", CMD_FLAG, &(image)->in_place, NULL,                                          \
       "overwrite a target that exists instead of replacing it" }
 
+/* Another one of theirs. */
+#define FORCE_OPTION(image)                                                                       \
+    { 0, "force", CMD_FLAG, &(image)->force, NULL,                                                \
+      "overwrite a backup that other images depend on" }
+
 /*
  * Opens the graph of `name`. `flags`: enum blk_open_flags; `cache`: the text of -t or -T, NULL for
  * writeback. On failure nothing is open, *root is NULL, and `err` names the image.
@@ -60,8 +66,9 @@ int image_open(const struct image_args *args, const char *name, unsigned flags, 
 
 /*
  * Creates `name` as an image of `driver`; `creation` are its create options, which stay the
- * caller's. Of `args` only what is for the files below it counts; BLKIMG_IN_PLACE=1 in the
- * environment is --in-place. On failure nothing is open, and *root is NULL.
+ * caller's. Of `args` only what is for the files below it counts, and `force`: without it a backup
+ * on which others depend is not overwritten (dependents.h). BLKIMG_IN_PLACE=1 in the environment is
+ * --in-place. On failure nothing is open, and *root is NULL.
  */
 int image_create(const struct image_args *args, const char *name, const struct blk_driver *driver,
                  struct blk_options *creation, unsigned flags, const char *cache,

@@ -17,8 +17,8 @@ const struct command cmd_mirror = {
     "[--mode=full|top] [--pivot=overlay]... [--witness=file] [--guest-io=file] [--in-place] "
     "[-f fmt] "
     "[-O output_fmt] [-o options] [-c] [-t cache] [-T src_cache] [-m workers] [-r rate_limit] "
-    "[-p] [-q] [--output=ofmt] [--object objectdef] [--image-opts] [--lock-wait=seconds] source "
-    "target",
+    "[--force] [-p] [-q] [--output=ofmt] [--object objectdef] [--image-opts] "
+    "[--lock-wait=seconds] source target",
     run,
 };
 
@@ -162,6 +162,7 @@ static int run(int argc, char **argv)
           "format of the target; the source's if not given" },
         { 'o', "options", CMD_LIST, &request.creation, "OPTIONS",
           "options for creating the target" },
+        FORCE_OPTION(&request.target),
         { 'c', "compress", CMD_FLAG, &request.compressed, NULL, "write compressed clusters" },
         IN_PLACE_OPTION(&request.target),
         { 't', "target-cache", CMD_STRING, &request.target_cache, "CACHE",

@@ -70,7 +70,7 @@ void qcow2_identity_set(struct blk_node *node, const struct blk_identity *identi
     blk_bitmaps_of(node)->changed = true;
 }
 
-/* Where both ids lie in the file, one behind the other. QEMU may have put the extension behind sector 0. */
+/* Where both ids lie, one behind the other. QEMU may have put the extension behind sector 0. */
 static int find_ids(struct blk_node *node, uint64_t *place, struct blk_error *err)
 {
     const struct qcow2_header *header = &qcow2_state(node)->header;
