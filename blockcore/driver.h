@@ -27,6 +27,7 @@ struct blk_options;
 struct blk_create;
 struct blk_reopen;
 struct blk_dirty_bitmap;
+struct blk_id;
 struct blk_identity;
 struct blk_published;
 
@@ -242,13 +243,18 @@ struct blk_driver {
 
     /*
      * Identity in a chain of backups (identity.h); all zero where the image has none. What is set
-     * takes effect together with the bitmaps, in the next store.
+     * takes effect together with the bitmaps, in the next store, or with the next change of the
+     * backing file, each time in the same write.
      */
     int (*identity_get)(struct blk_node *node, struct blk_identity *identity,
                         struct blk_error *err);
     void (*identity_set)(struct blk_node *node, const struct blk_identity *identity);
-    /* Durably and at once: the image is no backup any more. Requests may be in flight. */
-    int (*identity_drop)(struct blk_node *node, struct blk_error *err);
+    /*
+     * Changes the id or its parent's (NULL: it stays) of an image that has an identity, durably and
+     * at once. Requests may be in flight.
+     */
+    int (*identity_put)(struct blk_node *node, const struct blk_id *backup,
+                        const struct blk_id *parent, struct blk_error *err);
 
     /* A point in the driver above is reached (fault injection). */
     void (*event)(struct blk_node *node, enum blk_event event);

@@ -66,6 +66,7 @@ int blk_identity_of(struct blk_node *node, struct blk_identity *identity, struct
 int blk_identity_will_change(struct blk_node *node, struct blk_error *err)
 {
     static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
+    static const struct blk_id none;
     int ret = 0;
 
     if (!atomic_load(&node->is_backup))
@@ -73,13 +74,77 @@ int blk_identity_will_change(struct blk_node *node, struct blk_error *err)
     /* Others wait until it is gone from the medium. */
     pthread_mutex_lock(&mutex);
     if (atomic_load(&node->is_backup))
-        ret = node->driver->identity_drop(node, err);
+        ret = node->driver->identity_put(node, &none, NULL, err);
     if (ret == 0)
         atomic_store(&node->is_backup, false);
     pthread_mutex_unlock(&mutex);
     return ret < 0 ? blk_fail_if_unset(err, -ret, "taking the backup id of '%s' away", node->name)
                    : 0;
 }
+
+/* ---- chains ---- */
+
+static int is_part(const struct blk_node *node, const struct blk_id *parent, struct blk_error *err)
+{
+    char text[BLK_ID_TEXT_BYTES];
+
+    blk_id_format(parent, text);
+    return blk_fail_why(err, EINVAL,
+                        "without its base it is not a whole disk (--trust reads it anyway; "
+                        "'blkimg rebase -u' gives it its base)",
+                        "'%s' holds only what differs from %s%s, and has no backing file",
+                        node->name, blk_id_is_known(parent) ? "backup " : "another image",
+                        blk_id_is_known(parent) ? text : "");
+}
+
+int blk_identity_check(struct blk_node *overlay, struct blk_node *backing, struct blk_error *err)
+{
+    struct blk_identity above, below;
+    char wanted[BLK_ID_TEXT_BYTES], found[BLK_ID_TEXT_BYTES];
+
+    int ret = blk_identity_of(overlay, &above, err);
+    if (ret < 0 || blk_id_is_none(&above.parent))
+        return ret;
+    if (!backing)
+        return is_part(overlay, &above.parent, err);
+    if (!blk_id_is_known(&above.parent))
+        return 0;
+    backing = blk_skip_filters(backing);
+    ret = blk_identity_of(backing, &below, err);
+    if (ret < 0 || blk_id_equal(&above.parent, &below.backup))
+        return ret;
+    blk_id_format(&above.parent, wanted);
+    blk_id_format(&below.backup, found);
+    return blk_fail_why(err, EINVAL,
+                        "the chain does not fit (--trust reads it anyway; 'blkimg rebase -u' "
+                        "names another backing file)",
+                        "'%s' was made on backup %s, but its backing file '%s' %s%s",
+                        overlay->name, wanted, backing->name,
+                        blk_id_is_none(&below.backup) ? "has no id: it was changed since, or is "
+                                                        "another image"
+                                                      : "is backup ",
+                        blk_id_is_none(&below.backup) ? "" : found);
+}
+
+int blk_identity_move(struct blk_node *overlay, struct blk_node *backing, struct blk_error *err)
+{
+    struct blk_identity identity, below = { .bitmap_count = 0 };
+
+    int ret = blk_identity_of(overlay, &identity, err);
+    if (ret < 0 || (blk_id_is_none(&identity.backup) && blk_id_is_none(&identity.parent)))
+        return ret;
+    if (backing)
+        ret = blk_identity_of(blk_skip_filters(backing), &below, err);
+    if (backing && blk_id_is_none(&below.backup))
+        below.backup = blk_id_unknown;
+    if (ret < 0 || blk_id_equal(&identity.parent, &below.backup))
+        return ret;
+    identity.parent = below.backup;
+    overlay->driver->identity_set(overlay, &identity);
+    return 0;
+}
+
+/* ---- bitmaps ---- */
 
 const struct blk_id *blk_identity_since(const struct blk_identity *identity, const char *bitmap)
 {

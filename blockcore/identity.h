@@ -8,6 +8,10 @@
  *
  * An image that is changed is not that backup any more: the first change takes its id away, before
  * it reaches the medium. Who knows that the content stays what it was sets the id again.
+ *
+ * An overlay that says which backup it was made on is read through that backup only: opening a
+ * chain checks each link (open.c), unless BLK_TRUST is given. So a base that was changed or
+ * overwritten does not turn its overlays into other disks without a word.
  */
 #ifndef BLOCKCORE_IDENTITY_H
 #define BLOCKCORE_IDENTITY_H
@@ -37,7 +41,7 @@ struct blk_identity {
     size_t bitmap_count;
 };
 
-/* As a parent: the image is only a part, and what it builds on is no backup that is known. */
+/* As a parent: the image is only a part of a disk, and the rest is not a known backup. */
 extern const struct blk_id blk_id_unknown;
 
 /* A new random id (version 4 UUID). -errno when the system has no random bytes. */
@@ -49,6 +53,21 @@ void blk_id_format(const struct blk_id *id, char text[BLK_ID_TEXT_BYTES]);
 
 /* What the image says; all zero where its format has none. Errors as the driver's identity_get. */
 int blk_identity_of(struct blk_node *node, struct blk_identity *identity, struct blk_error *err);
+
+/*
+ * Whether `overlay` (a format, not a filter) may be read through `backing` (NULL: it has none): 0,
+ * or -EINVAL with both files and ids named. It may not where it says which backup it was made on
+ * and `backing` is another one, or is no backup any more; and not without a backing file where it
+ * is only part of a disk.
+ */
+int blk_identity_check(struct blk_node *overlay, struct blk_node *backing, struct blk_error *err);
+
+/*
+ * `overlay` will show on `backing` (NULL: by itself) what it shows now: that one's id becomes its
+ * parent's (blk_id_unknown if it has none), with the next change of the backing file. Nothing
+ * happens to an image that has no id and no parent.
+ */
+int blk_identity_move(struct blk_node *overlay, struct blk_node *backing, struct blk_error *err);
 
 /* To be called before any change of the content. */
 int blk_identity_will_change(struct blk_node *node, struct blk_error *err);

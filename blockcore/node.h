@@ -44,6 +44,7 @@ enum blk_open_flags {
     BLK_UNMAP = 1 << 3,       /* discard=unmap: discards reach the medium */
     BLK_NO_IO = 1 << 4,       /* only headers are wanted: load no mapping tables */
     BLK_IN_CHECK = 1 << 5,    /* for check: open a corrupt or dirty image as it is */
+    BLK_TRUST = 1 << 6,       /* read a chain of backups whose ids do not fit (identity.h) */
 };
 
 /*

@@ -11,6 +11,7 @@
 #include "blockcore/close.h"
 #include "blockcore/driver.h"
 #include "blockcore/foreign.h"
+#include "blockcore/identity.h"
 #include "blockcore/io.h"
 #include "blockcore/memory.h"
 #include "blockcore/open_files.h"
@@ -45,11 +46,13 @@ static int read_general_options(struct blk_options *options, struct open_context
     bool read_only = !(context->flags & BLK_WRITABLE);
     bool auto_read_only = false;
     bool share = context->flags & BLK_FORCE_SHARE;
+    bool trust = context->flags & BLK_TRUST;
     int ret;
 
     if ((ret = blk_options_get_bool(options, "read-only", &read_only, err)) < 0 ||
         (ret = blk_options_get_bool(options, "auto-read-only", &auto_read_only, err)) < 0 ||
         (ret = blk_options_get_bool(options, "force-share", &share, err)) < 0 ||
+        (ret = blk_options_get_bool(options, "trust", &trust, err)) < 0 ||
         (ret = blk_options_get_bool(options, "cache.direct", &context->cache.direct, err)) < 0 ||
         (ret = blk_options_get_bool(options, "cache.no-flush", &context->cache.no_flush, err)) < 0)
         return ret;
@@ -74,6 +77,8 @@ static int read_general_options(struct blk_options *options, struct open_context
                                 "opening an image for writing");
         context->flags &= ~(unsigned)BLK_WRITABLE;
     }
+    if (trust)
+        context->flags |= BLK_TRUST;
     if (share)
         context->flags |= BLK_FORCE_SHARE;
     if (context->flags & BLK_FORCE_SHARE && context->flags & BLK_WRITABLE)
@@ -417,7 +422,11 @@ int blk_open_new_backing(struct blk_node *node, const char *name, const char *fo
                          struct blk_error *err)
 {
     const struct backing_name named = { name, format };
-    struct open_context context = { .flags = flags, .cache = cache, .defaults = node->defaults };
+    struct open_context context = {
+        .flags = flags | (node->flags & BLK_TRUST),
+        .cache = cache,
+        .defaults = node->defaults,
+    };
     struct blk_options *options = blk_options_new();
 
     *backing = NULL;
@@ -499,6 +508,14 @@ static int open_backing_in(struct blk_node *node, struct blk_options *options,
     return ret;
 }
 
+/* Every chain that is read passes here, whatever the command. */
+static int check_chain(struct blk_node *node, struct blk_error *err)
+{
+    if (node->flags & (BLK_TRUST | BLK_NO_BACKING))
+        return 0;
+    return blk_identity_check(node, blk_child(node, BLK_ROLE_BACKING), err);
+}
+
 static int finish_open(struct blk_node *node, struct blk_options *options,
                        const struct open_context *context, struct blk_error *err)
 {
@@ -510,6 +527,8 @@ static int finish_open(struct blk_node *node, struct blk_options *options,
         return blk_fail_if_unset(err, -ret, "opening '%s'", node->name);
     if (node->driver->supports_backing)
         ret = open_backing_in(node, options, context, err);
+    if (ret == 0)
+        ret = check_chain(node, err);
     if (ret == 0)
         ret = check_all_used(node, options, err);
     if (ret < 0 && node->driver->release)
@@ -558,7 +577,7 @@ int blk_open_child(struct blk_node *parent, enum blk_role role, struct blk_optio
                    const char *group, unsigned flags, bool protocol, struct blk_error *err)
 {
     struct open_context context = {
-        .flags = flags | BLK_UNMAP,
+        .flags = flags | BLK_UNMAP | (parent->flags & BLK_TRUST),
         .cache = parent->cache,
         .defaults = parent->defaults,
         .protocol = protocol,

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 
 #include "blockcore/driver.h"
+#include "blockcore/identity.h"
 #include "blockcore/io.h"
 #include "blockcore/memory.h"
 #include "blockcore/options.h"
@@ -127,6 +128,8 @@ static int check_change(const struct blk_change *change, void **settings, struct
                             node->name);
     if (change->has_backing && change->backing)
         ret = blk_graph_check_loop(node, change->backing, err);
+    if (ret == 0 && change->has_backing && !(node->flags & BLK_TRUST))
+        ret = blk_identity_check(node, change->backing, err);
     if (ret < 0 || !change->options)
         return ret;
     if (node->driver->options_read)

@@ -206,8 +206,21 @@ static json_t *flags_of(const struct blk_dirty_bitmap *bitmap)
     return flags;
 }
 
-static void list_json(const struct blk_node *node)
+/* The backup that the bitmap counts from as text, or NULL. */
+static const char *since_text(const struct blk_identity *identity, const char *bitmap,
+                              char text[BLK_ID_TEXT_BYTES])
 {
+    const struct blk_id *since = blk_identity_since(identity, bitmap);
+
+    if (!since || !blk_id_is_known(since))
+        return NULL;
+    blk_id_format(since, text);
+    return text;
+}
+
+static void list_json(const struct blk_node *node, const struct blk_identity *identity)
+{
+    char text[BLK_ID_TEXT_BYTES];
     json_t *list = json_array();
 
     for (struct blk_dirty_bitmap *b = node->bitmaps ? node->bitmaps->first : NULL; b; b = b->next) {
@@ -215,6 +228,8 @@ static void list_json(const struct blk_node *node)
         json_object_set_new(one, "name", json_text(b->name));
         json_object_set_new(one, "granularity", json_integer((json_int_t)1 << b->granularity_bits));
         json_object_set_new(one, "flags", flags_of(b));
+        if (since_text(identity, b->name, text))
+            json_object_set_new(one, "since", json_string(text));
         if (b->words)
             json_object_set_new(one, "dirty-bytes",
                                 json_integer((json_int_t)blk_dirty_bitmap_count(b)));
@@ -224,8 +239,10 @@ static void list_json(const struct blk_node *node)
     json_decref(list);
 }
 
-static void list_human(const struct blk_node *node)
+static void list_human(const struct blk_node *node, const struct blk_identity *identity)
 {
+    char text[BLK_ID_TEXT_BYTES];
+
     for (struct blk_dirty_bitmap *b = node->bitmaps ? node->bitmaps->first : NULL; b; b = b->next) {
         char size[32];
         print_escaped(stdout, b->name);
@@ -237,6 +254,8 @@ static void list_human(const struct blk_node *node)
             printf(", with properties that this version does not know");
         else
             printf(", %" PRIu64 " bytes dirty", blk_dirty_bitmap_count(b));
+        if (since_text(identity, b->name, text))
+            printf(", counts from backup %s", text);
         putchar('\n');
     }
 }
@@ -249,13 +268,17 @@ static int list_bitmaps(const struct image_args *image, const char *name, enum o
     if (image_open(image, name, BLK_NO_BACKING, NULL, &root, &err) < 0)
         return report_error(&err);
     struct blk_node *node = blk_skip_filters(root);
+    struct blk_identity identity;
     int status = EXIT_OK;
+    /* An identity of a newer form is no reason to list nothing. */
+    if (blk_identity_of(node, &identity, NULL) < 0)
+        identity = (struct blk_identity){ .bitmap_count = 0 };
     if (blk_bitmaps_load(node, &err) < 0)
         status = report_error(&err);
     else if (output == OUTPUT_JSON)
-        list_json(node);
+        list_json(node, &identity);
     else
-        list_human(node);
+        list_human(node, &identity);
     return finish(status, &root, 1);
 }
 

@@ -19,6 +19,7 @@ enum exit_status {
     EXIT_OK = 0,
     EXIT_FAILED = 1,
     EXIT_CLOSE_FAILED = 5,
+    EXIT_NOT_SWITCHED = 6, /* backup: the target can be used, but a source was not closed cleanly */
     EXIT_SIGNAL_BASE = 128,
 };
 

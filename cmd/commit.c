@@ -119,6 +119,12 @@ static int copy_down(struct commit *commit, struct blk_error *err)
     return params.bytes ? blk_copy_run(&params, err) : 0;
 }
 
+static bool is_direct(const struct commit *commit)
+{
+    struct blk_node *backing = blk_child(commit->top, BLK_ROLE_BACKING);
+    return backing && blk_skip_filters(backing) == commit->base;
+}
+
 /* What the overlay was a backup of, the base is now: both show the same. */
 static int pass_identity_on(const struct commit *commit, struct blk_error *err)
 {
@@ -137,10 +143,42 @@ static int pass_identity_on(const struct commit *commit, struct blk_error *err)
     return 0;
 }
 
+/*
+ * What the overlay was made on, its direct backing file, loses its id with the first write and gets
+ * another at the end. In between the overlay says that it was made on what has no id: it shows the
+ * same all the time, and whoever finds it after a kill must be able to read it.
+ */
+static int loosen_parent(const struct commit *commit, struct blk_error *err)
+{
+    struct blk_identity above;
+
+    int ret = blk_identity_of(commit->top, &above, err);
+    if (ret < 0 || !is_direct(commit) || !blk_id_is_known(&above.parent))
+        return ret;
+    return commit->top->driver->identity_put(commit->top, NULL, &blk_id_unknown, err);
+}
+
+/* The base is stable, and says which backup it is. */
+static int tie_parent(const struct commit *commit, struct blk_error *err)
+{
+    struct blk_identity above, below;
+
+    int ret = blk_identity_of(commit->top, &above, err);
+    if (ret == 0)
+        ret = blk_identity_of(commit->base, &below, err);
+    if (ret < 0 || !is_direct(commit) || blk_id_is_none(&below.backup) ||
+        blk_id_is_none(&above.parent))
+        return ret;
+    return commit->top->driver->identity_put(commit->top, NULL, &below.backup, err);
+}
+
 static int commit_into_base(struct commit *commit, struct blk_error *err)
 {
     struct blk_node *base = commit->base;
     int ret = commit->merge_bitmaps ? check_bitmaps(commit, err) : 0;
+
+    if (ret == 0)
+        ret = loosen_parent(commit, err);
 
     if (ret == 0)
         ret = blk_reopen(base, true, base->cache, err);
@@ -155,7 +193,7 @@ static int commit_into_base(struct commit *commit, struct blk_error *err)
     /* Back to read-only: flushes, and stores the bitmaps. What follows may rely on the base. */
     if (ret == 0)
         ret = blk_reopen(base, false, base->cache, err);
-    return ret;
+    return ret < 0 ? ret : tie_parent(commit, err);
 }
 
 static int empty_top(const struct commit *commit, struct blk_error *err)

@@ -18,7 +18,7 @@ const struct command cmd_create = {
     "create",
     "Make a new image",
     "[--object objectdef] [-q] [-f fmt] [-b backing_file [-F backing_fmt]] [-u] [-o options] "
-    "[--in-place] [--output=ofmt] [--lock-wait=seconds] filename [size]",
+    "[--force] [--in-place] [--trust] [--output=ofmt] [--lock-wait=seconds] filename [size]",
     run,
 };
 
@@ -201,6 +201,9 @@ static int run(int argc, char **argv)
         { 'q', "quiet", CMD_FLAG, &request.quiet, NULL, "print nothing but errors" },
         IN_PLACE_OPTION(&request.backing),
         RESULT_OPTION(&request.output),
+        FORCE_OPTION(&request.backing),
+        { 0, "trust", CMD_FLAG, &request.backing.trust, NULL,
+          "take a backing file whose own chain does not fit" },
         { 0, "lock-wait", CMD_UINT, &request.backing.lock_wait, "SECONDS",
           "wait so long for an image that is in use" },
         { 0, "object", CMD_LIST, &request.backing.objects, "TYPE,id=ID,...",

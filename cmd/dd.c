@@ -19,9 +19,9 @@ static int run(int argc, char **argv);
 const struct command cmd_dd = {
     "dd",
     "Copy a part of an image to a new one",
-    "[--object objectdef] [--image-opts] [-U] [-f fmt] [-O output_fmt] [--in-place] "
-    "[--lock-wait=seconds] [--output=ofmt] [bs=block_size] [count=blocks] [skip=blocks] "
-    "[seek=blocks] if=input of=output",
+    "[--object objectdef] [--image-opts] [-U] [-f fmt] [-O output_fmt] [--force] "
+    "[--in-place] [--lock-wait=seconds] [--output=ofmt] [bs=block_size] [count=blocks] "
+    "[skip=blocks] [seek=blocks] if=input of=output",
     run,
 };
 
@@ -172,6 +172,7 @@ static int run(int argc, char **argv)
           "format of the output (raw)" },
         IN_PLACE_OPTION(&request.target),
         RESULT_OPTION(&request.format),
+        FORCE_OPTION(&request.target),
         CMD_OPTIONS_END,
     };
     struct cmd_operands operands;

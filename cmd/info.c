@@ -17,6 +17,7 @@
 #include "cmd/common/common.h"
 #include "cmd/common/program.h"
 #include "cmd/common/snapshot_list.h"
+#include "cmd/info_backup.h"
 #include "cmd/info_graph.h"
 
 /* ---- gathering ---- */
@@ -137,6 +138,8 @@ static int describe(struct blk_node *node, bool in_use, struct layer *layer, str
         ret = add_format_info(result, node, err);
     if (ret == 0)
         ret = add_backing(result, node);
+    if (ret == 0)
+        info_add_backup(result, node);
     if (ret == 0)
         ret = add_snapshots(result, node, &layer->snapshots, err);
     if (ret < 0) {
@@ -294,12 +297,16 @@ static bool has_flag(const json_t *bitmap, const char *flag)
     return false;
 }
 
-/* A bitmap that is in use although nobody uses the image has missed writes. */
+/*
+ * What will be refused; and a bitmap that is in use although nobody uses the image, which has
+ * missed writes.
+ */
 static void print_warnings(const json_t *layer)
 {
     const json_t *data = json_object_get(json_object_get(layer, "format-specific"), "data");
     const json_t *bitmaps = json_object_get(data, "bitmaps");
 
+    info_print_backup_warning(layer);
     if (json_object_get(layer, "in-use"))
         return;
     for (size_t i = 0; i < json_array_size(bitmaps); i++) {
@@ -328,6 +335,7 @@ static void print_layer(const json_t *layer, const struct snapshot_list *snapsho
     if (json_is_true(json_object_get(layer, "dirty-flag")))
         printf("cleanly shut down: no\n");
     print_backing(layer);
+    info_print_backup(layer);
 
     if (snapshots->count)
         snapshot_list_print(snapshots);

@@ -336,36 +336,68 @@ static int change_backing(struct rebase *rebase, struct blk_error *err)
     return blk_graph_replace_node(rebase->root, former, rebase->backing, err);
 }
 
-/* The image shows what it showed: it stays the backup that it is, and counts from what is below. */
-static int keep_identity(struct rebase *rebase, const struct blk_identity *before,
-                         struct blk_error *err)
+/*
+ * The image shows what it showed: it stays the backup that it is, made on what is below now. The
+ * header says so in the write that names the new backing file.
+ */
+static int keep_identity(struct rebase *rebase, const struct blk_id *backup, struct blk_error *err)
 {
-    struct blk_identity now, below = { .bitmap_count = 0 };
-    int ret = 0;
+    struct blk_identity now;
 
-    if (blk_id_is_none(&before->backup))
-        return 0;
-    if (rebase->backing)
-        ret = blk_identity_of(blk_skip_filters(rebase->backing), &below, err);
-    if (ret == 0)
-        ret = blk_identity_of(rebase->top, &now, err);
+    int ret = blk_identity_of(rebase->top, &now, err);
     if (ret < 0)
         return ret;
-    now.backup = before->backup;
-    now.parent = below.backup;
-    rebase->top->driver->identity_set(rebase->top, &now);
-    return 0;
+    if (!blk_id_equal(&now.backup, backup)) {
+        now.backup = *backup;
+        rebase->top->driver->identity_set(rebase->top, &now);
+    }
+    return blk_identity_move(rebase->top, rebase->backing, err);
 }
 
 /* Copies what would change, so that the image shows on the new backing file what it shows now. */
 static int move_over(struct rebase *rebase, struct blk_error *err)
 {
-    struct blk_identity identity;
+    struct blk_identity before;
 
-    int ret = blk_identity_of(rebase->top, &identity, err);
+    int ret = blk_identity_of(rebase->top, &before, err);
     if (ret == 0)
         ret = keep_view(rebase, err);
-    return ret < 0 ? ret : keep_identity(rebase, &identity, err);
+    return ret < 0 ? ret : keep_identity(rebase, &before.backup, err);
+}
+
+/* An image that says what it was made on says from now on that it was made on the new one. */
+static int adopt_parent(struct rebase *rebase, struct blk_error *err)
+{
+    struct blk_identity top, below;
+
+    int ret = blk_identity_of(rebase->top, &top, err);
+    if (ret == 0)
+        ret = blk_identity_of(blk_skip_filters(rebase->backing), &below, err);
+    if (ret < 0 || blk_id_is_none(&top.parent) ||
+        (!blk_id_is_known(&top.parent) && blk_id_is_none(&below.backup)))
+        return ret;
+    return blk_identity_move(rebase->top, rebase->backing, err);
+}
+
+/*
+ * -u: the user says that the new backing file is right. Where it can be seen that it is another
+ * backup than the one that the image was made on, that takes --trust. A file that is not there yet,
+ * or cannot be read, is left to whoever reads the chain.
+ */
+static int check_new_backing(struct rebase *rebase, struct blk_error *err)
+{
+    struct blk_error unreadable = BLK_ERROR_INIT;
+
+    if (open_new_backing(rebase, BLK_NO_IO | BLK_NO_BACKING | BLK_FORCE_SHARE, &unreadable) < 0)
+        return 0;
+    int ret = rebase->request->image.trust
+                  ? 0
+                  : blk_identity_check(rebase->top, rebase->backing, err);
+    if (ret == 0)
+        ret = adopt_parent(rebase, err);
+    blk_drop(rebase->backing);
+    rebase->backing = NULL;
+    return ret;
 }
 
 static int do_rebase(struct rebase *rebase, struct blk_error *err)
@@ -381,8 +413,8 @@ static int do_rebase(struct rebase *rebase, struct blk_error *err)
         ret = refuse_without_format(rebase, err);
     if (ret == 0)
         ret = check_name(rebase, err);
-    if (ret == 0 && named && !request->unsafe)
-        ret = open_new_backing(rebase, 0, err);
+    if (ret == 0 && named)
+        ret = request->unsafe ? check_new_backing(rebase, err) : open_new_backing(rebase, 0, err);
     if (ret < 0)
         return ret;
 

@@ -76,7 +76,7 @@ one="disk=inc=full:disk.raw"
 
 @test "faults: incremental" {
     scene
-    faults disk:inc full:disk.raw:low "--disk $one" --bitmap=b --base=full --verify disk inc
+    faults disk:inc full:disk.raw:low "--disk $one --bitmap-mode" --bitmap=b --base=full --verify disk inc
     report
 }
 
@@ -103,7 +103,7 @@ one="disk=inc=full:disk.raw"
 @test "faults: two disks" {
     scene
     make_disk disk2 full2
-    faults disk:disk2:inc:inc2 full:full2:disk.raw:disk2.raw:low "--disk $one --disk disk2=inc2=full2:disk2.raw" \
+    faults disk:disk2:inc:inc2 full:full2:disk.raw:disk2.raw:low "--disk $one --disk disk2=inc2=full2:disk2.raw --bitmap-mode" \
         --bitmap=b --base=full --base=full2 --disk disk=inc --disk disk2=inc2
     report
 }

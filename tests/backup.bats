@@ -169,7 +169,7 @@ changes() {
         eval "blkimg $change"
         refused "base 'full': it does not say which backup it is" --bitmap=b --base=full disk new
         run -1 blkimg backup --list-chain=full
-        assert_output --partial 'does not say which backup it is'
+        assert_output --partial 'is not a backup, or was changed since'
     done
 }
 
@@ -345,12 +345,15 @@ changes() {
     blkimg backup -n --bitmap=b --bitmap-sync=never disk overlay
     qemu-img compare disk overlay
     blkimg backup --list-chain=overlay >out
+    refused "overwriting 'full', which is backup" -n --bitmap=b disk full
+    rm overlay
     blkimg backup -n --bitmap=b --verify disk full
     qemu-img compare disk full
     blkimg io -c 'write -P 5 6M 64k' disk >out
     blkimg backup --bitmap=b --base=full disk inc
     qemu-img compare disk inc
-    refused "target 'full' for 'disk': it is not the backup" -n --bitmap=b disk full
+    refused "target 'full' for 'disk': it is not the backup" --force -n --bitmap=b disk full
+    rm inc
     refused "-o is for a target that is made" -n -o cluster_size=4k disk full
     refused "exclude each other" -n --bitmap=b --base=full disk inc
     # Options in place of a name.
@@ -511,9 +514,10 @@ changes() {
     run -0 --separate-stderr blkimg backup --list-chain=inc2
     assert_equal "${#lines[@]}" 3
     # Another backup of the same name.
-    blkimg backup disk full
+    refused "overwriting 'full', which is backup" disk full
+    blkimg backup --force disk full
     run -1 --separate-stderr blkimg backup --list-chain=inc2
-    assert_equal "$stderr" "blkimg: 'inc': the file below it is not its parent"
+    [[ $stderr == "blkimg: 'inc': the file below it is not its parent: it was made on backup "* ]]
     mv first full
     run -0 blkimg backup --list-chain=inc2
     rm full
@@ -523,7 +527,11 @@ changes() {
 
 @test "options that do not go together" {
     refused 'expects a source and a target' disk
-    refused "--mode: 'half'" --mode=half disk new
+    refused "--mode: 'half' is none of full, top, bitmap" --mode=half disk new
+    refused "--mode: 'incremental' is none of full, top, bitmap" --mode=incremental disk new
+    refused "--bitmap-sync: 'yes' is none of on-success, never, always" --bitmap-sync=yes disk new
+    refused "--on-broken-bitmap: 'x' is none of fail, full" --on-broken-bitmap=x disk new
+    refused "--on-cbw-error: 'x' is none of break-guest-write, break-snapshot" --on-cbw-error=x disk new
     refused '--mode=bitmap needs --bitmap' --mode=bitmap disk new
     refused "-F goes with --base" -F qcow2 disk new
     refused 'given twice' --bitmap=b --bitmap=b disk new
@@ -532,4 +540,30 @@ changes() {
     refused '-m takes' -m 17 disk new
     refused 'takes no source' --list-chain=disk disk
     refused 'nothing' -O nothing disk new
+}
+
+# examples: the commands of the manual's EXAMPLES, without line breaks.
+examples() {
+    sed -n '/^\.Sh EXAMPLES/,/^\.Sh SEE/p' "$SRCDIR/man/blkimg-backup.1" |
+        sed -n '/^\.Bd -literal/,/^\.Ed/{/^\./d;p}' | sed -e ':more' -e '/\\e$/{N;s/\\e\n *//;bmore}'
+}
+
+@test "the manual's examples" {
+    local command count=0
+    blkimg io -c 'write -P 1 0 1M' disk >out
+    mv disk disk.qcow2
+    blkimg create -q -f qcow2 root.qcow2 1M
+    blkimg create -q -f qcow2 data.qcow2 1M
+    while read -r command; do
+        run -0 --separate-stderr bash -c "blkimg() { '$BLKIMG' \"\$@\"; }; $command"
+        assert_equal "$command: $stderr" "$command: "
+        # The disk goes on after each backup.
+        [[ $command != *' disk.qcow2 '* ]] ||
+            { cp disk.qcow2 "${command##* }.was"; blkimg io -c "write -P $((++count)) ${count}M 64k" disk.qcow2 >out; }
+    done < <(examples)
+    ((count == 3))
+    qemu-img compare -f raw -F qcow2 restored.raw tuesday.qcow2.was
+    qemu-img compare wednesday.qcow2 wednesday.qcow2.was
+    run -0 blkimg backup --list-chain=wednesday.qcow2
+    assert_equal "${#lines[@]}" 2
 }

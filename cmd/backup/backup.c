@@ -29,6 +29,8 @@ static int make_targets(struct backup *backup, struct blk_error *err, int *statu
     *status = EXIT_FAILED;
     int ret = phase(backup, backup_open_source, err);
     if (ret == 0)
+        ret = phase(backup, backup_check_base, err);
+    if (ret == 0)
         ret = phase(backup, backup_make_target, err);
     if (ret < 0)
         return ret;
@@ -67,11 +69,11 @@ static int switch_sources(struct backup *backup)
         struct blk_error err = BLK_ERROR_INIT;
         if (backup_switch_source(backup->options, disk, &err) == 0)
             continue;
-        status = EXIT_CLOSE_FAILED;
+        status = EXIT_NOT_SWITCHED;
         blk_left_behind(&err, "the target '%s' is complete and can be used%s", disk->target_name,
                         backup_changes_source(backup->options, disk)
-                            ? "; the bitmaps of the source mark too much rather than too little, "
-                              "or are in use"
+                            ? "; the source's bitmaps were not switched: they mark too much, or "
+                              "are in use"
                             : "");
         report_error(&err);
     }
@@ -123,7 +125,7 @@ const struct command cmd_backup = {
     "Make a full or incremental backup of a disk",
     "[--mode=full|top|bitmap] [--bitmap=name]... [--bitmap-sync=on-success|never|always] "
     "[--on-broken-bitmap=fail|full] [--new-bitmap=name] [--base=previous]... [-F fmt] [--trust] "
-    "[--verify] [--checksum] [--keep-failed] [--in-place] [--guest-io=file] "
+    "[--force] [--verify] [--checksum] [--keep-failed] [--in-place] [--guest-io=file] "
     "[--on-cbw-error=break-guest-write|break-snapshot] [--cbw-timeout=seconds] "
     "[--disk source=target]... [-f fmt] [-O output_fmt] "
     "[-o options] [-c] [-n] [-t cache] [-T src_cache] [-m workers] [-r rate_limit] [-p] [-q] "
@@ -265,16 +267,14 @@ static int run(int argc, char **argv)
         { 0, "mode", CMD_STRING, &texts.mode, "MODE", "full, top (this layer) or bitmap" },
         { 0, "bitmap", CMD_LIST, &options.bitmaps, "NAME", "back up what this bitmap marks" },
         { 0, "bitmap-sync", CMD_STRING, &texts.sync, "WHEN",
-          "when bitmaps begin anew: on-success, never, always" },
+          "when bitmaps start over: on-success, never, always" },
         { 0, "on-broken-bitmap", CMD_STRING, &texts.broken, "WHAT",
-          "fail, or make a full backup and begin the bitmap anew" },
+          "fail, or make a full backup and start the bitmap over" },
         { 0, "new-bitmap", CMD_STRING, &options.new_bitmap, "NAME",
           "make a bitmap that begins with this backup" },
         { 0, "base", CMD_LIST, &options.bases, "FILE",
           "make the target an overlay on this backup" },
         { 'F', "base-format", CMD_STRING, &options.base_format, "FMT", "format of the base" },
-        { 0, "trust", CMD_FLAG, &options.trust, NULL,
-          "take a base though its identity does not fit" },
         { 0, "verify", CMD_FLAG, &options.verify, NULL, "read the target back and compare" },
         { 0, "checksum", CMD_FLAG, &options.checksum, NULL,
           "print a digest of the disk's content" },
@@ -293,6 +293,7 @@ static int run(int argc, char **argv)
           "format of the target (qcow2)" },
         { 'o', "options", CMD_LIST, &options.creation, "OPTIONS",
           "options for creating the target" },
+        FORCE_OPTION(&options.target),
         { 'c', "compress", CMD_FLAG, &options.compressed, NULL, "write compressed clusters" },
         IN_PLACE_OPTION(&options.target),
         { 'n', "no-create", CMD_FLAG, &options.existing, NULL, "write into a target that exists" },
@@ -301,7 +302,7 @@ static int run(int argc, char **argv)
         { 'T', "source-cache", CMD_STRING, &options.source_cache, "CACHE",
           "cache mode of the source" },
         { 'm', "parallel", CMD_UINT, &texts.workers, "N", "worker threads (4)" },
-        { 'r', "rate-limit", CMD_SIZE, &texts.rate, "BYTES", "copy at most so much in a second" },
+        { 'r', "rate-limit", CMD_SIZE, &texts.rate, "BYTES", "copy at most BYTES a second" },
         { 'p', "progress", CMD_FLAG, &options.progress, NULL, "show progress" },
         { 'q', "quiet", CMD_FLAG, &options.quiet, NULL, "print nothing but errors" },
         { 0, "target-image-opts", CMD_FLAG, &options.target.image_opts, NULL,
@@ -321,6 +322,7 @@ static int run(int argc, char **argv)
     options.bytes_per_second = texts.rate.value;
     options.cbw_timeout_seconds = texts.cbw_timeout.value;
     options.target.lock_wait = options.source.lock_wait;
+    options.target.trust = options.source.trust;
     if (!options.target.format && !options.target.image_opts)
         options.target.format = "qcow2";
     options.progress = options.progress && !options.quiet && options.output == OUTPUT_HUMAN;

@@ -4,6 +4,7 @@
  *   backup.c     options, and the phases over all disks
  *   prepare.c    opening the sources, their bitmaps, creating the targets
  *   base.c       --base: is it the backup that the bitmaps count from?
+ *   between.c    a base that is newer than what the bitmaps count from
  *   copy.c       moving the data, --verify
  *   guest.c      --guest-io: the same while a guest writes
  *   end.c        closing targets, then switching bitmaps, or putting everything back
@@ -14,17 +15,17 @@
  * enters the next:
  *
  *   prepare   sources are open and locked, targets made; the bits of each bitmap used are set aside
- *             as `frozen` and the bitmap begins anew, in memory only
- *   copy      data; a guest's writes meanwhile are recorded in the bitmaps that began anew
+ *             as `frozen` and the bitmap starts over, in memory only
+ *   copy      data; a guest's writes meanwhile are recorded in the bitmaps that started over
  *   close     every target is flushed, closed strictly and so published
  *   verify    if asked, every target is opened again and compared
  *   name      with --keep-failed, NAME.partial becomes NAME
  *   switch    sources are closed strictly, which stores the bitmaps and the new identity in one
  *             step
  *
- * Fails anything before the switch, the frozen bits are put back and no source has changed: a run
- * without guest writes has not even marked a bitmap as in use, so that a kill at any moment costs
- * none. After that a failure leaves bitmaps that mark too much, never too little.
+ * If anything fails before the switch, the frozen bits are put back and no source has changed: a
+ * run without guest writes has not even marked a bitmap as in use, so that a kill at any moment
+ * costs none. After that a failure leaves bitmaps that mark too much, never too little.
  */
 #ifndef CMD_BACKUP_BACKUP_H
 #define CMD_BACKUP_BACKUP_H
@@ -56,7 +57,7 @@ struct backup_options {
     const char *new_bitmap;
     struct cmd_list bases; /* one for each disk, or none */
     const char *base_format;
-    bool verify, checksum, keep_failed, trust;
+    bool verify, checksum, keep_failed;
     bool compressed, existing; /* -c, -n */
     bool quiet, progress;
     struct cmd_list creation; /* -o */
@@ -71,7 +72,7 @@ struct backup_options {
 
 /* A bitmap of the source that the backup uses. */
 struct backup_bitmap {
-    struct blk_dirty_bitmap *live;   /* the source's; begun anew */
+    struct blk_dirty_bitmap *live;   /* the source's; started over */
     struct blk_dirty_bitmap *frozen; /* what it marked at the moment of the backup */
     bool replaced;                   /* it was broken, and stays so if this backup fails */
     bool made;                       /* it was missing, and goes if this backup fails */
@@ -126,13 +127,20 @@ int backup_make_target(struct backup *backup, struct backup_disk *disk, struct b
 
 /*
  * base.c: checks disk->base, if there is one, and fills disk->backing_name, backing_format and
- * parent.
+ * parent. No target may be part of its chain. With -n nothing is done here.
  */
-int backup_check_base(const struct backup_options *options, struct backup_disk *disk,
-                      struct blk_error *err);
+int backup_check_base(struct backup *backup, struct backup_disk *disk, struct blk_error *err);
 /* The same for a target that exists: does it hold, or build on, what a partial backup continues? */
 int backup_check_existing(const struct backup_options *options, struct backup_disk *disk,
                           struct blk_error *err);
+
+/*
+ * between.c: adds to disk->mask what the layers from `newer` down to `older` hold. -EINVAL if
+ * they hold something where disk->mask marks nothing: then they are not backups of what the
+ * bitmaps saw. `older` is in the chain of `newer`, and its contents are what a bitmap counts from.
+ */
+int backup_mark_between(struct backup_disk *disk, struct blk_node *newer, struct blk_node *older,
+                        struct blk_error *err);
 
 /* copy.c: copies, and fills disk->digest if that is wanted. */
 int backup_copy(struct backup *backup, struct backup_disk *disk, struct blk_error *err);
@@ -141,13 +149,13 @@ int backup_copy_with_guest(struct backup *backup, struct backup_disk *disk, stru
 /* --verify: reads the closed target back and compares it with the source. -EIO when they differ. */
 int backup_verify(struct backup *backup, struct backup_disk *disk, struct blk_error *err);
 
-/* end.c: closes the target strictly, so that it stands under its name, or NAME.partial. */
+/* end.c: closes the target strictly, so that it has its name, or NAME.partial. */
 int backup_close_target(struct backup *backup, struct backup_disk *disk, struct blk_error *err);
 /* The target is complete: it gets its name, if it has not got it yet. */
 int backup_name_target(struct backup *backup, struct backup_disk *disk, struct blk_error *err);
 /* Whether a successful run changes the source. */
 bool backup_changes_source(const struct backup_options *options, const struct backup_disk *disk);
-/* Closes the source strictly with its bitmaps begun anew and its identity set. */
+/* Closes the source strictly with its bitmaps started over and its identity set. */
 int backup_switch_source(const struct backup_options *options, struct backup_disk *disk,
                          struct blk_error *err);
 /*

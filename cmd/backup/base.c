@@ -2,7 +2,8 @@
  * What a partial backup is put on: an earlier backup that the target becomes an overlay of
  * (--base), or what a target that exists holds (-n). A wrong one would restore garbage without a
  * word, so it has to be the backup from which one of the bitmaps counts, by the ids that both files
- * carry. For --mode=top it may also be the source's own backing file.
+ * carry, or one that builds on that (between.c). For --mode=top it may also be the source's own
+ * backing file.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -24,6 +25,46 @@ static bool continues(const struct blk_identity *source, const struct backup_dis
     return false;
 }
 
+/* The nearest layer below `node` that a bitmap counts from: *found, NULL if there is none. */
+static int find_older(const struct blk_identity *source, const struct backup_disk *disk,
+                      struct blk_node *node, struct blk_node **found, struct blk_error *err)
+{
+    struct blk_identity below;
+    int ret = 0;
+
+    *found = blk_child(node, BLK_ROLE_BACKING);
+    while (*found) {
+        node = blk_skip_filters(*found);
+        ret = blk_identity_of(node, &below, err);
+        if (ret < 0 || continues(source, disk, &below.backup))
+            break;
+        *found = blk_child(node, BLK_ROLE_BACKING);
+    }
+    return ret;
+}
+
+/* The base is none of those that the bitmaps count from. */
+static int refuse(const struct blk_identity *source, const struct backup_disk *disk,
+                  const struct blk_node *node, const struct blk_id *base, const char *what,
+                  struct blk_error *err)
+{
+    char id[BLK_ID_TEXT_BYTES], since[BLK_ID_TEXT_BYTES];
+    const char *name = disk->bitmap_count ? disk->bitmaps[0].live->name : NULL;
+    const struct blk_id *counted = name ? blk_identity_since(source, name) : NULL;
+
+    blk_id_format(base, id);
+    if (counted)
+        blk_id_format(counted, since);
+    BLK_AUTOFREE char *bitmap =
+        !name     ? blk_xstrdup("no bitmap is given")
+        : counted ? blk_xasprintf("bitmap '%s' counts from %s", name, since)
+                  : blk_xasprintf("bitmap '%s' counts from no backup", name);
+    BLK_AUTOFREE char *why =
+        blk_xasprintf("it is not the backup that the bitmaps count from: it is %s, and %s (--trust "
+                      "uses it anyway)", id, bitmap);
+    return blk_fail_why(err, EINVAL, why, "%s '%s' for '%s'", what, node->name, disk->source_name);
+}
+
 static bool is_backing_of_source(const struct backup_disk *disk, struct blk_node *node)
 {
     struct blk_node *backing = blk_child(disk->format, BLK_ROLE_BACKING);
@@ -41,20 +82,22 @@ static int check_identity(const struct backup_options *options, struct backup_di
 {
     struct blk_identity source;
 
-    if (options->trust || is_backing_of_source(disk, node))
+    if (options->source.trust || is_backing_of_source(disk, node))
         return 0;
     if (blk_id_is_none(&below->backup))
         return blk_fail_why(err, EINVAL,
-                            "it does not say which backup it is (--trust takes it as it is)",
+                            "it does not say which backup it is (--trust uses it anyway)",
                             "%s '%s'", what, node->name);
     int ret = blk_identity_of(disk->format, &source, err);
+    if (ret < 0 || continues(&source, disk, &below->backup))
+        return ret;
+    struct blk_node *older = NULL;
+    if (disk->mode == BACKUP_BITMAP)
+        ret = find_older(&source, disk, node, &older, err);
     if (ret < 0)
         return ret;
-    if (!continues(&source, disk, &below->backup))
-        return blk_fail_why(err, EINVAL, "it is not the backup that the bitmaps count from "
-                            "(--trust takes it all the same)", "%s '%s' for '%s'", what, node->name,
-                            disk->source_name);
-    return 0;
+    return older ? backup_mark_between(disk, node, older, err)
+                 : refuse(&source, disk, node, &below->backup, what, err);
 }
 
 /*
@@ -78,16 +121,34 @@ static int note_parent(struct backup_disk *disk, struct blk_error *err)
     return ret;
 }
 
-int backup_check_base(const struct backup_options *options, struct backup_disk *disk,
-                      struct blk_error *err)
+/* What replaces a file of the base's chain would be put on itself, or break another disk's. */
+static int check_targets_apart(const struct backup *backup, struct blk_node *base,
+                               struct blk_error *err)
 {
+    for (struct blk_node *node = base; node;
+         node = blk_child(blk_skip_filters(node), BLK_ROLE_BACKING))
+        for (size_t i = 0; i < backup->count; i++)
+            if (blk_same_file(blk_bottom(node)->name, backup->disks[i].target_name))
+                return blk_fail_why(err, EINVAL, "it would be overwritten",
+                                    "the target '%s' is '%s', a part of the base '%s'",
+                                    backup->disks[i].target_name, blk_bottom(node)->name,
+                                    base->name);
+    return 0;
+}
+
+int backup_check_base(struct backup *backup, struct backup_disk *disk, struct blk_error *err)
+{
+    const struct backup_options *options = backup->options;
     struct image_args args = {
         .format = options->base_format,
         .lock_wait = options->target.lock_wait,
+        .trust = options->source.trust,
     };
     struct blk_identity identity;
     struct blk_node *root;
 
+    if (options->existing)
+        return 0;
     if (disk->mode == BACKUP_FULL)
         return 0; /* a broken bitmap may have made it a full backup, which needs no base */
     if (!disk->base)
@@ -99,7 +160,9 @@ int backup_check_base(const struct backup_options *options, struct backup_disk *
     if (ret < 0)
         return ret;
     struct blk_node *base = blk_skip_filters(root);
-    ret = blk_identity_of(base, &identity, err);
+    ret = check_targets_apart(backup, root, err);
+    if (ret == 0)
+        ret = blk_identity_of(base, &identity, err);
     if (ret == 0)
         ret = check_identity(options, disk, base, &identity, "base", err);
     if (ret < 0) {
@@ -123,10 +186,24 @@ static int check_empty(struct blk_node *node, struct blk_error *err)
             return ret;
         if (extent.flags & BLK_EXT_ALLOCATED)
             return blk_fail_why(err, EINVAL,
-                                "it is no backup, and holds data of its own (--trust takes it all "
-                                "the same)", "target '%s' at offset %" PRIu64, node->name, offset);
+                                "it is not a backup, and holds data of its own (--trust uses it "
+                                "anyway)", "target '%s' at offset %" PRIu64, node->name, offset);
     }
     return 0;
+}
+
+/* The target was opened unchecked: one without its base yet can be brought up to date, too. */
+static int check_links(struct blk_node *node, struct blk_error *err)
+{
+    struct blk_node *below = blk_child(node, BLK_ROLE_BACKING);
+    int ret = 0;
+
+    while (below && ret == 0) {
+        ret = blk_identity_check(node, below, err);
+        node = blk_skip_filters(below);
+        below = blk_child(node, BLK_ROLE_BACKING);
+    }
+    return ret;
 }
 
 int backup_check_existing(const struct backup_options *options, struct backup_disk *disk,
@@ -138,14 +215,16 @@ int backup_check_existing(const struct backup_options *options, struct backup_di
 
     if (disk->mode == BACKUP_FULL)
         return 0;
-    int ret = blk_identity_of(node, &identity, err);
+    int ret = options->source.trust ? 0 : check_links(node, err);
+    if (ret == 0)
+        ret = blk_identity_of(node, &identity, err);
     if (ret < 0)
         return ret;
     /* It is the last backup, to be brought up to date: what it builds on stays. */
     disk->parent = identity.parent;
     /* Or an empty overlay of the last backup. */
     if (blk_id_is_none(&identity.backup) && backing) {
-        ret = options->trust ? 0 : check_empty(node, err);
+        ret = options->source.trust ? 0 : check_empty(node, err);
         if (ret < 0)
             return ret;
         node = blk_skip_filters(backing);

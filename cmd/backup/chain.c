@@ -12,9 +12,30 @@
 struct link {
     struct blk_node *node;
     struct blk_identity identity;
-    const char *fault; /* what is wrong with it, or NULL */
+    struct blk_id below;   /* of its backing file, if that has one */
+    const char *fault;     /* what is wrong with it, or NULL */
+    bool shows_ids;        /* the fault is that `below` is not its parent */
     char digest[BLK_DIGEST_HEX_BYTES];
 };
+
+static void find_fault(struct link *link, const struct blk_info *info)
+{
+    const struct blk_id *parent = &link->identity.parent;
+    bool has_backing = blk_child(link->node, BLK_ROLE_BACKING);
+
+    if (info->corrupt)
+        link->fault = "it is marked as corrupt";
+    else if (info->dirty)
+        link->fault = "it was not closed cleanly";
+    else if (blk_id_is_none(&link->identity.backup))
+        link->fault = "it does not say which backup it is";
+    else if (!blk_id_is_none(parent) && !has_backing)
+        link->fault = "its parent is missing";
+    else if (blk_id_is_known(parent) && !blk_id_equal(parent, &link->below))
+        link->fault = "the file below it is not its parent";
+    link->shows_ids = has_backing && blk_id_is_known(parent) &&
+                      !blk_id_equal(parent, &link->below);
+}
 
 static int look_at(struct blk_node *node, const struct backup_options *options, struct link *link,
                    struct blk_error *err)
@@ -32,19 +53,8 @@ static int look_at(struct blk_node *node, const struct backup_options *options, 
         ret = blk_identity_of(blk_skip_filters(backing), &below, err);
     if (ret < 0)
         return ret;
-
-    const struct blk_id *parent = &link->identity.parent;
-    bool has_parent = !blk_id_is_none(parent);
-    if (info.corrupt)
-        link->fault = "it is marked as corrupt";
-    else if (info.dirty)
-        link->fault = "it was not closed cleanly";
-    else if (blk_id_is_none(&link->identity.backup))
-        link->fault = "it does not say which backup it is";
-    else if (has_parent && !backing)
-        link->fault = "its parent is missing";
-    else if (blk_id_is_known(parent) && !blk_id_equal(parent, &below.backup))
-        link->fault = "the file below it is not its parent";
+    link->below = below.backup;
+    find_fault(link, &info);
 
     if (options->verify) {
         const struct blk_checksum_params params = { .node = node, .workers = options->workers };
@@ -63,7 +73,11 @@ static void print_human(const struct link *link)
     blk_id_format(&link->identity.backup, id);
     blk_id_format(&link->identity.parent, parent);
     print_escaped(stdout, link->node->name);
-    printf(": %" PRIu64 " bytes, backup %s, ", blk_size(link->node), id);
+    printf(": %" PRIu64 " bytes, ", blk_size(link->node));
+    if (blk_id_is_none(&link->identity.backup))
+        printf("no backup id, ");
+    else
+        printf("backup %s, ", id);
     if (blk_id_is_none(&link->identity.parent))
         printf(blk_child(link->node, BLK_ROLE_BACKING) ? "on what has no id" : "full");
     else if (blk_id_is_known(&link->identity.parent))
@@ -75,19 +89,41 @@ static void print_human(const struct link *link)
     printf(": %s\n", link->fault ? link->fault : "ok");
 }
 
+static void add_id(json_t *object, const char *key, const struct blk_id *id)
+{
+    char text[BLK_ID_TEXT_BYTES];
+
+    if (!blk_id_is_known(id))
+        return;
+    blk_id_format(id, text);
+    json_object_set_new(object, key, json_string(text));
+}
+
+static int report_fault(const struct link *link)
+{
+    char parent[BLK_ID_TEXT_BYTES], below[BLK_ID_TEXT_BYTES];
+
+    if (!link->shows_ids)
+        return report_failure("'%s': %s", link->node->name, link->fault);
+    blk_id_format(&link->identity.parent, parent);
+    blk_id_format(&link->below, below);
+    return report_failure("'%s': %s: it was made on backup %s, and '%s' %s%s", link->node->name,
+                          link->fault, parent,
+                          blk_skip_filters(blk_child(link->node, BLK_ROLE_BACKING))->name,
+                          blk_id_is_none(&link->below) ? "has no id" : "is backup ",
+                          blk_id_is_none(&link->below) ? "" : below);
+}
+
 static json_t *as_json(const struct link *link)
 {
-    char id[BLK_ID_TEXT_BYTES];
     json_t *one = json_object();
 
     json_object_set_new(one, "filename", json_text(link->node->name));
     json_object_set_new(one, "virtual-size", json_integer((json_int_t)blk_size(link->node)));
-    blk_id_format(&link->identity.backup, id);
-    json_object_set_new(one, "id", json_string(id));
-    if (blk_id_is_known(&link->identity.parent)) {
-        blk_id_format(&link->identity.parent, id);
-        json_object_set_new(one, "parent", json_string(id));
-    }
+    add_id(one, "id", &link->identity.backup);
+    add_id(one, "parent", &link->identity.parent);
+    if (link->shows_ids)
+        add_id(one, "below", &link->below);
     if (link->digest[0])
         json_object_set_new(one, "digest", json_string(link->digest));
     json_object_set_new(one, "ok", json_boolean(!link->fault));
@@ -106,12 +142,16 @@ static int walk(struct blk_node *root, const struct backup_options *options, jso
         node = blk_skip_filters(node);
         if (look_at(node, options, &link, &err) < 0)
             return report_error(&err);
+        if (node == blk_skip_filters(root) && blk_id_is_none(&link.identity.backup) &&
+            blk_id_is_none(&link.identity.parent))
+            return report_failure("'%s' is not a backup, or was changed since: it has no id",
+                                  node->name);
         if (options->output == OUTPUT_JSON)
             json_array_append_new(list, as_json(&link));
         else
             print_human(&link);
         if (link.fault)
-            status = report_failure("'%s': %s", node->name, link.fault);
+            status = report_fault(&link);
     }
     return status;
 }
@@ -119,9 +159,11 @@ static int walk(struct blk_node *root, const struct backup_options *options, jso
 int backup_list_chain(const struct backup_options *options, const char *name)
 {
     struct blk_error err = BLK_ERROR_INIT;
+    struct image_args args = options->source;
     struct blk_node *root;
 
-    if (image_open(&options->source, name, 0, options->source_cache, &root, &err) < 0)
+    args.trust = true; /* what does not fit is listed */
+    if (image_open(&args, name, 0, options->source_cache, &root, &err) < 0)
         return report_error(&err);
     json_t *list = json_array();
     int status = finish_done(walk(root, options, list), &root, 1);

@@ -178,7 +178,10 @@ int backup_verify(struct backup *backup, struct backup_disk *disk, struct blk_er
     const char *name = disk->partial_name ? disk->partial_name : disk->target_name;
     struct blk_node *target;
 
-    int ret = image_open(&options->target, name, 0, options->target_cache, &target, err);
+    /* What a partial target holds is compared, and it need not have its base yet. */
+    bool part = disk->mask && !disk->backing_name;
+    int ret = image_open(&options->target, name, part ? BLK_TRUST : 0, options->target_cache,
+                         &target, err);
     if (ret < 0)
         return ret;
     ret = compare(backup, disk, target, err);

@@ -94,7 +94,7 @@ bool backup_changes_source(const struct backup_options *options, const struct ba
     return (disk->bitmap_count && options->sync != SYNC_NEVER) || options->new_bitmap;
 }
 
-/* The bitmaps that begin anew count from this backup. */
+/* The bitmaps that start over count from this backup. */
 static void set_source_identity(const struct backup_options *options, struct backup_disk *disk,
                                 const char *new_bitmap)
 {
@@ -143,14 +143,19 @@ void backup_take_back(struct backup *backup)
     }
 }
 
-/* Only a partial target that the bitmaps count from may be the base of another backup. */
+/*
+ * Only a partial target that the bitmaps count from may be the base of another backup. Any other is
+ * a part of a disk, also where a whole one was to be copied.
+ */
 static void unset_target_identity(struct backup_disk *disk)
 {
-    const struct blk_identity none = { .bitmap_count = 0 };
+    const struct blk_identity part = {
+        .parent = blk_id_is_none(&disk->parent) ? blk_id_unknown : disk->parent,
+    };
     struct blk_node *node = blk_skip_filters(disk->target);
 
     if (node->driver->identity_set)
-        node->driver->identity_set(node, &none);
+        node->driver->identity_set(node, &part);
 }
 
 /*

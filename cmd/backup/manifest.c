@@ -46,6 +46,7 @@ static json_t *describe(const struct backup *backup, const struct backup_disk *d
         json_object_set_new(one, "digest", json_string(disk->digest));
     json_object_set_new(one, "verified", json_boolean(backup->options->verify));
     json_object_set_new(one, "target-complete", json_boolean(disk->target_complete));
+    json_object_set_new(one, "usable", json_boolean(disk->target_complete && !disk->target_left));
     json_object_set_new(one, "target-close", close_steps(&disk->target_report));
     json_object_set_new(one, "source-close", close_steps(&disk->source_report));
     return one;
@@ -64,6 +65,8 @@ void backup_print_manifest(const struct backup *backup, int status)
     }
     json_object_set_new(result, "close", steps);
     json_object_set_new(result, "status", json_integer(status));
+    json_object_set_new(result, "usable",
+                        json_boolean(status == EXIT_OK || status == EXIT_NOT_SWITCHED));
     json_object_set_new(result, "disks", disks);
     finish_result(status, NULL, 0, result);
 }

@@ -11,6 +11,7 @@
 #include "blockcore/cancel.h"
 #include "blockcore/memory.h"
 #include "cmd/backup/backup.h"
+#include "cmd/common/dependents.h"
 
 /* ---- bitmaps ---- */
 
@@ -39,19 +40,29 @@ static int new_bitmap(struct backup_disk *disk, const char *name, unsigned granu
     return ret;
 }
 
+static const char *what_is_wrong(const struct blk_dirty_bitmap *broken)
+{
+    if (!broken)
+        return "does not exist";
+    return broken->inconsistent ? "was in use when the disk was last written, so it may have "
+                                  "missed writes"
+                                : "is disabled, so it has missed writes";
+}
+
 /*
- * A bitmap that is missing or in use: the backup becomes a full one, and the bitmap begins anew
- * with it.
+ * A bitmap that is missing, in use or disabled: the backup becomes a full one, and the bitmap
+ * starts over with it.
  */
 static int replace_broken(const struct backup_options *options, struct backup_disk *disk,
-                          const char *name, struct backup_bitmap *used,
-                          const struct blk_error *why, struct blk_error *err)
+                          const char *name, struct backup_bitmap *used, struct blk_error *err)
 {
     struct blk_dirty_bitmap *broken = blk_bitmaps_find(disk->format, name);
     unsigned granularity_bits = broken ? broken->granularity_bits : 0;
 
     if (!options->quiet && options->output == OUTPUT_HUMAN) {
-        printf("%s: making a full backup: %s: %s\n", disk->source_name, why->what, why->why);
+        printf("%s: making a full backup: bitmap '%s' %s%s\n", disk->source_name, name,
+               what_is_wrong(broken),
+               options->sync == SYNC_NEVER ? "" : "; it starts over with this backup");
         fflush(stdout);
     }
     disk->mode = BACKUP_FULL;
@@ -91,7 +102,7 @@ static int take_bitmap(const struct backup_options *options, struct backup_disk 
 
     int ret = get_recording(disk, name, &used->live, &own);
     if ((ret == -EINVAL || ret == -ENOENT) && options->full_if_broken && can_replace(disk, name))
-        ret = replace_broken(options, disk, name, used, &own, err);
+        ret = replace_broken(options, disk, name, used, err);
     else if (ret < 0 && err)
         *err = own;
     if (ret < 0 || !used->live)
@@ -210,7 +221,8 @@ static int create_target(const struct backup_options *options, struct backup_dis
 static int open_target(const struct backup_options *options, struct backup_disk *disk,
                        struct blk_error *err)
 {
-    return image_open(&options->target, disk->target_name, BLK_WRITABLE | BLK_UNMAP,
+    /* backup_check_existing() looks at the ids. */
+    return image_open(&options->target, disk->target_name, BLK_WRITABLE | BLK_UNMAP | BLK_TRUST,
                       options->target_cache, &disk->target, err);
 }
 
@@ -239,7 +251,9 @@ static int check_size(const struct backup_disk *disk, struct blk_error *err)
 static int open_existing(const struct backup_options *options, struct backup_disk *disk,
                          struct blk_error *err)
 {
-    int ret = open_target(options, disk, err);
+    int ret = check_no_dependents(&options->target, disk->target_name, err);
+    if (ret == 0)
+        ret = open_target(options, disk, err);
     if (ret == 0)
         ret = check_size(disk, err);
     if (ret == 0)
@@ -346,8 +360,6 @@ int backup_make_target(struct backup *backup, struct backup_disk *disk, struct b
     const struct backup_options *options = backup->options;
 
     int ret = check_names(backup, disk, err);
-    if (ret == 0 && !options->existing)
-        ret = backup_check_base(options, disk, err);
     if (ret == 0)
         ret = options->existing ? open_existing(options, disk, err)
                                 : create_target(options, disk, err);

@@ -7,6 +7,7 @@
 
 #include "blockcore/driver.h"
 #include "blockcore/open.h"
+#include "cmd/common/dependents.h"
 
 int image_cache(const char *text, struct blk_cache_mode *mode, struct blk_error *err)
 {
@@ -127,13 +128,18 @@ static int check_args(const struct image_args *args, const char *name, unsigned 
     return image_check_objects(&args->objects, err);
 }
 
+unsigned image_flags(const struct image_args *args)
+{
+    return (args->force_share ? BLK_FORCE_SHARE : 0) | (args->trust ? BLK_TRUST : 0);
+}
+
 int image_open(const struct image_args *args, const char *name, unsigned flags, const char *cache,
                struct blk_node **root, struct blk_error *err)
 {
     struct blk_open how = {
         .filename = args->image_opts ? NULL : name,
         .format = args->format,
-        .flags = flags | (args->force_share ? BLK_FORCE_SHARE : 0),
+        .flags = flags | image_flags(args),
     };
     *root = NULL;
 
@@ -184,6 +190,8 @@ int image_create(const struct image_args *args, const char *name, const struct b
     *root = NULL;
 
     int ret = image_cache(cache, &how.cache, err);
+    if (ret == 0)
+        ret = check_no_dependents(args, name, err);
     if (ret < 0)
         return ret;
     struct blk_options *defaults = file_defaults(args);

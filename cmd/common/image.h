@@ -16,6 +16,8 @@ struct image_args {
     const char *format;        /* -f; NULL: probe */
     bool image_opts;           /* the name is a list of options */
     bool force_share;          /* -U */
+    bool trust;                /* --trust */
+    bool force;                /* --force: of a target, overwrite a backup that others need */
     struct cmd_size lock_wait; /* seconds to wait for a lock */
     struct cmd_list objects;   /* --object */
     bool in_place;             /* --in-place: a target that exists is not replaced */
@@ -38,6 +40,8 @@ struct image_args {
       "the image is given as driver=...,option=value" },                                         \
     { 'U', "force-share", CMD_FLAG, &(image)->force_share, NULL,                                  \
       "read even if another process is writing the image" },                                     \
+    { 0, "trust", CMD_FLAG, &(image)->trust, NULL,                                                \
+      "read a chain of backups though its ids do not fit" },                                      \
     { 0, "lock-wait", CMD_UINT, &(image)->lock_wait, "SECONDS",                                   \
       "wait so long for an image that is in use" },                                               \
     { 0, "object", CMD_LIST, &(image)->objects, "TYPE,id=ID,...",                                 \
@@ -48,6 +52,11 @@ struct image_args {
     { 0, "in-place", CMD_FLAG, &(image)->in_place, NULL,                                          \
       "overwrite a target that exists instead of replacing it" }
 
+/* Another one of theirs. */
+#define FORCE_OPTION(image)                                                                       \
+    { 0, "force", CMD_FLAG, &(image)->force, NULL,                                                \
+      "overwrite a backup that other images depend on" }
+
 /*
  * Opens the graph of `name`. `flags`: enum blk_open_flags; `cache`: the text of -t or -T, NULL for
  * writeback. On failure nothing is open, *root is NULL, and `err` names the image.
@@ -57,12 +66,16 @@ int image_open(const struct image_args *args, const char *name, unsigned flags, 
 
 /*
  * Creates `name` as an image of `driver`; `creation` are its create options, which stay the
- * caller's. Of `args` only what is for the files below it counts; BLKIMG_IN_PLACE=1 in the
- * environment is --in-place. On failure nothing is open, and *root is NULL.
+ * caller's. Of `args` only what is for the files below it counts, and `force`: without it a backup
+ * on which others depend is not overwritten (dependents.h). BLKIMG_IN_PLACE=1 in the environment is
+ * --in-place. On failure nothing is open, and *root is NULL.
  */
 int image_create(const struct image_args *args, const char *name, const struct blk_driver *driver,
                  struct blk_options *creation, unsigned flags, const char *cache,
                  struct blk_node **root, struct blk_error *err);
+
+/* The flags (enum blk_open_flags) that the options ask for. */
+unsigned image_flags(const struct image_args *args);
 
 /* Checks what --object declares. -EINVAL for what this program has no use for. */
 int image_check_objects(const struct cmd_list *objects, struct blk_error *err);

@@ -94,6 +94,7 @@ int convert_parse(int argc, char **argv, struct convert_options *o)
           "with -n: the target reads as zeroes everywhere" },
         { 0, "target-image-opts", CMD_FLAG, &o->target.image_opts, NULL,
           "with -n: the target is given as driver=...,option=value" },
+        FORCE_OPTION(&o->target),
         { 'p', "progress", CMD_FLAG, &o->progress, NULL, "show the progress" },
         { 'q', "quiet", CMD_FLAG, &o->quiet, NULL, "print nothing but errors" },
         { 'r', "rate-limit", CMD_SIZE, &given.rate, "BYTES",
@@ -127,6 +128,7 @@ int convert_parse(int argc, char **argv, struct convert_options *o)
     o->progress = o->progress && !o->quiet && o->format == OUTPUT_HUMAN;
     o->target.format = given.format || o->target.image_opts ? given.format : "raw";
     o->target.lock_wait = o->source.lock_wait;
+    o->target.trust = o->source.trust;
     o->target.objects = o->source.objects;
     return CMD_RUN;
 }

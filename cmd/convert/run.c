@@ -14,6 +14,7 @@
 #include "blockcore/memory.h"
 #include "blockcore/options.h"
 #include "cmd/common/backing.h"
+#include "cmd/common/dependents.h"
 #include "cmd/common/same_file.h"
 #include "cmd/convert/convert.h"
 
@@ -68,7 +69,8 @@ static int refuse_without_format(const struct convert_options *o, struct blk_err
 static int look_at_backing(const struct convert_options *o, const char *name,
                            struct blk_error *err)
 {
-    struct image_args args = { .format = o->backing_format, .lock_wait = o->target.lock_wait };
+    struct image_args args = { .format = o->backing_format, .lock_wait = o->target.lock_wait,
+                               .trust = o->target.trust };
     struct blk_node *backing;
 
     int ret = backing_open(&args, name, 0, o->output, &backing, err);
@@ -158,7 +160,9 @@ static int check_bitmaps_created(const struct convert_options *o, const struct b
 static int open_existing(const struct convert_options *o, uint64_t bytes, struct blk_node **target,
                          struct blk_error *err)
 {
-    int ret = image_open(&o->target, o->output, target_flags(o), o->target_cache, target, err);
+    int ret = check_no_dependents(&o->target, o->output, err);
+    if (ret == 0)
+        ret = image_open(&o->target, o->output, target_flags(o), o->target_cache, target, err);
     if (ret < 0)
         return ret;
     struct blk_node *format = blk_skip_filters(*target);
@@ -392,7 +396,8 @@ const struct command cmd_convert = {
     "[--object objectdef] [--image-opts] [--target-image-opts] [--target-is-zero] [--bitmaps "
     "[--skip-broken-bitmaps]] [-U] [-C] [-c] [-p] [-q] [-n] [-f fmt] [-t cache] [-T src_cache] "
     "[-O output_fmt] [-B backing_file [-F backing_fmt]] [-o options] [-l snapshot_param] "
-    "[-S sparse_size] [-r rate_limit] [-m num_coroutines] [-W] [--salvage] [--in-place] "
+    "[-S sparse_size] [-r rate_limit] [-m num_coroutines] [-W] [--salvage] [--force] "
+    "[--in-place] "
     "[--output=ofmt] [--lock-wait=seconds] filename [filename2 [...]] output_filename",
     run,
 };

@@ -43,7 +43,7 @@ static int open_described(const struct io_open_how *how, unsigned flags, struct 
     struct blk_open open = {
         .filename = how->name,
         .options = how->options,
-        .flags = flags | (how->image.force_share ? BLK_FORCE_SHARE : 0),
+        .flags = flags | image_flags(&how->image),
     };
     int ret = image_cache(how->cache, &open.cache, err);
     if (ret == 0 && how->image.force_share && !how->read_only)

@@ -17,8 +17,8 @@ const struct command cmd_mirror = {
     "[--mode=full|top] [--pivot=overlay]... [--witness=file] [--guest-io=file] [--in-place] "
     "[-f fmt] "
     "[-O output_fmt] [-o options] [-c] [-t cache] [-T src_cache] [-m workers] [-r rate_limit] "
-    "[-p] [-q] [--output=ofmt] [--object objectdef] [--image-opts] [--lock-wait=seconds] source "
-    "target",
+    "[--force] [-p] [-q] [--output=ofmt] [--object objectdef] [--image-opts] "
+    "[--lock-wait=seconds] source target",
     run,
 };
 
@@ -112,6 +112,7 @@ static int mirror_image(const struct mirror_request *request, enum output_format
     pivot.compared[1] = &mirror.target;
     pivot.witness = request->witness;
     pivot.image.lock_wait = request->source.lock_wait;
+    pivot.image.trust = request->source.trust;
     pivot.cache = request->target_cache;
     pivot.source_cache = request->source_cache;
     pivot.workers = request->workers;
@@ -161,6 +162,7 @@ static int run(int argc, char **argv)
           "format of the target; the source's if not given" },
         { 'o', "options", CMD_LIST, &request.creation, "OPTIONS",
           "options for creating the target" },
+        FORCE_OPTION(&request.target),
         { 'c', "compress", CMD_FLAG, &request.compressed, NULL, "write compressed clusters" },
         IN_PLACE_OPTION(&request.target),
         { 't', "target-cache", CMD_STRING, &request.target_cache, "CACHE",
@@ -192,6 +194,7 @@ static int run(int argc, char **argv)
     request.source_name = operands.items[0];
     request.target_name = operands.items[1];
     request.target.lock_wait = request.source.lock_wait;
+    request.target.trust = request.source.trust;
     request.workers = (unsigned)workers.value;
     request.bytes_per_second = rate.value;
     request.show_progress = request.show_progress && !quiet && format == OUTPUT_HUMAN;

@@ -27,6 +27,7 @@
 
 #include <sys/types.h>
 
+#include "blockcore/identity.h"
 #include "cmd/common/common.h"
 
 /* ---- mirror ---- */
@@ -82,6 +83,7 @@ struct pivot_overlay {
     char *new_name, *new_format;
     struct blk_node *root; /* open for writing, without its backing chain; NULL once closed */
     struct blk_node *old_backing, *new_backing; /* held open from their proof on; or NULL */
+    struct blk_identity old_identity; /* what the overlay said before */
     bool switched;
 };
 
@@ -145,8 +147,12 @@ int pivot_open_overlay(const struct pivot *pivot, struct pivot_overlay *overlay,
                        struct blk_error *err);
 /* Whether the overlay's header names that backing file. The overlay is open. */
 bool pivot_names(const struct pivot_overlay *overlay, const char *name, const char *format);
+/* `backing`: what bears that name, of which the overlay takes the id as its parent's. */
 int pivot_set_backing(struct pivot_overlay *overlay, const char *name, const char *format,
-                      struct blk_error *err);
+                      struct blk_node *backing, struct blk_error *err);
+/* Whether the overlay was made on `backing`, by the ids of both; with --trust it need not be. */
+int pivot_check_ids(const struct pivot *pivot, const struct pivot_overlay *overlay,
+                    struct blk_node *backing, struct blk_error *err);
 /* Opens a backing file as the overlay's header would name it. */
 int pivot_open_backing(const struct pivot *pivot, const struct pivot_overlay *overlay,
                        const char *name, const char *format, struct blk_node **backing,

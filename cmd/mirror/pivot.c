@@ -103,7 +103,7 @@ static int open_one(const struct pivot *pivot, struct pivot_overlay *overlay, co
                             "overlay '%s' of '%s'", overlay->filename, from);
     overlay->old_name = blk_xstrdup(node->backing_name);
     overlay->old_format = blk_xstrdup(node->backing_format);
-    return 0;
+    return blk_identity_of(blk_skip_filters(overlay->root), &overlay->old_identity, err);
 }
 
 int pivot_open(struct pivot *pivot, const char *from, const char *to, struct blk_error *err)
@@ -123,9 +123,21 @@ int pivot_open_backing(const struct pivot *pivot, const struct pivot_overlay *ov
                        const char *name, const char *format, struct blk_node **backing,
                        struct blk_error *err)
 {
-    const struct image_args args = { .format = format, .lock_wait = pivot->image.lock_wait };
+    const struct image_args args = {
+        .format = format,
+        .lock_wait = pivot->image.lock_wait,
+        .trust = pivot->image.trust,
+    };
     BLK_AUTOFREE char *path = path_of_backing(overlay, name);
     return image_open(&args, path, 0, pivot->source_cache, backing, err);
+}
+
+int pivot_check_ids(const struct pivot *pivot, const struct pivot_overlay *overlay,
+                    struct blk_node *backing, struct blk_error *err)
+{
+    return pivot->image.trust
+               ? 0
+               : blk_identity_check(blk_skip_filters(overlay->root), backing, err);
 }
 
 int pivot_prove_old(struct pivot *pivot, struct blk_node *node, struct blk_error *err)
@@ -135,6 +147,8 @@ int pivot_prove_old(struct pivot *pivot, struct blk_node *node, struct blk_error
         struct pivot_overlay *overlay = &pivot->overlays[i];
         ret = pivot_open_backing(pivot, overlay, overlay->old_name, overlay->old_format,
                                  &overlay->old_backing, err);
+        if (ret == 0)
+            ret = pivot_check_ids(pivot, overlay, overlay->old_backing, err);
         if (ret == 0)
             ret = mirror_prove(overlay->old_backing, node, pivot->workers, err);
         if (ret < 0)
@@ -172,14 +186,21 @@ int pivot_plan(struct pivot *pivot, const char *to, struct blk_node *node, struc
 
 /* ---- the switch ---- */
 
-int pivot_set_backing(struct pivot_overlay *overlay, const char *name, const char *format,
-                      struct blk_error *err)
+static int change_backing(struct pivot_overlay *overlay, const char *name, const char *format,
+                          struct blk_error *err)
 {
     struct blk_node *node = blk_skip_filters(overlay->root);
     int ret = blk_change_backing(node, name, format, err);
     return ret < 0 ? blk_fail_if_unset(err, -ret, "giving '%s' the backing file '%s'",
                                        overlay->filename, name)
                    : 0;
+}
+
+int pivot_set_backing(struct pivot_overlay *overlay, const char *name, const char *format,
+                      struct blk_node *backing, struct blk_error *err)
+{
+    int ret = blk_identity_move(blk_skip_filters(overlay->root), backing, err);
+    return ret < 0 ? ret : change_backing(overlay, name, format, err);
 }
 
 static int switch_all(struct pivot *pivot, struct blk_error *err)
@@ -189,7 +210,8 @@ static int switch_all(struct pivot *pivot, struct blk_error *err)
         struct pivot_overlay *overlay = &pivot->overlays[i];
         /* Once the write has been tried nobody knows: it counts as switched and gets put back. */
         overlay->switched = true;
-        ret = pivot_set_backing(overlay, overlay->new_name, overlay->new_format, err);
+        ret = pivot_set_backing(overlay, overlay->new_name, overlay->new_format,
+                                overlay->new_backing, err);
     }
     return ret;
 }
@@ -221,14 +243,24 @@ int pivot_close(struct pivot *pivot)
     return status;
 }
 
+/* With the next change of the backing file. */
+static void restore_identity(struct pivot_overlay *overlay)
+{
+    struct blk_node *node = blk_skip_filters(overlay->root);
+    if (!blk_id_is_none(&overlay->old_identity.parent))
+        node->driver->identity_set(node, &overlay->old_identity);
+}
+
 /* A header whose write failed is poisoned in this process: it is opened anew to be put back. */
 static int put_back_one(struct pivot *pivot, struct pivot_overlay *overlay, struct blk_error *err)
 {
     blk_drop(overlay->root);
     overlay->root = NULL;
     int ret = pivot_open_overlay(pivot, overlay, err);
-    if (ret == 0 && !pivot_names(overlay, overlay->old_name, overlay->old_format))
-        ret = pivot_set_backing(overlay, overlay->old_name, overlay->old_format, err);
+    if (ret == 0 && !pivot_names(overlay, overlay->old_name, overlay->old_format)) {
+        restore_identity(overlay);
+        ret = change_backing(overlay, overlay->old_name, overlay->old_format, err);
+    }
     if (ret < 0)
         return ret;
     ret = blk_close(overlay->root, NULL, err);

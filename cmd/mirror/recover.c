@@ -56,6 +56,8 @@ static int prove_one(const struct recover_request *request, struct pivot *pivot,
                         : pivot_open_backing(pivot, overlay, overlay->old_name,
                                              overlay->old_format, backing, err);
     if (ret == 0)
+        ret = pivot_check_ids(pivot, overlay, *backing, err);
+    if (ret == 0)
         ret = mirror_prove(overlay->old_backing, overlay->new_backing, pivot->workers, err);
     return ret;
 }
@@ -86,7 +88,9 @@ static int switch_all(const struct recover_request *request, struct pivot *pivot
         struct pivot_overlay *overlay = &pivot->overlays[i];
         struct wanted wanted = wanted_of(request, overlay);
         if (!has_wanted(request, overlay))
-            ret = pivot_set_backing(overlay, wanted.name, wanted.format, &err);
+            ret = pivot_set_backing(overlay, wanted.name, wanted.format,
+                                    request->undo ? overlay->old_backing : overlay->new_backing,
+                                    &err);
     }
     if (ret < 0)
         return report_error(&err);

@@ -19,7 +19,7 @@ const struct command cmd_pivot = {
 struct request {
     struct image_args image, to_image;
     const char *to, *cache, *source_cache, *witness, *recover;
-    bool trust, undo;
+    bool undo;
 };
 
 static int prepare(const struct request *request, struct pivot *pivot, struct blk_node **to,
@@ -30,7 +30,7 @@ static int prepare(const struct request *request, struct pivot *pivot, struct bl
         ret = pivot_open(pivot, NULL, request->to, err);
     if (ret == 0)
         ret = pivot_plan(pivot, request->to, *to, err);
-    return ret < 0 || request->trust ? ret : pivot_prove_old(pivot, *to, err);
+    return ret < 0 || request->image.trust ? ret : pivot_prove_old(pivot, *to, err);
 }
 
 static int pivot_overlays(const struct request *request, const struct cmd_operands *operands,
@@ -62,7 +62,7 @@ static int recover(const struct request *request, enum output_format format)
         .cache = request->cache,
         .source_cache = request->source_cache,
         .undo = request->undo,
-        .trust = request->trust,
+        .trust = request->image.trust,
     };
     json_t *result = result_new(format, &cmd_pivot, request->recover);
     return finish_result(pivot_recover(&what, result), NULL, 0, result);
@@ -79,7 +79,6 @@ static int run(int argc, char **argv)
         { 't', "cache", CMD_STRING, &request.cache, "CACHE", "cache mode of the overlays" },
         { 'T', "source-cache", CMD_STRING, &request.source_cache, "CACHE",
           "cache mode of the backing files" },
-        { 0, "trust", CMD_FLAG, &request.trust, NULL, "do not compare old and new backing file" },
         { 0, "witness", CMD_STRING, &request.witness, "FILE", "journal of the switch" },
         { 0, "recover", CMD_STRING, &request.recover, "FILE",
           "finish what this witness says was begun" },
@@ -103,5 +102,6 @@ static int run(int argc, char **argv)
     if (!operands.count || !request.to)
         return report_usage(&cmd_pivot, "expects overlays and --to");
     request.to_image.lock_wait = request.image.lock_wait;
+    request.to_image.trust = request.image.trust;
     return pivot_overlays(&request, &operands, format);
 }

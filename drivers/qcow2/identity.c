@@ -70,8 +70,8 @@ void qcow2_identity_set(struct blk_node *node, const struct blk_identity *identi
     blk_bitmaps_of(node)->changed = true;
 }
 
-/* Where the backup's id lies in the file. QEMU may have put the extension behind sector 0. */
-static int find_id(struct blk_node *node, uint64_t *place, struct blk_error *err)
+/* Where both ids lie, one behind the other. QEMU may have put the extension behind sector 0. */
+static int find_ids(struct blk_node *node, uint64_t *place, struct blk_error *err)
 {
     const struct qcow2_header *header = &qcow2_state(node)->header;
     uint64_t end = header->backing_offset ? header->backing_offset
@@ -100,18 +100,24 @@ void qcow2_identity_note(struct blk_node *node)
                                        !blk_id_is_none(&identity.backup));
 }
 
-int qcow2_identity_drop(struct blk_node *node, struct blk_error *err)
+int qcow2_identity_put(struct blk_node *node, const struct blk_id *backup,
+                       const struct blk_id *parent, struct blk_error *err)
 {
-    static const uint8_t none[BLK_ID_BYTES];
     struct qcow2_state *s = qcow2_state(node);
+    struct blk_identity identity;
+    uint8_t ids[2 * BLK_ID_BYTES];
     uint64_t place = 0;
 
-    int ret = find_id(node, &place, err);
+    int ret = qcow2_identity_get(node, &identity, err);
     if (ret == 0)
-        ret = qcow2_header_patch(node, place, none, sizeof(none), err);
+        ret = find_ids(node, &place, err);
+    if (ret < 0)
+        return ret;
+    put_id(put_id(ids, backup ? backup : &identity.backup), parent ? parent : &identity.parent);
+    ret = qcow2_header_patch(node, place, ids, sizeof(ids), err);
     for (size_t i = 0; i < s->tail.count && ret == 0; i++)
         if (s->tail.extensions[i].type == EXT_IDENTITY)
-            memcpy((uint8_t *)s->tail.extensions[i].data + 8, none, sizeof(none));
+            memcpy((uint8_t *)s->tail.extensions[i].data + 8, ids, sizeof(ids));
     return ret;
 }
 

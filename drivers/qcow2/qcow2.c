@@ -361,14 +361,17 @@ static int qcow2_change_backing(struct blk_node *node, const char *name, const c
         ret = backing_tail(node, name, format, &tail, err);
     if (ret < 0)
         return ret;
+    qcow2_identity_apply(node, &tail);
     /* Copied data must be stable before the header stops naming the file that had it. */
     ret = qcow2_settle(node, err);
     if (ret == 0)
         ret = qcow2_header_relayout(node, &s->header, &tail, err);
     qcow2_tail_free(&tail);
-    if (ret == 0)
-        set_backing(node);
-    return ret;
+    if (ret < 0)
+        return ret;
+    set_backing(node);
+    qcow2_identity_note(node);
+    return 0;
 }
 
 const struct blk_driver blk_driver_qcow2 = {
@@ -415,5 +418,5 @@ const struct blk_driver blk_driver_qcow2 = {
     .bitmaps_can_add = qcow2_bitmaps_can_add,
     .identity_get = qcow2_identity_get,
     .identity_set = qcow2_identity_set,
-    .identity_drop = qcow2_identity_drop,
+    .identity_put = qcow2_identity_put,
 };

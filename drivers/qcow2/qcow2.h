@@ -51,6 +51,7 @@
 #include "drivers/qcow2/format.h"
 
 struct blk_create;
+struct blk_id;
 struct blk_identity;
 struct blk_options;
 
@@ -677,7 +678,8 @@ int qcow2_snapshot_load(struct blk_node *node, const char *id_or_name, struct bl
  */
 int qcow2_identity_get(struct blk_node *node, struct blk_identity *identity, struct blk_error *err);
 void qcow2_identity_set(struct blk_node *node, const struct blk_identity *identity);
-int qcow2_identity_drop(struct blk_node *node, struct blk_error *err);
+int qcow2_identity_put(struct blk_node *node, const struct blk_id *backup,
+                       const struct blk_id *parent, struct blk_error *err);
 void qcow2_identity_apply(struct blk_node *node, struct qcow2_tail *tail);
 /* After opening or a store: does the image say that it is a backup? */
 void qcow2_identity_note(struct blk_node *node);

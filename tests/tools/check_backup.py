@@ -7,8 +7,9 @@ For each disk: SOURCE is what it was (content RAW), TARGET is either not there
 or complete, and the next backup with --bitmap is right: it is made on each of
 TARGET, TARGET.partial and BASE, of which one must be accepted and each that is
 accepted must restore RAW. So no bit was lost whose data is not in a good
-target. With --in-place the target exists and may be anything but a backup that
-it is not.
+target. After status 6 TARGET is complete, and with --bitmap-mode accepted as a
+base. With --in-place the target exists and may be anything but a backup that it
+is not.
 
 The environment that faultloop.py and crashstates.py set tells how the run ended.
 """
@@ -44,6 +45,11 @@ def ended_well():
     return True if os.environ.get("STATE_FINAL") == "1" else None
 
 
+def is_usable():
+    """Status 6: every target is complete, but a source's bitmaps may not have been switched."""
+    return os.environ.get("FAULT_STATUS") == "6"
+
+
 class Disk:
     def __init__(self, text):
         files, self.raw = text.split(":")
@@ -61,6 +67,8 @@ class Disk:
             return
         if ended_well() and not exists:
             raise Wrong(f"status 0, and no {self.target}")
+        if is_usable() and (not exists or "do not use" in said):
+            raise Wrong(f"status 6, and {self.target} cannot be used")
         if not exists:
             return
         if ended_well() is False and "complete" not in said and "do not use" not in said:
@@ -69,6 +77,9 @@ class Disk:
             return
         if not is_sound(folder, self.target) or not is_same(folder, self.target, self.raw):
             raise Wrong(f"{self.target} is there and not complete")
+
+    def builds_on_base(self, folder):
+        return f"backing file: {self.base}" in run(folder, "qemu-img", "info", self.target).stdout
 
     def check_next(self, folder, options):
         accepted = 0
@@ -80,6 +91,8 @@ class Disk:
             if result.returncode != 0:
                 if "in use" in result.stdout:
                     raise Wrong(f"a bitmap is lost: {result.stdout.strip()}")
+                if is_usable() and base == self.target and options.bitmap_mode and self.builds_on_base(folder):
+                    raise Wrong(f"status 6, and {base} is not taken as a base: {result.stdout.strip()}")
                 continue
             accepted += 1
             if not is_same(folder, "next", self.raw):
@@ -105,6 +118,7 @@ def main():
     parser.add_argument("--disk", action="append", type=Disk, required=True)
     parser.add_argument("--bitmap", default="b")
     parser.add_argument("--in-place", action="store_true")
+    parser.add_argument("--bitmap-mode", action="store_true", help="the target holds what the bitmap marked")
     parser.add_argument("folder")
     options = parser.parse_args()
     said = os.environ.get("FAULT_STDERR", "")
