@@ -14,6 +14,8 @@ static int fail(struct blk_error *err, int code, const char *why, const char *wh
         vsnprintf(err->what, sizeof(err->what), what, args);
         snprintf(err->why, sizeof(err->why), "%s", why ? why : strerror(code));
         err->left[0] = '\0';
+        err->busy = BLK_NOT_BUSY;
+        err->busy_seconds = 0;
     }
     return -code;
 }

@@ -13,11 +13,16 @@
 
 #include <stdarg.h>
 
+/* Whether it failed because another process uses the image, and what it was wanted for. */
+enum blk_busy { BLK_NOT_BUSY, BLK_BUSY_FOR_READING, BLK_BUSY_FOR_WRITING };
+
 struct blk_error {
     int code;        /* positive errno value; 0 while nothing has failed */
     char what[2048]; /* what was being done, and to which node */
     char why[1024];  /* the cause; strerror(code) unless something better is known */
     char left[512];  /* what was left behind, or empty */
+    enum blk_busy busy;
+    unsigned long busy_seconds; /* how long was waited for the other process */
 };
 
 #define BLK_ERROR_INIT { .code = 0 }

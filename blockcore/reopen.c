@@ -19,6 +19,13 @@ static unsigned flags_for(const struct blk_node *node, bool writable)
     return writable ? node->flags | BLK_WRITABLE : node->flags & ~(unsigned)BLK_WRITABLE;
 }
 
+/* It has no locks that keep others away, and what was read may be out of date. */
+static int refuse_shared(const struct blk_node *node, struct blk_error *err)
+{
+    return blk_fail_why(err, EINVAL, "force-share goes with read-only access only",
+                        "reopening '%s' for writing", node->name);
+}
+
 /* Switches one node: prepared, then committed, or left as it was. */
 static int switch_node(struct blk_node *node, bool writable, struct blk_cache_mode cache,
                        struct blk_error *err)
@@ -30,6 +37,8 @@ static int switch_node(struct blk_node *node, bool writable, struct blk_cache_mo
     };
     const struct blk_driver *driver = node->driver;
 
+    if (writable && node->flags & BLK_FORCE_SHARE)
+        return refuse_shared(node, err);
     if (driver->reopen_prepare) {
         int ret = driver->reopen_prepare(&reopen, err);
         if (ret < 0) {
@@ -121,8 +130,7 @@ static int check_change(const struct blk_change *change, void **settings, struct
     int ret = 0;
 
     if (change->writable && node->flags & BLK_FORCE_SHARE)
-        return blk_fail_why(err, EINVAL, "force-share goes with read-only access only",
-                            "reopening '%s' for writing", node->name);
+        return refuse_shared(node, err);
     if (change->has_backing && !node->driver->supports_backing)
         return blk_fail_why(err, ENOTSUP, "its format has no backing files", "reopening '%s'",
                             node->name);

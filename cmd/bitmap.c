@@ -386,6 +386,8 @@ static int run(int argc, char **argv)
         return report_error(&err);
     if (source_file &&
         image_open(&source, source_file, BLK_NO_BACKING, NULL, &source_root, &err) < 0) {
+        if (err.busy)
+            err.busy = BLK_BUSY_FOR_WRITING; /* -U is for --list only */
         blk_drop(request.root);
         return report_error(&err);
     }

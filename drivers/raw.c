@@ -17,6 +17,7 @@
 #include "blockcore/io.h"
 #include "blockcore/open.h"
 #include "blockcore/options.h"
+#include "blockcore/reopen.h"
 #include "blockcore/units.h"
 #include "drivers/drivers.h"
 
@@ -79,6 +80,24 @@ static int raw_open(struct blk_node *node, struct blk_options *options, struct b
     /* Alignment is left to the file, so that no range of this node is locked above. */
     node->limits.zero_alignment = file->limits.zero_alignment;
     return 0;
+}
+
+/* Whoever is to write may have planned by a size that the file no longer has. */
+static int raw_reopen_prepare(struct blk_reopen *reopen, struct blk_error *err)
+{
+    const struct blk_node *node = reopen->node;
+    const struct raw_state *s = node->state;
+    uint64_t file_size = blk_size(file_of(node));
+
+    if (!(reopen->flags & BLK_WRITABLE) || blk_is_writable(node))
+        return 0;
+    uint64_t end = s->offset + blk_size(node);
+    bool same = s->has_size ? end <= file_size
+                            : round_up(file_size - s->offset, BLK_SECTOR_BYTES) == blk_size(node);
+    if (s->offset <= file_size && same)
+        return 0;
+    return blk_fail_why(err, ESTALE, "another program changed its size while it was open read-only",
+                        "reopening '%s' for writing", node->name);
 }
 
 static const struct blk_option_desc create_options[] = {
@@ -320,6 +339,7 @@ const struct blk_driver blk_driver_raw = {
     .growable = true,
     .probe = raw_probe,
     .open = raw_open,
+    .reopen_prepare = raw_reopen_prepare,
     .create_options = create_options,
     .create = raw_create,
     .pread = raw_pread,

@@ -147,6 +147,51 @@ setup() {
     release
 }
 
+@test "a failed lock says what qemu-img says, how long was waited and what to do" {
+    need qemu-img
+    qemu-img create -q -f qcow2 q 1M
+    hold "$BLKIMG" io q
+    wait_for 10 is_held q "$writer"
+    local name="process $holder (blkimg)"
+
+    run -1 --separate-stderr blkimg convert -O raw q out
+    assert_equal "$stderr" "blkimg: Could not open 'q': Failed to get shared \"write\" lock: $name \
+has it open and may write to it. Is another process using the image [q]? \
+(--lock-wait=SECONDS waits for it, -U reads it as it is)"
+    run -1 --separate-stderr blkimg resize --lock-wait=1 q 2M
+    assert_equal "$stderr" "blkimg: Could not open 'q': Failed to get \"write\" lock: $name \
+does not let others write to it. Is another process using the image [q]? \
+(waited 1 s; a longer --lock-wait may help)"
+    # Every line that qemu-img prints is a part of ours.
+    run -1 --separate-stderr qemu-img check q
+    local theirs=$stderr line
+    run -1 --separate-stderr blkimg check q
+    while read -r line; do
+        [[ $stderr == *"${line#qemu-img: }"* ]] || fail "no \"$line\" in: $stderr"
+    done <<<"$theirs"
+    # -U is not named where it is of no use: the base of what is written.
+    qemu-img create -q -f qcow2 -b q -F qcow2 -u over 1M
+    for command in "commit over" "bench -w over" "io -c quit over" "rebase -b q -F qcow2 over"; do
+        # shellcheck disable=SC2086 # words
+        run -1 --separate-stderr blkimg $command
+        [[ $stderr == *"Failed to get shared"*"(--lock-wait=SECONDS waits for it)" ]] ||
+            fail "$command: $stderr"
+    done
+    release
+}
+
+@test "who waits is not in the way of others" {
+    hold "$BLKIMG" io -r -f raw a
+    wait_for 10 is_held a "100 201 203"
+    spawn "$BLKIMG" resize -q -f raw --lock-wait=60 a 2M 8>&-
+    for n in {1..20}; do
+        run -0 blkimg io -r -f raw -c "read 0 512" a
+    done
+    release
+    finish
+    assert_equal "$status" 0
+}
+
 @test "a signal ends the waiting" {
     hold "$BLKIMG" io -f raw a
     wait_for 10 is_held a "100 101 103 201 203"

@@ -250,3 +250,31 @@ EOF
         echo "# create -o $options: $(tail -1 fault.out)" >&3
     done
 }
+@test "the space that a preallocation sets aside is in the data file" {
+    for mode in falloc full; do
+        for raw in off on; do
+            blkimg create -q -f qcow2 -o "data_file=d,data_file_raw=$raw,preallocation=$mode" x 4M
+            (($(stat -c %b d) * 512 >= 4 << 20)) || fail "$mode, raw $raw: $(ls -ls d)"
+            qemu-img check -q x
+            rm x d
+        done
+        truncate -s 4M zeroes
+        fill zeroes 1M 64k
+        blkimg convert -O qcow2 -o "data_file=d,preallocation=$mode" zeroes x
+        (($(stat -c %b d) * 512 >= 4 << 20)) || fail "convert, $mode: $(ls -ls d)"
+        qemu-img compare -q zeroes x
+        blkimg resize -q --preallocation=$mode x 6M
+        (($(stat -c %b d) * 512 >= 6 << 20)) || fail "resize, $mode: $(ls -ls d)"
+        rm x d
+    done
+    blkimg create -q -f qcow2 -o data_file=d,preallocation=metadata x 4M
+    (($(stat -c %b d) * 512 < 1 << 20)) || fail "metadata: $(ls -ls d)"
+}
+
+@test "no space for a preallocated data file is an error that leaves nothing" {
+    small_tmpfs 2m full
+    run -1 blkimg create -q -f qcow2 -o data_file=full/d,preallocation=falloc x 4M
+    assert_output --partial "full/d"
+    [[ ! -e full/d && ! -e x ]]
+}
+

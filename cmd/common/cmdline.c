@@ -379,6 +379,7 @@ static void note_result_wanted(const struct cmd_option *options, int argc, char 
 int cmd_parse(const struct command *command, const struct cmd_option *options, int argc,
               char **argv, struct cmd_operands *operands)
 {
+    report_set_command(command);
     struct arrangement arranged = { 0 };
     note_result_wanted(options, argc, argv);
     arrange(&arranged, options, argc, argv);

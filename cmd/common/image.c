@@ -166,6 +166,9 @@ int image_open(const struct image_args *args, const char *name, unsigned flags, 
     ret = blk_open(&how, root, err);
     blk_options_free(defaults);
     blk_options_free(options);
+    /* What is to be written cannot be opened with -U, whichever part of it is in use. */
+    if (ret < 0 && err && err->busy && flags & BLK_WRITABLE)
+        err->busy = BLK_BUSY_FOR_WRITING;
     return ret < 0 ? blk_fail_if_unset(err, -ret, "Could not open '%s'", name) : 0;
 }
 

@@ -41,6 +41,14 @@ static void note_error(const char *what, const char *why, const char *left)
     pthread_mutex_unlock(&first_error_mutex);
 }
 
+/* The command that runs, once its command line has been read. */
+static const struct command *running;
+
+void report_set_command(const struct command *command)
+{
+    running = command;
+}
+
 void print_escaped(FILE *to, const char *text)
 {
     for (const unsigned char *p = (const unsigned char *)text; *p; p++) {
@@ -62,14 +70,36 @@ static void print_line(const char *text)
     putc('\n', stderr);
 }
 
+/* Whether the synopsis of the command has `text`; it has no option that is of no use. */
+static bool command_has(const char *text)
+{
+    return running && strstr(running->synopsis, text);
+}
+
+/* What can be done about an image that another process uses, in parentheses; malloc()ed. */
+static char *advice_for_busy(const struct blk_error *err)
+{
+    bool may_wait = command_has("--lock-wait");
+    bool may_share = err->busy == BLK_BUSY_FOR_READING && command_has("U]");
+    BLK_AUTOFREE char *waited = err->busy_seconds
+                                    ? blk_xasprintf("waited %lu s; ", err->busy_seconds)
+                                    : blk_xstrdup("");
+    const char *wait = !may_wait ? "" : err->busy_seconds ? "a longer --lock-wait may help"
+                                                          : "--lock-wait=SECONDS waits for it";
+    const char *share = !may_share ? "" : may_wait ? ", -U reads it as it is"
+                                                   : "-U reads it as it is";
+    return may_wait || may_share ? blk_xasprintf(" (%s%s%s)", waited, wait, share)
+                                 : blk_xstrdup("");
+}
+
 int report_error(const struct blk_error *err)
 {
-    char text[sizeof(err->what) + sizeof(err->why) + sizeof(err->left) + 8];
-
     if ((err->code == ECANCELED || err->code == EINTR) && blk_cancelled())
         stopped_by_signal = true;
-    snprintf(text, sizeof(text), "%s: %s%s%s%s", err->what, err->why, err->left[0] ? " (" : "",
-             err->left, err->left[0] ? ")" : "");
+    BLK_AUTOFREE char *advice = err->busy ? advice_for_busy(err) : blk_xstrdup("");
+    BLK_AUTOFREE char *text =
+        blk_xasprintf("%s: %s%s%s%s%s", err->what, err->why, err->left[0] ? " (" : "", err->left,
+                      err->left[0] ? ")" : "", advice);
     note_error(err->what, err->why, err->left);
     print_line(text);
     return EXIT_FAILED;

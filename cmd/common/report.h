@@ -13,9 +13,12 @@
 #include "cmd/command.h"
 #include "cmd/common/json_print.h"
 
+/* Which command runs: messages name those of its options that would help. cmd_parse() says so. */
+void report_set_command(const struct command *command);
+
 /*
  * Prints "blkimg: what: why (left)" and returns EXIT_FAILED. Control characters are shown as
- * escapes.
+ * escapes. For an image that another process uses, says how long was waited and what to do.
  */
 int report_error(const struct blk_error *err);
 

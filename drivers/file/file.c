@@ -6,6 +6,7 @@
  * node.
  */
 #include <errno.h>
+#include <inttypes.h>
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
@@ -150,6 +151,17 @@ static int open_path(const char *path, unsigned flags, struct blk_cache_mode cac
     return ret < 0 ? ret : fd;
 }
 
+/*
+ * Whoever held the lock while we waited may have grown, cut or replaced the file: what was seen of
+ * it before means nothing. Describes it anew, as nobody can change it any more.
+ */
+static int look_again(int fd, const char *path, struct stat *st, struct blk_error *err)
+{
+    if (blk_sys->fstat(fd, st) < 0)
+        return blk_fail(err, errno, "opening '%s'", path);
+    return check_type(path, st->st_mode, err);
+}
+
 /* Whether `path` leads to the file that `st` describes. */
 static bool leads_to(const char *path, const struct stat *st)
 {
@@ -170,7 +182,8 @@ int file_open_locked(const char *path, unsigned flags, struct blk_cache_mode cac
         int ret = blk_open_files_check(NULL, st, flags & BLK_WRITABLE, path, err);
         if (ret == 0)
             ret = file_locks_take(locks, fd, file_lock_bits(flags), policy, path, err);
-        /* While we waited the holder may have put another file under the name. */
+        if (ret == 0)
+            ret = look_again(fd, path, st, err);
         if (ret == 0 && leads_to(path, st))
             return fd;
         blk_sys->close(fd);
@@ -276,25 +289,86 @@ static int file_release(struct blk_node *node, struct blk_error *err)
 
 /* ---- data ---- */
 
-int file_read(const struct file_state *s, uint64_t offset, uint64_t bytes, void *buf,
-              uint32_t alignment)
+/* One read, repeated when interrupted: the bytes read, 0 where there are none, or -errno. */
+static int64_t read_some(const struct file_state *s, uint64_t offset, uint64_t bytes, void *buf)
 {
     ssize_t (*transfer)(int, void *, size_t, off_t) = s->uring ? file_uring_pread : blk_sys->pread;
+    ssize_t done;
+    do
+        done = transfer(s->fd, buf, u64_min(bytes, SSIZE_MAX), (off_t)offset);
+    while (done < 0 && errno == EINTR);
+    return done < 0 ? -errno : done;
+}
+
+/* The file's size as it is now. */
+static int size_now(const struct blk_node *node, uint64_t *size, struct blk_error *err)
+{
+    const struct file_state *s = node->state;
+    struct stat st;
+    int ret = blk_sys->fstat(s->fd, &st) < 0 ? -errno : file_medium_size(s->fd, &st, size);
+    return ret < 0 ? blk_fail(err, -ret, "finding out the size of '%s'", node->name) : 0;
+}
+
+/* Fails when what a node goes by, up to `end`, is more than the file of `size` bytes has. */
+static int check_size(const struct blk_node *node, uint64_t end, uint64_t size,
+                      struct blk_error *err)
+{
+    if (size >= u64_min(end, blk_size(node)))
+        return 0;
+    return blk_fail_why(err, EIO, "it became shorter while it was open",
+                        "reading '%s', which ends at offset %" PRIu64, node->name, size);
+}
+
+int file_check_end(const struct blk_node *node, uint64_t end, struct blk_error *err)
+{
+    uint64_t size;
+    int ret = size_now(node, &size, err);
+    return ret < 0 ? ret : check_size(node, end, size, err);
+}
+
+/*
+ * What follows a read at `offset` of which `done` of `bytes` bytes came, less than a whole unit:
+ * 0 when the rest has been filled with zeroes, 1 when it has to be tried once more, -errno.
+ */
+static int end_read(const struct blk_node *node, uint64_t offset, uint64_t bytes, void *buf,
+                    uint64_t done, struct blk_error *err)
+{
+    uint64_t size;
+    int ret = size_now(node, &size, err);
+    if (ret < 0)
+        return ret;
+    if (offset + done < size)
+        return 1;
+    memset((uint8_t *)buf + done, 0, bytes - done);
+    return check_size(node, offset + bytes, size, err);
+}
+
+int file_read(const struct blk_node *node, uint64_t offset, uint64_t bytes, void *buf,
+              struct blk_error *err)
+{
     uint8_t *to = buf;
+    bool again = false;
     while (bytes) {
-        ssize_t done = transfer(s->fd, to, u64_min(bytes, SSIZE_MAX), (off_t)offset);
-        if (done < 0 && errno == EINTR)
-            continue;
+        int64_t done = read_some(node->state, offset, bytes, to);
         if (done < 0)
-            return -errno;
-        to += done;
-        offset += (uint64_t)done;
-        bytes -= (uint64_t)done;
-        /* The end of the file; with O_DIRECT the rest could not even be asked for. */
-        if (done == 0 || (bytes && offset % alignment)) {
-            memset(to, 0, bytes);
-            return 0;
+            return (int)done;
+        /* With O_DIRECT only whole units can be asked for. */
+        uint64_t whole = (uint64_t)done == bytes
+                             ? bytes
+                             : round_down((uint64_t)done, node->limits.request_alignment);
+        if (!whole) {
+            int ret = end_read(node, offset, bytes, to, (uint64_t)done, err);
+            if (ret <= 0)
+                return ret;
+            /* The file may just have grown, but only once is there nothing before its end. */
+            if (again)
+                return blk_fail_why(err, EIO, "nothing was read although the file goes on",
+                                    "reading '%s' at offset %" PRIu64, node->name, offset);
         }
+        again = !whole;
+        to += whole;
+        offset += whole;
+        bytes -= whole;
     }
     return 0;
 }
@@ -318,17 +392,16 @@ int file_write(const struct file_state *s, uint64_t offset, uint64_t bytes, cons
 }
 
 /* Reads into a buffer of any alignment. */
-static int read_aligned(const struct blk_node *node, uint64_t offset, uint64_t bytes, void *buf)
+static int read_aligned(const struct blk_node *node, uint64_t offset, uint64_t bytes, void *buf,
+                        struct blk_error *err)
 {
-    const struct file_state *s = node->state;
-    uint32_t alignment = node->limits.request_alignment;
     if ((uintptr_t)buf % node->limits.memory_alignment == 0)
-        return file_read(s, offset, bytes, buf, alignment);
+        return file_read(node, offset, bytes, buf, err);
 
     void *bounce = blk_buffer_alloc(bytes);
     if (!bounce)
         return -ENOMEM;
-    int ret = file_read(s, offset, bytes, bounce, alignment);
+    int ret = file_read(node, offset, bytes, bounce, err);
     if (ret == 0)
         memcpy(buf, bounce, bytes);
     free(bounce);
@@ -339,9 +412,8 @@ static int file_pread(struct blk_node *node, uint64_t offset, uint64_t bytes, vo
                       struct blk_error *err)
 {
     struct file_state *s = node->state;
-    (void)err;
     if (!s->target)
-        return file_read(s, offset, bytes, buf, node->limits.request_alignment);
+        return file_read(node, offset, bytes, buf, err);
 
     if (file_shows_old(s) && !s->device) {
         memset(buf, 0, bytes);
@@ -350,7 +422,8 @@ static int file_pread(struct blk_node *node, uint64_t offset, uint64_t bytes, vo
     /* Behind what is kept back the buffer may lose its alignment. */
     uint64_t held = file_held_read(s, offset, bytes, buf);
     return held == bytes ? 0
-                         : read_aligned(node, offset + held, bytes - held, (uint8_t *)buf + held);
+                         : read_aligned(node, offset + held, bytes - held, (uint8_t *)buf + held,
+                                        err);
 }
 
 /* Writes to the medium, and keeps node->size behind what is there. */

@@ -106,7 +106,8 @@ int file_open_mode(unsigned flags, struct blk_cache_mode cache);
 
 /*
  * Opens an existing file or device without ever blocking, takes the locks, and makes sure that the
- * name still leads to what was locked. Returns the descriptor or -errno; *st describes the file.
+ * name still leads to what was locked. Returns the descriptor or -errno; *st describes the file as
+ * it is under the locks. Whatever else is to be known about it has to be found out after this.
  */
 int file_open_locked(const char *path, unsigned flags, struct blk_cache_mode cache,
                      const struct file_lock_policy *policy, struct file_locks *locks,
@@ -121,11 +122,18 @@ int file_init(struct blk_node *node, int fd, const struct stat *st, const struct
 
 /*
  * Whole transfers from and to a buffer that is aligned as the file needs it: 0 or -errno. Reads
- * past the end of the file give zeroes.
+ * past the end of the file give zeroes; -EIO where the file has no bytes although its end is
+ * further away, or is nearer than the node's size.
  */
-int file_read(const struct file_state *s, uint64_t offset, uint64_t bytes, void *buf,
-              uint32_t alignment);
+int file_read(const struct blk_node *node, uint64_t offset, uint64_t bytes, void *buf,
+              struct blk_error *err);
 int file_write(const struct file_state *s, uint64_t offset, uint64_t bytes, const void *buf);
+
+/*
+ * -EIO when the file, as it is now, ends before `end` and before the node's size: somebody who
+ * takes no locks has cut it, and what is missing must not be called zeroes.
+ */
+int file_check_end(const struct blk_node *node, uint64_t end, struct blk_error *err);
 
 /* Writes from a buffer of any alignment, NULL for zeroes, and notes the change. 0 or -errno. */
 int file_write_aligned(struct blk_node *node, uint64_t offset, uint64_t bytes, const void *buf);

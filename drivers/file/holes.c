@@ -141,26 +141,29 @@ static int64_t seek(struct file_state *s, uint64_t offset, int whence)
 }
 
 /*
- * Sets *end to where the run of data or hole at `offset` ends, if before it, and returns whether
- * it is a hole.
+ * Sets *end to where the run of data or hole at `offset` ends, if before it. Returns 1 for a hole,
+ * 0 for data, or -errno.
  */
-static bool find_run(struct file_state *s, uint64_t offset, uint64_t *end)
+static int find_run(struct blk_node *node, uint64_t offset, uint64_t *end, struct blk_error *err)
 {
+    struct file_state *s = node->state;
     int64_t data = seek(s, offset, SEEK_DATA);
-    if (data == -ENXIO) /* nothing but a hole up to the end of the file */
-        return true;
+    if (data == -ENXIO) { /* nothing but a hole up to the end of the file */
+        int ret = file_check_end(node, *end, err);
+        return ret < 0 ? ret : 1;
+    }
     if (data < 0) {
         s->no_seek = true;
-        return false;
+        return 0;
     }
     if ((uint64_t)data > offset) {
         *end = u64_min(*end, (uint64_t)data);
-        return true;
+        return 1;
     }
     int64_t hole = seek(s, offset, SEEK_HOLE);
     if (hole > data)
         *end = u64_min(*end, (uint64_t)hole);
-    return false;
+    return 0;
 }
 
 int file_block_status(struct blk_node *node, uint64_t offset, uint64_t bytes, unsigned want,
@@ -169,16 +172,18 @@ int file_block_status(struct blk_node *node, uint64_t offset, uint64_t bytes, un
     struct file_state *s = node->state;
     uint64_t align = node->limits.request_alignment;
     uint64_t end = offset + bytes;
-    bool hole = false;
+    int run = 0;
     (void)want;
-    (void)err;
 
     if (file_is_held(s, offset))
         end = u64_min(end, s->target->held_bytes);
     else if (!s->device && !s->no_seek)
-        hole = find_run(s, offset, &end);
+        run = find_run(node, offset, &end, err);
+    if (run < 0)
+        return run;
 
     /* A unit that is only partly a hole is data. */
+    bool hole = run;
     uint64_t length = end - offset;
     if (hole && length < bytes && length % align) {
         length = round_down(length, align);

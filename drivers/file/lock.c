@@ -14,6 +14,7 @@
 #include "blockcore/cancel.h"
 #include "blockcore/clock.h"
 #include "blockcore/error.h"
+#include "blockcore/memory.h"
 #include "blockcore/sys.h"
 #include "drivers/file/file.h"
 #include "drivers/file/holder.h"
@@ -34,7 +35,9 @@ static const char *const permission_names[PERMISSION_COUNT] = {
 #define USES(p) (1u << (p))
 #define FORBIDS(p) (1u << (PERMISSION_COUNT + (p)))
 
-#define RETRY_NS 50000000 /* between two tries while waiting */
+/* Between two tries while waiting, at first; doubled so often. */
+#define RETRY_NS 1000000L
+#define RETRY_DOUBLINGS 5
 
 unsigned file_lock_bits(unsigned flags)
 {
@@ -63,6 +66,12 @@ static off_t byte_of(unsigned bit)
                                   : FORBIDDEN_BYTE + (off_t)(bit - PERMISSION_COUNT);
 }
 
+/* Where those who are in the way of `bit` have their lock. */
+static off_t opposite_byte(unsigned bit)
+{
+    return byte_of((bit + PERMISSION_COUNT) % (2 * PERMISSION_COUNT));
+}
+
 static int set_bytes(int fd, unsigned bits, short type)
 {
     struct flock lock;
@@ -75,19 +84,30 @@ static int set_bytes(int fd, unsigned bits, short type)
     return first;
 }
 
-static int conflict(int fd, enum permission p, bool forbids, off_t byte, bool writing,
-                    const char *name, struct blk_error *err)
+/* `what` others do, "another process" when it is not known who. The line ends as QEMU's does. */
+static int lock_failed(const char *name, bool writing, bool shared, enum permission p,
+                       const char *what, struct blk_error *err)
+{
+    BLK_AUTOFREE char *why =
+        blk_xasprintf("Failed to get %s\"%s\" lock: %s. Is another process using the image [%s]?",
+                      shared ? "shared " : "", permission_names[p], what, name);
+    blk_fail_why(err, EAGAIN, why, "Could not open '%s'", name);
+    err->busy = writing ? BLK_BUSY_FOR_WRITING : BLK_BUSY_FOR_READING;
+    return -EAGAIN;
+}
+
+static int conflict(int fd, unsigned bit, bool writing, const char *name, struct blk_error *err)
 {
     if (!err) /* there will be another try: save the search */
         return -EAGAIN;
+    enum permission p = bit % PERMISSION_COUNT;
+    bool forbids = bit >= PERMISSION_COUNT;
     char holder[256];
-    file_describe_holder(fd, byte, holder, sizeof(holder));
-    char why[512];
-    snprintf(why, sizeof(why), "Failed to get %s\"%s\" lock: %s %s %s",
-             forbids && !writing ? "shared " : "", permission_names[p], holder,
-             forbids ? "has it open and may" : "does not let others",
-             p == READ ? "read it" : p == RESIZE ? "resize it" : "write to it");
-    return blk_fail_why(err, EAGAIN, why, "locking '%s'", name);
+    file_describe_holder(fd, opposite_byte(bit), holder, sizeof(holder));
+    BLK_AUTOFREE char *what =
+        blk_xasprintf("%s %s %s", holder, forbids ? "has it open and may" : "does not let others",
+                      p == READ ? "read it" : p == RESIZE ? "resize it" : "write to it");
+    return lock_failed(name, writing, forbids && !writing, p, what, err);
 }
 
 /* Whether anybody else stands against `wanted`. */
@@ -99,14 +119,11 @@ static int check_others(int fd, unsigned wanted, const char *name, struct blk_er
         if (!(wanted & 1u << bit))
             continue;
         struct flock lock;
-        unsigned opposite = (bit + PERMISSION_COUNT) % (2 * PERMISSION_COUNT);
-        off_t byte = byte_of(opposite);
-        int ret = lock_byte(fd, F_OFD_GETLK, F_WRLCK, byte, &lock);
+        int ret = lock_byte(fd, F_OFD_GETLK, F_WRLCK, opposite_byte(bit), &lock);
         if (ret < 0)
             return blk_fail(err, -ret, "asking for locks on '%s'", name);
         if (lock.l_type != F_UNLCK)
-            return conflict(fd, bit % PERMISSION_COUNT, bit >= PERMISSION_COUNT, byte, writing,
-                            name, err);
+            return conflict(fd, bit, writing, name, err);
     }
     return 0;
 }
@@ -117,15 +134,22 @@ static bool no_such_locks(int ret)
     return ret == -EINVAL || ret == -ENOLCK || ret == -ENOSYS || ret == -EOPNOTSUPP;
 }
 
-/* One try. On failure nothing of it remains. */
+/*
+ * One try. On failure nothing of it remains. It asks before it takes: whoever waits is not in the
+ * way of others by trying, nor of those who wait as well.
+ */
 static int try_once(int fd, unsigned wanted, unsigned missing, const char *name,
                     struct blk_error *err)
 {
-    int ret = set_bytes(fd, missing, F_RDLCK);
-    if (ret == -EAGAIN || ret == -EACCES)
-        ret = blk_fail_why(err, EAGAIN,
-                           "Failed to get \"write\" lock: someone holds it exclusively",
-                           "locking '%s'", name);
+    int ret = check_others(fd, wanted, name, err);
+    if (ret < 0)
+        return ret;
+    ret = set_bytes(fd, missing, F_RDLCK);
+    if ((ret == -EAGAIN || ret == -EACCES) && err)
+        ret = lock_failed(name, wanted & USES(WRITE), false, WRITE,
+                          "another process holds it exclusively", err);
+    else if (ret == -EACCES)
+        ret = -EAGAIN;
     else if (ret < 0)
         ret = blk_fail(err, -ret, "locking '%s'", name);
     else
@@ -135,19 +159,33 @@ static int try_once(int fd, unsigned wanted, unsigned missing, const char *name,
     return ret;
 }
 
-static double seconds_now(void)
+/*
+ * Sleeps between two tries, not for long at first, and each time for a different while: two that
+ * wait for each other get out of step.
+ */
+static void pause_before_retry(unsigned tries)
 {
-    return (double)blk_now_ns() / 1e9;
+    long unit = tries < RETRY_DOUBLINGS ? RETRY_NS << tries : RETRY_NS << RETRY_DOUBLINGS;
+    struct timespec pause = { .tv_nsec = unit + (long)(blk_now_ns() % (uint64_t)unit) };
+    nanosleep(&pause, NULL);
 }
 
-/*
- * Sleeps between two tries, each time for a different while: two that wait for each other get out
- * of step.
- */
-static void pause_before_retry(void)
+/* Tries until nobody is in the way or the time is up. */
+static int try_for(uint64_t seconds, int fd, unsigned wanted, unsigned missing, const char *name,
+                   struct blk_error *err)
 {
-    struct timespec pause = { .tv_nsec = RETRY_NS + (long)(blk_now_ns() % RETRY_NS) };
-    nanosleep(&pause, NULL);
+    uint64_t start = blk_now_ns();
+    for (unsigned tries = 0;; tries++) {
+        bool last = (blk_now_ns() - start) / 1000000000 >= seconds;
+        int ret = try_once(fd, wanted, missing, name, last ? err : NULL);
+        if (ret == -EAGAIN && last && err)
+            err->busy_seconds = (unsigned long)seconds;
+        if (ret != -EAGAIN || last)
+            return ret;
+        if (blk_cancelled())
+            return blk_fail(err, ECANCELED, "waiting for the lock on '%s'", name);
+        pause_before_retry(tries);
+    }
 }
 
 int file_locks_take(struct file_locks *locks, int fd, unsigned wanted,
@@ -158,19 +196,7 @@ int file_locks_take(struct file_locks *locks, int fd, unsigned wanted,
     if (locks->fd >= 0)
         fd = locks->fd;
 
-    unsigned missing = wanted & ~locks->held;
-    double end = seconds_now() + (double)policy->wait_seconds;
-    int ret;
-    for (;;) {
-        bool last = !policy->wait_seconds || seconds_now() >= end;
-        ret = try_once(fd, wanted, missing, name, last ? err : NULL);
-        if (ret != -EAGAIN || last)
-            break;
-        if (blk_cancelled())
-            return blk_fail(err, ECANCELED, "waiting for the lock on '%s'", name);
-        pause_before_retry();
-    }
-
+    int ret = try_for(policy->wait_seconds, fd, wanted, wanted & ~locks->held, name, err);
     if (no_such_locks(ret) && policy->mode == FILE_LOCKING_AUTO) {
         blk_error_clear(err);
         return 0;

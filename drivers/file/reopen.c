@@ -19,7 +19,20 @@ struct prepared {
     int fd; /* the new descriptor; -1: the old one serves */
     unsigned old_locks;
     struct blk_limits limits;
+    uint64_t size;
 };
+
+/*
+ * Nobody who heeds locks has changed what was locked for reading. Others may have: the size that a
+ * writer goes by is the one that the file has now.
+ */
+static int learn_size(struct blk_node *node, struct prepared *p, struct blk_error *err)
+{
+    const struct file_state *s = node->state;
+    struct stat st;
+    int ret = blk_sys->fstat(s->fd, &st) < 0 ? -errno : file_medium_size(s->fd, &st, &p->size);
+    return ret < 0 ? blk_fail(err, -ret, "finding out the size of '%s'", node->name) : 0;
+}
 
 /* Opens what the node has open once more, whatever its name is now. */
 static int open_again(struct blk_node *node, unsigned flags, struct blk_cache_mode cache,
@@ -69,11 +82,14 @@ int file_reopen_prepare(struct blk_reopen *reopen, struct blk_error *err)
     bool writable = reopen->flags & BLK_WRITABLE;
     bool same = writable == blk_is_writable(node) && reopen->cache.direct == node->cache.direct;
 
-    *p = (struct prepared){ .fd = -1, .old_locks = s->locks.held, .limits = node->limits };
+    *p = (struct prepared){ .fd = -1, .old_locks = s->locks.held, .limits = node->limits,
+                            .size = blk_size(node) };
     int ret = writable && !blk_is_writable(node) ? check_alone(node, err) : 0;
     if (ret == 0)
         ret = file_locks_take(&s->locks, s->first_fd, file_lock_bits(reopen->flags),
                               &s->lock_policy, node->name, err);
+    if (ret == 0 && writable && !blk_is_writable(node))
+        ret = learn_size(node, p, err);
     if (ret == 0 && !same)
         ret = open_again(node, reopen->flags, reopen->cache, p, err);
     /* The last chance to hear of lost writes while the reopen can still fail. */
@@ -106,6 +122,7 @@ void file_reopen_commit(struct blk_reopen *reopen)
          */
         file_changed(s);
     }
+    blk_node_set_size(node, p->size);
     file_locks_keep(&s->locks, file_lock_bits(reopen->flags));
     free(p);
     reopen->driver_state = NULL;

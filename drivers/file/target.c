@@ -334,22 +334,53 @@ static bool has_to_stay(const struct making *making, const struct stat *st)
            file_is_behind_loop_device(st);
 }
 
+/* Gives the old file back, to start over. */
+static void leave_old(struct file_target *t)
+{
+    file_close(&t->old_fd);
+    t->old_locks = (struct file_locks)FILE_LOCKS_NONE;
+}
+
+/*
+ * Opens and locks the old file. Returns 1, or 0 when the name leads elsewhere by now, or nowhere:
+ * whoever held the lock may have removed the file or pointed a symlink to another one.
+ */
+static int lock_old(struct making *making, struct stat *st, struct blk_error *err)
+{
+    struct file_target *t = making->target;
+    t->old_fd = file_open_locked(making->path, making->flags, making->create->cache,
+                                 &making->settings.lock_policy, &t->old_locks, st, err);
+    if (t->old_fd == -ENOENT) {
+        blk_error_clear(err);
+        return 0;
+    }
+    if (t->old_fd < 0)
+        return t->old_fd;
+
+    struct stat reached;
+    if (blk_sys->fstatat(AT_FDCWD, making->settings.filename, &reached, 0) == 0 &&
+        reached.st_dev == st->st_dev && reached.st_ino == st->st_ino)
+        return 1;
+    leave_old(t);
+    return 0;
+}
+
+/* Returns 1, or 0 to start over. */
 static int make_over_existing(struct making *making, struct blk_error *err)
 {
     struct file_target *t = making->target;
     struct stat st;
-    t->old_fd = file_open_locked(making->path, making->flags, making->create->cache,
-                                 &making->settings.lock_policy, &t->old_locks, &st, err);
-    if (t->old_fd < 0)
-        return t->old_fd;
+    int ret = lock_old(making, &st, err);
+    if (ret <= 0)
+        return ret;
 
     t->kind = FILE_TARGET_REPLACE;
-    int ret = has_to_stay(making, &st) ? 0 : make_successor(making, &st, err);
+    ret = has_to_stay(making, &st) ? 0 : make_successor(making, &st, err);
     if (ret < 0)
         return blk_fail_if_unset(err, -ret, "creating a file beside '%s'", making->path);
     if (ret == 0)
         use_in_place(making);
-    return 0;
+    return 1;
 }
 
 /* ---- create ---- */
@@ -471,15 +502,32 @@ int file_target_free(struct blk_node *node, struct blk_error *err)
     return ret;
 }
 
-static int make(struct making *making, struct blk_node **node, struct blk_error *err)
+/* Makes the file that the name stands for now. Returns 1, or 0 to start over. */
+static int make_file(struct making *making, struct blk_error *err)
 {
     struct stat st;
+    free(making->path);
+    making->path = NULL;
+    making->by_descriptor = false;
     int ret = resolve(making->settings.filename, &making->path, &making->by_descriptor,
                       &st);
     if (ret < 0)
         return blk_fail(err, -ret, "creating '%s'", making->settings.filename);
-    ret = ret ? make_over_existing(making, err) : make_new(making, err);
-    return ret < 0 ? ret : make_node(making, node, err);
+    if (ret > 0)
+        return make_over_existing(making, err);
+    ret = make_new(making, err);
+    return ret < 0 ? ret : 1;
+}
+
+static int make(struct making *making, struct blk_node **node, struct blk_error *err)
+{
+    for (int tries = 0; tries < MAX_NAME_TRIES; tries++) {
+        int ret = make_file(making, err);
+        if (ret)
+            return ret < 0 ? ret : make_node(making, node, err);
+    }
+    return blk_fail_why(err, EAGAIN, "the file of that name keeps changing", "creating '%s'",
+                        making->settings.filename);
 }
 
 int file_create(struct blk_create *create, struct blk_node **node, struct blk_error *err)

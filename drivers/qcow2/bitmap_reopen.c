@@ -26,6 +26,11 @@ static bool is_same_image(const struct qcow2_header *a, const struct qcow2_heade
            a->backing_bytes == b->backing_bytes;
 }
 
+static bool is_same_text(const char *a, const char *b)
+{
+    return a && b ? strcmp(a, b) == 0 : a == b;
+}
+
 /* Reads the header again: it names the directory. */
 static int read_header_again(struct blk_node *node, struct blk_error *err)
 {
@@ -37,7 +42,8 @@ static int read_header_again(struct blk_node *node, struct blk_error *err)
     int ret = qcow2_header_read(node, &header, &tail, err);
     if (ret == 0)
         ret = blk_child_pread(qcow2_file(node), 0, sizeof(sector), sector, err);
-    if (ret == 0 && !is_same_image(&header, &s->header))
+    if (ret == 0 && (!is_same_image(&header, &s->header) ||
+                     !is_same_text(tail.backing_name, s->tail.backing_name)))
         ret = blk_fail_why(err, ESTALE, "another program changed it while it was open read-only",
                            "reopening '%s' for writing", node->name);
     if (ret < 0) {

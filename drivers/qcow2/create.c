@@ -224,13 +224,19 @@ static int preallocate(struct blk_create *create, const struct qcow2_request *re
     return ret;
 }
 
-/* The data file has the image's size from the beginning, as QEMU makes it. */
+/*
+ * The data file has the image's size from the beginning, as QEMU makes it. The space that a
+ * preallocation sets aside is in it, as the guest's clusters are.
+ */
 static int make_data_file(struct blk_create *create, const struct qcow2_request *request,
                           struct blk_error *err)
 {
+    enum blk_prealloc mode = request->preallocation;
+    if (mode == BLK_PREALLOC_METADATA)
+        mode = BLK_PREALLOC_OFF;
     int ret = blk_create_data(create, request->data_file, err);
     if (ret == 0)
-        ret = blk_child_truncate(create->data, request->size, BLK_PREALLOC_OFF, false, err);
+        ret = blk_child_truncate(create->data, request->size, mode, false, err);
     return ret;
 }
 

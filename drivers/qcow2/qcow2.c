@@ -260,6 +260,9 @@ static int qcow2_reopen_prepare(struct blk_reopen *reopen, struct blk_error *err
     int ret = qcow2_bitmaps_reopen(node, err);
     if (ret == 0)
         ret = check_access(node, err);
+    /* Tables are read again where somebody who takes no locks could have written them. */
+    if (ret == 0)
+        qcow2_forget_tables(node);
     if (ret == 0)
         ret = prepare_writing(node, err);
     node->flags = old_flags;

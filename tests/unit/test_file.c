@@ -14,6 +14,7 @@
 #include "blockcore/close.h"
 #include "blockcore/driver.h"
 #include "blockcore/io.h"
+#include "blockcore/memory.h"
 #include "blockcore/open.h"
 #include "blockcore/open_files.h"
 #include "blockcore/reopen.h"
@@ -1130,6 +1131,106 @@ TEST(preallocation_and_shrinking)
     CHECK_INT(blk_truncate(node, 4096, BLK_PREALLOC_FULL, true, &err), 0);
     CHECK(blk_truncate(node, 1024, BLK_PREALLOC_FALLOC, true, &err) < 0);
     CHECK_INT(blk_size(node), 4096);
+    CHECK_INT(close_image(node), 0);
+    leave_folder();
+}
+
+/* ---- reads that give less than there is ---- */
+
+static off_t nothing_at = -1; /* a read that covers it ends before it, and one at it gives nothing */
+static int nothing_times;     /* so often */
+
+static ssize_t gap_pread(int fd, void *buf, size_t bytes, off_t offset)
+{
+    bool covers = offset <= nothing_at && nothing_at < offset + (off_t)bytes;
+    if (!covers || !nothing_times)
+        return pread(fd, buf, bytes, offset);
+    if (offset == nothing_at)
+        nothing_times--;
+    return pread(fd, buf, (size_t)(nothing_at - offset), offset);
+}
+
+static ssize_t nothing_copied(int from, off_t *from_offset, int to, off_t *to_offset, size_t bytes,
+                              unsigned flags)
+{
+    (void)from, (void)from_offset, (void)to, (void)to_offset, (void)bytes, (void)flags;
+    return 0;
+}
+
+/* "a" with 8,192 bytes of 'x', read with `times` empty reads at 4096: what blk_pread() returns. */
+static int read_with_nothing(int times, bool direct, char *buf)
+{
+    struct blk_open how = { .filename = "a", .format = "raw", .cache.direct = direct };
+    struct blk_node *root;
+    blk_error_clear(&err);
+    if (blk_open(&how, &root, &err) < 0)
+        return 1;
+    nothing_at = 4096;
+    nothing_times = times;
+    int ret = blk_pread(root, 0, 8192, buf, &err);
+    nothing_at = -1;
+    blk_drop(root);
+    return ret;
+}
+
+TEST(nothing_read_in_the_middle_of_a_file_is_no_zeroes)
+{
+    enter_folder();
+    char want[8193] = "";
+    memset(want, 'x', 8192);
+    put_file("a", want);
+    for (int direct = 0; direct < 2; direct++) {
+        BLK_AUTOFREE char *buf = blk_buffer_alloc(8192);
+        begin_faults(0);
+        faulty.pread = gap_pread;
+        int ret = read_with_nothing(1, direct, buf);
+        if (direct && ret > 0) { /* a file system without O_DIRECT */
+            end_faults();
+            break;
+        }
+        CHECK_INT(ret, 0);
+        CHECK(memcmp(buf, want, 8192) == 0);
+        CHECK_INT(read_with_nothing(1000, direct, buf), -EIO);
+        CHECK_STR(err.what, "reading 'a' at offset 4096");
+        end_faults();
+    }
+    leave_folder();
+}
+
+TEST(nothing_copied_in_the_middle_of_a_file_is_read_and_written)
+{
+    enter_folder();
+    put_file("a", "hello");
+    CHECK_INT(truncate("a", 65536), 0);
+    begin_faults(0);
+    faulty.ioctl = no_ioctl;
+    faulty.copy_file_range = nothing_copied;
+    struct blk_node *source = open_image("a", 0), *target = create_image("b", "64k");
+    REQUIRE(source && target);
+    CHECK_INT(blk_copy_range(target, 0, blk_bottom(source), 0, 65536, &err), -ENOTSUP);
+    CHECK_INT(close_image(source), 0);
+    CHECK_INT(close_image(target), 0);
+    end_faults();
+    leave_folder();
+}
+
+TEST(a_file_that_was_cut_does_not_end_in_zeroes)
+{
+    enter_folder();
+    put_file("a", "hello");
+    CHECK_INT(truncate("a", 8192), 0);
+    struct blk_node *node = open_image("a", 0);
+    REQUIRE(node);
+    char buf[4096];
+    struct blk_extent extent;
+    CHECK_INT(truncate("a", 1000), 0);
+    CHECK_INT(blk_pread(node, 0, 1000, buf, &err), 0);
+    CHECK_INT(blk_pread(node, 0, 4096, buf, &err), -EIO);
+    CHECK_STR(err.what, "reading 'a', which ends at offset 1000");
+    CHECK_INT(blk_block_status(node, 4096, 4096, BLK_WANT_ZERO, &extent, &err), -EIO);
+    /* What lies past the size that it had when it was opened is no loss. */
+    CHECK_INT(truncate("a", 8192), 0);
+    CHECK_INT(blk_pread(node, 4096, 4096, buf, &err), 0);
     CHECK_INT(close_image(node), 0);
     leave_folder();
 }
