@@ -19,16 +19,29 @@ void blk_range_lock_destroy(struct blk_range_lock *lock)
     pthread_mutex_destroy(&lock->mutex);
 }
 
-/* Whether a range that arrived before `range` keeps it waiting. The mutex is held. */
+static bool conflict(const struct blk_range *a, const struct blk_range *b)
+{
+    return !(a->shared && b->shared) && ranges_overlap(a->offset, a->bytes, b->offset, b->bytes);
+}
+
+/* Whether a held range keeps `range` waiting. The mutex is held. */
 static bool must_wait(const struct blk_range_lock *lock, const struct blk_range *range)
 {
-    for (const struct blk_range *other = lock->list; other != range; other = other->next) {
-        if (other->shared && range->shared)
-            continue;
-        if (ranges_overlap(other->offset, other->bytes, range->offset, range->bytes))
+    for (const struct blk_range *other = lock->list; other; other = other->next)
+        if (other->held && conflict(other, range))
             return true;
-    }
     return false;
+}
+
+/*
+ * Gives those who wait what they can have, in order of arrival. After it, whoever waits conflicts
+ * with a holder: so one that arrives need only look at holders. The mutex is held.
+ */
+static void grant(struct blk_range_lock *lock)
+{
+    for (struct blk_range *range = lock->list; range; range = range->next)
+        if (!range->held && !must_wait(lock, range))
+            range->held = true;
 }
 
 static void take(struct blk_range_lock *lock, struct blk_range *range, uint64_t offset,
@@ -45,10 +58,10 @@ static void take(struct blk_range_lock *lock, struct blk_range *range, uint64_t 
     struct blk_range **tail = &lock->list;
     while (*tail)
         tail = &(*tail)->next;
+    range->held = !must_wait(lock, range);
     *tail = range;
-    while (must_wait(lock, range))
+    while (!range->held)
         pthread_cond_wait(&lock->released, &lock->mutex);
-    range->held = true;
     pthread_mutex_unlock(&lock->mutex);
 }
 
@@ -73,6 +86,7 @@ void blk_range_release(struct blk_range_lock *lock, struct blk_range *range)
         at = &(*at)->next;
     *at = range->next;
     range->held = false;
+    grant(lock);
     pthread_cond_broadcast(&lock->released);
     pthread_mutex_unlock(&lock->mutex);
 }

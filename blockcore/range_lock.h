@@ -4,6 +4,11 @@
  *
  * A thread holds at most one range of a node at a time, and takes ranges of a parent before those
  * of its children, so ranges cannot deadlock.
+ *
+ * A range waits for holders only, never for another that waits: a request that has nothing to do
+ * with the one that is stuck (at a breakpoint, say) goes on, whatever else queues for the stuck
+ * one. Among those that could go on when a holder leaves, the first to arrive goes first. The price
+ * is that a wide range may be overtaken by narrow ones for as long as they keep coming.
  */
 #ifndef BLOCKCORE_RANGE_LOCK_H
 #define BLOCKCORE_RANGE_LOCK_H
@@ -26,15 +31,15 @@ struct blk_range {
 struct blk_range_lock {
     pthread_mutex_t mutex; /* guards the list */
     pthread_cond_t released;
-    struct blk_range *list; /* in order of arrival, so that nobody starves */
+    struct blk_range *list; /* holders and those who wait, in order of arrival */
 };
 
 void blk_range_lock_init(struct blk_range_lock *lock);
 void blk_range_lock_destroy(struct blk_range_lock *lock);
 
 /*
- * Waits until no earlier exclusive range overlaps [offset, offset + bytes), then holds it. The
- * range is rounded outwards to `alignment` (a power of two or any unit above 0).
+ * Waits until nobody holds a range that overlaps [offset, offset + bytes), then holds it. The range
+ * is rounded outwards to `alignment` (a power of two or any unit above 0).
  */
 void blk_range_take(struct blk_range_lock *lock, struct blk_range *range, uint64_t offset,
                     uint64_t bytes, uint64_t alignment);

@@ -94,20 +94,44 @@ TEST(ranges_are_rounded_outwards)
                      RANGE(UINT64_C(1) << 62, 1, 1, false)));
 }
 
-TEST(nobody_overtakes_a_range_that_waits)
+TEST(a_range_that_waits_keeps_nobody_waiting)
 {
     struct blk_range_lock lock;
-    struct taker first = RANGE(0, 10, 1, true), writer = RANGE(0, 10, 1, false),
-                 late = RANGE(5, 1, 1, true);
+    struct taker stuck = RANGE(0, 10, 1, false), waiting = RANGE(5, 10, 1, false),
+                 writer = RANGE(12, 2, 1, false), reader = RANGE(14, 4, 1, true);
     blk_range_lock_init(&lock);
-    first.lock = writer.lock = late.lock = &lock;
-    start(&first);
+    stuck.lock = waiting.lock = writer.lock = reader.lock = &lock;
+    start(&stuck);
+    start(&waiting);
     start(&writer);
-    start(&late);
-    CHECK(first.took && !writer.took && !late.took);
-    finish(&first);
+    start(&reader);
+    CHECK(stuck.took && !waiting.took && writer.took && reader.took);
+    finish(&stuck);
+    usleep(5000);
+    CHECK(!waiting.took); /* now it waits for those that overtook it */
     finish(&writer);
-    finish(&late);
+    finish(&reader);
+    finish(&waiting);
+    CHECK(waiting.took);
+    blk_range_lock_destroy(&lock);
+}
+
+TEST(the_first_to_wait_is_the_first_to_go_on)
+{
+    struct blk_range_lock lock;
+    struct taker holder = RANGE(0, 10, 1, false), first = RANGE(2, 4, 1, false),
+                 second = RANGE(4, 4, 1, false);
+    blk_range_lock_init(&lock);
+    holder.lock = first.lock = second.lock = &lock;
+    start(&holder);
+    start(&first);
+    start(&second);
+    finish(&holder);
+    usleep(5000);
+    CHECK(first.took && !second.took);
+    finish(&first);
+    finish(&second);
+    CHECK(second.took);
     blk_range_lock_destroy(&lock);
 }
 
