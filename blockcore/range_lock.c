@@ -21,14 +21,22 @@ void blk_range_lock_destroy(struct blk_range_lock *lock)
 
 static bool conflict(const struct blk_range *a, const struct blk_range *b)
 {
-    return !(a->shared && b->shared) && ranges_overlap(a->offset, a->bytes, b->offset, b->bytes);
+    static const bool excludes[4][4] = {
+        [BLK_RANGE_READ] = { [BLK_RANGE_EXCLUSIVE] = true },
+        [BLK_RANGE_SHARED] = { [BLK_RANGE_UPDATE] = true, [BLK_RANGE_EXCLUSIVE] = true },
+        [BLK_RANGE_UPDATE] = { [BLK_RANGE_SHARED] = true,
+                               [BLK_RANGE_UPDATE] = true,
+                               [BLK_RANGE_EXCLUSIVE] = true },
+        [BLK_RANGE_EXCLUSIVE] = { true, true, true, true },
+    };
+    return excludes[a->mode][b->mode] && ranges_overlap(a->offset, a->bytes, b->offset, b->bytes);
 }
 
 /* Whether a held range keeps `range` waiting. The mutex is held. */
 static bool must_wait(const struct blk_range_lock *lock, const struct blk_range *range)
 {
     for (const struct blk_range *other = lock->list; other; other = other->next)
-        if (other->held && conflict(other, range))
+        if (other != range && other->held && conflict(other, range))
             return true;
     return false;
 }
@@ -45,13 +53,13 @@ static void grant(struct blk_range_lock *lock)
 }
 
 static void take(struct blk_range_lock *lock, struct blk_range *range, uint64_t offset,
-                 uint64_t bytes, uint64_t alignment, bool shared)
+                 uint64_t bytes, uint64_t alignment, enum blk_range_mode mode)
 {
     uint64_t start = round_down(offset, alignment);
     *range = (struct blk_range){
         .offset = start,
         .bytes = round_up(offset + bytes, alignment) - start,
-        .shared = shared,
+        .mode = mode,
     };
 
     pthread_mutex_lock(&lock->mutex);
@@ -68,13 +76,35 @@ static void take(struct blk_range_lock *lock, struct blk_range *range, uint64_t 
 void blk_range_take(struct blk_range_lock *lock, struct blk_range *range, uint64_t offset,
                     uint64_t bytes, uint64_t alignment)
 {
-    take(lock, range, offset, bytes, alignment, false);
+    take(lock, range, offset, bytes, alignment, BLK_RANGE_EXCLUSIVE);
 }
 
 void blk_range_take_shared(struct blk_range_lock *lock, struct blk_range *range, uint64_t offset,
                            uint64_t bytes, uint64_t alignment)
 {
-    take(lock, range, offset, bytes, alignment, true);
+    take(lock, range, offset, bytes, alignment, BLK_RANGE_SHARED);
+}
+
+void blk_range_take_read(struct blk_range_lock *lock, struct blk_range *range, uint64_t offset,
+                         uint64_t bytes, uint64_t alignment)
+{
+    take(lock, range, offset, bytes, alignment, BLK_RANGE_READ);
+}
+
+void blk_range_take_update(struct blk_range_lock *lock, struct blk_range *range, uint64_t offset,
+                           uint64_t bytes, uint64_t alignment)
+{
+    take(lock, range, offset, bytes, alignment, BLK_RANGE_UPDATE);
+}
+
+void blk_range_upgrade(struct blk_range_lock *lock, struct blk_range *range)
+{
+    pthread_mutex_lock(&lock->mutex);
+    assert(range->held && range->mode == BLK_RANGE_UPDATE);
+    range->mode = BLK_RANGE_EXCLUSIVE;
+    while (must_wait(lock, range))
+        pthread_cond_wait(&lock->released, &lock->mutex);
+    pthread_mutex_unlock(&lock->mutex);
 }
 
 void blk_range_release(struct blk_range_lock *lock, struct blk_range *range)

@@ -20,10 +20,13 @@
 /* An end that no request reaches: for ranges that mean "and all behind it". */
 #define BLK_RANGE_TO_END (UINT64_C(1) << 63)
 
+/* Who excludes whom: see blk_range_take() and its sisters. */
+enum blk_range_mode { BLK_RANGE_READ, BLK_RANGE_SHARED, BLK_RANGE_UPDATE, BLK_RANGE_EXCLUSIVE };
+
 /* One held (or awaited) range; lives on the holder's stack. */
 struct blk_range {
     uint64_t offset, bytes;
-    bool shared; /* shared holders do not exclude each other */
+    enum blk_range_mode mode;
     bool held;
     struct blk_range *next;
 };
@@ -44,9 +47,21 @@ void blk_range_lock_destroy(struct blk_range_lock *lock);
 void blk_range_take(struct blk_range_lock *lock, struct blk_range *range, uint64_t offset,
                     uint64_t bytes, uint64_t alignment);
 
-/* The same, excluding only exclusive holders. */
+/* The same, but holders in this way and readers do not exclude each other. */
 void blk_range_take_shared(struct blk_range_lock *lock, struct blk_range *range, uint64_t offset,
                            uint64_t bytes, uint64_t alignment);
+
+/* The same, excluding only who holds the range for itself. */
+void blk_range_take_read(struct blk_range_lock *lock, struct blk_range *range, uint64_t offset,
+                         uint64_t bytes, uint64_t alignment);
+
+/*
+ * For what prepares a change beside what is there, and makes it at the end: excludes all but
+ * readers, until blk_range_upgrade() has waited for those and keeps them out, too.
+ */
+void blk_range_take_update(struct blk_range_lock *lock, struct blk_range *range, uint64_t offset,
+                           uint64_t bytes, uint64_t alignment);
+void blk_range_upgrade(struct blk_range_lock *lock, struct blk_range *range);
 
 void blk_range_release(struct blk_range_lock *lock, struct blk_range *range);
 

@@ -506,6 +506,35 @@ EOF
     ((status == 1))
 }
 
+@test "a request that overlaps a waiting one only, or reads, does not wait with it" {
+    need qemu-io
+    local tool
+    cat >script <<'EOF'
+break write_aio A
+aio_write -P 1 128k 64k
+wait_break A
+aio_write -P 2 64k 192k
+write -P 3 192k 64k
+write -P 4 0 64k
+read -P 3 192k 64k
+read -P 0 128k 64k
+resume A
+aio_flush
+read -P 4 0 64k
+read -P 2 64k 192k
+EOF
+    for tool in qemu-io "$BLKIMG io"; do
+        qemu-img create -q -f qcow2 image.qcow2 1M
+        # shellcheck disable=SC2086 # two words
+        run timeout 20 $tool blkdebug::image.qcow2 <script
+        assert_success
+        printf '%s\n' "$output" | sed 's/qemu-io> //g; /^$/d' | mask_times | sort \
+            >"out.${tool##* }"
+    done
+    diff -u out.qemu-io out.io
+    qemu-img check -q image.qcow2
+}
+
 @test "quit and close let go what a breakpoint holds" {
     truncate -s 1M raw
     run timeout 20 "$BLKIMG" io -f raw -c 'break pwritev A' -c 'aio_write -q 0 512' \

@@ -1,7 +1,7 @@
 /*
  * Reading: each uniform range from where it is.
  *
- * A request holds its guest range shared, so that no cluster it looked up is freed or replaced
+ * A request holds its guest range, so that no cluster it looked up is freed or replaced
  * meanwhile.
  */
 #include <errno.h>
@@ -144,7 +144,7 @@ int qcow2_pread(struct blk_node *node, uint64_t offset, uint64_t bytes, void *bu
                 struct blk_error *err)
 {
     struct blk_range range;
-    blk_range_take_shared(&node->ranges, &range, offset, bytes, 1);
+    blk_range_take_read(&node->ranges, &range, offset, bytes, 1);
     int ret = qcow2_read_held(node, offset, bytes, buf, err);
     blk_range_release(&node->ranges, &range);
     return ret;

@@ -168,7 +168,7 @@ int qcow2_write_zeroes(struct blk_node *node, uint64_t offset, uint64_t bytes, u
 
     bool zero;
     struct blk_range range;
-    blk_range_take_shared(&node->ranges, &range, offset, bytes, 1);
+    blk_range_take_read(&node->ranges, &range, offset, bytes, 1);
     int ret = qcow2_is_known_zero(node, offset, bytes, &zero, err);
     blk_range_release(&node->ranges, &range);
     return ret == 0 && !zero ? -ENOTSUP : ret;
