@@ -17,6 +17,14 @@ static int request_failed(const char *what, int ret)
     return ret;
 }
 
+static int run_read(struct io_session *session, const struct io_request *request)
+{
+    if (!request->vmstate)
+        return blk_pread(session->node, request->offset, request->bytes, request->data, NULL);
+    io_pool_wait(session->pool); /* runs alone */
+    return blk_vm_state_read(session->node, request->offset, request->bytes, request->data, NULL);
+}
+
 static int read_request(struct io_session *session, const struct io_request_form *form, int argc,
                         char **argv)
 {
@@ -24,16 +32,13 @@ static int read_request(struct io_session *session, const struct io_request_form
     int ret = io_request_parse(&request, form, argc, argv);
     if (ret < 0)
         return ret;
-    /* No driver keeps a machine's state apart from its snapshots. */
-    if (request.vmstate)
-        return request_failed("read", -ENOTSUP);
     /* Not zeroes: bytes that a driver failed to fill in must be seen. */
     ret = io_request_alloc(&request, session, 0xab);
     if (ret < 0)
         return ret;
 
     uint64_t start = blk_now_ns();
-    ret = blk_pread(session->node, request.offset, request.bytes, request.data, NULL);
+    ret = run_read(session, &request);
     uint64_t elapsed = blk_now_ns() - start;
     if (ret < 0)
         request_failed(form->vectored ? "readv" : "read", ret);
@@ -87,8 +92,10 @@ static int run_write(struct io_session *session, const struct io_request *reques
     struct blk_node *node = session->node;
     unsigned flags = io_request_flags(request);
 
-    if (request->vmstate)
-        return -ENOTSUP;
+    if (request->vmstate) {
+        io_pool_wait(session->pool); /* runs alone */
+        return blk_vm_state_write(node, request->offset, request->bytes, request->data, NULL);
+    }
     if (request->zero)
         return blk_write_zeroes(node, request->offset, request->bytes, flags, NULL);
     if (request->compressed)

@@ -582,8 +582,8 @@ int qcow2_block_status(struct blk_node *node, uint64_t offset, uint64_t bytes, u
 int qcow2_pread(struct blk_node *node, uint64_t offset, uint64_t bytes, void *buf,
                 struct blk_error *err);
 /*
- * Reads without taking the range; bytes past the virtual size are zeroes. For whoever holds the
- * range.
+ * Reads without taking the range; bytes between the virtual size and the machine's state are
+ * zeroes. For whoever holds the range.
  */
 int qcow2_read_held(struct blk_node *node, uint64_t offset, uint64_t bytes, void *buf,
                     struct blk_error *err);
@@ -625,7 +625,20 @@ int qcow2_zero_behind(struct blk_node *node, uint64_t offset, uint64_t bytes,
 int qcow2_write_compressed(struct blk_node *node, uint64_t offset, uint64_t bytes, const void *buf,
                            struct blk_error *err);
 
+/* ---- vm_state.c ---- */
+
+/* Where the machine's state begins: a guest offset behind the disk. */
+uint64_t qcow2_vm_state_offset(const struct blk_node *node);
+/* Run alone: writing may move the L1 table. */
+int qcow2_vm_state_read(struct blk_node *node, uint64_t offset, uint64_t bytes, void *buf,
+                        struct blk_error *err);
+int qcow2_vm_state_write(struct blk_node *node, uint64_t offset, uint64_t bytes, const void *buf,
+                         struct blk_error *err);
+
 /* ---- resize.c ---- */
+
+/* Gives the active L1 table at least so many entries. Runs alone. */
+int qcow2_grow_l1(struct blk_node *node, uint64_t entries, struct blk_error *err);
 
 int qcow2_truncate(struct blk_node *node, uint64_t size, enum blk_prealloc prealloc, bool exact,
                    struct blk_error *err);
