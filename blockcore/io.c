@@ -253,9 +253,22 @@ static int finish_fua(struct blk_node *node, unsigned flags, struct blk_error *e
     return flags & BLK_REQ_FUA ? blk_child_flush(node, err) : 0;
 }
 
+/* Whether detect-zeroes makes the write one of zeroes. */
+static bool is_zero_write(const struct blk_node *node, uint64_t bytes, const void *buf)
+{
+    return node->detect_zeroes != BLK_DETECT_OFF && node->driver->write_zeroes &&
+           bytes_are_zero(buf, bytes);
+}
+
 int blk_child_pwrite(struct blk_node *node, uint64_t offset, uint64_t bytes, const void *buf,
                      unsigned flags, struct blk_error *err)
 {
+    if (is_zero_write(node, bytes, buf)) {
+        bool unmap = node->detect_zeroes == BLK_DETECT_UNMAP;
+        return blk_child_write_zeroes(node, offset, bytes,
+                                      flags | (unmap ? BLK_REQ_MAY_UNMAP : 0), err);
+    }
+
     int ret = begin_change(node, offset, bytes, err);
     if (ret < 0 || !bytes)
         return ret;

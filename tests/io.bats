@@ -298,6 +298,10 @@ EOF
 = aio_write 0 64k;aio_flush;aio_write 1M 64k;aio_flush
 = reopen -r;reopen -w;write 0 512
 = reopen -o lazy-refcounts=on;write 0 512
+= reopen -o driver=qcow2,file.driver=file,file.filename=qcow2;write 0 512
+= reopen -o auto-read-only=on,discard=ignore,detect-zeroes=on;write -P 0 0 64k;map
+= reopen -o discard=ignore;write 1M 64k;discard 1M 64k;read 1M 64k
+= write -b -P 3 0 64k;read -b -P 3 0 64k;read -b -P 0 64k 64k
 = reopen -o l2-cache-size=64k,pass-discard-other=on;write 0 1M;read -P 0xcd 0 1M
 = reopen -w -o cache.no-flush=on,refcount-cache-size=256k;write 0 1M
 EOF
@@ -374,19 +378,33 @@ EOF
 
 @test "what cannot be done is refused, not ignored" {
     truncate -s 1M raw
-    for option in -s --snapshot -C --copy-on-read; do
-        run blkimg io -f raw "$option" -c 'read 0 1' raw
-        assert_failure 1
-        assert_output --partial 'not supported'
-    done
     # qemu-io takes the first size.
     run blkimg io -f raw -c 'truncate 2M 4M' -c length raw
     assert_failure 1
     assert_line '1 MiB'
-    run blkimg io -f raw -c close -c 'open -s raw' -c 'open -C raw' raw
+}
+
+@test "a temporary overlay takes the writes, and nothing is left of it" {
+    need qemu-io
+    local option
+    truncate -s 1M raw
+    mkdir tmp
+    for option in -s --snapshot; do
+        TMPDIR=$T/tmp run blkimg io -f raw "$option" -c 'write -qP 5 1000 1000' -c flush \
+            -c 'read -qP 5 1000 1000' -c 'read -qP 0 0 1000' -c map raw
+        assert_success
+        assert_output "$(cp raw peer && qemu-io -f raw -s -c 'write -qP 5 1000 1000' -c map peer)"
+    done
+    TMPDIR=$T/tmp run blkimg io -c 'open -s raw' -c 'write -qP 5 0 512' -c close \
+        -c 'open -rs raw' -c 'read -qP 0 0 512' -c 'write 0 512'
     assert_failure 1
-    assert_line --index 0 --partial 'not supported'
-    assert_line --index 1 --partial 'not supported'
+    assert_output --partial "'raw' is open read-only"
+    cmp raw <(head -c 1M /dev/zero)
+    assert_equal "$(ls tmp)" ''
+    # The image below is open read-only: others may read it meanwhile.
+    chmod 444 raw
+    TMPDIR=$T/tmp run blkimg io -f raw -s -c 'write -q 0 512' raw
+    assert_success
 }
 
 @test "wrong options of the command itself" {
