@@ -9,7 +9,7 @@ int blk_discard_parse(const char *text, bool *unmap, struct blk_error *err)
     if (*unmap || strcmp(text, "ignore") == 0 || strcmp(text, "off") == 0)
         return 0;
     return blk_fail_why(err, EINVAL, "it is none of unmap, on, ignore, off",
-                        "Invalid discard mode '%s'", text);
+                        "Invalid discard option: %s", text);
 }
 
 static int parse_detect_zeroes(const char *text, enum blk_detect_zeroes *detect,

@@ -407,6 +407,40 @@ EOF
     assert_success
 }
 
+@test "a misused command: qemu-io's words in our lines" {
+    truncate -s 1M raw
+    local command words
+    while IFS='|' read -r command words; do
+        run blkimg io -f raw -c "$command" raw
+        assert_failure 1
+        assert_output --partial "$words"
+    done <<'EOF'
+nonsense|command "nonsense" not found
+read|bad argument count 0 to read, expected at least 2 arguments
+map 1|bad argument count 1 to map, expected 0 arguments
+truncate|bad argument count 0 to truncate, expected between 1 and 3 arguments
+read -X 0 1|invalid option -- 'X'
+write -n 0 1|-n requires -z to be specified
+open x|file open already, try 'help close'
+reopen -r -w|Only one -r/-w option may be given
+EOF
+    run blkimg io -c 'read 0 1'
+    assert_output --partial "no file open, try 'help open'"
+}
+
+@test "a read that meets damage says what it is" {
+    supports qcow2 || skip "no qcow2 driver"
+    blkimg create -q -f qcow2 damaged 1M
+    blkimg io -c 'write -q 0 1M' damaged
+    truncate -s 800000 damaged
+    for read in read aio_read; do
+        run --separate-stderr blkimg io -r -c "$read 900k 512" damaged
+        assert_failure 1
+        [[ $output == *'failed: Input/output error' ]]
+        [[ $stderr == 'blkimg: '*'of which a part is missing' ]] || fail "$stderr"
+    done
+}
+
 @test "wrong options of the command itself" {
     truncate -s 1M raw
     for options in '-Z raw' '-t nonsense raw' '-d nonsense raw' '-i nonsense raw' 'raw raw' \

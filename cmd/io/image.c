@@ -22,7 +22,7 @@ static int check_aio(const char *text, struct blk_error *err)
         strcmp(text, "io_uring") == 0)
         return 0;
     return blk_fail_why(err, EINVAL, "it is none of threads, native, io_uring",
-                        "Invalid aio mode '%s'", text);
+                        "Invalid aio option: %s", text);
 }
 
 /* An image that options describe, together with a name or alone. */
@@ -165,7 +165,7 @@ static int open_from_words(struct io_session *session, struct blk_options *optio
 int io_open(struct io_session *session, int argc, char **argv)
 {
     if (session->node)
-        return io_misuse(argv[0], "'%s' is open (see 'help close')", session->node->name);
+        return io_misuse(argv[0], "'%s': file open already, try 'help close'", session->node->name);
     struct blk_options *options = blk_options_new();
     int ret = open_from_words(session, options, argc, argv);
     blk_options_free(options);
@@ -276,7 +276,7 @@ static int reopen_from_words(struct io_session *session, struct blk_options *opt
     if (optind < argc)
         return io_misuse(argv[0], "takes options only");
     if (change.read_only && change.writable)
-        return io_misuse(argv[0], "-r and -w exclude each other");
+        return io_misuse(argv[0], "Only one -r/-w option may be given");
     int ret = take_node_options(&change, options);
     if (ret < 0)
         return ret;
