@@ -17,11 +17,13 @@
  *   shadow.c       a whole new refcount structure beside the live one (shadow.h, C8)
  *   qcow2.c        the driver table, open, close, info
  * on top of these: check.c repair.c snapshot.c create.c amend.c measure.c compress.c
+ * vm_state.c
  *
  * Locks, in the order in which they are taken:
- *   1. node->ranges    guest ranges. Shared: reads and writes in place. Exclusive, in whole
- *                      clusters: whatever changes a mapping. So no cluster is freed under a
- *                      request that looked it up.
+ *   1. node->ranges    guest ranges. Read: reads. Shared: writes in place. Update, in whole
+ *                      clusters: writes that allocate, which keep out all but reads until they
+ *                      change the mapping. Exclusive: all else that changes one. So no cluster is
+ *                      freed under a request that looked it up.
  *   2. commit_mutex    one epoch is committed at a time; held during its I/O.
  *   3. lock            the tables in memory. Lookups hold it for reading, changes for writing;
  *                      guest data is never moved under it. Tables missing from the cache are
