@@ -57,7 +57,8 @@ static int compress_pwrite(struct blk_node *node, uint64_t offset, uint64_t byte
                            unsigned flags, struct blk_error *err)
 {
     const uint8_t *data = buf;
-    uint64_t cluster = node->limits.request_alignment, end = u64_min(offset + bytes, blk_size(node));
+    uint64_t cluster = node->limits.request_alignment;
+    uint64_t end = u64_min(offset + bytes, blk_size(node));
     int ret = 0;
     (void)flags;
 

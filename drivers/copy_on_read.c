@@ -83,7 +83,7 @@ static int is_missing(struct blk_node *node, uint64_t offset, uint64_t *bytes, b
 
 /* Whether the image does not have all of the range. */
 static int any_missing(struct blk_node *node, uint64_t offset, uint64_t bytes, bool *any,
-                            struct blk_error *err)
+                       struct blk_error *err)
 {
     int ret = 0;
 

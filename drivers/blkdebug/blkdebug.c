@@ -138,7 +138,8 @@ static int read_max_discard(struct blk_node *node, struct blk_options *options,
 {
     struct blkdebug *debug = node->state;
     uint64_t below = 1;
-    int ret = get_limit(options, "max-discard", debug->discard_unit, &debug->max_discard_bytes, err);
+    int ret = get_limit(options, "max-discard", debug->discard_unit, &debug->max_discard_bytes,
+                        err);
     if (ret == 0 && debug->max_discard_bytes && !opt_discard)
         ret = file_discard_unit(node, &below, err);
     if (ret < 0 || debug->max_discard_bytes < below)

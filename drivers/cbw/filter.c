@@ -4,8 +4,9 @@
  * through.
  *
  * Options, as QEMU's: file, target, on-cbw-error (break-guest-write or break-snapshot), cbw-timeout
- * (seconds, 0: without limit), min-cluster-size (what is saved at once at least). The target is written as far as writes need it. A flush of the
- * filter does not flush it: no guest depends on it; it is flushed when it is closed.
+ * (seconds, 0: without limit), min-cluster-size (what is saved at once at least). The target is
+ * written as far as writes need it. A flush of the filter does not flush it: no guest depends on
+ * it; it is flushed when it is closed.
  */
 #include <errno.h>
 #include <string.h>
