@@ -180,11 +180,8 @@ int io_session_close(struct io_session *session)
         return 0;
     io_release_breaks(session);
     io_pool_wait(session->pool);
-    if (session->temporary) {
-        blk_drop(session->node); /* nothing of it is to be kept */
-        session->node = NULL;
-        return 0;
-    }
+    if (session->temporary)
+        session->node = io_drop_overlay(session->node, session->image);
     if (finish_done(EXIT_OK, &session->node, 1) == EXIT_OK)
         return 0;
     session->close_failed = true;

@@ -138,6 +138,12 @@ int io_session_close(struct io_session *session);
 int io_put_overlay(struct blk_node **node, bool read_only, struct blk_error *err);
 int io_put_copy_on_read(struct blk_node **node, struct blk_error *err);
 
+/*
+ * Throws the overlay away, with what `root` has put over it. Returns the image that was below, now
+ * the caller's.
+ */
+struct blk_node *io_drop_overlay(struct blk_node *root, struct blk_node *overlay);
+
 /* ---- breakpoints: debug.c ---- */
 
 /* Removes the breakpoints of the session's image; what they hold goes on. */

@@ -46,6 +46,14 @@ int io_put_overlay(struct blk_node **node, bool read_only, struct blk_error *err
     return 0;
 }
 
+struct blk_node *io_drop_overlay(struct blk_node *root, struct blk_node *overlay)
+{
+    struct blk_node *image = blk_child(overlay, BLK_ROLE_BACKING);
+    overlay->children[BLK_ROLE_BACKING] = NULL;
+    blk_drop(root);
+    return image;
+}
+
 int io_put_copy_on_read(struct blk_node **node, struct blk_error *err)
 {
     struct blk_node *filter;
