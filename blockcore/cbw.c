@@ -30,7 +30,7 @@ static int cluster_bytes_of(struct blk_node *node, uint64_t *bytes, struct blk_e
     return ret < 0 ? blk_fail_if_unset(err, -ret, "examining '%s'", node->name) : 0;
 }
 
-static int find_cluster_bytes(struct blk_cbw *cbw, struct blk_error *err)
+static int find_cluster_bytes(struct blk_cbw *cbw, uint64_t at_least, struct blk_error *err)
 {
     uint64_t source, target;
     int ret = cluster_bytes_of(cbw->source, &source, err);
@@ -38,7 +38,7 @@ static int find_cluster_bytes(struct blk_cbw *cbw, struct blk_error *err)
         ret = cluster_bytes_of(cbw->target, &target, err);
     if (ret < 0)
         return ret;
-    cbw->cluster_bytes = u64_max(u64_max(source, target), MIN_CLUSTER_BYTES);
+    cbw->cluster_bytes = u64_max(u64_max(source, target), u64_max(MIN_CLUSTER_BYTES, at_least));
     assert(is_power_of_two(cbw->cluster_bytes));
     return 0;
 }
@@ -102,7 +102,7 @@ int blk_cbw_attach(struct blk_node *filter, const struct blk_cbw_params *params,
     cbw->timeout_ms = params->timeout_ms;
     int ret = check_nodes(cbw, err);
     if (ret == 0)
-        ret = find_cluster_bytes(cbw, err);
+        ret = find_cluster_bytes(cbw, params->min_cluster_bytes, err);
     if (ret == 0)
         ret = make_bitmaps(cbw, params->mask, err);
     if (ret < 0) {

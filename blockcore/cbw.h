@@ -9,8 +9,8 @@
  * record of what has been copied, which a backup job shares: a cluster that the job has copied to
  * the target need not be saved any more, and the other way round.
  *
- * A cluster is the larger of both nodes' clusters, at least 64 KiB; the last one ends with the
- * frozen size.
+ * A cluster is the larger of both nodes' clusters, at least 64 KiB or what is asked for; the last
+ * one ends with the frozen size.
  *
  * What is promised, by the mode of the filter:
  *   break-guest-write  the frozen view is always right; a guest write whose old data cannot be
@@ -37,6 +37,7 @@ enum blk_cbw_on_error { BLK_CBW_BREAK_GUEST_WRITE, BLK_CBW_BREAK_SNAPSHOT };
 struct blk_cbw_params {
     enum blk_cbw_on_error on_error;
     uint64_t timeout_ms; /* so long may a guest write wait for its saves; 0: without limit */
+    uint64_t min_cluster_bytes; /* a power of two, or 0: a cluster is at least so large */
     /*
      * Only the clusters that it marks matter: others are not saved, and the view does not show
      * them. NULL: all.

@@ -227,6 +227,12 @@ struct blk_driver {
     /* Makes reads show this snapshot; for a node opened read-only. */
     int (*snapshot_load)(struct blk_node *node, const char *id_or_name, struct blk_error *err);
 
+    /* Bytes of a machine's state, which lies beside the disk and is kept by its snapshots. */
+    int (*vm_state_read)(struct blk_node *node, uint64_t offset, uint64_t bytes, void *buf,
+                         struct blk_error *err);
+    int (*vm_state_write)(struct blk_node *node, uint64_t offset, uint64_t bytes, const void *buf,
+                          struct blk_error *err);
+
     /*
      * Dirty bitmaps (bitmaps.h). load reads the bits of all usable bitmaps of node->bitmaps. track
      * makes the image say, durably, that all its enabled bitmaps are in use. Storing is part of the

@@ -253,9 +253,22 @@ static int finish_fua(struct blk_node *node, unsigned flags, struct blk_error *e
     return flags & BLK_REQ_FUA ? blk_child_flush(node, err) : 0;
 }
 
+/* Whether detect-zeroes makes the write one of zeroes. */
+static bool is_zero_write(const struct blk_node *node, uint64_t bytes, const void *buf)
+{
+    return node->detect_zeroes != BLK_DETECT_OFF && node->driver->write_zeroes &&
+           bytes_are_zero(buf, bytes);
+}
+
 int blk_child_pwrite(struct blk_node *node, uint64_t offset, uint64_t bytes, const void *buf,
                      unsigned flags, struct blk_error *err)
 {
+    if (is_zero_write(node, bytes, buf)) {
+        bool unmap = node->detect_zeroes == BLK_DETECT_UNMAP;
+        return blk_child_write_zeroes(node, offset, bytes,
+                                      flags | (unmap ? BLK_REQ_MAY_UNMAP : 0), err);
+    }
+
     int ret = begin_change(node, offset, bytes, err);
     if (ret < 0 || !bytes)
         return ret;
@@ -529,4 +542,47 @@ int blk_truncate(struct blk_node *node, uint64_t size, enum blk_prealloc preallo
         ret = finish_fua(node, entry_flags(node, 0), err);
     blk_gate_drain_end(&node->gate);
     return ret;
+}
+
+/* ---- a machine's state ---- */
+
+/* The node that keeps it, or NULL. */
+static struct blk_node *vm_state_node(struct blk_node *node, struct blk_error *err)
+{
+    struct blk_node *at = node;
+    while (at && !at->driver->vm_state_write)
+        at = blk_child(at, BLK_ROLE_FILE);
+    if (!at)
+        blk_fail_why(err, ENOTSUP, "its format has no place for it", "machine state of '%s'",
+                     node->name);
+    return at;
+}
+
+int blk_vm_state_read(struct blk_node *node, uint64_t offset, uint64_t bytes, void *buf,
+                      struct blk_error *err)
+{
+    struct blk_node *keeper = vm_state_node(node, err);
+    if (!keeper)
+        return -ENOTSUP;
+    blk_gate_drain_begin(&node->gate);
+    int ret = keeper->driver->vm_state_read(keeper, offset, bytes, buf, err);
+    blk_gate_drain_end(&node->gate);
+    return ret < 0 ? read_failed(keeper, ret, offset, bytes, err) : 0;
+}
+
+int blk_vm_state_write(struct blk_node *node, uint64_t offset, uint64_t bytes, const void *buf,
+                       struct blk_error *err)
+{
+    struct blk_node *keeper = vm_state_node(node, err);
+    if (!keeper)
+        return -ENOTSUP;
+    int ret = check_writable(keeper, err);
+    if (ret < 0)
+        return ret;
+    blk_gate_drain_begin(&node->gate);
+    ret = keeper->driver->vm_state_write(keeper, offset, bytes, buf, err);
+    if (ret == 0)
+        ret = finish_fua(node, entry_flags(node, 0), err);
+    blk_gate_drain_end(&node->gate);
+    return ret < 0 ? write_failed(keeper, ret, "writing", offset, bytes, err) : 0;
 }

@@ -66,6 +66,16 @@ int blk_flush(struct blk_node *node, struct blk_error *err);
 int blk_truncate(struct blk_node *node, uint64_t size, enum blk_prealloc prealloc, bool exact,
                  struct blk_error *err);
 
+/*
+ * A machine's state, which some formats keep beside the disk: of the first node down the file
+ * children that can. What was never written reads as zeroes. -ENOTSUP where none can. Drains the
+ * node.
+ */
+int blk_vm_state_read(struct blk_node *node, uint64_t offset, uint64_t bytes, void *buf,
+                      struct blk_error *err);
+int blk_vm_state_write(struct blk_node *node, uint64_t offset, uint64_t bytes, const void *buf,
+                       struct blk_error *err);
+
 /* ---- state of ranges (status.c) ---- */
 
 /*

@@ -125,6 +125,38 @@ bool blk_same_file(const char *a, const char *b)
     return strcmp(a, b) == 0 || (first && second && blk_same_path(first, second));
 }
 
+/* Moves all of `from`, under "GROUP.", to `to`. */
+static void move_under(struct blk_options *to, const char *group, struct blk_options *from)
+{
+    for (size_t i = 0; i < blk_options_count(from); i++) {
+        BLK_AUTOFREE char *key = blk_xasprintf("%s.%s", group, blk_options_key(from, i));
+        blk_options_set(to, key, blk_options_value(from, i));
+    }
+    blk_options_free(from);
+}
+
+void blk_name_filter_child(const struct blk_options *options, struct blk_options *by_name)
+{
+    const char *name = blk_options_peek(options, "driver");
+    const struct blk_driver *driver = name ? blk_driver_find(name) : NULL;
+    if (!driver || !driver->file_group || !blk_options_has_group(by_name, "file"))
+        return;
+
+    BLK_AUTOFREE char *wanted_key = blk_xasprintf("%s.driver", driver->file_group);
+    const char *wanted = blk_options_peek(options, wanted_key);
+    const struct blk_driver *child = wanted ? blk_driver_find(wanted) : NULL;
+    struct blk_options *file = blk_options_take_group(by_name, "file");
+    const char *file_driver = blk_options_peek(file, "driver");
+    struct blk_options *image = file;
+    if (file_driver && strcmp(file_driver, driver->name) == 0) {
+        image = blk_options_take_group(file, driver->file_group);
+        blk_options_merge_missing(by_name, file);
+        blk_options_free(file);
+    }
+    BLK_AUTOFREE char *deeper = blk_xasprintf("%s.file", driver->file_group);
+    move_under(by_name, child && child->kind != BLK_PROTOCOL ? deeper : driver->file_group, image);
+}
+
 char *blk_resolve_backing_name(const char *image, const char *backing)
 {
     const char *slash = strrchr(image, '/');

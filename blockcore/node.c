@@ -44,6 +44,7 @@ void blk_node_free(struct blk_node *node)
     free(node->name);
     free(node->backing_name);
     free(node->backing_format);
+    blk_options_free(node->options);
     blk_options_free(node->defaults);
     free(node);
 }

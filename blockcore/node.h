@@ -47,6 +47,13 @@ enum blk_open_flags {
     BLK_TRUST = 1 << 6,       /* read a chain of backups whose ids do not fit (identity.h) */
 };
 
+/* detect-zeroes: what becomes of a write that is all zeroes. */
+enum blk_detect_zeroes {
+    BLK_DETECT_OFF,   /* it is data */
+    BLK_DETECT_ON,    /* it is written as zeroes, where the driver has a way */
+    BLK_DETECT_UNMAP, /* the same, and its space may be given back */
+};
+
 /*
  * QEMU's cache modes, taken apart: none = direct; unsafe
  * = no_flush; directsync = direct + writethrough.
@@ -73,12 +80,14 @@ struct blk_node {
     unsigned flags; /* enum blk_open_flags */
     struct blk_cache_mode cache;
     struct blk_limits limits;
+    enum blk_detect_zeroes detect_zeroes;
     struct blk_node *children[BLK_ROLE_COUNT];
     bool probed;        /* the format was guessed, not given */
     bool unnamed;       /* no name until close publishes it, so it needs no barriers */
     bool reads_zero;    /* just created: everything not yet written reads as zeroes */
     char *backing_name; /* backing file as the image's header names it, or NULL */
     char *backing_format;
+    struct blk_options *options;  /* what it was opened with, its children's left out */
     struct blk_options *defaults; /* of struct blk_open, for children opened later; or NULL */
 
     /* any time */

@@ -11,6 +11,7 @@
 #include "blockcore/close.h"
 #include "blockcore/driver.h"
 #include "blockcore/foreign.h"
+#include "blockcore/general_options.h"
 #include "blockcore/identity.h"
 #include "blockcore/io.h"
 #include "blockcore/memory.h"
@@ -33,6 +34,7 @@ struct open_context {
     struct blk_cache_mode cache;
     const struct blk_options *defaults;
     const struct overlay *overlays;
+    enum blk_detect_zeroes detect_zeroes; /* of this node: not inherited */
     bool protocol; /* without a driver the node is a protocol: nothing is probed */
 };
 
@@ -57,19 +59,13 @@ static int read_general_options(struct blk_options *options, struct open_context
         (ret = blk_options_get_bool(options, "cache.no-flush", &context->cache.no_flush, err)) < 0)
         return ret;
 
-    const char *discard = blk_options_get(options, "discard");
-    if (discard && (strcmp(discard, "unmap") == 0 || strcmp(discard, "on") == 0))
-        context->flags |= BLK_UNMAP;
-    else if (discard && (strcmp(discard, "ignore") == 0 || strcmp(discard, "off") == 0))
-        context->flags &= ~(unsigned)BLK_UNMAP;
-    else if (discard)
-        return blk_fail_why(err, EINVAL, "must be 'unmap' or 'ignore'",
-                            "option 'discard' has the value '%s'", discard);
-
-    const char *detect = blk_options_get(options, "detect-zeroes");
-    if (detect && strcmp(detect, "off") != 0)
-        return blk_fail_why(err, ENOTSUP, "only 'off' is supported",
-                            "option 'detect-zeroes' has the value '%s'", detect);
+    struct blk_general_options general = { .unmap = context->flags & BLK_UNMAP };
+    ret = blk_general_options_read(options, &general, err);
+    if (ret < 0)
+        return ret;
+    context->detect_zeroes = general.detect_zeroes;
+    context->flags &= ~(unsigned)BLK_UNMAP;
+    context->flags |= general.unmap ? BLK_UNMAP : 0;
 
     if (read_only && context->flags & BLK_WRITABLE) {
         if (!auto_read_only)
@@ -293,6 +289,8 @@ static int add_filename(struct blk_options *options, const char *filename, struc
 {
     struct blk_options *by_name = blk_options_new();
     int ret = blk_filename_to_options(filename, by_name, err);
+    if (ret == 0)
+        blk_name_filter_child(options, by_name);
     blk_options_merge_missing(options, by_name);
     blk_options_free(by_name);
     return ret;
@@ -520,6 +518,8 @@ static int finish_open(struct blk_node *node, struct blk_options *options,
                        const struct open_context *context, struct blk_error *err)
 {
     blk_options_get(options, "node-name"); /* taken as QEMU does; nothing refers to nodes by it */
+    node->options = blk_options_copy(options);
+    node->detect_zeroes = context->detect_zeroes;
     node->defaults = context->defaults ? blk_options_copy(context->defaults) : NULL;
 
     int ret = node->driver->open(node, options, err);
@@ -600,7 +600,9 @@ int blk_open_over_data(const struct blk_driver *driver, struct blk_node *file,
     struct blk_options *none = options ? NULL : blk_options_new();
 
     *node = NULL;
-    int ret = open_over(driver, file, data, false, options ? options : none, &context, node, err);
+    int ret = options ? read_general_options(options, &context, err) : 0;
+    if (ret == 0)
+        ret = open_over(driver, file, data, false, options ? options : none, &context, node, err);
     blk_options_free(none);
     return ret;
 }

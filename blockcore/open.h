@@ -148,6 +148,13 @@ bool blk_has_protocol(const char *filename);
 int blk_filename_to_options(const char *filename, struct blk_options *options,
                             struct blk_error *err);
 
+/*
+ * `options` may ask by name for a filter that calls its child otherwise (blkdebug: image). Then
+ * `by_name`, made of a file name with that filter's prefix or a plain one, is changed so that the
+ * name is the child's, or, if the options want a format there, that of the format's file.
+ */
+void blk_name_filter_child(const struct blk_options *options, struct blk_options *by_name);
+
 /* Parses "none", "writeback", "unsafe", "writethrough", "directsync", "off". -EINVAL otherwise. */
 int blk_cache_mode_parse(const char *text, struct blk_cache_mode *mode);
 

@@ -2,8 +2,10 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "blockcore/driver.h"
+#include "blockcore/general_options.h"
 #include "blockcore/identity.h"
 #include "blockcore/io.h"
 #include "blockcore/memory.h"
@@ -123,9 +125,89 @@ static int switch_access(struct blk_node *node, bool writable, struct blk_cache_
 
 /* ---- sets of nodes ---- */
 
-/* All that can be found wrong before anything is changed; *settings are what the options say. */
-static int check_change(const struct blk_change *change, void **settings, struct blk_error *err)
+/* What the options of a change say, apart from access and cache mode. */
+struct settings {
+    struct blk_general_options general;
+    void *own; /* the driver's, or NULL */
+};
+
+/* The child that options call "GROUP.", or NULL. */
+static const struct blk_node *child_of_group(const struct blk_node *node, const char *key)
 {
+    static const struct {
+        const char *group;
+        enum blk_role role;
+    } groups[] = {
+        { "file.", BLK_ROLE_FILE },
+        { "backing.", BLK_ROLE_BACKING },
+        { "data-file.", BLK_ROLE_DATA },
+        { "target.", BLK_ROLE_TARGET },
+    };
+    const char *file_group = node->driver->file_group;
+
+    for (size_t i = 0; i < sizeof(groups) / sizeof(groups[0]); i++)
+        if (strncmp(key, groups[i].group, strlen(groups[i].group)) == 0)
+            return blk_child(node, groups[i].role);
+    if (file_group && strncmp(key, file_group, strlen(file_group)) == 0 &&
+        key[strlen(file_group)] == '.')
+        return blk_child(node, BLK_ROLE_FILE);
+    return NULL;
+}
+
+/* Whether the option has the value with which the node, or one of its children, was opened. */
+static bool is_unchanged(const struct blk_node *node, const char *key, const char *value)
+{
+    for (const struct blk_node *child; node; node = child) {
+        const char *given = node->options ? blk_options_peek(node->options, key) : NULL;
+        if (given)
+            return strcmp(given, value) == 0;
+        if (strcmp(key, "driver") == 0)
+            return strcmp(node->driver->name, value) == 0;
+        child = child_of_group(node, key);
+        key = strchr(key, '.');
+        if (!key)
+            return false;
+        key++;
+    }
+    return false;
+}
+
+/* Options that nobody took must be what they were. */
+static int check_rest(const struct blk_node *node, struct blk_options *options,
+                      struct blk_error *err)
+{
+    const char *key = blk_options_first_unused(options);
+
+    for (; key; key = blk_options_first_unused(options))
+        if (!is_unchanged(node, key, blk_options_get(options, key)))
+            return blk_fail_why(err, EINVAL, "it is fixed while the image is open",
+                                "Cannot change the option '%s'", key);
+    return 0;
+}
+
+static int read_settings(const struct blk_change *change, struct settings *settings,
+                         struct blk_error *err)
+{
+    struct blk_node *node = change->node;
+    struct blk_options *options = change->options;
+
+    int ret = blk_general_options_read(options, &settings->general, err);
+    if (ret == 0 && node->driver->options_read)
+        ret = node->driver->options_read(node, options, &settings->own, err);
+    if (ret < 0)
+        return blk_fail_if_unset(err, -ret, "reopening '%s'", node->name);
+    return check_rest(node, options, err);
+}
+
+/* All that can be found wrong before anything is changed; *settings are what the options say. */
+static int check_change(const struct blk_change *change, struct settings *settings,
+                        struct blk_error *err)
+{
+    settings->general = (struct blk_general_options){
+        .unmap = change->node->flags & BLK_UNMAP,
+        .detect_zeroes = change->node->detect_zeroes,
+    };
+
     struct blk_node *node = change->node;
     int ret = 0;
 
@@ -138,17 +220,7 @@ static int check_change(const struct blk_change *change, void **settings, struct
         ret = blk_graph_check_loop(node, change->backing, err);
     if (ret == 0 && change->has_backing && !(node->flags & BLK_TRUST))
         ret = blk_identity_check(node, change->backing, err);
-    if (ret < 0 || !change->options)
-        return ret;
-    if (node->driver->options_read)
-        ret = node->driver->options_read(node, change->options, settings, err);
-    if (ret < 0)
-        return blk_fail_if_unset(err, -ret, "reopening '%s'", node->name);
-    const char *unknown = blk_options_first_unused(change->options);
-    if (unknown)
-        return blk_fail_why(err, EINVAL, "it cannot change while the image is open", "option '%s'",
-                            unknown);
-    return 0;
+    return ret < 0 || !change->options ? ret : read_settings(change, settings, err);
 }
 
 /* Switches access and cache modes; on failure those of the nodes before, too, are put back. */
@@ -175,12 +247,28 @@ static int switch_set(const struct blk_change *changes, size_t count, struct blk
     return ret;
 }
 
-static void apply(struct blk_change *change, const void *settings)
+/* Later reopenings compare with what the node has now. */
+static void remember_options(struct blk_node *node, const struct blk_options *options)
+{
+    if (!node->options)
+        node->options = blk_options_new();
+    for (size_t i = 0; i < blk_options_count(options); i++)
+        if (!child_of_group(node, blk_options_key(options, i)))
+            blk_options_set(node->options, blk_options_key(options, i),
+                            blk_options_value(options, i));
+}
+
+static void apply(struct blk_change *change, const struct settings *settings)
 {
     struct blk_node *node = change->node;
 
-    if (settings)
-        node->driver->options_apply(node, settings);
+    node->detect_zeroes = settings->general.detect_zeroes;
+    node->flags &= ~(unsigned)BLK_UNMAP;
+    node->flags |= settings->general.unmap ? BLK_UNMAP : 0;
+    if (settings->own)
+        node->driver->options_apply(node, settings->own);
+    if (change->options)
+        remember_options(node, change->options);
     if (change->has_backing) {
         struct blk_node *former = node->children[BLK_ROLE_BACKING];
         node->children[BLK_ROLE_BACKING] = change->backing;
@@ -190,7 +278,7 @@ static void apply(struct blk_change *change, const void *settings)
 
 int blk_reopen_set(struct blk_change *changes, size_t count, struct blk_error *err)
 {
-    void **settings = blk_xcalloc(count, sizeof(*settings));
+    struct settings *settings = blk_xcalloc(count, sizeof(*settings));
     int ret = 0;
 
     for (size_t i = 0; i < count; i++)
@@ -201,8 +289,8 @@ int blk_reopen_set(struct blk_change *changes, size_t count, struct blk_error *e
         ret = switch_set(changes, count, err);
     for (size_t i = 0; i < count; i++) {
         if (ret == 0)
-            apply(&changes[i], settings[i]);
-        free(settings[i]);
+            apply(&changes[i], &settings[i]);
+        free(settings[i].own);
     }
     for (size_t i = count; i-- > 0;)
         blk_gate_drain_end(&changes[i].node->gate);

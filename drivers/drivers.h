@@ -9,7 +9,9 @@
 extern const struct blk_driver blk_driver_file;
 extern const struct blk_driver blk_driver_host_device;
 extern const struct blk_driver blk_driver_blkdebug;
+extern const struct blk_driver blk_driver_compress;
 extern const struct blk_driver blk_driver_copy_before_write;
+extern const struct blk_driver blk_driver_copy_on_read;
 extern const struct blk_driver blk_driver_snapshot_access;
 extern const struct blk_driver blk_driver_null_co;
 extern const struct blk_driver blk_driver_null_aio;

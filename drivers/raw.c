@@ -15,6 +15,7 @@
 
 #include "blockcore/bytes.h"
 #include "blockcore/io.h"
+#include "blockcore/memory.h"
 #include "blockcore/open.h"
 #include "blockcore/options.h"
 #include "blockcore/reopen.h"
@@ -40,42 +41,63 @@ static int raw_probe(const uint8_t *head, size_t bytes)
 
 /* ---- life ---- */
 
-static int check_window(const struct blk_node *node, uint64_t file_size, uint64_t size,
+/* The part of the file that is the image. */
+struct window {
+    uint64_t offset, size;
+    bool has_size; /* the size was given and cannot change by writing */
+};
+
+static int check_window(const struct blk_node *node, const struct window *window,
                         struct blk_error *err)
 {
-    const struct raw_state *s = node->state;
-    if (s->offset > file_size)
+    uint64_t file_size = blk_size(file_of(node));
+
+    if (window->offset > file_size)
         return blk_fail_why(err, EINVAL, "it lies behind the end of the file",
                             "opening '%s' at offset %llu", node->name,
-                            (unsigned long long)s->offset);
-    if (s->has_size && size % BLK_SECTOR_BYTES)
+                            (unsigned long long)window->offset);
+    if (window->has_size && window->size % BLK_SECTOR_BYTES)
         return blk_fail_why(err, EINVAL, "it is not a multiple of 512",
-                            "opening '%s' with size %llu", node->name, (unsigned long long)size);
-    if (s->has_size && size > file_size - s->offset)
+                            "opening '%s' with size %llu", node->name,
+                            (unsigned long long)window->size);
+    if (window->has_size && window->size > file_size - window->offset)
         return blk_fail_why(err, EINVAL, "the file ends before that",
                             "opening '%s' at offset %llu with size %llu", node->name,
-                            (unsigned long long)s->offset, (unsigned long long)size);
+                            (unsigned long long)window->offset, (unsigned long long)window->size);
     return 0;
+}
+
+/* Replaces in `window` what the options give. */
+static int read_window(struct blk_node *node, struct blk_options *options, struct window *window,
+                       struct blk_error *err)
+{
+    if (blk_options_peek(options, "size"))
+        window->has_size = true;
+    int ret = blk_options_get_size(options, "offset", &window->offset, err);
+    if (ret == 0)
+        ret = blk_options_get_size(options, "size", &window->size, err);
+    return ret < 0 ? ret : check_window(node, window, err);
+}
+
+static void set_window(struct blk_node *node, const struct window *window)
+{
+    struct raw_state *s = node->state;
+    s->offset = window->offset;
+    s->has_size = window->has_size;
+    blk_node_set_size(node, s->has_size ? window->size
+                                        : round_up(blk_size(file_of(node)) - s->offset,
+                                                   BLK_SECTOR_BYTES));
 }
 
 static int raw_open(struct blk_node *node, struct blk_options *options, struct blk_error *err)
 {
-    struct raw_state *s = node->state;
     const struct blk_node *file = file_of(node);
-    uint64_t file_size = blk_size(file), size = 0;
+    struct window window = { .offset = 0 };
 
-    s->has_size = blk_options_peek(options, "size");
-    int ret = blk_options_get_size(options, "offset", &s->offset, err);
-    if (ret == 0)
-        ret = blk_options_get_size(options, "size", &size, err);
-    if (ret == 0)
-        ret = check_window(node, file_size, size, err);
+    int ret = read_window(node, options, &window, err);
     if (ret < 0)
         return ret;
-
-    if (!s->has_size)
-        size = round_up(file_size - s->offset, BLK_SECTOR_BYTES);
-    blk_node_set_size(node, size);
+    set_window(node, &window);
     node->reads_zero = file->reads_zero;
     /* Alignment is left to the file, so that no range of this node is locked above. */
     node->limits.zero_alignment = file->limits.zero_alignment;
@@ -98,6 +120,22 @@ static int raw_reopen_prepare(struct blk_reopen *reopen, struct blk_error *err)
         return 0;
     return blk_fail_why(err, ESTALE, "another program changed its size while it was open read-only",
                         "reopening '%s' for writing", node->name);
+}
+
+static int raw_options_read(struct blk_node *node, struct blk_options *options, void **settings,
+                            struct blk_error *err)
+{
+    const struct raw_state *s = node->state;
+    struct window *window = blk_xcalloc(1, sizeof(*window));
+
+    *settings = window;
+    *window = (struct window){ s->offset, blk_size(node), s->has_size };
+    return read_window(node, options, window, err);
+}
+
+static void raw_options_apply(struct blk_node *node, const void *settings)
+{
+    set_window(node, settings);
 }
 
 static const struct blk_option_desc create_options[] = {
@@ -340,6 +378,8 @@ const struct blk_driver blk_driver_raw = {
     .probe = raw_probe,
     .open = raw_open,
     .reopen_prepare = raw_reopen_prepare,
+    .options_read = raw_options_read,
+    .options_apply = raw_options_apply,
     .create_options = create_options,
     .create = raw_create,
     .pread = raw_pread,

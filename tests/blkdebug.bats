@@ -170,6 +170,56 @@ END
     done
 }
 
+# What a disk of 4 MiB that is full looks like after zeroing and discarding here and there.
+after_zeroing() {
+    local image=$1
+    shift
+    qemu-img create -q -f qcow2 "$image" 4M
+    run "$@" -c 'write -q -P 22 0 4M' -c 'write -zq 500003 900000' -c 'write -zuq 1500k 600k' \
+        -c 'discard -q 100000 200000' -c 'discard -q 2500001 1000000' -c 'discard -q 300000 100'
+    assert_success
+    refute_output
+    qemu-img map --output=json "$image" | sed 's/, "offset": [0-9]*//' >"$image.map"
+}
+
+@test "units that are no power of two, heads and tails: as in qemu-io" {
+    need qemu-io
+    local limits
+    for limits in opt-write-zero=192k,max-write-zero=384k,opt-discard=96k,max-discard=192k \
+        max-write-zero=100k,max-discard=100k opt-write-zero=320k,opt-discard=1536 \
+        align=4k,opt-write-zero=12k,opt-discard=12k,max-discard=72k,max-write-zero=60k; do
+        local open="open -o driver=blkdebug,image.driver=qcow2,$limits blkdebug::"
+        after_zeroing peer qemu-io -c "${open}peer"
+        after_zeroing mine "$BLKIMG" io -c "${open}mine"
+        diff -u peer.map mine.map
+        qemu-img compare -q peer mine
+    done
+}
+
+@test "a name with prefix or without, and options for what is below" {
+    need qemu-io
+    local options name
+    qemu-img create -q -f qcow2 q 1M
+    truncate -s 256k q # whole sectors
+    for options in driver=blkdebug,image.driver=qcow2 driver=blkdebug,image.driver=qcow2,align=512 \
+        driver=blkdebug,align=512 driver=blkdebug driver=blkdebug,image.driver=raw; do
+        for name in q blkdebug::q; do
+            run qemu-io -c "open -o $options $name" -c length -c info
+            local expected=$output
+            assert_success
+            run "$BLKIMG" io -c "open -o $options $name" -c length -c info
+            assert_success
+            assert_output "$expected"
+        done
+    done
+    # The rules of the name count, and those of the options.
+    printf '[inject-error]\nevent = "none"\niotype = "read"\nonce = "on"\n' >rules
+    run "$BLKIMG" io -c 'open -o driver=blkdebug,image.driver=qcow2,align=512 blkdebug:rules:q' \
+        -c 'read -q 0 512' -c 'read -q 0 512'
+    assert_failure 1
+    assert_output 'read failed: Input/output error'
+}
+
 @test "what is no rule is refused, with its place" {
     printf '[inject-error]\nevent = "none"\n\n[inject-error]\nevent = "nope"\n' >rules
     run blkimg io -f raw -c length blkdebug:rules:t.raw

@@ -105,6 +105,23 @@ slow_target() {
     cmp target their-target
 }
 
+@test "min-cluster-size: what is saved at once" {
+    local size saved
+    for size in 0:64 512:64 128k:128 1M:1024; do
+        saved=${size#*:}
+        cp frozen source
+        rm -f target && truncate -s 4M target
+        run blkimg io --image-opts "$(filter "min-cluster-size=${size%:*}")" -c 'write -P 0x33 1M 512'
+        assert_success
+        cmp <(dd if=frozen bs=1k skip=1024 count="$saved" status=none) \
+            <(dd if=target bs=1k skip=1024 count="$saved" status=none)
+        # Nothing else.
+        cmp -n $((4 * 1048576 - (1024 + saved) * 1024)) /dev/zero \
+            <(dd if=target bs=1k skip=$((1024 + saved)) status=none)
+        cmp -n 1M /dev/zero target
+    done
+}
+
 @test "qcow2 above qcow2, with the larger cluster" {
     need qemu-img
     qemu-img convert -f raw -O qcow2 -o cluster_size=4k source source.qcow2
@@ -204,6 +221,9 @@ refused() {
     refused on-cbw-error "$(filter on-cbw-error=report)"
     refused cbw-timeout "$(filter cbw-timeout=soon)"
     refused cbw-timeout "$(filter cbw-timeout=4294967296)"
+    refused min-cluster-size "$(filter min-cluster-size=100000)"
+    refused min-cluster-size "$(filter min-cluster-size=128M)"
+    refused min-cluster-size "$(filter min-cluster-size=x)"
     refused "'nonsense'" "$(filter nonsense=1)"
     refused target "$base"
     refused "'disk1'" "$base,target=disk1"

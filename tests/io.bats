@@ -298,6 +298,10 @@ EOF
 = aio_write 0 64k;aio_flush;aio_write 1M 64k;aio_flush
 = reopen -r;reopen -w;write 0 512
 = reopen -o lazy-refcounts=on;write 0 512
+= reopen -o driver=qcow2,file.driver=file,file.filename=qcow2;write 0 512
+= reopen -o auto-read-only=on,discard=ignore,detect-zeroes=on;write -P 0 0 64k;map
+= reopen -o discard=ignore;write 1M 64k;discard 1M 64k;read 1M 64k
+= write -b -P 3 0 64k;read -b -P 3 0 64k;read -b -P 0 64k 64k
 = reopen -o l2-cache-size=64k,pass-discard-other=on;write 0 1M;read -P 0xcd 0 1M
 = reopen -w -o cache.no-flush=on,refcount-cache-size=256k;write 0 1M
 EOF
@@ -374,19 +378,67 @@ EOF
 
 @test "what cannot be done is refused, not ignored" {
     truncate -s 1M raw
-    for option in -s --snapshot -C --copy-on-read; do
-        run blkimg io -f raw "$option" -c 'read 0 1' raw
-        assert_failure 1
-        assert_output --partial 'not supported'
-    done
     # qemu-io takes the first size.
     run blkimg io -f raw -c 'truncate 2M 4M' -c length raw
     assert_failure 1
     assert_line '1 MiB'
-    run blkimg io -f raw -c close -c 'open -s raw' -c 'open -C raw' raw
+}
+
+@test "a temporary overlay takes the writes, and nothing is left of it" {
+    need qemu-io
+    local option
+    truncate -s 1M raw
+    mkdir tmp
+    for option in -s --snapshot; do
+        TMPDIR=$T/tmp run blkimg io -f raw "$option" -c 'write -qP 5 1000 1000' -c flush \
+            -c 'read -qP 5 1000 1000' -c 'read -qP 0 0 1000' -c map raw
+        assert_success
+        assert_output "$(cp raw peer && qemu-io -f raw -s -c 'write -qP 5 1000 1000' -c map peer)"
+    done
+    TMPDIR=$T/tmp run blkimg io -c 'open -s raw' -c 'write -qP 5 0 512' -c close \
+        -c 'open -rs raw' -c 'read -qP 0 0 512' -c 'write 0 512'
     assert_failure 1
-    assert_line --index 0 --partial 'not supported'
-    assert_line --index 1 --partial 'not supported'
+    assert_output --partial "'raw' is open read-only"
+    cmp raw <(head -c 1M /dev/zero)
+    assert_equal "$(ls tmp)" ''
+    # The image below is open read-only: others may read it meanwhile.
+    chmod 444 raw
+    TMPDIR=$T/tmp run blkimg io -f raw -s -c 'write -q 0 512' raw
+    assert_success
+}
+
+@test "a misused command: qemu-io's words in our lines" {
+    truncate -s 1M raw
+    local command words
+    while IFS='|' read -r command words; do
+        run blkimg io -f raw -c "$command" raw
+        assert_failure 1
+        assert_output --partial "$words"
+    done <<'EOF'
+nonsense|command "nonsense" not found
+read|bad argument count 0 to read, expected at least 2 arguments
+map 1|bad argument count 1 to map, expected 0 arguments
+truncate|bad argument count 0 to truncate, expected between 1 and 3 arguments
+read -X 0 1|invalid option -- 'X'
+write -n 0 1|-n requires -z to be specified
+open x|file open already, try 'help close'
+reopen -r -w|Only one -r/-w option may be given
+EOF
+    run blkimg io -c 'read 0 1'
+    assert_output --partial "no file open, try 'help open'"
+}
+
+@test "a read that meets damage says what it is" {
+    supports qcow2 || skip "no qcow2 driver"
+    blkimg create -q -f qcow2 damaged 1M
+    blkimg io -c 'write -q 0 1M' damaged
+    truncate -s 800000 damaged
+    for read in read aio_read; do
+        run --separate-stderr blkimg io -r -c "$read 900k 512" damaged
+        assert_failure 1
+        [[ $output == *'failed: Input/output error' ]]
+        [[ $stderr == 'blkimg: '*"'damaged'"*'the file is cut short at 800000' ]] || fail "$stderr"
+    done
 }
 
 @test "wrong options of the command itself" {
@@ -504,6 +556,35 @@ EOF
     blkimg io -f raw "${commands[@]}" blkdebug::raw >mine.raw-out || status=$?
     mask_times <mine.raw-out | diff -u peer.out -
     ((status == 1))
+}
+
+@test "a request that overlaps a waiting one only, or reads, does not wait with it" {
+    need qemu-io
+    local tool
+    cat >script <<'EOF'
+break write_aio A
+aio_write -P 1 128k 64k
+wait_break A
+aio_write -P 2 64k 192k
+write -P 3 192k 64k
+write -P 4 0 64k
+read -P 3 192k 64k
+read -P 0 128k 64k
+resume A
+aio_flush
+read -P 4 0 64k
+read -P 2 64k 192k
+EOF
+    for tool in qemu-io "$BLKIMG io"; do
+        qemu-img create -q -f qcow2 image.qcow2 1M
+        # shellcheck disable=SC2086 # two words
+        run timeout 20 $tool blkdebug::image.qcow2 <script
+        assert_success
+        printf '%s\n' "$output" | sed 's/qemu-io> //g; /^$/d' | mask_times | sort \
+            >"out.${tool##* }"
+    done
+    diff -u out.qemu-io out.io
+    qemu-img check -q image.qcow2
 }
 
 @test "quit and close let go what a breakpoint holds" {

@@ -209,6 +209,45 @@ extents() {
     assert_equal "$(extents b1)" '[[524288,65536],[1048576,4096],[2097152,4096],[3145728,4096],[4194304,4096]]'
 }
 
+@test "raw's window moves with a reopen" {
+    local way
+    truncate -s 2M raw
+    qemu-io -f raw -c 'write -q -P 7 1M 64k' raw
+    for way in qemu-io "$BLKIMG io"; do
+        # shellcheck disable=SC2086 # two words
+        run $way -f raw -c 'reopen -o offset=1M' -c length -c 'read -qP 7 0 64k' \
+            -c 'reopen -o size=64k' -c length -c 'reopen -o offset=512k' -c length \
+            -c 'read -qP 0 0 64k' -c 'reopen -r -o offset=1M,size=512k' -c length raw
+        assert_success
+        assert_output $'1 MiB\n64 KiB\n64 KiB\n512 KiB'
+    done
+    for way in offset=3M size=3M size=1000 offset=1M,size=1536k; do
+        run -1 blkimg io -f raw -c "reopen -o $way" -c length raw
+        [[ $output == *$'\n2 MiB' || $output == $'2 MiB\n'* ]]
+    done
+}
+
+@test "an option that does not change is no change" {
+    qemu-img create -q -f qcow2 base 1M
+    qemu-img create -q -f qcow2 -b base -F qcow2 q 1M
+    local options=driver=qcow2,node-name=top,file.driver=file,file.filename=q,file.locking=auto
+    local unchanged
+    for unchanged in driver=qcow2 node-name=top file.driver=file file.filename=q file.locking=auto \
+        backing.driver=qcow2 auto-read-only=on "$options"; do
+        run -0 blkimg io -c "reopen -o $unchanged" -c 'write -q 0 512' --image-opts "$options"
+        refute_output
+    done
+    for unchanged in driver=raw node-name=x file.filename=base file.locking=off \
+        file.nonsense=1 backing.driver=raw; do
+        run -1 blkimg io -c "reopen -o $unchanged" --image-opts "$options"
+        assert_output --partial "Cannot change the option '${unchanged%%=*}'"
+    done
+    # What changed last is what counts.
+    run -1 blkimg io -c 'reopen -o size=64k' -c 'reopen -o size=64k,driver=raw' \
+        -c 'reopen -o driver=qcow2' --image-opts driver=raw,file.filename=base
+    assert_output --partial "option 'driver'"
+}
+
 @test "the driver's options change with a reopen, or are refused by name" {
     qemu-img create -q -f qcow2 q 64M
     run -0 blkimg io -c 'reopen -o cache-size=512k' -c 'write -q -P 1 0 8M' \

@@ -33,10 +33,11 @@ static void run_read(void *opaque)
 {
     struct aio *aio = opaque;
     struct io_request *request = &aio->request;
+    struct blk_error err = BLK_ERROR_INIT;
 
-    int ret = blk_pread(aio->node, request->offset, request->bytes, request->data, NULL);
+    int ret = blk_pread(aio->node, request->offset, request->bytes, request->data, &err);
     if (ret < 0)
-        printf("readv failed: %s\n", strerror(-ret));
+        io_request_failed(aio->node, request, "readv", ret, &err);
     else
         ret = io_request_report_read(request, blk_now_ns() - aio->start);
     aio_done(aio, ret);
@@ -47,13 +48,14 @@ static void run_write(void *opaque)
     struct aio *aio = opaque;
     struct io_request *request = &aio->request;
     unsigned flags = io_request_flags(request);
+    struct blk_error err = BLK_ERROR_INIT;
 
     int ret = request->zero
-                  ? blk_write_zeroes(aio->node, request->offset, request->bytes, flags, NULL)
+                  ? blk_write_zeroes(aio->node, request->offset, request->bytes, flags, &err)
                   : blk_pwrite(aio->node, request->offset, request->bytes, request->data, flags,
-                               NULL);
+                               &err);
     if (ret < 0)
-        printf("aio_write failed: %s\n", strerror(-ret));
+        io_request_failed(aio->node, request, "aio_write", ret, &err);
     else
         io_request_report(request, "wrote", blk_now_ns() - aio->start);
     aio_done(aio, ret);

@@ -56,7 +56,8 @@ const struct io_command io_commands[] = {
       "  -o OPTIONS  node options, as driver=qcow2,file.locking=off\n"
       "  -U   although another process writes to it; with -r\n"
       "  -k, -i MODE  accepted; requests run on threads\n"
-      "  -s, -C  are refused: there is no overlay and no copy-on-read\n" },
+      "  -s   write to a temporary overlay, which is thrown away\n"
+      "  -C   keep what reads bring from backing files\n" },
     { "quit", "q", io_quit, 0, 0, 0, NULL, "wait for all requests, close the image, and end",
       NULL },
     { "read", "r", io_read, 2, ANY, IO_NEEDS_IMAGE,

@@ -7,24 +7,13 @@
 
 #include "blockcore/close.h"
 #include "blockcore/driver.h"
+#include "blockcore/general_options.h"
 #include "blockcore/open.h"
 #include "blockcore/reopen.h"
 #include "cmd/common/report.h"
 #include "cmd/io/io.h"
 
 /* ---- opening ---- */
-
-static int parse_discard(const char *text, unsigned *flags, struct blk_error *err)
-{
-    if (strcmp(text, "unmap") == 0 || strcmp(text, "on") == 0)
-        *flags |= BLK_UNMAP;
-    else if (strcmp(text, "ignore") == 0 || strcmp(text, "off") == 0)
-        *flags &= ~(unsigned)BLK_UNMAP;
-    else
-        return blk_fail_why(err, EINVAL, "it is none of unmap, on, ignore, off",
-                            "Invalid discard mode '%s'", text);
-    return 0;
-}
 
 /* All modes mean threads here; a misspelt one is still an error. */
 static int check_aio(const char *text, struct blk_error *err)
@@ -33,7 +22,7 @@ static int check_aio(const char *text, struct blk_error *err)
         strcmp(text, "io_uring") == 0)
         return 0;
     return blk_fail_why(err, EINVAL, "it is none of threads, native, io_uring",
-                        "Invalid aio mode '%s'", text);
+                        "Invalid aio option: %s", text);
 }
 
 /* An image that options describe, together with a name or alone. */
@@ -70,25 +59,41 @@ static int find_compressed_bytes(struct io_session *session, struct blk_error *e
     return 0;
 }
 
+/* The image as it is named, without what -s and -C put over it. */
+static int open_image(const struct io_open_how *how, struct blk_node **node, struct blk_error *err)
+{
+    unsigned flags = BLK_UNMAP | (how->read_only || how->snapshot ? 0 : BLK_WRITABLE);
+    int ret = 0;
+
+    if (how->discard) {
+        bool unmap = true;
+        ret = blk_discard_parse(how->discard, &unmap, err);
+        flags = unmap ? flags : flags & ~(unsigned)BLK_UNMAP;
+    }
+    if (ret == 0 && how->aio)
+        ret = check_aio(how->aio, err);
+    if (ret < 0)
+        return ret;
+    return how->options ? open_described(how, flags, node, err)
+                        : image_open(&how->image, how->name, flags, how->cache, node, err);
+}
+
 int io_session_open(struct io_session *session, const struct io_open_how *how,
                     struct blk_error *err)
 {
-    unsigned flags = BLK_UNMAP | (how->read_only ? 0 : BLK_WRITABLE);
     struct blk_node *node = NULL;
-    int ret = 0;
+    int ret = open_image(how, &node, err);
 
-    if (how->discard)
-        ret = parse_discard(how->discard, &flags, err);
-    if (ret == 0 && how->aio)
-        ret = check_aio(how->aio, err);
-    if (ret == 0)
-        ret = how->options ? open_described(how, flags, &node, err)
-                           : image_open(&how->image, how->name, flags, how->cache, &node, err);
-    if (ret < 0)
-        return ret;
-
-    session->node = node;
-    ret = find_compressed_bytes(session, err);
+    if (ret == 0 && how->snapshot)
+        ret = io_put_overlay(&node, how->read_only, err);
+    if (ret == 0 && how->copy_on_read)
+        ret = io_put_copy_on_read(&node, err);
+    if (ret == 0) {
+        session->node = node;
+        session->image = how->copy_on_read ? blk_child(node, BLK_ROLE_FILE) : node;
+        session->temporary = how->snapshot;
+        ret = find_compressed_bytes(session, err);
+    }
     if (ret < 0) {
         blk_drop(node);
         session->node = NULL;
@@ -127,9 +132,11 @@ static int take_open_option(struct io_open_how *how, struct blk_options *options
         return blk_options_parse_keyval(options, optarg, NULL, &err) < 0 ? io_report_error(&err)
                                                                           : 0;
     case 's':
-        return io_misuse(command, "temporary overlays (-s) are not supported");
+        how->snapshot = true;
+        return 0;
     case 'C':
-        return io_misuse(command, "copy-on-read (-C) is not supported");
+        how->copy_on_read = true;
+        return 0;
     default:
         return io_bad_option(command);
     }
@@ -158,7 +165,7 @@ static int open_from_words(struct io_session *session, struct blk_options *optio
 int io_open(struct io_session *session, int argc, char **argv)
 {
     if (session->node)
-        return io_misuse(argv[0], "'%s' is open (see 'help close')", session->node->name);
+        return io_misuse(argv[0], "'%s': file open already, try 'help close'", session->node->name);
     struct blk_options *options = blk_options_new();
     int ret = open_from_words(session, options, argc, argv);
     blk_options_free(options);
@@ -173,6 +180,8 @@ int io_session_close(struct io_session *session)
         return 0;
     io_release_breaks(session);
     io_pool_wait(session->pool);
+    if (session->temporary)
+        session->node = io_drop_overlay(session->node, session->image);
     if (finish_done(EXIT_OK, &session->node, 1) == EXIT_OK)
         return 0;
     session->close_failed = true;
@@ -226,7 +235,7 @@ static int take_node_options(struct change *change, struct blk_options *options)
     struct blk_error err = BLK_ERROR_INIT;
     bool clash = change->has_cache && blk_options_has_group(options, "cache");
     struct blk_cache_mode *cache = &change->cache;
-    bool read_only = change->read_only;
+    bool read_only = change->read_only, auto_read_only;
     int ret = 0;
 
     if (clash)
@@ -236,6 +245,7 @@ static int take_node_options(struct change *change, struct blk_options *options)
     if (ret < 0 ||
         blk_options_get_bool(options, "cache.direct", &cache->direct, &err) < 0 ||
         blk_options_get_bool(options, "cache.no-flush", &cache->no_flush, &err) < 0 ||
+        blk_options_get_bool(options, "auto-read-only", &auto_read_only, &err) < 0 ||
         blk_options_get_bool(options, "read-only", &read_only, &err) < 0)
         return io_report_error(&err);
 
@@ -263,19 +273,20 @@ static int reopen_from_words(struct io_session *session, struct blk_options *opt
     if (optind < argc)
         return io_misuse(argv[0], "takes options only");
     if (change.read_only && change.writable)
-        return io_misuse(argv[0], "-r and -w exclude each other");
+        return io_misuse(argv[0], "Only one -r/-w option may be given");
     int ret = take_node_options(&change, options);
     if (ret < 0)
         return ret;
 
-    struct blk_change node_change = {
-        .node = session->node,
-        .writable = change.writable || (!change.read_only && blk_is_writable(session->node)),
-        .cache = change.cache,
-        .options = options,
+    bool writable = change.writable || (!change.read_only && blk_is_writable(session->node));
+    struct blk_change changes[] = {
+        { .node = session->node, .writable = writable, .cache = change.cache },
+        { .node = session->image, .writable = writable, .cache = change.cache },
     };
+    size_t count = session->image == session->node ? 1 : 2;
+    changes[count - 1].options = options;
     io_pool_wait(session->pool); /* a request may have been submitted and not begun yet */
-    ret = blk_reopen_set(&node_change, 1, &err);
+    ret = blk_reopen_set(changes, count, &err);
     return ret < 0 ? io_report_error(&err) : 0;
 }
 

@@ -25,7 +25,7 @@ static int run(int argc, char **argv);
 const struct command cmd_io = {
     .name = "io",
     .summary = "Read, write and examine an image with commands",
-    .synopsis = "[-c CMD]... [-f FMT | --image-opts] [-rnkmU] [-t CACHE] [-d DISCARD] [-i AIO] "
+    .synopsis = "[-c CMD]... [-f FMT | --image-opts] [-rsnCkmU] [-t CACHE] [-d DISCARD] [-i AIO] "
                 "[-T TRACE] [--object OBJECTDEF] [--lock-wait SECONDS] [FILE]",
     .run = run,
 };
@@ -35,15 +35,11 @@ struct args {
     struct io_open_how how;
     struct cmd_list commands;
     const char *trace;
-    bool snapshot, copy_on_read, no_cache, native_aio, misalign, version;
+    bool no_cache, native_aio, misalign, version;
 };
 
-static int check_args(const struct args *args, const struct cmd_operands *operands)
+static int check_args(const struct cmd_operands *operands)
 {
-    if (args->snapshot)
-        return report_usage(&cmd_io, "temporary overlays (-s) are not supported");
-    if (args->copy_on_read)
-        return report_usage(&cmd_io, "copy-on-read (-C) is not supported");
     if (operands->count > 1)
         return report_usage(&cmd_io, "at most one image can be given");
     return EXIT_OK;
@@ -138,8 +134,10 @@ static int run(int argc, char **argv)
         { 'i', "aio", CMD_STRING, &args.how.aio, "MODE",
           "threads, native or io_uring: accepted; threads are used" },
         { 'T', "trace", CMD_STRING, &args.trace, "SPEC", "accepted; nothing is traced" },
-        { 's', "snapshot", CMD_FLAG, &args.snapshot, NULL, "refused: there is no overlay" },
-        { 'C', "copy-on-read", CMD_FLAG, &args.copy_on_read, NULL, "refused" },
+        { 's', "snapshot", CMD_FLAG, &args.how.snapshot, NULL,
+          "write to a temporary overlay, which is thrown away" },
+        { 'C', "copy-on-read", CMD_FLAG, &args.how.copy_on_read, NULL,
+          "keep what reads bring from backing files" },
         { 'V', "version", CMD_FLAG, &args.version, NULL, "show the version" },
         CMD_OPTIONS_END,
     };
@@ -151,7 +149,7 @@ static int run(int argc, char **argv)
         print_version();
         return EXIT_OK;
     }
-    status = check_args(&args, &operands);
+    status = check_args(&operands);
     if (status != EXIT_OK)
         return status;
     if (args.no_cache)

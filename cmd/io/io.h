@@ -30,6 +30,8 @@ struct io_session {
     struct io_pool *pool;  /* runs aio requests; idle whenever `node` changes or goes away */
     char **tags;           /* of the breakpoints that were set on `node` */
     size_t tag_count;
+    struct blk_node *image; /* `node`, or what -C has put `node` over */
+    bool temporary;        /* `node` is an overlay that is thrown away */
     uint64_t compressed_bytes; /* length of a compressed write to `node`; 0: its format has none */
     bool misalign;         /* buffers are misaligned on purpose (-m) */
     bool quit;
@@ -113,6 +115,8 @@ struct io_open_how {
     const struct blk_options *options; /* or NULL */
     const char *cache, *discard, *aio; /* as typed; NULL: the default */
     bool read_only;
+    bool snapshot;     /* writes go to a temporary overlay */
+    bool copy_on_read; /* what reads bring from backing files is kept */
 };
 
 /* Opens an image into the session, which has none. Errors: -errno with `err`. */
@@ -124,6 +128,21 @@ int io_session_open(struct io_session *session, const struct io_open_how *how,
  * What fails is said and recorded. Returns 0 or -EIO.
  */
 int io_session_close(struct io_session *session);
+
+/* ---- what is put over the image: over.c ---- */
+
+/*
+ * Puts a temporary overlay, or copy-on-read, over *node, whose reference passes to what *node is
+ * then. On failure *node is as before. Errors: -errno.
+ */
+int io_put_overlay(struct blk_node **node, bool read_only, struct blk_error *err);
+int io_put_copy_on_read(struct blk_node **node, struct blk_error *err);
+
+/*
+ * Throws the overlay away, with what `root` has put over it. Returns the image that was below, now
+ * the caller's.
+ */
+struct blk_node *io_drop_overlay(struct blk_node *root, struct blk_node *overlay);
 
 /* ---- breakpoints: debug.c ---- */
 

@@ -14,6 +14,8 @@
 #include "cmd/common/report.h"
 #include "cmd/io/io.h"
 
+/* Where qemu-io says the same of a misused command its words are kept: scripts look for them. */
+
 int io_misuse(const char *command, const char *text, ...)
 {
     va_list args;
@@ -26,8 +28,8 @@ int io_misuse(const char *command, const char *text, ...)
 
 int io_bad_option(const char *command)
 {
-    return io_misuse(command, "option -%c is unknown or lacks its value (see 'help %s')", optopt,
-                     command);
+    return io_misuse(command, "invalid option -- '%c', or its value is missing (see 'help %s')",
+                     optopt, command);
 }
 
 int io_report_error(const struct blk_error *err)
@@ -88,17 +90,22 @@ static int check_word_count(const struct io_command *command, const char *name, 
     if (count >= least && (most < 0 || count <= most))
         return 0;
     if (most < 0)
-        return io_misuse(name, "takes at least %d arguments, not %d", least, count);
-    if (least == most)
-        return io_misuse(name, "takes %d arguments, not %d", least, count);
-    return io_misuse(name, "takes %d to %d arguments, not %d", least, most, count);
+        report_failure("io: bad argument count %d to %s, expected at least %d arguments", count,
+                       name, least);
+    else if (least == most)
+        report_failure("io: bad argument count %d to %s, expected %d arguments", count, name,
+                       least);
+    else
+        report_failure("io: bad argument count %d to %s, expected between %d and %d arguments",
+                       count, name, least, most);
+    return -EINVAL;
 }
 
 static int check_needs(const struct io_session *session, const struct io_command *command,
                        const char *name)
 {
     if (command->needs && !session->node)
-        return io_misuse(name, "no image is open (see 'help open')");
+        return io_misuse(name, "no file open, try 'help open'");
     if (command->needs & IO_NEEDS_WRITABLE && !blk_is_writable(session->node))
         return io_misuse(name, "'%s' is open read-only", session->node->name);
     return 0;
@@ -107,8 +114,10 @@ static int check_needs(const struct io_session *session, const struct io_command
 static int run_words(struct io_session *session, int argc, char **argv)
 {
     const struct io_command *command = io_command_find(argv[0]);
-    if (!command)
-        return io_misuse(argv[0], "there is no such command (see 'help')");
+    if (!command) {
+        report_failure("io: command \"%s\" not found (see 'help')", argv[0]);
+        return -EINVAL;
+    }
     int ret = check_needs(session, command, argv[0]);
     if (ret == 0)
         ret = check_word_count(command, argv[0], argc - 1);

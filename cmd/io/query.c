@@ -93,28 +93,38 @@ int io_length(struct io_session *session, int argc, char **argv)
 
 /* ---- info ---- */
 
+/* QEMU's tools name a driver twice that stands for a file name's prefix, too. */
+static void print_format_name(const struct blk_driver *driver)
+{
+    printf("format name: %s\n", driver->name);
+    if (driver->kind == BLK_PROTOCOL || driver->prefix)
+        printf("format name: %s\n", driver->name);
+}
+
 int io_info(struct io_session *session, int argc, char **argv)
 {
     (void)argc, (void)argv;
-    struct blk_node *node = session->node;
+    struct blk_node *node = session->image, *asked = node;
     struct blk_error err = BLK_ERROR_INIT;
     struct blk_info info = { .cluster_bytes = 0 };
     char cluster[64], vm_state[64];
 
     io_pool_wait(session->pool); /* get_info runs alone */
-    int ret = node->driver->get_info ? node->driver->get_info(node, &info, &err) : 0;
+    print_format_name(node->driver);
+    while (asked->driver->kind == BLK_FILTER && !asked->driver->get_info)
+        asked = blk_child(asked, BLK_ROLE_FILE);
+    int ret = asked->driver->get_info ? asked->driver->get_info(asked, &info, &err) : 0;
     if (ret < 0) {
         blk_fail_if_unset(&err, -ret, "reading what '%s' is", node->name);
         return io_report_error(&err);
     }
     io_format_bytes((double)info.cluster_bytes, cluster);
     io_format_bytes((double)info.vm_state_offset, vm_state);
-    printf("format name: %s\ncluster size: %s\nvm state offset: %s\n", node->driver->name, cluster,
-           vm_state);
-    if (info.specific) {
+    printf("cluster size: %s\nvm state offset: %s\n", cluster, vm_state);
+    if (info.specific && asked == node) {
         printf("Format specific information:\n");
         json_print_members(stdout, info.specific, 1);
-        json_decref(info.specific);
     }
+    json_decref(info.specific);
     return 0;
 }

@@ -11,6 +11,7 @@
 #include "blockcore/bytes.h"
 #include "blockcore/io.h"
 #include "blockcore/units.h"
+#include "cmd/common/report.h"
 
 /* By how much a misaligned buffer is off (-m). */
 #define MISALIGN_BYTES 16
@@ -168,9 +169,9 @@ static int check_write_options(const struct io_request *request)
     if (request->fua && (request->vmstate || request->compressed))
         return io_misuse(command, "-f excludes -b and -c");
     if (request->no_fallback && !request->zero)
-        return io_misuse(command, "-n is for writes of zeroes (-z)");
+        return io_misuse(command, "-n requires -z to be specified");
     if (request->unmap && !request->zero)
-        return io_misuse(command, "-u is for writes of zeroes (-z)");
+        return io_misuse(command, "-u requires -z to be specified");
     if (request->zero + request->has_pattern + (request->source != NULL) > 1)
         return io_misuse(command, "-z, -P and -s exclude each other");
     return 0;
@@ -308,4 +309,22 @@ void io_request_report(const struct io_request *request, const char *verb, uint6
 {
     if (!request->quiet)
         io_print_report(verb, nanoseconds, request->offset, request->bytes, request->compact);
+}
+
+/* Whether the error says more than the result line; not of a request that cannot succeed. */
+static bool is_worth_saying(const struct blk_node *node, const struct io_request *request,
+                            const struct blk_error *err)
+{
+    return err->code && err->code != ENOTSUP && strcmp(err->why, strerror(err->code)) != 0 &&
+           (request->vmstate || range_within(request->offset, request->bytes, blk_size(node)));
+}
+
+void io_request_failed(const struct blk_node *node, const struct io_request *request,
+                       const char *what, int ret, const struct blk_error *err)
+{
+    flockfile(stdout);
+    printf("%s failed: %s\n", what, strerror(-ret));
+    if (is_worth_saying(node, request, err))
+        report_error(err);
+    funlockfile(stdout);
 }

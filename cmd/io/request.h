@@ -68,6 +68,13 @@ unsigned io_request_flags(const struct io_request *request);
  */
 int io_request_report_read(const struct io_request *request, uint64_t nanoseconds);
 
+/*
+ * "WHAT failed: ..." of a request that failed with `ret`. What is known beyond that, such as the
+ * damage that a read has met, goes to standard error. Safe on any thread.
+ */
+void io_request_failed(const struct blk_node *node, const struct io_request *request,
+                       const char *what, int ret, const struct blk_error *err);
+
 /* The report of a write (verb "wrote") or discard. Safe on any thread. */
 void io_request_report(const struct io_request *request, const char *verb, uint64_t nanoseconds);
 

@@ -38,8 +38,8 @@ struct blkdebug {
     struct blkdebug_breaks breaks;
 
     /*
-     * Zeroing and discarding: what is not a multiple of the unit is refused, longer than max is
-     * split.
+     * Zeroing: what is not a multiple of the unit is refused. Discarding: it is a request of its
+     * own. Longer than max is split. A unit need not be a power of two.
      */
     uint64_t zero_unit, max_zero_bytes;
     uint64_t discard_unit, max_discard_bytes;
@@ -120,6 +120,35 @@ static int get_limit(struct blk_options *options, const char *key, uint64_t unit
     return 0;
 }
 
+/* What the file discards at once, 1 if it does not say: a piece is a multiple of it, as in QEMU. */
+static int file_discard_unit(const struct blk_node *node, uint64_t *unit, struct blk_error *err)
+{
+    struct blk_node *format = blk_skip_filters(file_of(node));
+    struct blk_info info = { .cluster_bytes = 0 };
+    int ret = format->driver->get_info ? format->driver->get_info(format, &info, err) : 0;
+
+    json_decref(info.specific);
+    *unit = u64_max(info.cluster_bytes, 1);
+    return ret;
+}
+
+/* The option max-discard, cut down to whole units of what is discarded. */
+static int read_max_discard(struct blk_node *node, struct blk_options *options,
+                            uint64_t opt_discard, struct blk_error *err)
+{
+    struct blkdebug *debug = node->state;
+    uint64_t below = 1;
+    int ret = get_limit(options, "max-discard", debug->discard_unit, &debug->max_discard_bytes,
+                        err);
+    if (ret == 0 && debug->max_discard_bytes && !opt_discard)
+        ret = file_discard_unit(node, &below, err);
+    if (ret < 0 || debug->max_discard_bytes < below)
+        return ret;
+    debug->discard_unit = u64_max(debug->discard_unit, below);
+    debug->max_discard_bytes = round_down(debug->max_discard_bytes, debug->discard_unit);
+    return 0;
+}
+
 static int read_limits(struct blk_node *node, struct blk_options *options, struct blk_error *err)
 {
     struct blkdebug *debug = node->state;
@@ -141,7 +170,7 @@ static int read_limits(struct blk_node *node, struct blk_options *options, struc
     node->limits = (struct blk_limits){
         .request_alignment = (uint32_t)align,
         .memory_alignment = file->memory_alignment,
-        .zero_alignment = opt_zero ? (uint32_t)opt_zero : file->zero_alignment,
+        .zero_alignment = (uint32_t)opt_zero,
         .max_transfer = max_transfer ? max_transfer : file->max_transfer,
     };
     debug->zero_unit = u64_max(align, opt_zero);
@@ -149,7 +178,7 @@ static int read_limits(struct blk_node *node, struct blk_options *options, struc
     ret = get_limit(options, "max-write-zero", debug->zero_unit, &debug->max_zero_bytes, err);
     if (ret < 0)
         return ret;
-    return get_limit(options, "max-discard", debug->discard_unit, &debug->max_discard_bytes, err);
+    return read_max_discard(node, options, opt_discard, err);
 }
 
 /*
@@ -273,7 +302,7 @@ static int blkdebug_write_zeroes(struct blk_node *node, uint64_t offset, uint64_
     const struct blkdebug *debug = node->state;
     uint64_t end = offset + bytes;
 
-    if ((offset | bytes) % debug->zero_unit)
+    if (offset % debug->zero_unit || bytes % debug->zero_unit)
         return -ENOTSUP;
     for (uint64_t piece; offset < end; offset += piece) {
         piece = piece_of(end - offset, debug->max_zero_bytes);
@@ -291,11 +320,16 @@ static int blkdebug_discard(struct blk_node *node, uint64_t offset, uint64_t byt
                             struct blk_error *err)
 {
     const struct blkdebug *debug = node->state;
-    uint64_t end = round_down(offset + bytes, debug->discard_unit);
+    uint64_t end = offset + bytes, unit = debug->discard_unit;
 
-    offset = round_up(offset, debug->discard_unit);
     for (uint64_t piece; offset < end; offset += piece) {
-        piece = piece_of(end - offset, debug->max_discard_bytes);
+        /* Head and tail, which are no whole units, are requests of their own, as in QEMU. */
+        piece = end - offset;
+        if (offset % unit)
+            piece = u64_min(piece, unit - offset % unit);
+        else if (piece > unit)
+            piece = round_down(piece, unit);
+        piece = piece_of(piece, debug->max_discard_bytes);
         int ret = check_request(node, BLKDEBUG_DISCARD, offset, piece);
         if (ret == 0)
             ret = blk_child_discard(file_of(node), offset, piece, err);

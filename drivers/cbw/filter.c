@@ -4,18 +4,23 @@
  * through.
  *
  * Options, as QEMU's: file, target, on-cbw-error (break-guest-write or break-snapshot), cbw-timeout
- * (seconds, 0: without limit). The target is written as far as writes need it. A flush of the
- * filter does not flush it: no guest depends on it; it is flushed when it is closed.
+ * (seconds, 0: without limit), min-cluster-size (what is saved at once at least). The target is
+ * written as far as writes need it. A flush of the filter does not flush it: no guest depends on
+ * it; it is flushed when it is closed.
  */
 #include <errno.h>
 #include <string.h>
 
+#include "blockcore/bytes.h"
 #include "blockcore/cbw.h"
 #include "blockcore/io.h"
 #include "blockcore/open.h"
 #include "blockcore/options.h"
 #include "blockcore/reopen.h"
 #include "drivers/drivers.h"
+
+/* Each save has a cluster in memory. */
+#define MAX_MIN_CLUSTER_BYTES (64 * MIB)
 
 static struct blk_node *file_of(const struct blk_node *node)
 {
@@ -51,6 +56,15 @@ static int read_timeout(struct blk_options *options, uint64_t *ms, struct blk_er
     return 0;
 }
 
+static int read_min_cluster(struct blk_options *options, uint64_t *bytes, struct blk_error *err)
+{
+    int ret = blk_options_get_size(options, "min-cluster-size", bytes, err);
+    if (ret < 0 || !*bytes || (is_power_of_two(*bytes) && *bytes <= MAX_MIN_CLUSTER_BYTES))
+        return ret;
+    return blk_fail_why(err, EINVAL, "it must be a power of two up to 64 MiB",
+                        "option 'min-cluster-size' is %llu", (unsigned long long)*bytes);
+}
+
 static int read_params(struct blk_options *options, struct blk_cbw_params *params,
                        struct blk_error *err)
 {
@@ -58,7 +72,9 @@ static int read_params(struct blk_options *options, struct blk_cbw_params *param
         return blk_fail_why(err, ENOTSUP, "a filter that is given by options saves everything",
                             "option 'bitmap' of copy-before-write");
     int ret = read_on_error(options, &params->on_error, err);
-    return ret < 0 ? ret : read_timeout(options, &params->timeout_ms, err);
+    if (ret == 0)
+        ret = read_timeout(options, &params->timeout_ms, err);
+    return ret < 0 ? ret : read_min_cluster(options, &params->min_cluster_bytes, err);
 }
 
 static int open_target(struct blk_node *node, struct blk_options *options, struct blk_error *err)

@@ -290,8 +290,7 @@ static int qcow2_get_info(struct blk_node *node, struct blk_info *info, struct b
     info->corrupt = header->incompatible & QCOW2_INCOMPAT_CORRUPT;
     info->encrypted = header->crypt != QCOW2_CRYPT_NONE;
     info->has_snapshots = true;
-    info->vm_state_offset = qcow2_l1_entries_for(header->size, s->cluster_bits, s->extended) *
-                            s->l2_entries * s->cluster_bytes;
+    info->vm_state_offset = qcow2_vm_state_offset(node);
     info->specific_type = "qcow2";
     json_t *specific = info->specific = json_object();
     json_object_set_new(specific, "compat", json_string(header->version < 3 ? "0.10" : "1.1"));
@@ -414,6 +413,8 @@ const struct blk_driver blk_driver_qcow2 = {
     .snapshot_apply = qcow2_snapshot_apply,
     .snapshot_delete = qcow2_snapshot_delete,
     .snapshot_load = qcow2_snapshot_load,
+    .vm_state_read = qcow2_vm_state_read,
+    .vm_state_write = qcow2_vm_state_write,
     .bitmaps_load = qcow2_bitmaps_load,
     .bitmaps_track = qcow2_bitmaps_track,
     .bitmaps_can_create = qcow2_bitmaps_can_create,

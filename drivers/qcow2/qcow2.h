@@ -17,11 +17,13 @@
  *   shadow.c       a whole new refcount structure beside the live one (shadow.h, C8)
  *   qcow2.c        the driver table, open, close, info
  * on top of these: check.c repair.c snapshot.c create.c amend.c measure.c compress.c
+ * vm_state.c
  *
  * Locks, in the order in which they are taken:
- *   1. node->ranges    guest ranges. Shared: reads and writes in place. Exclusive, in whole
- *                      clusters: whatever changes a mapping. So no cluster is freed under a
- *                      request that looked it up.
+ *   1. node->ranges    guest ranges. Read: reads. Shared: writes in place. Update, in whole
+ *                      clusters: writes that allocate, which keep out all but reads until they
+ *                      change the mapping. Exclusive: all else that changes one. So no cluster is
+ *                      freed under a request that looked it up.
  *   2. commit_mutex    one epoch is committed at a time; held during its I/O.
  *   3. lock            the tables in memory. Lookups hold it for reading, changes for writing;
  *                      guest data is never moved under it. Tables missing from the cache are
@@ -582,8 +584,8 @@ int qcow2_block_status(struct blk_node *node, uint64_t offset, uint64_t bytes, u
 int qcow2_pread(struct blk_node *node, uint64_t offset, uint64_t bytes, void *buf,
                 struct blk_error *err);
 /*
- * Reads without taking the range; bytes past the virtual size are zeroes. For whoever holds the
- * range.
+ * Reads without taking the range; bytes between the virtual size and the machine's state are
+ * zeroes. For whoever holds the range.
  */
 int qcow2_read_held(struct blk_node *node, uint64_t offset, uint64_t bytes, void *buf,
                     struct blk_error *err);
@@ -625,7 +627,20 @@ int qcow2_zero_behind(struct blk_node *node, uint64_t offset, uint64_t bytes,
 int qcow2_write_compressed(struct blk_node *node, uint64_t offset, uint64_t bytes, const void *buf,
                            struct blk_error *err);
 
+/* ---- vm_state.c ---- */
+
+/* Where the machine's state begins: a guest offset behind the disk. */
+uint64_t qcow2_vm_state_offset(const struct blk_node *node);
+/* Run alone: writing may move the L1 table. */
+int qcow2_vm_state_read(struct blk_node *node, uint64_t offset, uint64_t bytes, void *buf,
+                        struct blk_error *err);
+int qcow2_vm_state_write(struct blk_node *node, uint64_t offset, uint64_t bytes, const void *buf,
+                         struct blk_error *err);
+
 /* ---- resize.c ---- */
+
+/* Gives the active L1 table at least so many entries. Runs alone. */
+int qcow2_grow_l1(struct blk_node *node, uint64_t entries, struct blk_error *err);
 
 int qcow2_truncate(struct blk_node *node, uint64_t size, enum blk_prealloc prealloc, bool exact,
                    struct blk_error *err);

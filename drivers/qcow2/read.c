@@ -1,7 +1,7 @@
 /*
  * Reading: each uniform range from where it is.
  *
- * A request holds its guest range shared, so that no cluster it looked up is freed or replaced
+ * A request holds its guest range, so that no cluster it looked up is freed or replaced
  * meanwhile.
  */
 #include <errno.h>
@@ -15,7 +15,8 @@ static int read_backing(struct blk_node *node, uint64_t offset, uint64_t bytes, 
                         struct blk_error *err)
 {
     struct blk_node *backing = blk_child(node, BLK_ROLE_BACKING);
-    uint64_t size = backing ? blk_size(backing) : 0;
+    /* Behind the disk is the machine's state, which has no backing file. */
+    uint64_t size = backing && offset < blk_size(node) ? blk_size(backing) : 0;
     uint64_t inside = offset < size ? u64_min(bytes, size - offset) : 0;
 
     memset((uint8_t *)buf + inside, 0, bytes - inside);
@@ -94,19 +95,31 @@ static int read_mapped(struct blk_node *node, uint64_t offset, const struct qcow
     return 0;
 }
 
+/*
+ * How much of the range belongs to the disk or to the machine's state behind it. Between the two
+ * nothing is mapped; a request that begins there is the end of the disk's last cluster.
+ */
+static uint64_t mapped_bytes(const struct blk_node *node, uint64_t offset, uint64_t bytes)
+{
+    uint64_t size = blk_size(node);
+    if (offset < size)
+        return u64_min(bytes, size - offset);
+    return offset >= qcow2_vm_state_offset(node) ? bytes : 0;
+}
+
 int qcow2_read_held(struct blk_node *node, uint64_t offset, uint64_t bytes, void *buf,
                     struct blk_error *err)
 {
-    uint64_t size = blk_size(node);
     uint8_t *to = buf;
 
     while (bytes) {
-        if (offset >= size) {
+        uint64_t mapped = mapped_bytes(node, offset, bytes);
+        if (!mapped) {
             memset(to, 0, bytes);
             return 0;
         }
         struct qcow2_mapping mapping;
-        int ret = qcow2_map(node, offset, u64_min(bytes, size - offset), &mapping, err);
+        int ret = qcow2_map(node, offset, mapped, &mapping, err);
         if (ret == 0)
             ret = read_mapped(node, offset, &mapping, to, err);
         if (ret < 0)
@@ -125,7 +138,7 @@ int qcow2_is_known_zero(struct blk_node *node, uint64_t offset, uint64_t bytes, 
     uint64_t backing_end = backing ? blk_size(backing) : node->backing_name ? UINT64_MAX : 0;
     uint64_t size = blk_size(node);
 
-    bytes = offset < size ? u64_min(bytes, size - offset) : 0;
+    bytes = mapped_bytes(node, offset, bytes);
     for (*zero = true; bytes && *zero;) {
         struct qcow2_mapping mapping;
         int ret = qcow2_map(node, offset, bytes, &mapping, err);
@@ -133,7 +146,7 @@ int qcow2_is_known_zero(struct blk_node *node, uint64_t offset, uint64_t bytes, 
             return ret;
         bool nothing = mapping.kind == QCOW2_UNALLOCATED || mapping.kind == QCOW2_UNALLOCATED_HOST;
         *zero = mapping.kind == QCOW2_ZERO || mapping.kind == QCOW2_ZERO_HOST ||
-                (nothing && offset >= backing_end);
+                (nothing && (offset >= backing_end || offset >= size));
         offset += mapping.bytes;
         bytes -= mapping.bytes;
     }
@@ -144,7 +157,7 @@ int qcow2_pread(struct blk_node *node, uint64_t offset, uint64_t bytes, void *bu
                 struct blk_error *err)
 {
     struct blk_range range;
-    blk_range_take_shared(&node->ranges, &range, offset, bytes, 1);
+    blk_range_take_read(&node->ranges, &range, offset, bytes, 1);
     int ret = qcow2_read_held(node, offset, bytes, buf, err);
     blk_range_release(&node->ranges, &range);
     return ret;

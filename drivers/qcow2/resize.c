@@ -99,16 +99,17 @@ static int load_l1(struct blk_node *node, struct blk_error *err)
     return ret;
 }
 
-static int grow_l1(struct blk_node *node, uint64_t entries, struct blk_error *err)
+int qcow2_grow_l1(struct blk_node *node, uint64_t entries, struct blk_error *err)
 {
     struct qcow2_state *s = qcow2_state(node);
-    if (entries <= s->l1_entries)
-        return 0;
+    int ret = load_l1(node, err);
+    if (ret < 0 || entries <= s->l1_entries)
+        return ret;
     if (entries > QCOW2_MAX_L1_BYTES / 8)
         return blk_fail_why(err, EFBIG, "its L1 table would become too large", "resizing '%s'",
                             node->name);
     /* The table is copied as it is: it must not change between here and the switch. */
-    int ret = qcow2_settle(node, err);
+    ret = qcow2_settle(node, err);
     if (ret < 0)
         return ret;
     uint64_t *table = calloc(entries, sizeof(*table));
@@ -154,14 +155,14 @@ static int free_l2(struct blk_node *node, uint64_t table, enum qcow2_free_why wh
     return 0;
 }
 
-/* Empties the L1 entries from `first` on. */
-static int clear_l1(struct blk_node *node, uint64_t first, struct blk_error *err)
+/* Empties the L1 entries from `first` to `end`. */
+static int clear_l1(struct blk_node *node, uint64_t first, uint64_t end, struct blk_error *err)
 {
     struct qcow2_state *s = qcow2_state(node);
     int ret = 0;
 
     blk_event(qcow2_file(node), BLK_EVENT_L1_SHRINK_WRITE_TABLE);
-    for (uint64_t i = first; i < s->l1_entries && ret == 0; i++) {
+    for (uint64_t i = first; i < end && ret == 0; i++) {
         uint64_t table = s->l1[i] & QCOW2_ENTRY_OFFSET;
         if (!table)
             continue;
@@ -178,10 +179,17 @@ static int clear_l1(struct blk_node *node, uint64_t first, struct blk_error *err
     return ret;
 }
 
-/* Takes away all mappings behind `size`, up to the end of L1. */
-static int clear_behind(struct blk_node *node, uint64_t size, struct blk_error *err)
+/*
+ * Takes away all mappings behind the smaller of two sizes, between which the disk changes; a
+ * machine's state only where its place changes with the disk's size.
+ */
+static int clear_behind(struct blk_node *node, uint64_t size, uint64_t larger,
+                        struct blk_error *err)
 {
     struct qcow2_state *s = qcow2_state(node);
+    uint64_t state = qcow2_l1_entries_for(larger, s->cluster_bits, s->extended);
+    bool stays = state == qcow2_l1_entries_for(size, s->cluster_bits, s->extended);
+    uint64_t end = stays ? u64_min(state, s->l1_entries) : s->l1_entries;
     uint64_t per_table = (uint64_t)s->l2_entries << s->cluster_bits;
     uint64_t start = round_up(size, s->cluster_bytes);
     uint64_t whole = div_round_up(start, per_table);
@@ -189,7 +197,7 @@ static int clear_behind(struct blk_node *node, uint64_t size, struct blk_error *
     int ret = 0;
     if (start < whole * per_table && whole <= s->l1_entries)
         ret = qcow2_unmap(node, start, whole * per_table - start, QCOW2_FREE_SHRINK, err);
-    return ret < 0 ? ret : clear_l1(node, whole, err);
+    return ret < 0 ? ret : clear_l1(node, whole, end, err);
 }
 
 /* ---- the end of the file ---- */
@@ -281,9 +289,9 @@ static int grow(struct blk_node *node, uint64_t old_size, uint64_t size,
     struct qcow2_state *s = qcow2_state(node);
     int ret = load_l1(node, err);
     if (ret == 0)
-        ret = clear_behind(node, old_size, err);
+        ret = clear_behind(node, old_size, size, err);
     if (ret == 0)
-        ret = grow_l1(node, qcow2_l1_entries_for(size, s->cluster_bits, s->extended), err);
+        ret = qcow2_grow_l1(node, qcow2_l1_entries_for(size, s->cluster_bits, s->extended), err);
     if (ret == 0)
         ret = zero_old_end(node, old_size, err);
     if (ret == 0)
@@ -321,11 +329,12 @@ static int switch_size(struct blk_node *node, uint64_t size, struct blk_error *e
 static int shrink(struct blk_node *node, uint64_t size, struct blk_error *err)
 {
     const struct qcow2_state *s = qcow2_state(node);
+    uint64_t old_size = blk_size(node);
     int ret = load_l1(node, err);
     if (ret == 0)
         ret = switch_size(node, size, err);
     if (ret == 0)
-        ret = clear_behind(node, size, err);
+        ret = clear_behind(node, size, old_size, err);
     if (ret == 0)
         ret = qcow2_settle(node, err);
     /* What a snapshot may still need stays. */

@@ -8,10 +8,11 @@
  *   kept       the host clusters are there, but read as zeroes or partly as the backing file;
  *   new        there are none, or they are shared or compressed: a run of free clusters is taken.
  *
- * For the last two the range is held exclusively in whole clusters: (1) under the lock the place
- * is chosen; (2) without it data and whatever of the (sub)clusters' old content surrounds it are
- * written there; (3) under the lock the mapping is changed. So a mapping never shows data that
- * has not been written (C2), and a failure before (3) leaves what was there.
+ * For the last two the range is held in whole clusters, against all but readers: (1) under the lock
+ * the place is chosen; (2) without it data and whatever of the (sub)clusters' old content surrounds
+ * it are written there; (3) when no reader is there any more, the mapping is changed under the
+ * lock. So a mapping never shows data that has not been written (C2), a failure before (3) leaves
+ * what was there, and a cluster that is left behind is not being read when it is freed (C3).
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -388,8 +389,8 @@ static int link_run(struct blk_node *node, const struct run *run, struct blk_err
     return ret;
 }
 
-static int write_held(struct blk_node *node, struct run *run, const struct payload *payload,
-                      struct blk_error *err)
+static int write_held(struct blk_node *node, struct run *run, struct blk_range *range,
+                      const struct payload *payload, struct blk_error *err)
 {
     struct qcow2_state *s = qcow2_state(node);
     qcow2_lock(s);
@@ -400,6 +401,7 @@ static int write_held(struct blk_node *node, struct run *run, const struct paylo
 
     ret = write_run(node, run, payload, err);
     if (ret == 0 && run->way != IN_PLACE) {
+        blk_range_upgrade(&node->ranges, range);
         qcow2_lock(s);
         ret = link_run(node, run, err);
         qcow2_unlock(s);
@@ -427,8 +429,8 @@ static int write_allocating(struct blk_node *node, uint64_t offset, uint64_t byt
         .to = offset + bytes,
     };
     struct blk_range range;
-    blk_range_take(&node->ranges, &range, offset, bytes, s->cluster_bytes);
-    ret = write_held(node, &run, payload, err);
+    blk_range_take_update(&node->ranges, &range, offset, bytes, s->cluster_bytes);
+    ret = write_held(node, &run, &range, payload, err);
     blk_range_release(&node->ranges, &range);
     *done = run.to - run.from;
     return ret;

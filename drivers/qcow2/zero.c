@@ -1,8 +1,9 @@
 /*
  * write_zeroes and discard: marking instead of writing.
  *
- * Both work on whole clusters (write_zeroes with extended L2: subclusters). Parts of them are
- * left to the caller, which writes zeroes as data, unless they are known to be zero anyway.
+ * Both work on whole clusters (write_zeroes with extended L2: subclusters). Zeroes in a part of one
+ * that holds no data and reads as zeroes around them make it all zeroes, as in QEMU; other parts
+ * are left to the caller, which writes zeroes as data.
  */
 #include <errno.h>
 
@@ -111,22 +112,30 @@ static int zero_data_file(struct blk_node *node, const struct zeroing *zeroing, 
     return s->data_file && zeroing->unmap ? blk_child_discard(data, offset, bytes, err) : 0;
 }
 
-/* Zeroes what one slice maps. */
+/* Zeroes what one slice maps. For whoever holds the range. */
+static int zero_held(struct blk_node *node, struct zeroing zeroing, uint64_t offset,
+                     uint64_t bytes, struct blk_error *err)
+{
+    struct qcow2_state *s = qcow2_state(node);
+
+    int ret = zero_data_file(node, &zeroing, offset, bytes, err);
+    if (ret < 0)
+        return ret;
+    /* Where the data file must agree with the guest, its clusters stay mapped. */
+    zeroing.unmap = zeroing.unmap && !s->data_file_raw;
+    qcow2_lock(s);
+    ret = zero_in_slice(node, &zeroing, offset, offset + bytes, err);
+    qcow2_unlock(s);
+    return ret;
+}
+
 static int zero_piece(struct blk_node *node, struct zeroing zeroing, uint64_t offset,
                       uint64_t bytes, struct blk_error *err)
 {
-    struct qcow2_state *s = qcow2_state(node);
     struct blk_range range;
 
-    blk_range_take(&node->ranges, &range, offset, bytes, s->cluster_bytes);
-    int ret = zero_data_file(node, &zeroing, offset, bytes, err);
-    if (ret == 0) {
-        /* Where the data file must agree with the guest, its clusters stay mapped. */
-        zeroing.unmap = zeroing.unmap && !s->data_file_raw;
-        qcow2_lock(s);
-        ret = zero_in_slice(node, &zeroing, offset, offset + bytes, err);
-        qcow2_unlock(s);
-    }
+    blk_range_take(&node->ranges, &range, offset, bytes, qcow2_state(node)->cluster_bytes);
+    int ret = zero_held(node, zeroing, offset, bytes, err);
     blk_range_release(&node->ranges, &range);
     return ret;
 }
@@ -154,6 +163,84 @@ static int zero_units(struct blk_node *node, struct zeroing zeroing, uint64_t of
     return ret;
 }
 
+/* ---- parts of (sub)clusters ---- */
+
+/* Whether the range reads as zeroes as far as all layers and their files know without reading. */
+static int reads_as_zeroes(struct blk_node *node, uint64_t offset, uint64_t end, bool *zero,
+                           struct blk_error *err)
+{
+    end = u64_min(end, blk_size(node));
+    for (*zero = true; offset < end && *zero;) {
+        struct blk_extent extent;
+        int ret = blk_child_block_status_above(node, NULL, offset, end - offset, BLK_WANT_ZERO,
+                                               &extent, err);
+        if (ret < 0)
+            return ret;
+        *zero = extent.flags & BLK_EXT_ZERO;
+        offset += extent.bytes;
+    }
+    return 0;
+}
+
+/*
+ * Whether zeroes in [offset, end) make all of the subcluster at `start` zeroes, with no data of its
+ * own that would have to be given up for it. The range is held.
+ */
+static int completes_zeroes(struct blk_node *node, uint64_t start, uint64_t offset, uint64_t end,
+                            bool *complete, struct blk_error *err)
+{
+    uint64_t subcluster = qcow2_state(node)->subcluster_bytes;
+    struct qcow2_mapping mapping;
+
+    *complete = false;
+    int ret = qcow2_map(node, start, subcluster, &mapping, err);
+    if (ret < 0 || mapping.kind == QCOW2_DATA || mapping.kind == QCOW2_COMPRESSED)
+        return ret;
+    ret = reads_as_zeroes(node, start, offset, complete, err);
+    if (ret == 0 && *complete)
+        ret = reads_as_zeroes(node, end, start + subcluster, complete, err);
+    return ret;
+}
+
+/* Zeroes a part of one subcluster. -ENOTSUP: data must be written. */
+static int zero_part(struct blk_node *node, struct zeroing zeroing, uint64_t offset, uint64_t end,
+                     struct blk_error *err)
+{
+    const struct qcow2_state *s = qcow2_state(node);
+    uint64_t start = round_down(offset, s->subcluster_bytes);
+    struct blk_range range;
+    bool complete;
+
+    int ret = qcow2_check_poison(node, err);
+    if (ret == 0)
+        ret = qcow2_relieve(node, err);
+    if (ret < 0)
+        return ret;
+    blk_range_take(&node->ranges, &range, start, s->subcluster_bytes, s->cluster_bytes);
+    ret = completes_zeroes(node, start, offset, end, &complete, err);
+    if (ret == 0 && !complete)
+        ret = -ENOTSUP;
+    if (ret == 0)
+        ret = zero_held(node, zeroing, start, s->subcluster_bytes, err);
+    blk_range_release(&node->ranges, &range);
+    return ret;
+}
+
+/* Version 2 cannot mark zeroes: what is zero already stays. */
+static int zero_unmarked(struct blk_node *node, uint64_t offset, uint64_t bytes,
+                         struct blk_error *err)
+{
+    struct blk_range range;
+    bool zero;
+
+    blk_range_take_read(&node->ranges, &range, offset, bytes, 1);
+    int ret = qcow2_is_known_zero(node, offset, bytes, &zero, err);
+    blk_range_release(&node->ranges, &range);
+    return ret == 0 && !zero ? -ENOTSUP : ret;
+}
+
+/* ---- the operations ---- */
+
 int qcow2_write_zeroes(struct blk_node *node, uint64_t offset, uint64_t bytes, unsigned flags,
                        struct blk_error *err)
 {
@@ -163,15 +250,13 @@ int qcow2_write_zeroes(struct blk_node *node, uint64_t offset, uint64_t bytes, u
                                                     : offset + bytes;
     struct zeroing zeroing = { .unmap = flags & BLK_REQ_MAY_UNMAP };
 
-    if (s->header.version >= 3 && (offset | end) % s->subcluster_bytes == 0)
+    if (s->header.version < 3)
+        return zero_unmarked(node, offset, bytes, err);
+    if (offset % s->subcluster_bytes == 0 && end % s->subcluster_bytes == 0)
         return zero_units(node, zeroing, offset, end - offset, err);
-
-    bool zero;
-    struct blk_range range;
-    blk_range_take_shared(&node->ranges, &range, offset, bytes, 1);
-    int ret = qcow2_is_known_zero(node, offset, bytes, &zero, err);
-    blk_range_release(&node->ranges, &range);
-    return ret == 0 && !zero ? -ENOTSUP : ret;
+    if (round_down(offset, s->subcluster_bytes) != round_down(end - 1, s->subcluster_bytes))
+        return -ENOTSUP; /* blockcore cuts at zero_alignment: this does not happen */
+    return zero_part(node, zeroing, offset, end, err);
 }
 
 int qcow2_zero_behind(struct blk_node *node, uint64_t offset, uint64_t bytes,

@@ -11,7 +11,7 @@
 struct taker {
     struct blk_range_lock *lock;
     uint64_t offset, bytes, alignment;
-    bool shared;
+    enum blk_range_mode mode;
     atomic_bool took, let_go;
     pthread_t thread;
 };
@@ -20,10 +20,14 @@ static void *take(void *argument)
 {
     struct taker *t = argument;
     struct blk_range range;
-    if (t->shared)
-        blk_range_take_shared(t->lock, &range, t->offset, t->bytes, t->alignment);
-    else
-        blk_range_take(t->lock, &range, t->offset, t->bytes, t->alignment);
+    static void (*const take_as[])(struct blk_range_lock *, struct blk_range *, uint64_t, uint64_t,
+                                   uint64_t) = {
+        [BLK_RANGE_READ] = blk_range_take_read,
+        [BLK_RANGE_SHARED] = blk_range_take_shared,
+        [BLK_RANGE_UPDATE] = blk_range_take_update,
+        [BLK_RANGE_EXCLUSIVE] = blk_range_take,
+    };
+    take_as[t->mode](t->lock, &range, t->offset, t->bytes, t->alignment);
     t->took = true;
     while (!t->let_go)
         usleep(500);
@@ -74,40 +78,109 @@ static bool both_hold(struct taker first, struct taker second)
     return both;
 }
 
-#define RANGE(at, length, unit, is_shared) \
-    ((struct taker){ .offset = at, .bytes = length, .alignment = unit, .shared = is_shared })
+#define RANGE(at, length, unit, how) \
+    ((struct taker){ .offset = at, .bytes = length, .alignment = unit, .mode = BLK_RANGE_##how })
 
 TEST(who_excludes_whom)
 {
-    CHECK(!both_hold(RANGE(0, 10, 1, false), RANGE(9, 1, 1, false)));
-    CHECK(!both_hold(RANGE(0, 10, 1, false), RANGE(9, 1, 1, true)));
-    CHECK(!both_hold(RANGE(0, 10, 1, true), RANGE(9, 1, 1, false)));
-    CHECK(both_hold(RANGE(0, 10, 1, true), RANGE(9, 1, 1, true)));
-    CHECK(both_hold(RANGE(0, 10, 1, false), RANGE(10, 1, 1, false)));
+    CHECK(!both_hold(RANGE(0, 10, 1, EXCLUSIVE), RANGE(9, 1, 1, EXCLUSIVE)));
+    CHECK(!both_hold(RANGE(0, 10, 1, EXCLUSIVE), RANGE(9, 1, 1, SHARED)));
+    CHECK(!both_hold(RANGE(0, 10, 1, SHARED), RANGE(9, 1, 1, EXCLUSIVE)));
+    CHECK(both_hold(RANGE(0, 10, 1, SHARED), RANGE(9, 1, 1, SHARED)));
+    CHECK(both_hold(RANGE(0, 10, 1, EXCLUSIVE), RANGE(10, 1, 1, EXCLUSIVE)));
+}
+
+TEST(readers_wait_for_changes_only)
+{
+    CHECK(both_hold(RANGE(0, 10, 1, READ), RANGE(9, 1, 1, READ)));
+    CHECK(both_hold(RANGE(0, 10, 1, READ), RANGE(9, 1, 1, SHARED)));
+    CHECK(both_hold(RANGE(0, 10, 1, UPDATE), RANGE(9, 1, 1, READ)));
+    CHECK(!both_hold(RANGE(0, 10, 1, READ), RANGE(9, 1, 1, EXCLUSIVE)));
+    CHECK(!both_hold(RANGE(0, 10, 1, UPDATE), RANGE(9, 1, 1, SHARED)));
+    CHECK(!both_hold(RANGE(0, 10, 1, UPDATE), RANGE(9, 1, 1, UPDATE)));
+}
+
+static void *upgrade(void *argument)
+{
+    struct taker *t = argument;
+    struct blk_range range;
+    blk_range_take_update(t->lock, &range, t->offset, t->bytes, t->alignment);
+    blk_range_upgrade(t->lock, &range);
+    t->took = true;
+    while (!t->let_go)
+        usleep(500);
+    blk_range_release(t->lock, &range);
+    return NULL;
+}
+
+TEST(an_upgrade_waits_for_readers_and_keeps_others_out)
+{
+    struct blk_range_lock lock;
+    struct taker first = RANGE(0, 10, 1, READ), change = RANGE(0, 10, 1, UPDATE),
+                 late = RANGE(5, 1, 1, READ);
+    blk_range_lock_init(&lock);
+    first.lock = change.lock = late.lock = &lock;
+    start(&first);
+    pthread_create(&change.thread, NULL, upgrade, &change);
+    usleep(5000);
+    CHECK(!change.took);
+    start(&late);
+    CHECK(!late.took);
+    finish(&first);
+    usleep(5000);
+    CHECK(change.took && !late.took);
+    finish(&change);
+    finish(&late);
+    CHECK(late.took);
+    blk_range_lock_destroy(&lock);
 }
 
 TEST(ranges_are_rounded_outwards)
 {
-    CHECK(!both_hold(RANGE(100, 1, 512, false), RANGE(400, 1, 512, false)));
-    CHECK(both_hold(RANGE(100, 1, 512, false), RANGE(512, 1, 512, false)));
-    CHECK(!both_hold(RANGE(1000, BLK_RANGE_TO_END - 1000, 512, false),
-                     RANGE(UINT64_C(1) << 62, 1, 1, false)));
+    CHECK(!both_hold(RANGE(100, 1, 512, EXCLUSIVE), RANGE(400, 1, 512, EXCLUSIVE)));
+    CHECK(both_hold(RANGE(100, 1, 512, EXCLUSIVE), RANGE(512, 1, 512, EXCLUSIVE)));
+    CHECK(!both_hold(RANGE(1000, BLK_RANGE_TO_END - 1000, 512, EXCLUSIVE),
+                     RANGE(UINT64_C(1) << 62, 1, 1, EXCLUSIVE)));
 }
 
-TEST(nobody_overtakes_a_range_that_waits)
+TEST(a_range_that_waits_keeps_nobody_waiting)
 {
     struct blk_range_lock lock;
-    struct taker first = RANGE(0, 10, 1, true), writer = RANGE(0, 10, 1, false),
-                 late = RANGE(5, 1, 1, true);
+    struct taker stuck = RANGE(0, 10, 1, EXCLUSIVE), waiting = RANGE(5, 10, 1, EXCLUSIVE),
+                 writer = RANGE(12, 2, 1, EXCLUSIVE), reader = RANGE(14, 4, 1, READ);
     blk_range_lock_init(&lock);
-    first.lock = writer.lock = late.lock = &lock;
-    start(&first);
+    stuck.lock = waiting.lock = writer.lock = reader.lock = &lock;
+    start(&stuck);
+    start(&waiting);
     start(&writer);
-    start(&late);
-    CHECK(first.took && !writer.took && !late.took);
-    finish(&first);
+    start(&reader);
+    CHECK(stuck.took && !waiting.took && writer.took && reader.took);
+    finish(&stuck);
+    usleep(5000);
+    CHECK(!waiting.took); /* now it waits for those that overtook it */
     finish(&writer);
-    finish(&late);
+    finish(&reader);
+    finish(&waiting);
+    CHECK(waiting.took);
+    blk_range_lock_destroy(&lock);
+}
+
+TEST(the_first_to_wait_is_the_first_to_go_on)
+{
+    struct blk_range_lock lock;
+    struct taker holder = RANGE(0, 10, 1, EXCLUSIVE), first = RANGE(2, 4, 1, EXCLUSIVE),
+                 second = RANGE(4, 4, 1, EXCLUSIVE);
+    blk_range_lock_init(&lock);
+    holder.lock = first.lock = second.lock = &lock;
+    start(&holder);
+    start(&first);
+    start(&second);
+    finish(&holder);
+    usleep(5000);
+    CHECK(first.took && !second.took);
+    finish(&first);
+    finish(&second);
+    CHECK(second.took);
     blk_range_lock_destroy(&lock);
 }
 

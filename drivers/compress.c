@@ -1,0 +1,123 @@
+/*
+ * The compress filter: what is written through it is written compressed. It is how a caller that
+ * writes plain data (nbd, a convert into an existing target) fills a compressed image.
+ *
+ * Requests keep to whole clusters of the format below, so that blockcore widens smaller writes by
+ * reading what surrounds them. A write that finds its cluster allocated replaces it.
+ */
+#include <errno.h>
+#include <stdlib.h>
+
+#include "blockcore/bytes.h"
+#include "blockcore/io.h"
+#include "drivers/drivers.h"
+
+static struct blk_node *file_of(const struct blk_node *node)
+{
+    return blk_child(node, BLK_ROLE_FILE);
+}
+
+static int refuse(const struct blk_node *format, struct blk_error *err)
+{
+    return blk_fail_why(err, ENOTSUP, "it cannot hold compressed data",
+                        "Compression is not supported for underlying format: %s",
+                        format->driver->name);
+}
+
+static int compress_open(struct blk_node *node, struct blk_options *options, struct blk_error *err)
+{
+    struct blk_node *file = file_of(node), *format = blk_skip_filters(file);
+    struct blk_info info = { .cluster_bytes = 0 };
+    (void)options;
+
+    if (!format->driver->write_compressed || !format->driver->get_info)
+        return refuse(format, err);
+    int ret = format->driver->get_info(format, &info, err);
+    if (ret < 0)
+        return ret;
+    json_decref(info.specific);
+    if (!info.cluster_bytes)
+        return refuse(format, err);
+
+    node->limits.request_alignment = (uint32_t)info.cluster_bytes;
+    node->limits.memory_alignment = file->limits.memory_alignment;
+    node->reads_zero = file->reads_zero;
+    blk_node_set_size(node, blk_size(file));
+    return 0;
+}
+
+static int compress_pread(struct blk_node *node, uint64_t offset, uint64_t bytes, void *buf,
+                          struct blk_error *err)
+{
+    return blk_child_pread(file_of(node), offset, bytes, buf, err);
+}
+
+/* Whole clusters; the last one may reach past the end of the image, of which there is nothing. */
+static int compress_pwrite(struct blk_node *node, uint64_t offset, uint64_t bytes, const void *buf,
+                           unsigned flags, struct blk_error *err)
+{
+    const uint8_t *data = buf;
+    uint64_t cluster = node->limits.request_alignment;
+    uint64_t end = u64_min(offset + bytes, blk_size(node));
+    int ret = 0;
+    (void)flags;
+
+    for (uint64_t piece; offset < end && ret == 0; offset += piece, data += piece) {
+        piece = u64_min(cluster, end - offset);
+        ret = blk_child_write_compressed(file_of(node), offset, piece, data, err);
+    }
+    return ret;
+}
+
+static int compress_write_compressed(struct blk_node *node, uint64_t offset, uint64_t bytes,
+                                     const void *buf, struct blk_error *err)
+{
+    return blk_child_write_compressed(file_of(node), offset, bytes, buf, err);
+}
+
+static int compress_write_zeroes(struct blk_node *node, uint64_t offset, uint64_t bytes,
+                                 unsigned flags, struct blk_error *err)
+{
+    return blk_child_write_zeroes(file_of(node), offset, bytes, flags, err);
+}
+
+static int compress_discard(struct blk_node *node, uint64_t offset, uint64_t bytes,
+                            struct blk_error *err)
+{
+    return blk_child_discard(file_of(node), offset, bytes, err);
+}
+
+static int compress_block_status(struct blk_node *node, uint64_t offset, uint64_t bytes,
+                                 unsigned want, struct blk_extent *extent, struct blk_error *err)
+{
+    (void)want, (void)err;
+    *extent = (struct blk_extent){
+        .bytes = bytes,
+        .flags = BLK_EXT_PASS,
+        .host = file_of(node),
+        .host_offset = offset,
+    };
+    return 0;
+}
+
+static int compress_truncate(struct blk_node *node, uint64_t size, enum blk_prealloc prealloc,
+                             bool exact, struct blk_error *err)
+{
+    int ret = blk_child_truncate(file_of(node), size, prealloc, exact, err);
+    if (ret == 0)
+        blk_node_set_size(node, blk_size(file_of(node)));
+    return ret;
+}
+
+const struct blk_driver blk_driver_compress = {
+    .name = "compress",
+    .kind = BLK_FILTER,
+    .open = compress_open,
+    .pread = compress_pread,
+    .pwrite = compress_pwrite,
+    .write_zeroes = compress_write_zeroes,
+    .discard = compress_discard,
+    .write_compressed = compress_write_compressed,
+    .block_status = compress_block_status,
+    .truncate = compress_truncate,
+};

@@ -1,0 +1,233 @@
+/*
+ * The copy-on-read filter: what a read brings from a backing file is written to the image below,
+ * so that the next read need not go there.
+ *
+ * Copies are whole clusters of the image. While one is made its range is held against the writes
+ * that pass through here: what was read from the backing file must not go over what a guest has
+ * just written. A copy that fails fails the read.
+ */
+#include <errno.h>
+#include <stdlib.h>
+
+#include "blockcore/bytes.h"
+#include "blockcore/io.h"
+#include "blockcore/memory.h"
+#include "blockcore/reopen.h"
+#include "drivers/drivers.h"
+
+/* The longest copy; a cluster that is longer is one all the same. */
+#define COPY_BYTES (1 * MIB)
+
+struct copy_on_read {
+    uint64_t unit; /* what is copied at once at least: a cluster of the image */
+};
+
+static struct blk_node *file_of(const struct blk_node *node)
+{
+    return blk_child(node, BLK_ROLE_FILE);
+}
+
+/* ---- life ---- */
+
+static int check_access(const struct blk_node *node, unsigned flags, struct blk_error *err)
+{
+    if (flags & BLK_WRITABLE)
+        return 0;
+    return blk_fail_why(err, EACCES, "Can't use copy-on-read on read-only device",
+                        "opening '%s' with driver copy-on-read", node->name);
+}
+
+static int cor_open(struct blk_node *node, struct blk_options *options, struct blk_error *err)
+{
+    struct copy_on_read *cor = node->state;
+    struct blk_node *file = file_of(node), *image = blk_skip_filters(file);
+    struct blk_info info = { .cluster_bytes = 0 };
+    (void)options;
+
+    int ret = check_access(node, node->flags, err);
+    if (ret == 0 && image->driver->get_info)
+        ret = image->driver->get_info(image, &info, err);
+    if (ret < 0)
+        return ret;
+    json_decref(info.specific);
+    cor->unit = u64_max(info.cluster_bytes, 1);
+    node->reads_zero = file->reads_zero;
+    blk_node_set_size(node, blk_size(file));
+    return 0;
+}
+
+static int cor_reopen_prepare(struct blk_reopen *reopen, struct blk_error *err)
+{
+    return check_access(reopen->node, reopen->flags, err);
+}
+
+/* ---- reading ---- */
+
+/*
+ * Of what begins at `offset` *bytes are alike: does the image itself not have it? That it then
+ * reads as zeroes, too, is worth keeping: nobody has to ask the whole chain again.
+ */
+static int is_missing(struct blk_node *node, uint64_t offset, uint64_t *bytes, bool *missing,
+                      struct blk_error *err)
+{
+    struct blk_node *file = file_of(node);
+    struct blk_extent extent;
+    int ret = blk_child_block_status(file, offset, *bytes, 0, &extent, err);
+    if (ret < 0)
+        return ret;
+    *missing = !(extent.flags & BLK_EXT_ALLOCATED) &&
+               blk_skip_filters(file)->driver->supports_backing;
+    *bytes = extent.bytes;
+    return 0;
+}
+
+/* Whether the image does not have all of the range. */
+static int any_missing(struct blk_node *node, uint64_t offset, uint64_t bytes, bool *any,
+                       struct blk_error *err)
+{
+    int ret = 0;
+
+    *any = false;
+    while (bytes && !*any && ret == 0) {
+        uint64_t piece = bytes;
+        ret = is_missing(node, offset, &piece, any, err);
+        offset += piece;
+        bytes -= piece;
+    }
+    return ret;
+}
+
+/* Writes what was read back, as zeroes where it is. */
+static int write_back(struct blk_node *node, uint64_t offset, uint64_t bytes, const void *buf,
+                      struct blk_error *err)
+{
+    struct blk_node *file = file_of(node);
+    if (bytes_are_zero(buf, bytes))
+        return blk_child_write_zeroes(file, offset, bytes, 0, err);
+    return blk_child_pwrite(file, offset, bytes, buf, 0, err);
+}
+
+/* Copies what the image does not have. The range is held, and whole units or the image's end. */
+static int copy_held(struct blk_node *node, uint64_t offset, uint64_t bytes, struct blk_error *err)
+{
+    uint64_t end = offset + bytes, most = u64_max(COPY_BYTES, file_of(node)->limits.zero_alignment);
+    BLK_AUTOFREE uint8_t *buf = blk_buffer_alloc(u64_min(bytes, most));
+    int ret = buf ? 0 : blk_fail(err, ENOMEM, "copying on read to '%s'", node->name);
+
+    for (uint64_t piece; offset < end && ret == 0; offset += piece) {
+        bool missing;
+        piece = u64_min(end - offset, most);
+        ret = is_missing(node, offset, &piece, &missing, err);
+        if (ret < 0 || !missing)
+            continue;
+        ret = blk_child_pread(file_of(node), offset, piece, buf, err);
+        if (ret == 0)
+            ret = write_back(node, offset, piece, buf, err);
+    }
+    return ret;
+}
+
+static int copy_up(struct blk_node *node, uint64_t offset, uint64_t bytes, struct blk_error *err)
+{
+    const struct copy_on_read *cor = node->state;
+    uint64_t start = round_down(offset, cor->unit);
+    uint64_t end = u64_min(round_up(offset + bytes, cor->unit), blk_size(node));
+    struct blk_range range;
+
+    blk_range_take(&node->ranges, &range, start, end - start, 1);
+    int ret = copy_held(node, start, end - start, err);
+    blk_range_release(&node->ranges, &range);
+    return ret;
+}
+
+static int cor_pread(struct blk_node *node, uint64_t offset, uint64_t bytes, void *buf,
+                     struct blk_error *err)
+{
+    bool any;
+    int ret = any_missing(node, offset, bytes, &any, err);
+    if (ret == 0 && any)
+        ret = copy_up(node, offset, bytes, err);
+    return ret < 0 ? ret : blk_child_pread(file_of(node), offset, bytes, buf, err);
+}
+
+/* ---- changes, which pass through with their range held ---- */
+
+static int cor_pwrite(struct blk_node *node, uint64_t offset, uint64_t bytes, const void *buf,
+                      unsigned flags, struct blk_error *err)
+{
+    struct blk_range range;
+    blk_range_take_shared(&node->ranges, &range, offset, bytes, 1);
+    int ret = blk_child_pwrite(file_of(node), offset, bytes, buf, flags, err);
+    blk_range_release(&node->ranges, &range);
+    return ret;
+}
+
+static int cor_write_zeroes(struct blk_node *node, uint64_t offset, uint64_t bytes, unsigned flags,
+                            struct blk_error *err)
+{
+    struct blk_range range;
+    blk_range_take_shared(&node->ranges, &range, offset, bytes, 1);
+    int ret = blk_child_write_zeroes(file_of(node), offset, bytes, flags, err);
+    blk_range_release(&node->ranges, &range);
+    return ret;
+}
+
+static int cor_discard(struct blk_node *node, uint64_t offset, uint64_t bytes,
+                       struct blk_error *err)
+{
+    struct blk_range range;
+    blk_range_take_shared(&node->ranges, &range, offset, bytes, 1);
+    int ret = blk_child_discard(file_of(node), offset, bytes, err);
+    blk_range_release(&node->ranges, &range);
+    return ret;
+}
+
+static int cor_write_compressed(struct blk_node *node, uint64_t offset, uint64_t bytes,
+                                const void *buf, struct blk_error *err)
+{
+    struct blk_range range;
+    blk_range_take_shared(&node->ranges, &range, offset, bytes, 1);
+    int ret = blk_child_write_compressed(file_of(node), offset, bytes, buf, err);
+    blk_range_release(&node->ranges, &range);
+    return ret;
+}
+
+/* ---- the rest ---- */
+
+static int cor_block_status(struct blk_node *node, uint64_t offset, uint64_t bytes, unsigned want,
+                            struct blk_extent *extent, struct blk_error *err)
+{
+    (void)want, (void)err;
+    *extent = (struct blk_extent){
+        .bytes = bytes,
+        .flags = BLK_EXT_PASS,
+        .host = file_of(node),
+        .host_offset = offset,
+    };
+    return 0;
+}
+
+static int cor_truncate(struct blk_node *node, uint64_t size, enum blk_prealloc prealloc,
+                        bool exact, struct blk_error *err)
+{
+    int ret = blk_child_truncate(file_of(node), size, prealloc, exact, err);
+    if (ret == 0)
+        blk_node_set_size(node, blk_size(file_of(node)));
+    return ret;
+}
+
+const struct blk_driver blk_driver_copy_on_read = {
+    .name = "copy-on-read",
+    .kind = BLK_FILTER,
+    .state_bytes = sizeof(struct copy_on_read),
+    .open = cor_open,
+    .reopen_prepare = cor_reopen_prepare,
+    .pread = cor_pread,
+    .pwrite = cor_pwrite,
+    .supports_fua = true,
+    .write_zeroes = cor_write_zeroes,
+    .discard = cor_discard,
+    .write_compressed = cor_write_compressed,
+    .block_status = cor_block_status,
+    .truncate = cor_truncate,
+};
