@@ -205,7 +205,7 @@ static int run(int argc, char **argv)
         { 0, "trust", CMD_FLAG, &request.backing.trust, NULL,
           "take a backing file whose own chain does not fit" },
         { 0, "lock-wait", CMD_UINT, &request.backing.lock_wait, "SECONDS",
-          "wait so long for an image that is in use" },
+          "wait up to that long for an image that is in use" },
         { 0, "object", CMD_LIST, &request.backing.objects, "TYPE,id=ID,...",
           "declare an object such as a secret" },
         CMD_OPTIONS_END,

@@ -85,25 +85,26 @@ r: resize db +1M
 END
 }
 
-# small and large: the two states of i and r. rest: what the commands find beside them.
+# small and large: the two states of i and r. rest and read-only: what the commands find beside
+# them.
 make_images() {
     need qemu-img python3
-    mkdir small large rest
+    mkdir small large rest read-only
     (
-        cd small
+        cd small || exit
         "$BLKIMG" create -q -f qcow2 i 1M
         "$BLKIMG" io -c "write -P 1 0 128k" -c "write -P 2 512k 64k" i
         "$BLKIMG" snapshot -q -c old i
         "$BLKIMG" bitmap --add i kept
         fill r 0 256k 17
-        cd ../large
+        cd ../large || exit
         "$BLKIMG" create -q -f qcow2 -o cluster_size=32k i 2M
         "$BLKIMG" io -c "write -P 3 0 1M" -c "write -P 4 1536k 256k" i
         "$BLKIMG" snapshot -q -c old i
         "$BLKIMG" bitmap --add i kept
         "$BLKIMG" io -c "write -P 5 64k 192k" i
         fill r 0 1M 34
-        cd ../rest
+        cd ../rest || exit
         "$BLKIMG" create -q -f qcow2 o 2M
         "$BLKIMG" io -c "write -P 6 256k 256k" o
         "$BLKIMG" create -q -f qcow2 s 512k
@@ -118,6 +119,7 @@ make_images() {
             "$BLKIMG" io -c "write -P 7 64k 64k" "$overlay"
         done
         rm i r
+        mv o s p ../read-only
     ) >log
 }
 
@@ -172,23 +174,23 @@ same_file() {
     qemu-img compare -q "$1" "$2" && qemu-img check -q "$2"
 }
 
-# same_outcome N LINE: what the command left in wait.N is what it left in free.N.
+# same_outcome N: what command N left in wait.N, and said, is what it left in free.N.
 same_outcome() {
     local file
-    diff "free.$1.status" "wait.$1.status" && diff <(mask <"free.$1.out") <(mask <"wait.$1.out") &&
-        diff <(cd "free.$1" && ls) <(cd "wait.$1" && ls) || return 1
-    for file in "free.$1"/*; do
-        same_file "$file" "wait.$1/${file##*/}" || {
-            echo "$file differs"
-            return 1
-        }
-    done
+    [[ $(<"free.$1.status") == "$(<"wait.$1.status")" ]] || return 1
+    cmp -s "free.$1.out" "wait.$1.out" ||
+        diff <(mask <"free.$1.out") <(mask <"wait.$1.out") || return 1
+    diff -rq "free.$1" "wait.$1" >different && return 0
+    ! grep -v '^Files .* differ$' different || return 1
+    while read -r _ file _; do
+        same_file "$file" "wait.${file#free.}" || return 1
+    done <different
 }
 
 # run_in DIRECTORY WORD...: the command in the background, its output beside it; adds to pids.
 run_in() {
     (
-        cd "$1"
+        cd "$1" || exit
         exec "$BLKIMG" "${@:2}" >"../$1.out" 2>"../$1.err" </dev/null 3>&- 8>&-
     ) &
     pids+=($!)
@@ -214,8 +216,11 @@ wait_through() {
     for n in "${!lines[@]}"; do
         read_command "${lines[n]}"
         mkdir "free.$n" "wait.$n"
-        cp rest/* "$1"/* "free.$n" && cp "$2/$subject" "free.$n"
+        cp rest/* "$1"/* "free.$n"
+        cp "$2/$subject" "free.$n"
         cp rest/* "$1"/* "wait.$n"
+        ln read-only/* "free.$n"
+        ln read-only/* "wait.$n"
         held[n]=wait.$n/$subject
         run_in "free.$n" "${words[@]}"
     done

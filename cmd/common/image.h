@@ -43,7 +43,7 @@ struct image_args {
     { 0, "trust", CMD_FLAG, &(image)->trust, NULL,                                                \
       "read a chain of backups though its ids do not fit" },                                      \
     { 0, "lock-wait", CMD_UINT, &(image)->lock_wait, "SECONDS",                                   \
-      "wait so long for an image that is in use" },                                               \
+      "wait up to that long for an image that is in use" },                                       \
     { 0, "object", CMD_LIST, &(image)->objects, "TYPE,id=ID,...",                                 \
       "declare an object such as a secret" }
 

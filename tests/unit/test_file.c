@@ -1137,7 +1137,7 @@ TEST(preallocation_and_shrinking)
 
 /* ---- reads that give less than there is ---- */
 
-static off_t nothing_at = -1; /* a read that covers it ends before it, and one at it gives nothing */
+static off_t nothing_at = -1; /* a read across it ends there, and one at it gives nothing */
 static int nothing_times;     /* so often */
 
 static ssize_t gap_pread(int fd, void *buf, size_t bytes, off_t offset)
