@@ -277,17 +277,19 @@ static int read_source(struct job *job, const struct chunk *chunk, uint8_t *buf,
 
 /*
  * The length of the run at the start of [buf, buf + bytes) that is all zero or all "keep", in steps
- * of `step` measured from `offset`, so that runs fall on multiples of `step` in the target.
+ * of `step` measured from `offset`, so that runs fall on multiples of `step` in the target. A short
+ * step at either end counts as zero if all of it is: what lies beyond it is decided by itself, and
+ * is a hole more often than not.
  */
 static uint64_t run_length(const uint8_t *buf, uint64_t bytes, uint64_t offset, uint64_t step,
                            bool *zero)
 {
     uint64_t run = u64_min(step - offset % step, bytes);
-    *zero = run == step && bytes_are_zero(buf, run);
+
+    *zero = bytes_are_zero(buf, run);
     while (run < bytes) {
         uint64_t piece = u64_min(step, bytes - run);
-        bool piece_zero = piece == step && bytes_are_zero(buf + run, piece);
-        if (piece_zero != *zero)
+        if (bytes_are_zero(buf + run, piece) != *zero)
             break;
         run += piece;
     }

@@ -27,6 +27,8 @@ const struct command cmd_dd = {
 
 #define DEFAULT_BLOCK_BYTES 512
 #define WORKERS 4
+/* Zeroes of this length are left out, as convert does by default: the content is what counts. */
+#define SPARSE_BYTES (4 * KIB)
 
 struct request {
     const char *input, *output;
@@ -113,8 +115,8 @@ static int create_target(const struct request *request, uint64_t bytes, struct b
         return -EINVAL;
     struct blk_options *creation = blk_options_new();
     blk_options_setf(creation, "size", "%" PRIu64, round_up(bytes, BLK_SECTOR_BYTES));
-    int ret = image_create(&request->target, request->output, driver, creation, BLK_WRITABLE,
-                           NULL, target, err);
+    int ret = image_create(&request->target, request->output, driver, creation,
+                           BLK_WRITABLE | BLK_UNMAP, NULL, target, err);
     blk_options_free(creation);
     return ret;
 }
@@ -129,6 +131,7 @@ static int copy(struct blk_node *source, struct blk_node *target, struct part *p
         .target_offset = part->to,
         .bytes = part->bytes,
         .target_reads_zero = target->reads_zero,
+        .sparse_bytes = SPARSE_BYTES,
         .in_order = true,
         .moved = &part->moved,
         .workers = WORKERS,

@@ -162,6 +162,24 @@ with_entry_at() {
     qemu-io -c "read -P 3 0 64M" a
 }
 
+@test "data, preallocated zeroes and data in a row are written by one request" {
+    # The second request that writes guest data fails.
+    printf '%s\n' '[set-state]' 'event = "write_aio"' 'state = "1"' 'new_state = "2"' \
+        '[inject-error]' 'event = "write_aio"' 'state = "2"' >rules
+    local options program
+    for options in cluster_size=64k cluster_size=64k,extended_l2=on; do
+        for program in qemu-io 'blkimg io'; do
+            qemu-img create -q -f qcow2 -o $options a 1M
+            qemu-io -c "write -P 3 0 192k" -c "write -z 64k 64k" -c "write -z 130k 2k" a
+            $program -c "write -P 4 1k 190k" blkdebug:rules:a
+            qemu-io -c "read -P 3 0 1k" -c "read -P 4 1k 190k" -c "read -P 3 191k 1k" a |
+                tee out
+            run -1 grep 'verification failed' out
+            qemu-img check -q a
+        done
+    done
+}
+
 @test "sizes of caches are taken as QEMU takes them" {
     qemu-img create -q -f qcow2 a 64M
     local good bad
