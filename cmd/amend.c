@@ -43,9 +43,10 @@ static int print_help(const struct blk_driver *driver)
 }
 
 static int change(struct blk_node *node, struct blk_options *options, const struct request *request,
-                  struct blk_error *err)
+                  struct progress *shown, struct blk_error *err)
 {
-    int ret = node->driver->amend(node, options, request->force, err);
+    const struct blk_progress progress = { progress_update, shown };
+    int ret = node->driver->amend(node, options, request->force, &progress, err);
     if (ret < 0)
         return blk_fail_if_unset(err, -ret, "amending '%s'", node->name);
 
@@ -73,7 +74,7 @@ static int amend(struct blk_node *root, const struct request *request)
     if (ret == 0) {
         struct progress progress;
         progress_start(&progress, request->show_progress);
-        ret = change(node, options, request, &err);
+        ret = change(node, options, request, &progress, &err);
         progress_finish(&progress, ret == 0);
     }
     blk_options_free(options);

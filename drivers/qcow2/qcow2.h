@@ -705,7 +705,7 @@ extern const struct blk_option_desc qcow2_amend_options[];
 int qcow2_create(struct blk_create *create, struct blk_node **node, struct blk_error *err);
 int qcow2_bitmaps_can_create(const struct blk_options *creation, struct blk_error *err);
 int qcow2_amend(struct blk_node *node, struct blk_options *options, bool force,
-                struct blk_error *err);
+                const struct blk_progress *progress, struct blk_error *err);
 int qcow2_measure(struct blk_options *options, struct blk_node *source,
                   struct blk_measure *measure, struct blk_error *err);
 
