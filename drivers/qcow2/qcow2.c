@@ -72,6 +72,7 @@ static void apply_settings(struct blk_node *node, const struct qcow2_settings *s
                      unit, settings->refcount_cache, BLK_EVENT_REFBLOCK_LOAD);
     s->pass_discard = settings->pass_discard;
     atomic_store(&s->overlap_checks, settings->overlap_checks);
+    s->discard_no_unref = settings->discard_no_unref;
     qcow2_derive(s);
 }
 

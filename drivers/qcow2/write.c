@@ -66,11 +66,8 @@ static int put_payload(struct blk_node *node, uint64_t host, uint64_t bytes,
 
 /* ---- in place ---- */
 
-/*
- * Fails if the host range holds tables; they are nearly always known, so that the lock can be
- * shared.
- */
-static int check_target(struct blk_node *node, uint64_t host, uint64_t bytes, struct blk_error *err)
+/* The tables' places are nearly always known, so that the lock can be shared. */
+int qcow2_check_target(struct blk_node *node, uint64_t host, uint64_t bytes, struct blk_error *err)
 {
     struct qcow2_state *s = qcow2_state(node);
     if (s->data_file)
@@ -130,7 +127,7 @@ static int write_in_place(struct blk_node *node, uint64_t offset, uint64_t bytes
     blk_range_take_shared(&node->ranges, &range, offset, bytes, 1);
     ret = qcow2_map(node, offset, bytes, &mapping, err);
     if (ret == 0 && is_in_place(&mapping)) {
-        ret = check_target(node, mapping.host_offset, mapping.bytes, err);
+        ret = qcow2_check_target(node, mapping.host_offset, mapping.bytes, err);
         if (ret == 0)
             ret = put_payload(node, mapping.host_offset, mapping.bytes, payload, err);
         *done = mapping.bytes;
