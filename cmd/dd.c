@@ -1,6 +1,6 @@
 /*
- * blkimg dd: copies a part of an image, in dd's way of speaking. Blocks only say how much and from
- * where: the copy engine moves the data in pieces of its own.
+ * blkimg dd: copies a range of an image, with dd's operands. Blocks are only a unit for them: the
+ * copy engine moves the data in pieces of its own.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -18,7 +18,7 @@ static int run(int argc, char **argv);
 
 const struct command cmd_dd = {
     "dd",
-    "Copy a part of an image to a new one",
+    "Copy a range of an image to a new one",
     "[--object objectdef] [--image-opts] [-U] [-f fmt] [-O output_fmt] [--force] "
     "[--in-place] [--lock-wait=seconds] [--output=ofmt] [bs=block_size] [count=blocks] "
     "[skip=blocks] [seek=blocks] if=input of=output",
@@ -84,7 +84,7 @@ static int parse_operand(const char *operand, struct request *request)
     return report_usage(&cmd_dd, "unknown operand '%s'", operand);
 }
 
-/* Blocks as bytes; what does not fit ends up behind every image. */
+/* Blocks as bytes; too many become an offset past the end of every image. */
 static uint64_t blocks_to_bytes(uint64_t blocks, uint64_t block_bytes)
 {
     return blocks > BLK_MAX_BYTES / block_bytes ? BLK_MAX_BYTES : blocks * block_bytes;

@@ -3,7 +3,7 @@
  * text.
  *
  * Nothing is read but headers and small tables, so that it is quick and works within narrow memory
- * limits. An image that is in use is no obstacle: it is opened again without asking for locks.
+ * limits. An image that is in use can be described, too: it is opened without asking for locks.
  */
 #include <errno.h>
 #include <inttypes.h>

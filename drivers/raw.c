@@ -166,8 +166,9 @@ static int read_preallocation(struct blk_options *options, enum blk_prealloc *mo
     *mode = BLK_PREALLOC_OFF;
     if (!text || (blk_prealloc_parse(text, mode) == 0 && *mode != BLK_PREALLOC_METADATA))
         return 0;
-    return blk_fail_why(err, EINVAL, "it can be off, falloc or full for a raw image",
-                        "option preallocation=%s", text);
+    BLK_AUTOFREE char *why = blk_xasprintf(
+        "Unsupported preallocation mode: %s (a raw image has off, falloc and full)", text);
+    return blk_fail_why(err, EINVAL, why, "creating a raw image");
 }
 
 static int raw_create(struct blk_create *create, struct blk_node **node, struct blk_error *err)

@@ -91,7 +91,7 @@ static int read_discards(struct blk_node *node, struct blk_options *options,
         return ret;
     if (settings->discard_no_unref && qcow2_state(node)->header.version < 3)
         return blk_fail_why(err, EINVAL, "discard-no-unref needs version 3 (compat=1.1)",
-                            "opening '%s'", node->name);
+                            "Could not open '%s'", node->name);
     if ((ret = blk_options_get_bool(options, "pass-discard-request", &pass->request, err)) < 0 ||
         (ret = blk_options_get_bool(options, "pass-discard-snapshot", &pass->snapshot, err)) < 0)
         return ret;
@@ -169,7 +169,7 @@ static int read_without_effect(struct blk_node *node, struct blk_options *option
 
     int ret = blk_options_get_bool(options, "lazy-refcounts", &on, err);
     if (ret == 0 && on && s->header.version < 3)
-        return blk_fail_why(err, EINVAL, "lazy refcounts need version 3", "opening '%s'",
+        return blk_fail_why(err, EINVAL, "lazy refcounts need version 3", "Could not open '%s'",
                             node->name);
     return ret < 0 ? ret : blk_options_get_uint(options, "cache-clean-interval", &seconds, err);
 }

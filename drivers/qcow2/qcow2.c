@@ -94,11 +94,11 @@ static int check_access(struct blk_node *node, struct blk_error *err)
 {
     const struct qcow2_state *s = qcow2_state(node);
     if (s->header.crypt != QCOW2_CRYPT_NONE && !(node->flags & BLK_NO_IO))
-        return blk_fail_why(err, ENOTSUP, "it is encrypted", "opening '%s'", node->name);
+        return blk_fail_why(err, ENOTSUP, "it is encrypted", "Could not open '%s'", node->name);
     if (s->header.incompatible & QCOW2_INCOMPAT_CORRUPT && blk_is_writable(node) &&
         !(node->flags & BLK_IN_CHECK))
         return blk_fail_why(err, EACCES, "Image is corrupt: it can only be read until 'blkimg "
-                            "check -r all' has repaired it", "opening '%s' for writing",
+                            "check -r all' has repaired it", "Could not open '%s' for writing",
                             node->name);
     return 0;
 }
@@ -125,7 +125,7 @@ static int open_data_file(struct blk_node *node, struct blk_options *options, st
         BLK_AUTOFREE char *name = data_file_name(s);
         if (!name)
             return blk_fail_why(err, EINVAL, "neither its header nor an option names its data file",
-                                "opening '%s'", node->name);
+                                "Could not open '%s'", node->name);
         /*
          * Unlike a backing file's, the name is seen from the current folder: so QEMU makes and
          * opens it.
