@@ -89,7 +89,8 @@ static int check_all_used(const struct blk_node *node, const struct blk_options 
     const char *unused = blk_options_first_unused(options);
     if (!unused)
         return 0;
-    return blk_fail_why(err, EINVAL, "there is no such option", "Could not open '%s' (%s): option '%s'",
+    return blk_fail_why(err, EINVAL, "there is no such option",
+                        "Could not open '%s' (%s): option '%s'",
                         node->name, node->driver->name, unused);
 }
 

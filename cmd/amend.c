@@ -28,7 +28,8 @@ static int amend_tables(const struct blk_driver *driver, struct option_tables *t
     *tables = (struct option_tables){ .format = driver->name, .own = driver->amend_options };
     if (driver->amend)
         return 0;
-    return blk_fail_why(err, ENOTSUP, "the format has no options that can be changed", "format '%s'", driver->name);
+    return blk_fail_why(err, ENOTSUP, "the format has no options that can be changed",
+                        "format '%s'", driver->name);
 }
 
 static int print_help(const struct blk_driver *driver)
@@ -52,8 +53,8 @@ static int change(struct blk_node *node, struct blk_options *options, const stru
 
     const char *unused = blk_options_first_unused(options);
     if (unused)
-        return blk_fail_why(err, ENOTSUP, "this option cannot be changed", "amending '%s': option '%s'",
-                            node->name, unused);
+        return blk_fail_why(err, ENOTSUP, "this option cannot be changed",
+                            "amending '%s': option '%s'", node->name, unused);
     return 0;
 }
 

@@ -204,8 +204,8 @@ static int empty_top(const struct commit *commit, struct blk_error *err)
     if (commit->keep_top)
         return 0;
     if (!commit->top->driver->make_empty)
-        return blk_fail_why(err, ENOTSUP, "the format does not support it; -d skips it", "emptying '%s'",
-                            commit->top->name);
+        return blk_fail_why(err, ENOTSUP, "the format does not support it; -d skips it",
+                            "emptying '%s'", commit->top->name);
     int ret = commit->top->driver->make_empty(commit->top, err);
     return ret < 0 ? blk_fail_if_unset(err, -ret, "emptying '%s'", commit->top->name) : 0;
 }
@@ -255,7 +255,8 @@ static int run(int argc, char **argv)
         { 't', "cache", CMD_STRING, &cache, "CACHE", "cache mode of the images" },
         { 'b', "base", CMD_STRING, &base_name, "BASE",
           "image of the chain to commit into; implies -d" },
-        { 'r', "rate-limit", CMD_SIZE, &rate, "BYTES", "limit the copy to this many bytes per second" },
+        { 'r', "rate-limit", CMD_SIZE, &rate, "BYTES",
+          "limit the copy to this many bytes per second" },
         { 'd', "drop", CMD_FLAG, &commit.keep_top, NULL, "keep the content of the overlay" },
         { 0, "bitmaps", CMD_FLAG, &commit.merge_bitmaps, NULL,
           "merge the overlay's bitmaps into those of the base" },

@@ -82,7 +82,8 @@ static int check_backing(const struct request *request, const struct option_tabl
                               tables->format);
     if (!file)
         return !format ? EXIT_OK
-                       : report_failure("creating '%s': a backing format was given, but no backing file",
+                       : report_failure("creating '%s': a backing format was given, but no backing "
+                                        "file",
                                         request->filename);
     if (!*file)
         return report_failure("creating '%s': the name of the backing file is empty",

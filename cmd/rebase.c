@@ -197,7 +197,8 @@ static int check_snapshots(struct rebase *rebase, struct blk_error *err)
     if (ret == 0 && marks && blk_dirty_bitmap_count(marks))
         ret = blk_fail_why(err, EINVAL,
                            "its internal snapshots depend on the old backing file, and the "
-                           "new one differs; -u rebases anyway", "rebasing '%s'", rebase->root->name);
+                           "new one differs; -u rebases anyway",
+                           "rebasing '%s'", rebase->root->name);
     blk_dirty_bitmap_free(marks);
     return ret;
 }
@@ -476,7 +477,8 @@ static int run(int argc, char **argv)
         IMAGE_OPTIONS(&request.image),
         { 'b', "backing", CMD_STRING, &request.backing, "FILE",
           "the new backing file; \"\" for none" },
-        { 'F', "backing-format", CMD_STRING, &request.backing_format, "FMT", "format of the backing file" },
+        { 'F', "backing-format", CMD_STRING, &request.backing_format, "FMT",
+          "format of the backing file" },
         { 'u', "unsafe", CMD_FLAG, &request.unsafe, NULL,
           "change the name only; both must have the same content" },
         { 'c', "compress", CMD_FLAG, &request.compressed, NULL, "compress what is copied" },

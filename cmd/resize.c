@@ -24,7 +24,8 @@ static int new_size(const struct blk_node *root, const char *text, uint64_t *siz
         return report_failure("size: '%s' would make '%s' larger than 8 EiB", text,
                               root->name);
     if (*size == 0)
-        return report_failure("size: '%s' is not a size for '%s'; it must be positive", text, root->name);
+        return report_failure("size: '%s' is not a size for '%s'; it must be positive", text,
+                              root->name);
     return 0;
 }
 

@@ -29,7 +29,11 @@ struct request {
 /* Called for each of -l, -a, -c and -d. */
 static int choose(void *opaque, const struct cmd_option *option, const char *text)
 {
-    static const char *const verbs[] = { ['a'] = "applying", ['c'] = "creating", ['d'] = "deleting" };
+    static const char *const verbs[] = {
+        ['a'] = "applying",
+        ['c'] = "creating",
+        ['d'] = "deleting",
+    };
     struct request *request = opaque;
 
     if (request->action)

@@ -46,7 +46,8 @@ static int null_open(struct blk_node *node, struct blk_options *options, struct 
     if (size > BLK_MAX_BYTES)
         return blk_fail_why(err, EFBIG, "the size is too large", "Could not open '%s'", node->name);
     if (s->latency_ns > INT64_MAX)
-        return blk_fail_why(err, ERANGE, "latency-ns is too large", "Could not open '%s'", node->name);
+        return blk_fail_why(err, ERANGE, "latency-ns is too large", "Could not open '%s'",
+                            node->name);
 
     if (strcmp(node->name, node->driver->name) == 0) {
         char name[32];

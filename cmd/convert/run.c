@@ -56,8 +56,9 @@ static int refuse_without_format(const struct convert_options *o, struct blk_err
     int ret = image_open(&args, name, BLK_NO_IO | BLK_NO_BACKING, NULL, &backing, err);
     if (ret < 0)
         return ret;
-    BLK_AUTOFREE char *why = blk_xasprintf("backing format must be specified (-F); it looks like %s",
-                                           blk_skip_filters(backing)->driver->name);
+    BLK_AUTOFREE char *why =
+        blk_xasprintf("backing format must be specified (-F); it looks like %s",
+                      blk_skip_filters(backing)->driver->name);
     blk_drop(backing);
     return blk_fail_why(err, EINVAL, why, "backing file '%s'", o->backing);
 }

@@ -71,7 +71,8 @@ int file_read_settings(struct blk_options *options, struct file_settings *settin
 {
     *settings = (struct file_settings){ .filename = blk_options_get(options, "filename") };
     if (!settings->filename)
-        return blk_fail_why(err, EINVAL, "the option 'filename' is missing", "Could not open a file");
+        return blk_fail_why(err, EINVAL, "the option 'filename' is missing",
+                            "Could not open a file");
 
     int ret = read_locking(blk_options_get(options, "locking"), &settings->lock_policy.mode, err);
     if (ret == 0)
@@ -190,7 +191,8 @@ int file_open_locked(const char *path, unsigned flags, struct blk_cache_mode cac
         if (ret < 0)
             return ret;
     }
-    return blk_fail_why(err, EAGAIN, "the file of that name keeps changing", "Could not open '%s'", path);
+    return blk_fail_why(err, EAGAIN, "the file of that name keeps changing",
+                        "Could not open '%s'", path);
 }
 
 int file_init(struct blk_node *node, int fd, const struct stat *st, const struct file_locks *locks,

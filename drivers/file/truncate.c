@@ -114,8 +114,8 @@ static int resize_device(struct blk_node *node, uint64_t size, enum blk_prealloc
 {
     uint64_t device_size = blk_size(node);
     if (prealloc != BLK_PREALLOC_OFF)
-        return blk_fail_why(err, ENOTSUP, "Unsupported preallocation mode: a device has none", "resizing '%s'",
-                            node->name);
+        return blk_fail_why(err, ENOTSUP, "Unsupported preallocation mode: a device has none",
+                            "resizing '%s'", node->name);
     if (size > device_size)
         return blk_fail_why(err, ENOSPC, "the device is too small",
                             "growing '%s' from %llu to %llu bytes", node->name,
