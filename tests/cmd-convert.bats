@@ -278,12 +278,12 @@ data_runs() {
     refuses "no effect" -n -o preallocation=off a there
     refuses "needs --bitmaps" --skip-broken-bitmaps a t
     refuses "no bitmaps" --bitmaps a t
-    refuses "one input" --bitmaps a a t
+    refuses "single input" --bitmaps a a t
     refuses "compress" -c -O raw a t
     refuses "compress" -n -c a there
     refuses "backing" -B a -F raw a t
     refuses "no backing file" -F raw a t
-    refuses "one input" -l x a a t
+    refuses "single input" -l x a a t
     refuses "exclude each other" -n --target-is-zero -B a -F raw a there
     refuses "-S" -S 100 a t
     refuses "-S" -S 17M a t

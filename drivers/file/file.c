@@ -159,7 +159,7 @@ static int open_path(const char *path, unsigned flags, struct blk_cache_mode cac
 static int look_again(int fd, const char *path, struct stat *st, struct blk_error *err)
 {
     if (blk_sys->fstat(fd, st) < 0)
-        return blk_fail(err, errno, "opening '%s'", path);
+        return blk_fail(err, errno, "Could not open '%s'", path);
     return check_type(path, st->st_mode, err);
 }
 
