@@ -50,13 +50,24 @@ struct blk_dirty_bitmap *blk_bitmaps_find(const struct blk_node *node, const cha
     return bitmap;
 }
 
+int blk_bitmaps_not_found(const struct blk_node *node, const char *name, struct blk_error *err)
+{
+    BLK_AUTOFREE char *why = blk_xasprintf("Dirty bitmap '%s' not found", name);
+    return blk_fail_why(err, ENOENT, why, "'%s'", node->name);
+}
+
+int blk_bitmaps_exists(const struct blk_node *node, const char *name, struct blk_error *err)
+{
+    BLK_AUTOFREE char *why = blk_xasprintf("Bitmap already exists: %s", name);
+    return blk_fail_why(err, EEXIST, why, "adding a bitmap to '%s'", node->name);
+}
+
 int blk_bitmaps_add(struct blk_node *node, struct blk_dirty_bitmap *bitmap, struct blk_error *err)
 {
     struct blk_dirty_bitmaps *bitmaps = blk_bitmaps_of(node);
 
     if (blk_bitmaps_find(node, bitmap->name))
-        return blk_fail_why(err, EEXIST, "there is a bitmap of that name already",
-                            "adding bitmap '%s' to '%s'", bitmap->name, node->name);
+        return blk_bitmaps_exists(node, bitmap->name, err);
     struct blk_dirty_bitmap **end = &bitmaps->first;
     while (*end)
         end = &(*end)->next;
@@ -96,8 +107,7 @@ int blk_bitmaps_get_usable(struct blk_node *node, const char *name,
 
     *bitmap = NULL;
     if (!found)
-        return blk_fail_why(err, ENOENT, "there is no such bitmap", "bitmap '%s' of '%s'", name,
-                            node->name);
+        return blk_bitmaps_not_found(node, name, err);
     /* Loading may find that it is damaged. */
     int ret = found->inconsistent || found->unusable ? 0 : blk_bitmaps_load(node, err);
     if (ret < 0)

@@ -53,6 +53,9 @@ void blk_bitmaps_free(struct blk_node *node);
 
 /* The bitmap of that name, or NULL. */
 struct blk_dirty_bitmap *blk_bitmaps_find(const struct blk_node *node, const char *name);
+/* Fail with the words that qemu-img has for it: there is no bitmap of that name, or one already. */
+int blk_bitmaps_not_found(const struct blk_node *node, const char *name, struct blk_error *err);
+int blk_bitmaps_exists(const struct blk_node *node, const char *name, struct blk_error *err);
 
 /*
  * The bitmap of that name with its bits in memory, fit for use. Errors

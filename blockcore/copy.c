@@ -21,10 +21,7 @@
 
 /* Data moves in pieces of this size; a multiple of every cluster size. */
 #define CHUNK_BYTES (2 * MIB)
-/*
- * Zeroes cost little where they are holes; where they
- * must be written, a signal should not wait long.
- */
+/* Zeroes are cheap as holes; where they have to be written, a signal should not wait long. */
 #define ZERO_CHUNK_BYTES (64 * MIB)
 
 enum action {
@@ -87,10 +84,7 @@ static int look_at_source(struct job *job, uint64_t bytes, struct blk_error *err
 
 static enum action action_for(const struct blk_copy_params *p, unsigned flags)
 {
-    /*
-     * The zeroes behind the end of a base that is too
-     * short are this layer's: the base need not have them.
-     */
+    /* Zeroes past the end of a short base belong to this layer: the base need not have them. */
     bool decided = flags & BLK_EXT_ALLOCATED || (p->base && flags & BLK_EXT_ZERO);
     if (p->only_allocated && !decided)
         return ACTION_SKIP;
@@ -99,10 +93,7 @@ static enum action action_for(const struct blk_copy_params *p, unsigned flags)
     return p->target_reads_zero ? ACTION_SKIP : ACTION_ZERO;
 }
 
-/*
- * Compressed writes are whole clusters: an extent
- * that ends inside one is widened or left to be read.
- */
+/* Compressed writes are whole clusters: an extent that ends inside one is widened, or read. */
 static void fit_to_unit(const struct job *job, struct chunk *chunk)
 {
     uint64_t left = job->params->bytes - chunk->offset;
@@ -120,10 +111,7 @@ static void fit_to_unit(const struct job *job, struct chunk *chunk)
     chunk->host = NULL;
 }
 
-/*
- * Goes on to the next range that the mask marks; what
- * is skipped counts as done. Returns its length.
- */
+/* Moves on to the next range that the mask marks. What is skipped is done. Returns its length. */
 static uint64_t skip_to_marked(struct job *job)
 {
     const struct blk_copy_params *p = job->params;
@@ -189,7 +177,7 @@ static int next_chunk(struct job *job, struct chunk *chunk, struct blk_error *er
 
 /*
  * Waits until all chunks before are written. Reading needs no turn. Every chunk that was handed out
- * ends its turn or fails the job, so nobody waits for ever; after a failure nobody waits at all.
+ * ends its turn or fails the job, so nobody waits forever, and after a failure nobody waits at all.
  */
 static void await_turn(struct job *job, const struct chunk *chunk)
 {
@@ -277,17 +265,19 @@ static int read_source(struct job *job, const struct chunk *chunk, uint8_t *buf,
 
 /*
  * The length of the run at the start of [buf, buf + bytes) that is all zero or all "keep", in steps
- * of `step` measured from `offset`, so that runs fall on multiples of `step` in the target.
+ * of `step` measured from `offset`, so that runs fall on multiples of `step` in the target. A short
+ * step at either end counts as zero if all of it is: what lies beyond it is decided by itself, and
+ * is a hole more often than not.
  */
 static uint64_t run_length(const uint8_t *buf, uint64_t bytes, uint64_t offset, uint64_t step,
                            bool *zero)
 {
     uint64_t run = u64_min(step - offset % step, bytes);
-    *zero = run == step && bytes_are_zero(buf, run);
+
+    *zero = bytes_are_zero(buf, run);
     while (run < bytes) {
         uint64_t piece = u64_min(step, bytes - run);
-        bool piece_zero = piece == step && bytes_are_zero(buf + run, piece);
-        if (piece_zero != *zero)
+        if (bytes_are_zero(buf + run, piece) != *zero)
             break;
         run += piece;
     }
@@ -517,7 +507,7 @@ static int find_unit(const struct blk_copy_params *params, uint64_t *unit, struc
     if (ret < 0)
         return ret;
     if (!info.cluster_bytes || !format->driver->write_compressed)
-        return blk_fail_why(err, ENOTSUP, "the format cannot hold compressed data",
+        return blk_fail_why(err, ENOTSUP, "the format does not support compression",
                             "compressing to '%s' (%s)", params->target->name,
                             format->driver->name);
     *unit = info.cluster_bytes;

@@ -14,11 +14,9 @@
 #include "blockcore/dirty_bitmap.h"
 #include "blockcore/error.h"
 #include "blockcore/node.h"
+#include "blockcore/types.h"
 
 struct blk_digest;
-
-/* Called from one thread at a time, now and then: `done` of `total` bytes of work. */
-typedef void blk_progress_fn(void *opaque, uint64_t done, uint64_t total);
 
 struct blk_copy_params {
     struct blk_node *source;

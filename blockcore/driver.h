@@ -200,8 +200,9 @@ struct blk_driver {
     int (*measure)(struct blk_options *options, struct blk_node *source,
                    struct blk_measure *measure, struct blk_error *err);
     const struct blk_option_desc *amend_options;
+    /* `progress` (may be NULL) is told of every step. */
     int (*amend)(struct blk_node *node, struct blk_options *options, bool force,
-                 struct blk_error *err);
+                 const struct blk_progress *progress, struct blk_error *err);
     int (*check)(struct blk_node *node, unsigned repair, struct blk_check *check,
                  struct blk_error *err);
     /* Drops all data of this layer so that the backing file shows through. */

@@ -384,7 +384,7 @@ int blk_child_write_compressed(struct blk_node *node, uint64_t offset, uint64_t 
     if (ret < 0 || !bytes)
         return ret;
     if (!node->driver->write_compressed)
-        return blk_fail_why(err, ENOTSUP, "the format cannot hold compressed data",
+        return blk_fail_why(err, ENOTSUP, "the format does not support compression",
                             "compressed write to '%s' (%s)", node->name, node->driver->name);
     ret = begin_change(node, offset, bytes, err);
     if (ret < 0)

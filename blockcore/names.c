@@ -34,7 +34,7 @@ const struct blk_driver *blk_protocol_of(const char *filename, struct blk_error 
             return blk_drivers[i];
     }
     blk_fail_why(err, ENOTSUP, "no such protocol (write ./NAME for a file of that name)",
-                 "opening '%s': '%.*s:'", filename, (int)length, filename);
+                 "Could not open '%s': '%.*s:'", filename, (int)length, filename);
     return NULL;
 }
 
@@ -43,7 +43,7 @@ const struct blk_driver *blk_protocol_by_filename(struct blk_options *options,
 {
     BLK_AUTOFREE char *filename = blk_xstrdup(blk_options_peek(options, "filename"));
     if (!filename) {
-        blk_fail_why(err, EINVAL, "neither driver nor filename is given", "opening a file");
+        blk_fail_why(err, EINVAL, "neither driver nor filename is given", "Could not open a file");
         return NULL;
     }
     const struct blk_driver *driver = blk_protocol_of(filename, err);
@@ -57,10 +57,10 @@ int blk_filename_to_options(const char *filename, struct blk_options *options,
                             struct blk_error *err)
 {
     if (!*filename)
-        return blk_fail_why(err, ENOENT, "the file name is empty", "opening ''");
+        return blk_fail_why(err, ENOENT, "the file name is empty", "Could not open ''");
     if (is_json(filename)) {
         int ret = blk_options_parse_json(options, filename + 5, err);
-        blk_context(err, "opening the given json: image");
+        blk_context(err, "Could not open the given json: image");
         return ret;
     }
 

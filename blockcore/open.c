@@ -70,7 +70,7 @@ static int read_general_options(struct blk_options *options, struct open_context
     if (read_only && context->flags & BLK_WRITABLE) {
         if (!auto_read_only)
             return blk_fail_why(err, EACCES, "its options say read-only",
-                                "opening an image for writing");
+                                "Could not open an image for writing");
         context->flags &= ~(unsigned)BLK_WRITABLE;
     }
     if (trust)
@@ -79,7 +79,7 @@ static int read_general_options(struct blk_options *options, struct open_context
         context->flags |= BLK_FORCE_SHARE;
     if (context->flags & BLK_FORCE_SHARE && context->flags & BLK_WRITABLE)
         return blk_fail_why(err, EINVAL, "force-share goes with read-only access only",
-                            "opening an image for writing");
+                            "Could not open an image for writing");
     return 0;
 }
 
@@ -89,7 +89,8 @@ static int check_all_used(const struct blk_node *node, const struct blk_options 
     const char *unused = blk_options_first_unused(options);
     if (!unused)
         return 0;
-    return blk_fail_why(err, EINVAL, "there is no such option", "opening '%s' (%s): option '%s'",
+    return blk_fail_why(err, EINVAL, "there is no such option",
+                        "Could not open '%s' (%s): option '%s'",
                         node->name, node->driver->name, unused);
 }
 
@@ -194,7 +195,7 @@ static int open_file_child(const struct blk_driver *driver, struct blk_options *
         ret = no_such_node(group, reference, err);
     } else if (blk_options_count(sub) == 0) {
         ret = blk_fail_why(err, EINVAL, "no file is named (option 'file.filename')",
-                           "opening an image%s%s", driver ? " with driver " : "",
+                           "Could not open an image%s%s", driver ? " with driver " : "",
                            driver ? driver->name : "");
     } else {
         struct open_context below = *context;
@@ -524,7 +525,7 @@ static int finish_open(struct blk_node *node, struct blk_options *options,
 
     int ret = node->driver->open(node, options, err);
     if (ret < 0)
-        return blk_fail_if_unset(err, -ret, "opening '%s'", node->name);
+        return blk_fail_if_unset(err, -ret, "Could not open '%s'", node->name);
     if (node->driver->supports_backing)
         ret = open_backing_in(node, options, context, err);
     if (ret == 0)

@@ -118,7 +118,7 @@ int blk_open_files_check(const struct blk_node *self, const struct stat *st, boo
         BLK_AUTOFREE char *why =
             blk_xasprintf("it is the same file as '%s', which this command %s", file->node->name,
                           written ? "writes" : "reads");
-        return blk_fail_why(err, ENOTUNIQ, why, "opening '%s'%s", path,
+        return blk_fail_why(err, ENOTUNIQ, why, "Could not open '%s'%s", path,
                             writes ? " for writing" : "");
     }
     return 0;
@@ -132,7 +132,7 @@ int blk_open_files_check_name(const char *path, struct blk_error *err)
         return 0;
     BLK_AUTOFREE char *why = blk_xasprintf("it is the same file as '%s', which this command "
                                            "creates", file->node->name);
-    return blk_fail_why(err, ENOTUNIQ, why, "opening '%s'", path);
+    return blk_fail_why(err, ENOTUNIQ, why, "Could not open '%s'", path);
 }
 
 const struct blk_node *blk_open_files_find(const char *path)

@@ -49,6 +49,23 @@ struct blk_extent {
     unsigned depth;         /* 0: the node asked; 1: its backing file; ... */
 };
 
+/* Called from one thread at a time, now and then: `done` of `total` bytes or units of work. */
+typedef void blk_progress_fn(void *opaque, uint64_t done, uint64_t total);
+
+/* Whom to tell how far the work is. */
+struct blk_progress {
+    blk_progress_fn *fn;
+    void *opaque;
+};
+
+/* `progress` may be NULL. */
+static inline void blk_progress_tell(const struct blk_progress *progress, uint64_t done,
+                                     uint64_t total)
+{
+    if (progress)
+        progress->fn(progress->opaque, done, total);
+}
+
 /* What block_status should find out. */
 enum blk_want {
     BLK_WANT_ZERO = 1 << 0,  /* precise about zeroes, which may cost a look at the medium */

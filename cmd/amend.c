@@ -28,7 +28,8 @@ static int amend_tables(const struct blk_driver *driver, struct option_tables *t
     *tables = (struct option_tables){ .format = driver->name, .own = driver->amend_options };
     if (driver->amend)
         return 0;
-    return blk_fail_why(err, ENOTSUP, "its options cannot be changed", "format '%s'", driver->name);
+    return blk_fail_why(err, ENOTSUP, "the format has no options that can be changed",
+                        "format '%s'", driver->name);
 }
 
 static int print_help(const struct blk_driver *driver)
@@ -43,16 +44,17 @@ static int print_help(const struct blk_driver *driver)
 }
 
 static int change(struct blk_node *node, struct blk_options *options, const struct request *request,
-                  struct blk_error *err)
+                  struct progress *shown, struct blk_error *err)
 {
-    int ret = node->driver->amend(node, options, request->force, err);
+    const struct blk_progress progress = { progress_update, shown };
+    int ret = node->driver->amend(node, options, request->force, &progress, err);
     if (ret < 0)
         return blk_fail_if_unset(err, -ret, "amending '%s'", node->name);
 
     const char *unused = blk_options_first_unused(options);
     if (unused)
-        return blk_fail_why(err, ENOTSUP, "it cannot be changed", "amending '%s': option '%s'",
-                            node->name, unused);
+        return blk_fail_why(err, ENOTSUP, "this option cannot be changed",
+                            "amending '%s': option '%s'", node->name, unused);
     return 0;
 }
 
@@ -73,7 +75,7 @@ static int amend(struct blk_node *root, const struct request *request)
     if (ret == 0) {
         struct progress progress;
         progress_start(&progress, request->show_progress);
-        ret = change(node, options, request, &err);
+        ret = change(node, options, request, &progress, &err);
         progress_finish(&progress, ret == 0);
     }
     blk_options_free(options);
@@ -90,7 +92,7 @@ static int run(int argc, char **argv)
     const struct cmd_option options[] = {
         { 'o', "options", CMD_LIST, &request.texts, "NAME=VALUE,...",
           "options to change; -o help lists them" },
-        { 0, "force", CMD_FLAG, &request.force, NULL, "allow what may lose data" },
+        { 0, "force", CMD_FLAG, &request.force, NULL, "allow changes that may lose data" },
         { 'p', "progress", CMD_FLAG, &request.show_progress, NULL, "show the progress" },
         { 'q', "quiet", CMD_FLAG, &quiet, NULL, "print nothing but errors" },
         { 't', "cache", CMD_STRING, &cache, "CACHE", "cache mode" },
@@ -105,7 +107,7 @@ static int run(int argc, char **argv)
     if (status != CMD_RUN)
         return status;
     if (!request.texts.count)
-        return report_usage(&cmd_amend, "needs options (-o)");
+        return report_usage(&cmd_amend, "expects options (-o)");
     bool help = create_options_want_help(&request.texts);
     if (help && image.format) {
         const struct blk_driver *driver = image_driver(image.format, &err);

@@ -1,9 +1,8 @@
 /*
  * blkimg bench: how long a number of requests takes.
  *
- * Drivers are synchronous, so "in parallel" means that so many threads
- * each have one request under way. Which request comes next is decided
- * under the mutex, in order, as by one that walks through the image.
+ * Drivers are synchronous, so a depth of N means N threads with one request in flight each. The
+ * mutex guards the choice of the next request, so that they go through the image in order.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -22,14 +21,14 @@ static int run(int argc, char **argv);
 
 const struct command cmd_bench = {
     "bench",
-    "Measure how long requests to an image take",
+    "Benchmark requests to an image",
     "[-c count] [-d depth] [-f fmt] [--flush-interval=flush_interval] [-i aio] [-n] [--no-drain] "
     "[-o offset] [--pattern=pattern] [-q] [-s buffer_size] [-S step_size] [-t cache] [-w] [-U] "
     "[--image-opts] [--object objectdef] [--output=ofmt] [--lock-wait=seconds] filename",
     run,
 };
 
-/* What the command line says. */
+/* The command line. */
 struct request {
     struct image_args image;
     const char *filename, *cache;
@@ -139,7 +138,7 @@ static void *work(void *argument)
 
 /* ---- all of them ---- */
 
-/* As many threads as are asked for: with fewer the result would be another benchmark's. */
+/* Exactly as many threads as are asked for: with fewer it would be another benchmark. */
 static int run_threads(struct bench *bench, struct blk_error *err)
 {
     uint64_t wanted = u64_min(bench->request->depth, bench->request->count), started = 0;
@@ -206,7 +205,7 @@ static int measure(struct bench *bench, struct blk_error *err)
 
 /* ---- the command ---- */
 
-/* Without Linux AIO here: to measure threads under that name would be no answer. */
+/* There is no Linux AIO here, and timing threads under that name would be a lie. */
 static int check_aio(const struct request *request)
 {
     const char *aio = request->native && !request->image.aio ? "native" : request->image.aio;
@@ -214,7 +213,7 @@ static int check_aio(const struct request *request)
     if (!aio || strcmp(aio, "threads") == 0 || strcmp(aio, "io_uring") == 0)
         return EXIT_OK;
     if (strcmp(aio, "native") == 0)
-        return report_failure("bench: AIO 'native' is not supported; there are threads and "
+        return report_failure("bench: AIO 'native' is not supported; use threads or "
                               "io_uring");
     return report_failure("bench: AIO '%s' is not one of threads, native, io_uring", aio);
 }
@@ -225,7 +224,7 @@ static int check_request(const struct request *request)
         return report_failure("-c: '%" PRIu64 "' is too large (the limit is %d)", request->count,
                               INT_MAX);
     if (request->depth < 1 || request->depth > INT_MAX)
-        return report_failure("-d: at least one request must be under way (the limit is %d)",
+        return report_failure("-d: the depth must be from 1 to %d",
                               INT_MAX);
     if (request->bytes > INT_MAX || request->step > INT_MAX)
         return report_failure("%s is too large (the limit is %d bytes)",
@@ -268,22 +267,22 @@ static int run(int argc, char **argv)
     bool quiet = false;
     const struct cmd_option options[] = {
         IMAGE_OPTIONS(&request.image),
-        { 'c', "count", CMD_UINT, &count, "NUMBER", "so many requests (75000)" },
-        { 'd', "depth", CMD_UINT, &depth, "NUMBER", "so many at a time (64)" },
-        { 'o', "offset", CMD_SIZE, &offset, "OFFSET", "where the first one begins" },
-        { 's', "buffer-size", CMD_SIZE, &bytes, "SIZE", "length of each (4k)" },
-        { 'S', "step-size", CMD_SIZE, &step, "SIZE", "from one to the next (the length)" },
-        { 'w', "write", CMD_FLAG, &request.write, NULL, "write; what the image holds is lost" },
-        { 0, "pattern", CMD_UINT, &pattern, "BYTE", "what is written (0)" },
-        { 0, "flush-interval", CMD_UINT, &interval, "NUMBER", "flush after so many writes" },
+        { 'c', "count", CMD_UINT, &count, "NUMBER", "number of requests (75000)" },
+        { 'd', "depth", CMD_UINT, &depth, "NUMBER", "requests in flight (64)" },
+        { 'o', "offset", CMD_SIZE, &offset, "OFFSET", "offset of the first one (0)" },
+        { 's', "buffer-size", CMD_SIZE, &bytes, "SIZE", "bytes per request (4k)" },
+        { 'S', "step-size", CMD_SIZE, &step, "SIZE", "offset from one to the next (-s)" },
+        { 'w', "write", CMD_FLAG, &request.write, NULL, "write, which destroys the content" },
+        { 0, "pattern", CMD_UINT, &pattern, "BYTE", "byte to write (0)" },
+        { 0, "flush-interval", CMD_UINT, &interval, "NUMBER", "flush after this many writes" },
         { 0, "no-drain", CMD_FLAG, &request.no_drain, NULL,
           "do not wait for all writes before a flush" },
         { 'i', "aio", CMD_STRING, &request.image.aio, "threads|io_uring",
-          "how requests are made (threads)" },
+          "how requests are submitted (threads)" },
         { 'n', "native", CMD_FLAG, &request.native, NULL, "as -i native, which is not supported" },
         { 't', "cache", CMD_STRING, &request.cache, "CACHE", "cache mode" },
         RESULT_OPTION(&request.format),
-        { 'q', "quiet", CMD_FLAG, &quiet, NULL, "accepted; the result is printed all the same" },
+        { 'q', "quiet", CMD_FLAG, &quiet, NULL, "accepted, but the result is printed anyway" },
         CMD_OPTIONS_END,
     };
 

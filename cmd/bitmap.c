@@ -81,8 +81,7 @@ static int do_remove(struct request *request, struct blk_error *err)
 {
     struct blk_dirty_bitmap *bitmap = blk_bitmaps_find(request->root, request->name);
     if (!bitmap)
-        return blk_fail_why(err, ENOENT, "there is no such bitmap", "bitmap '%s' of '%s'",
-                            request->name, request->root->name);
+        return blk_bitmaps_not_found(request->root, request->name, err);
     blk_bitmaps_remove(request->root, bitmap);
     break_chain(request->root, request->name);
     return 0;

@@ -1,9 +1,9 @@
 /*
- * blkimg commit: writes what an overlay holds into a base of its backing chain.
+ * blkimg commit: writes the changes of an overlay to a base of its backing chain.
  *
  * The overlay hides the base where it has data of its own, so its guest view does not change while
  * the base is written. It is emptied only after the base is flushed and its bitmaps are stored;
- * killed before, both are whole and the commit can be run again.
+ * if the run is killed before that, both are intact and it can be run again.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -53,12 +53,15 @@ static int find_base(struct commit *commit, const char *name, struct blk_error *
     struct blk_node *node = commit->top;
 
     if (!blk_child(node, BLK_ROLE_BACKING))
-        return blk_fail_why(err, EINVAL, "it has no backing file", "committing '%s'", node->name);
+        return blk_fail_why(err, EINVAL, "Image does not have a backing file", "committing '%s'",
+                            node->name);
     for (;;) {
         struct blk_node *backing = blk_child(node, BLK_ROLE_BACKING);
-        if (!backing)
-            return blk_fail_why(err, ENOENT, "it is not in the backing chain",
-                                "committing '%s' into '%s'", commit->top->name, name);
+        if (!backing) {
+            BLK_AUTOFREE char *why = blk_xasprintf("Did not find '%s' in the backing chain of '%s'",
+                                                   name, commit->top->name);
+            return blk_fail_why(err, ENOENT, why, "committing '%s'", commit->top->name);
+        }
         if (!name || is_called(node, backing, name)) {
             commit->base = blk_skip_filters(backing);
             if (node != commit->top)
@@ -71,7 +74,7 @@ static int find_base(struct commit *commit, const char *name, struct blk_error *
 
 /* ---- bitmaps ---- */
 
-/* Before anything is written: all that could keep the bitmaps from being merged. */
+/* Checks, before anything is written, that the bitmaps can be merged. */
 static int check_bitmaps(const struct commit *commit, struct blk_error *err)
 {
     struct blk_node *top = commit->top, *base = commit->base;
@@ -125,7 +128,7 @@ static bool is_direct(const struct commit *commit)
     return backing && blk_skip_filters(backing) == commit->base;
 }
 
-/* What the overlay was a backup of, the base is now: both show the same. */
+/* The base now has the content of the overlay, so it becomes the backup that the overlay was. */
 static int pass_identity_on(const struct commit *commit, struct blk_error *err)
 {
     struct blk_node *base = blk_skip_filters(commit->base);
@@ -201,8 +204,8 @@ static int empty_top(const struct commit *commit, struct blk_error *err)
     if (commit->keep_top)
         return 0;
     if (!commit->top->driver->make_empty)
-        return blk_fail_why(err, ENOTSUP, "its format cannot be emptied; see -d", "emptying '%s'",
-                            commit->top->name);
+        return blk_fail_why(err, ENOTSUP, "the format does not support it; -d skips it",
+                            "emptying '%s'", commit->top->name);
     int ret = commit->top->driver->make_empty(commit->top, err);
     return ret < 0 ? blk_fail_if_unset(err, -ret, "emptying '%s'", commit->top->name) : 0;
 }
@@ -233,7 +236,7 @@ static int run(int argc, char **argv);
 
 const struct command cmd_commit = {
     "commit",
-    "Write what an overlay holds into its backing file",
+    "Write the changes of an overlay to its backing file",
     "[--object objectdef] [--image-opts] [-q] [-f fmt] [-t cache] [-b base] [-r rate_limit] [-d] "
     "[-p] [--bitmaps] [--output=ofmt] [--lock-wait=seconds] filename",
     run,
@@ -252,11 +255,12 @@ static int run(int argc, char **argv)
         { 't', "cache", CMD_STRING, &cache, "CACHE", "cache mode of the images" },
         { 'b', "base", CMD_STRING, &base_name, "BASE",
           "image of the chain to commit into; implies -d" },
-        { 'r', "rate-limit", CMD_SIZE, &rate, "BYTES", "copy at most so much in a second" },
-        { 'd', "drop", CMD_FLAG, &commit.keep_top, NULL, "do not empty the overlay afterwards" },
+        { 'r', "rate-limit", CMD_SIZE, &rate, "BYTES",
+          "limit the copy to this many bytes per second" },
+        { 'd', "drop", CMD_FLAG, &commit.keep_top, NULL, "keep the content of the overlay" },
         { 0, "bitmaps", CMD_FLAG, &commit.merge_bitmaps, NULL,
-          "merge the overlay's bitmaps into the base's of the same names" },
-        { 'p', "progress", CMD_FLAG, &show_progress, NULL, "show progress" },
+          "merge the overlay's bitmaps into those of the base" },
+        { 'p', "progress", CMD_FLAG, &show_progress, NULL, "show the progress" },
         { 'q', "quiet", CMD_FLAG, &quiet, NULL, "print nothing but errors" },
         RESULT_OPTION(&format),
         CMD_OPTIONS_END,

@@ -1,5 +1,5 @@
 /*
- * blkimg create: makes a new image.
+ * blkimg create: creates a new image.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -16,13 +16,13 @@ static int run(int argc, char **argv);
 
 const struct command cmd_create = {
     "create",
-    "Make a new image",
+    "Create a new image",
     "[--object objectdef] [-q] [-f fmt] [-b backing_file [-F backing_fmt]] [-u] [-o options] "
     "[--force] [--in-place] [--trust] [--output=ofmt] [--lock-wait=seconds] filename [size]",
     run,
 };
 
-/* What the command line says. */
+/* The command line. */
 struct request {
     const char *filename;
     const char *size_text; /* or NULL */
@@ -37,9 +37,9 @@ struct request {
 /* ---- the backing file ---- */
 
 /*
- * Opens the backing file, which shows that it is one and that nothing of its chain will be
- * replaced, and takes its size where none is given. It asks for no lock: the image may be
- * that of a running machine. Returns an exit status.
+ * Opens the backing file, to see that it is an image and that the new one will not replace any
+ * layer of its chain, and takes its size if none is given. It asks for no lock: a running machine
+ * may be using it. Returns an exit status.
  */
 static int look_at_backing(const struct request *request, const char *name, const char *format,
                            struct blk_options *options)
@@ -54,8 +54,9 @@ static int look_at_backing(const struct request *request, const char *name, cons
     if (backing_open(&args, name, BLK_NO_IO, request->filename, &backing, &err) < 0)
         return report_error(&err);
     if (!format) {
-        status = report_failure("creating '%s': a backing file needs its format (-F); '%s' looks "
-                                "like %s", request->filename, name, backing->driver->name);
+        status = report_failure("creating '%s': Backing file specified without backing format "
+                                "(-F); '%s' looks like %s", request->filename, name,
+                                backing->driver->name);
     } else if (!blk_options_peek(options, "size")) {
         blk_options_setf(options, "size", "%" PRIu64,
                          round_up(blk_size(backing), BLK_SECTOR_BYTES));
@@ -81,7 +82,8 @@ static int check_backing(const struct request *request, const struct option_tabl
                               tables->format);
     if (!file)
         return !format ? EXIT_OK
-                       : report_failure("creating '%s': a backing format without a backing file",
+                       : report_failure("creating '%s': a backing format was given, but no backing "
+                                        "file",
                                         request->filename);
     if (!*file)
         return report_failure("creating '%s': the name of the backing file is empty",
@@ -96,13 +98,13 @@ static int check_backing(const struct request *request, const struct option_tabl
     if (!request->unsafe)
         return look_at_backing(request, name, format, options);
     return format ? EXIT_OK
-                  : report_failure("creating '%s': a backing file needs its format (-F)",
-                                   request->filename);
+                  : report_failure("creating '%s': Backing file specified without backing format "
+                                   "(-F)", request->filename);
 }
 
 /* ---- creating ---- */
 
-/* Puts everything that was asked for into `options`. Returns an exit status. */
+/* Collects everything that was asked for in `options`. Returns an exit status. */
 static int read_options(const struct request *request, const struct option_tables *tables,
                         struct blk_options *options)
 {
@@ -127,7 +129,7 @@ static int read_options(const struct request *request, const struct option_table
     if (status)
         return status;
     if (!blk_options_peek(options, "size"))
-        return report_failure("creating '%s': it needs a size", request->filename);
+        return report_failure("creating '%s': the image needs a size", request->filename);
     return EXIT_OK;
 }
 
@@ -192,7 +194,7 @@ static int run(int argc, char **argv)
     struct request request = { .format = "raw" };
     const struct cmd_option options[] = {
         { 'f', "format", CMD_STRING, &request.format, "FMT", "format of the new image (raw)" },
-        { 'b', "backing", CMD_STRING, &request.backing_file, "FILE", "what shows through it" },
+        { 'b', "backing", CMD_STRING, &request.backing_file, "FILE", "backing file" },
         { 'F', "backing-format", CMD_STRING, &request.backing_format, "FMT",
           "format of the backing file" },
         { 'u', "unsafe", CMD_FLAG, &request.unsafe, NULL, "do not open the backing file" },
@@ -205,7 +207,7 @@ static int run(int argc, char **argv)
         { 0, "trust", CMD_FLAG, &request.backing.trust, NULL,
           "take a backing file whose own chain does not fit" },
         { 0, "lock-wait", CMD_UINT, &request.backing.lock_wait, "SECONDS",
-          "wait up to that long for an image that is in use" },
+          "how long to wait for an image that is in use" },
         { 0, "object", CMD_LIST, &request.backing.objects, "TYPE,id=ID,...",
           "declare an object such as a secret" },
         CMD_OPTIONS_END,
@@ -224,7 +226,7 @@ static int run(int argc, char **argv)
     const struct blk_driver *driver = image_driver(request.format, &err);
     if (!driver)
         return report_error(&err);
-    /* A protocol alone holds what raw puts there. */
+    /* A protocol by itself is a raw image. */
     if (driver->kind == BLK_PROTOCOL && driver->create)
         driver = blk_driver_find("raw");
     return prepare_and_create(&request, driver);

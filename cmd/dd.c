@@ -1,6 +1,6 @@
 /*
- * blkimg dd: copies a part of an image, in dd's way of speaking. Blocks only say how much and from
- * where: the copy engine moves the data in pieces of its own.
+ * blkimg dd: copies a range of an image, with dd's operands. Blocks are only a unit for them: the
+ * copy engine moves the data in pieces of its own.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -18,7 +18,7 @@ static int run(int argc, char **argv);
 
 const struct command cmd_dd = {
     "dd",
-    "Copy a part of an image to a new one",
+    "Copy a range of an image to a new one",
     "[--object objectdef] [--image-opts] [-U] [-f fmt] [-O output_fmt] [--force] "
     "[--in-place] [--lock-wait=seconds] [--output=ofmt] [bs=block_size] [count=blocks] "
     "[skip=blocks] [seek=blocks] if=input of=output",
@@ -27,6 +27,8 @@ const struct command cmd_dd = {
 
 #define DEFAULT_BLOCK_BYTES 512
 #define WORKERS 4
+/* Zeroes of this length are left out, as convert does by default: the content is what counts. */
+#define SPARSE_BYTES (4 * KIB)
 
 struct request {
     const char *input, *output;
@@ -82,7 +84,7 @@ static int parse_operand(const char *operand, struct request *request)
     return report_usage(&cmd_dd, "unknown operand '%s'", operand);
 }
 
-/* Blocks as bytes; what does not fit ends up behind every image. */
+/* Blocks as bytes; too many become an offset past the end of every image. */
 static uint64_t blocks_to_bytes(uint64_t blocks, uint64_t block_bytes)
 {
     return blocks > BLK_MAX_BYTES / block_bytes ? BLK_MAX_BYTES : blocks * block_bytes;
@@ -113,8 +115,8 @@ static int create_target(const struct request *request, uint64_t bytes, struct b
         return -EINVAL;
     struct blk_options *creation = blk_options_new();
     blk_options_setf(creation, "size", "%" PRIu64, round_up(bytes, BLK_SECTOR_BYTES));
-    int ret = image_create(&request->target, request->output, driver, creation, BLK_WRITABLE,
-                           NULL, target, err);
+    int ret = image_create(&request->target, request->output, driver, creation,
+                           BLK_WRITABLE | BLK_UNMAP, NULL, target, err);
     blk_options_free(creation);
     return ret;
 }
@@ -129,6 +131,7 @@ static int copy(struct blk_node *source, struct blk_node *target, struct part *p
         .target_offset = part->to,
         .bytes = part->bytes,
         .target_reads_zero = target->reads_zero,
+        .sparse_bytes = SPARSE_BYTES,
         .in_order = true,
         .moved = &part->moved,
         .workers = WORKERS,

@@ -3,7 +3,7 @@
  * text.
  *
  * Nothing is read but headers and small tables, so that it is quick and works within narrow memory
- * limits. An image that is in use is no obstacle: it is opened again without asking for locks.
+ * limits. An image that is in use can be described, too: it is opened without asking for locks.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -110,6 +110,22 @@ static int add_backing(json_t *object, struct blk_node *node)
     return 0;
 }
 
+/* With QEMU's names. What has no limit is left out. */
+static void add_limits(json_t *object, const struct blk_node *node)
+{
+    const struct blk_limits *limits = &node->limits;
+    json_t *result = json_object();
+
+    set_number(result, "request-alignment", limits->request_alignment);
+    if (limits->zero_alignment)
+        set_number(result, "write-zeroes-alignment", limits->zero_alignment);
+    if (limits->max_transfer)
+        set_number(result, "max-transfer", limits->max_transfer);
+    set_number(result, "min-mem-alignment", limits->memory_alignment);
+    set_number(result, "opt-mem-alignment", limits->memory_alignment);
+    set(object, "limits", result);
+}
+
 struct layer {
     json_t *object;
     struct snapshot_list snapshots;
@@ -155,6 +171,7 @@ static int describe(struct blk_node *node, bool in_use, struct layer *layer, str
 struct chain {
     struct layer *layers;
     size_t count;
+    bool limits; /* --limits */
 };
 
 /* Opens one layer without its backing file, if need be past somebody else's lock. */
@@ -217,6 +234,8 @@ static int add_layer(struct chain *chain, const struct image_args *args, const c
         free_layer(&layer);
         return finish(report_error(&err), &node, 1);
     }
+    if (chain->limits)
+        add_limits(layer.object, node);
     chain->layers = blk_xgrow(chain->layers, chain->count, sizeof(*chain->layers));
     chain->layers[chain->count++] = layer;
     if (node->backing_name) {
@@ -344,6 +363,11 @@ static void print_layer(const json_t *layer, const struct snapshot_list *snapsho
         printf("Format specific information:\n");
         json_print_members(stdout, json_object_get(specific, "data"), 1);
     }
+    const json_t *limits = json_object_get(layer, "limits");
+    if (limits) {
+        printf("Block limits:\n");
+        json_print_members(stdout, limits, 1);
+    }
     print_warnings(layer);
 }
 
@@ -392,7 +416,7 @@ const struct command cmd_info = {
     "info",
     "Describe an image and, if asked, its backing files",
     "[--object objectdef] [--image-opts] [-f fmt] [--output=ofmt] [--backing-chain] [-U] "
-    "[--graph=text|dot] [--lock-wait=seconds] filename",
+    "[--limits] [--graph=text|dot] [--lock-wait=seconds] filename",
     run,
 };
 
@@ -403,10 +427,12 @@ static int run(int argc, char **argv)
     const char *graph = NULL;
     enum graph_form graph_form;
     bool whole = false;
+    struct chain chain = { .layers = NULL };
     const struct cmd_option options[] = {
         IMAGE_OPTIONS(&image),
         { 0, "graph", CMD_STRING, &graph, "text|dot", "show all nodes, as text or for Graphviz" },
         { 0, "backing-chain", CMD_FLAG, &whole, NULL, "describe all layers, top to base" },
+        { 0, "limits", CMD_FLAG, &chain.limits, NULL, "show the alignments of requests, too" },
         OUTPUT_OPTION(&format),
         CMD_OPTIONS_END,
     };
@@ -424,7 +450,6 @@ static int run(int argc, char **argv)
     if (graph)
         return print_graph(&image, filename, graph_form);
 
-    struct chain chain = { .layers = NULL };
     status = gather(&chain, &image, filename, whole);
     if (status == EXIT_OK)
         print_chain(&chain, format, whole);

@@ -1,5 +1,5 @@
 /*
- * blkimg measure: how large the file of a new image will be.
+ * blkimg measure: the file size that a new image needs.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -42,14 +42,14 @@ static int read_target(const char *format, const struct cmd_list *texts,
     *driver = image_driver(format, err);
     if (!*driver)
         return -EINVAL;
-    /* A target is usually a file; what its driver adds (preallocation for raw) may be given too. */
+    /* A target is usually a file: the options of its driver (preallocation for raw) count, too. */
     int ret = create_tables(*driver, "file", &tables, err);
     if (ret == 0)
         ret = create_options_parse(texts, &tables, options, err);
     if (ret < 0)
         return ret;
     if (!(*driver)->measure)
-        return blk_fail_why(err, ENOTSUP, "this format cannot tell", "measuring format '%s'",
+        return blk_fail_why(err, ENOTSUP, "the format does not support it", "measuring format '%s'",
                             format);
     if (size->given)
         blk_options_setf(options, "size", "%" PRIu64, size->value);
@@ -75,7 +75,7 @@ static int run(int argc, char **argv);
 
 const struct command cmd_measure = {
     "measure",
-    "Tell how large the file of a new image will be",
+    "Compute the file size that a new image needs",
     "[--output=ofmt] [-O output_fmt] [-o options] [--size N | [--object objectdef] "
     "[--image-opts] [-f fmt] [-l snapshot_param] [-U] [--lock-wait=seconds] filename]",
     run,
@@ -92,7 +92,8 @@ static int run(int argc, char **argv)
         IMAGE_OPTIONS(&image),
         { 'O', "target-format", CMD_STRING, &target_format, "FMT",
           "format of the new image (raw)" },
-        { 'o', "options", CMD_LIST, &texts, "NAME=VALUE,...", "options as of create" },
+        { 'o', "options", CMD_LIST, &texts, "NAME=VALUE,...",
+          "options of the format, as for create" },
         { 0, "size", CMD_SIZE, &size, "SIZE", "measure an empty image of this size" },
         { 'l', "snapshot", CMD_STRING, &snapshot, "SNAPSHOT",
           "measure this snapshot of the image" },
@@ -105,7 +106,7 @@ static int run(int argc, char **argv)
     if (status != CMD_RUN)
         return status;
     if (operands.count > 1)
-        return report_usage(&cmd_measure, "expects one image at most");
+        return report_usage(&cmd_measure, "expects at most one image");
     if (operands.count == 0 && (image.image_opts || image.format || snapshot))
         return report_usage(&cmd_measure, "--image-opts, -f and -l need an image");
     if ((operands.count == 1) == size.given)

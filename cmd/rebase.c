@@ -29,7 +29,7 @@ static int run(int argc, char **argv);
 
 const struct command cmd_rebase = {
     "rebase",
-    "Give an overlay another backing file, or none",
+    "Change the backing file of an overlay",
     "[--object objectdef] [--image-opts] [-U] [-q] [-f fmt] [-t cache] [-T src_cache] [-p] [-u] "
     "[-c] [--output=ofmt] [--lock-wait=seconds] -b backing_file [-F backing_fmt] filename",
     run,
@@ -37,7 +37,7 @@ const struct command cmd_rebase = {
 
 #define WORKERS 4
 
-/* What the command line says. */
+/* The command line. */
 struct request {
     struct image_args image;
     const char *filename;
@@ -111,9 +111,9 @@ static int refuse_without_format(struct rebase *rebase, struct blk_error *err)
     if (ret < 0 && !rebase->request->unsafe)
         return ret;
     BLK_AUTOFREE char *why =
-        rebase->backing ? blk_xasprintf("a backing file needs its format (-F); it looks like %s",
+        rebase->backing ? blk_xasprintf("backing format must be specified (-F); it looks like %s",
                                         blk_skip_filters(rebase->backing)->driver->name)
-                        : blk_xstrdup("a backing file needs its format (-F)");
+                        : blk_xstrdup("backing format must be specified (-F)");
     return blk_fail_why(err, EINVAL, why, "rebasing '%s' onto '%s'", rebase->root->name, name);
 }
 
@@ -196,8 +196,9 @@ static int check_snapshots(struct rebase *rebase, struct blk_error *err)
         ret = find_differences(rebase, bytes, NULL, &marks, err);
     if (ret == 0 && marks && blk_dirty_bitmap_count(marks))
         ret = blk_fail_why(err, EINVAL,
-                           "its internal snapshots show the old backing file, and the new one "
-                           "differs; see -u", "rebasing '%s'", rebase->root->name);
+                           "its internal snapshots depend on the old backing file, and the "
+                           "new one differs; -u rebases anyway",
+                           "rebasing '%s'", rebase->root->name);
     blk_dirty_bitmap_free(marks);
     return ret;
 }
@@ -407,7 +408,7 @@ static int do_rebase(struct rebase *rebase, struct blk_error *err)
 
     int ret = open_overlay(rebase, err);
     if (ret == 0 && request->compressed && !rebase->top->driver->write_compressed)
-        ret = blk_fail_why(err, ENOTSUP, "the format cannot hold compressed data",
+        ret = blk_fail_why(err, ENOTSUP, "the format does not support compression",
                            "compressing to '%s'", rebase->root->name);
     if (ret == 0 && named && !request->backing_format)
         ret = refuse_without_format(rebase, err);
@@ -459,7 +460,7 @@ static int check_request(const struct request *request)
     struct blk_error err = BLK_ERROR_INIT;
 
     if (!request->backing && !request->unsafe)
-        return report_usage(&cmd_rebase, "expects a backing file (-b), or -u");
+        return report_usage(&cmd_rebase, "expects a backing file (-b) or -u");
     if (request->compressed && request->unsafe)
         return report_usage(&cmd_rebase, "-c and -u exclude each other: nothing is copied");
     if (request->backing_format && !image_driver(request->backing_format, &err))
@@ -475,10 +476,11 @@ static int run(int argc, char **argv)
     const struct cmd_option options[] = {
         IMAGE_OPTIONS(&request.image),
         { 'b', "backing", CMD_STRING, &request.backing, "FILE",
-          "the new backing file; \"\": none" },
-        { 'F', "backing-format", CMD_STRING, &request.backing_format, "FMT", "and its format" },
+          "the new backing file; \"\" for none" },
+        { 'F', "backing-format", CMD_STRING, &request.backing_format, "FMT",
+          "format of the backing file" },
         { 'u', "unsafe", CMD_FLAG, &request.unsafe, NULL,
-          "only change the name: the new backing file holds the same" },
+          "change the name only; both must have the same content" },
         { 'c', "compress", CMD_FLAG, &request.compressed, NULL, "compress what is copied" },
         { 't', "cache", CMD_STRING, &request.cache, "CACHE", "cache mode of the image" },
         { 'T', "source-cache", CMD_STRING, &request.source_cache, "CACHE",

@@ -17,14 +17,15 @@ static int new_size(const struct blk_node *root, const char *text, uint64_t *siz
     if (status)
         return status;
     if (sign == '-' && bytes >= old)
-        return report_failure("size: '%s' would leave nothing of '%s' (%llu bytes)", text,
+        return report_failure("size: '%s' would leave nothing of '%s', which has %llu bytes", text,
                               root->name, (unsigned long long)old);
     *size = !sign ? bytes : sign == '+' ? old + bytes : old - bytes;
     if (*size > BLK_MAX_BYTES)
-        return report_failure("size: '%s' makes '%s' too large (the limit is 8 EiB)", text,
+        return report_failure("size: '%s' would make '%s' larger than 8 EiB", text,
                               root->name);
     if (*size == 0)
-        return report_failure("size: '%s' is no size for '%s'", text, root->name);
+        return report_failure("size: '%s' is not a size for '%s'; it must be positive", text,
+                              root->name);
     return 0;
 }
 
@@ -39,9 +40,9 @@ static int resize(struct blk_node *root, const char *text, enum blk_prealloc pre
     if (size <= old && prealloc != BLK_PREALLOC_OFF)
         return report_failure("resizing '%s': --preallocation is for growing only", root->name);
     if (size < old && !shrink)
-        return report_failure("resizing '%s': %llu bytes are less than its %llu, and what lies "
-                              "beyond would be lost; --shrink says that it may be",
-                              root->name, (unsigned long long)size, (unsigned long long)old);
+        return report_failure("resizing '%s' from %llu to %llu bytes: the data beyond the new end "
+                              "would be lost; Use the --shrink option to shrink it anyway",
+                              root->name, (unsigned long long)old, (unsigned long long)size);
     if (blk_truncate(root, size, prealloc, true, &err) < 0)
         return report_error(&err);
     return EXIT_OK;
@@ -67,7 +68,7 @@ static int run(int argc, char **argv)
         IMAGE_OPTIONS(&image),
         { 0, "preallocation", CMD_STRING, &prealloc_text, "MODE",
           "how new space is allocated: off, metadata, falloc, full" },
-        { 0, "shrink", CMD_FLAG, &shrink, NULL, "allow what lies beyond the new end to be lost" },
+        { 0, "shrink", CMD_FLAG, &shrink, NULL, "allow the data beyond the new end to be lost" },
         { 'q', "quiet", CMD_FLAG, &quiet, NULL, "print nothing but errors" },
         RESULT_OPTION(&format),
         CMD_OPTIONS_END,
@@ -79,7 +80,7 @@ static int run(int argc, char **argv)
     if (status != CMD_RUN)
         return status;
     if (blk_prealloc_parse(prealloc_text, &prealloc) < 0)
-        return report_failure("--preallocation: '%s' is none of off, metadata, falloc, full",
+        return report_failure("--preallocation: '%s' is not one of off, metadata, falloc, full",
                               prealloc_text);
     if (operands.count != 2)
         return report_usage(&cmd_resize, "expects an image and a size");

@@ -1,5 +1,5 @@
 /*
- * blkimg snapshot: lists, makes, applies and deletes internal snapshots.
+ * blkimg snapshot: lists, creates, applies and deletes internal snapshots.
  */
 #include <errno.h>
 #include <string.h>
@@ -11,7 +11,7 @@ static int run(int argc, char **argv);
 
 const struct command cmd_snapshot = {
     "snapshot",
-    "List, make, apply or delete internal snapshots",
+    "List, create, apply or delete internal snapshots",
     "[--object objectdef] [--image-opts] [-f fmt] [-U] [-q] [--output=ofmt] "
     "[--lock-wait=seconds] [-l | -a snapshot | -c snapshot | -d snapshot] filename",
     run,
@@ -29,7 +29,11 @@ struct request {
 /* Called for each of -l, -a, -c and -d. */
 static int choose(void *opaque, const struct cmd_option *option, const char *text)
 {
-    static const char *const verbs[] = { ['a'] = "applying", ['c'] = "making", ['d'] = "deleting" };
+    static const char *const verbs[] = {
+        ['a'] = "applying",
+        ['c'] = "creating",
+        ['d'] = "deleting",
+    };
     struct request *request = opaque;
 
     if (request->action)
@@ -101,8 +105,8 @@ static int run(int argc, char **argv)
     bool quiet = false;
     const struct cmd_option options[] = {
         { 'l', "list", CMD_MARK, &call, NULL, "list the snapshots" },
-        { 'a', "apply", CMD_CALL, &call, "SNAPSHOT", "go back to a snapshot" },
-        { 'c', "create", CMD_CALL, &call, "SNAPSHOT", "make a snapshot" },
+        { 'a', "apply", CMD_CALL, &call, "SNAPSHOT", "revert the disk to a snapshot" },
+        { 'c', "create", CMD_CALL, &call, "SNAPSHOT", "create a snapshot" },
         { 'd', "delete", CMD_CALL, &call, "SNAPSHOT", "delete a snapshot" },
         { 'q', "quiet", CMD_FLAG, &quiet, NULL, "print nothing but errors and the list" },
         RESULT_OPTION(&format),
@@ -118,7 +122,7 @@ static int run(int argc, char **argv)
     bool changes = request.action && request.action != 'l';
     struct blk_error err = BLK_ERROR_INIT;
     struct blk_node *root;
-    /* Snapshots are of one layer: its backing file is not needed. */
+    /* A snapshot is of one layer: its backing file is not needed. */
     unsigned flags = BLK_NO_BACKING | (changes ? BLK_WRITABLE : BLK_NO_IO);
     if (image_open(&image, filename, flags, NULL, &root, &err) < 0)
         return report_error(&err);

@@ -28,7 +28,7 @@ static int parse_filename(const char *filename, struct blk_options *options, str
     if (rest && strcmp(rest, "://") == 0)
         return 0;
     return blk_fail_why(err, EINVAL, "after the driver's name only '://' is allowed",
-                        "opening '%s'", filename);
+                        "Could not open '%s'", filename);
 }
 
 static int null_open(struct blk_node *node, struct blk_options *options, struct blk_error *err)
@@ -44,9 +44,10 @@ static int null_open(struct blk_node *node, struct blk_options *options, struct 
     if (ret < 0)
         return ret;
     if (size > BLK_MAX_BYTES)
-        return blk_fail_why(err, EFBIG, "the size is too large", "opening '%s'", node->name);
+        return blk_fail_why(err, EFBIG, "the size is too large", "Could not open '%s'", node->name);
     if (s->latency_ns > INT64_MAX)
-        return blk_fail_why(err, ERANGE, "latency-ns is too large", "opening '%s'", node->name);
+        return blk_fail_why(err, ERANGE, "latency-ns is too large", "Could not open '%s'",
+                            node->name);
 
     if (strcmp(node->name, node->driver->name) == 0) {
         char name[32];

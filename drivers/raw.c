@@ -54,15 +54,15 @@ static int check_window(const struct blk_node *node, const struct window *window
 
     if (window->offset > file_size)
         return blk_fail_why(err, EINVAL, "it lies behind the end of the file",
-                            "opening '%s' at offset %llu", node->name,
+                            "Could not open '%s' at offset %llu", node->name,
                             (unsigned long long)window->offset);
     if (window->has_size && window->size % BLK_SECTOR_BYTES)
         return blk_fail_why(err, EINVAL, "it is not a multiple of 512",
-                            "opening '%s' with size %llu", node->name,
+                            "Could not open '%s' with size %llu", node->name,
                             (unsigned long long)window->size);
     if (window->has_size && window->size > file_size - window->offset)
         return blk_fail_why(err, EINVAL, "the file ends before that",
-                            "opening '%s' at offset %llu with size %llu", node->name,
+                            "Could not open '%s' at offset %llu with size %llu", node->name,
                             (unsigned long long)window->offset, (unsigned long long)window->size);
     return 0;
 }
@@ -166,8 +166,9 @@ static int read_preallocation(struct blk_options *options, enum blk_prealloc *mo
     *mode = BLK_PREALLOC_OFF;
     if (!text || (blk_prealloc_parse(text, mode) == 0 && *mode != BLK_PREALLOC_METADATA))
         return 0;
-    return blk_fail_why(err, EINVAL, "it can be off, falloc or full for a raw image",
-                        "option preallocation=%s", text);
+    BLK_AUTOFREE char *why = blk_xasprintf(
+        "Unsupported preallocation mode: %s (a raw image has off, falloc and full)", text);
+    return blk_fail_why(err, EINVAL, why, "creating a raw image");
 }
 
 static int raw_create(struct blk_create *create, struct blk_node **node, struct blk_error *err)

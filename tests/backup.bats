@@ -93,7 +93,7 @@ in_use() {
 }
 
 @test "a missing bitmap, one in use, and --on-broken-bitmap=full" {
-    refused "bitmap 'b' of 'disk': there is no such bitmap" --bitmap=b disk new
+    refused "'disk': Dirty bitmap 'b' not found" --bitmap=b disk new
     [[ $stderr == *"the source and its bitmaps are as they were, there is no target 'new'"* ]]
     run -0 --separate-stderr blkimg backup --bitmap=b --on-broken-bitmap=full disk full
     [[ $output == *"making a full backup"*"'b'"* && -z $stderr ]]
@@ -120,7 +120,7 @@ in_use() {
     qemu-img convert -O qcow2 disk foreign
     refused "base 'stranger' for 'disk': it is not the backup" --bitmap=b --base=stranger disk new
     refused "base 'foreign': it does not say which backup it is" --bitmap=b --base=foreign disk new
-    refused "opening 'none'" --bitmap=b --base=none disk new
+    refused "Could not open 'none'" --bitmap=b --base=none disk new
     refused 'a full backup has no --base' --base=full disk new
     refused "it would be overwritten" --bitmap=b --base=full disk full
     refused 'given once for each disk' --bitmap=b --base=full --base=full disk new

@@ -121,7 +121,7 @@ same_bench() {
     refused 'smaller than the depth' -f raw -w --no-drain --flush-interval 5 a
     refused 'not a byte' -f raw -w --pattern 256 a
     refused 'is not a number' -f raw -c x a
-    refused 'at least one' -f raw -d 0 a
+    refused 'from 1 to' -f raw -d 0 a
     refused 'too large' -f raw -s 3G a
     refused 'too large' -f raw -c 3000000000 a
     refused 'for reading only' -f raw -U -w a

@@ -86,9 +86,9 @@ refused() {
 @test "all or nothing" {
     blkimg bitmap --add a b0
     blkimg io -c 'write 0 64k' a >out
-    refused "no such bitmap" --clear --disable --merge missing a b0
+    refused "not found" --clear --disable --merge missing a b0
     refused "already" --clear --add a b0
-    refused "no such bitmap" --remove --clear a b0
+    refused "not found" --remove --clear a b0
     assert_equal "$(dirty_bytes a b0)" 65536
 }
 
@@ -111,7 +111,7 @@ refused() {
     refused "differ in size" --merge b -b longer a into
     run -1 qemu-img bitmap --merge b -b longer -F qcow2 a into
     truncate -s 10M raw
-    refused "no such bitmap" --merge b -b raw -F raw a into
+    refused "not found" --merge b -b raw -F raw a into
     refused "No such file" --merge b -b missing a into
 }
 
@@ -121,10 +121,10 @@ refused() {
     refused "power of two" --add -g 3000 a b1
     refused "granularity" --add -g 256 a b1
     refused "granularity" --add -g 4G a b1
-    refused "no such bitmap" --remove a b1
-    refused "no such bitmap" --clear a b1
-    refused "no such bitmap" --enable a b1
-    refused "no such bitmap" --merge b1 a b0
+    refused "not found" --remove a b1
+    refused "not found" --clear a b1
+    refused "not found" --enable a b1
+    refused "not found" --merge b1 a b0
     refused "at least one" a b0
     refused "expects" --add a
     refused "expects" --add a b c

@@ -59,3 +59,42 @@ need_format() {
     blkimg amend -f qcow2 -o help | grep -q '^  compat=<str> '
     blkimg amend -o help a | grep -q '^  refcount_bits=<num> '
 }
+
+@test "-p: a step for each L1 entry, as qemu-img counts them" {
+    need_format qcow2
+    qemu-img create -q -f qcow2 a 3G
+    qemu-io -c 'write -P 5 0 1M' -c 'write -z 1G 1M' a
+    qemu-img snapshot -c s a
+    cp a peer
+    qemu-img amend -p -o compat=0.10 peer >theirs
+    blkimg amend -p -o compat=0.10 a >ours
+    diff <(tr '\r' '\n' <theirs) <(tr '\r' '\n' <ours)
+    (($(tr '\r' '\n' <ours | wc -l) > 12))
+}
+
+@test "-p: the progress of every command, in the form that scripts read, goes up to 100" {
+    need_format qcow2
+    fill r 0 8M 0x33
+    qemu-img create -q -f qcow2 -o cluster_size=512,preallocation=metadata a 16M
+    qemu-img create -q -f qcow2 -b r -F raw ov
+    qemu-io -c 'write -P 6 0 6M' ov
+    cp r other
+    cp r copy
+    local args steps least
+    while read -r least args; do
+        # shellcheck disable=SC2086 # a list
+        "$BLKIMG" $args >out || fail "$args: $?"
+        steps=$(tr '\r' '\n' <out | grep -v -e Image -e '^$')
+        run grep -Evx ' *\([0-9]+\.[0-9]{2}/100%\)' <<<"$steps"
+        assert_output ''
+        [[ $steps == *'(0.00/100%)'*'(100.00/100%)' ]] || fail "$args: $steps"
+        sort -c -t'(' -g -k2 <<<"$steps" || fail "$args: $steps"
+        (($(wc -l <<<"$steps") >= least)) || fail "$args: $steps"
+    done <<'END'
+20 amend -p -o refcount_bits=64 a
+5 convert -p -O qcow2 ov t
+5 compare -p r copy
+4 rebase -p -b other -F raw ov
+4 commit -p ov
+END
+}

@@ -91,7 +91,7 @@ refuses() {
 
 @test "refused, with one line that says why, and nothing left" {
     truncate -s 1M other
-    refuses "'x': it needs a size" x
+    refuses "'x': the image needs a size" x
     refuses "expects the name of the image"
     refuses "'c' is one operand too many" a 1 c
     refuses "size: '-1' is not a size" x -1
@@ -172,11 +172,11 @@ refuses() {
     same_create -f qcow2 -b a,b -F raw x
     same_create -u -f qcow2 -b nosuch -F raw x 1M
     cp -a given/. .
-    refuses "needs its format" -f qcow2 -b base x
+    refuses "Backing file specified without backing format" -f qcow2 -b base x
     refuses "nosuch" -f qcow2 -b nosuch -F qcow2 x
     refuses "nosuch" -f qcow2 -b nosuch -F qcow2 x 1M
     refuses "needs a size" -u -f qcow2 -b nosuch -F qcow2 x
-    refuses "without a backing file" -f qcow2 -F qcow2 x 1M
+    refuses "no backing file" -f qcow2 -F qcow2 x 1M
     refuses "its own backing file" -f qcow2 -b base -F qcow2 base 1M
     refuses "its own backing file" -f qcow2 -b ./base -F qcow2 base 1M
     refuses "empty" -f qcow2 -b '' x 1M

@@ -159,3 +159,37 @@ refuses() {
     assert_failure 1
     cmp o before
 }
+
+@test "zeroes stay holes, whatever the input and the output are" {
+    qemu-img create -q -f qcow2 empty.q 8T
+    truncate -s 8T empty.r
+    local input format
+    for input in empty.q empty.r; do
+        for format in raw qcow2; do
+            run blkimg dd -O $format bs=1M if=$input of=o
+            assert_success
+            assert_output ""
+            (($(stat -c %b o) < 2048)) || fail "$input to $format: $(stat -c %b o) blocks"
+            run blkimg compare -f "$(qemu-img info "$input" | sed -n 's/^file format: //p')" -F $format \
+                "$input" o
+            assert_success
+        done
+    done
+    # Zeroes that are written in the input too.
+    fill z 0 8M 0
+    fill z 4000000 100 0x11
+    run blkimg dd -f raw if=z of=o
+    assert_success
+    cmp z o
+    (($(stat -c %b o) < 64)) || fail "$(stat -c %b o) blocks"
+}
+
+@test "zeroes are written where the output cannot be known to be zero" {
+    make_image r
+    truncate -s 1M dev
+    fill dev 0 1048576 0x99
+    loop_device dev
+    run blkimg dd -f raw if=r of="$LOOP" bs=1M
+    assert_success
+    cmp -n 1048576 r dev
+}

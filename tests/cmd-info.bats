@@ -166,3 +166,20 @@ print(f"peak {peak} KiB")
 sys.exit(child.wait() != 0 or peak >= 8192)
 EOF
 }
+
+@test "--limits: what requests must be aligned to, of every layer" {
+    blkimg create -q -f raw a 1M
+    blkimg create -q -f qcow2 -b a -F raw b
+    run -0 jq -c '[.[].limits["request-alignment"]]' \
+        <("$BLKIMG" info --limits --backing-chain --output=json b)
+    assert_output '[1,1]'
+    run -0 jq '.limits["write-zeroes-alignment"]' <("$BLKIMG" info --limits --output=json b)
+    assert_output 65536
+    run -0 jq 'has("limits")' <("$BLKIMG" info --output=json b)
+    assert_output false
+    run -0 blkimg info --limits b
+    assert_line 'Block limits:'
+    assert_line '    request alignment: 1'
+    run -0 blkimg info b
+    refute_output --partial limits
+}

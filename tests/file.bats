@@ -21,9 +21,9 @@ load lib/common
 @test "one line names the file and the cause" {
     mkdir folder
     run -1 blkimg info folder
-    assert_output "blkimg: opening 'folder': it is a folder, not a file or block device"
+    assert_output "blkimg: Could not open 'folder': it is a folder, not a file or block device"
     run -1 blkimg info missing
-    assert_output "blkimg: opening 'missing': No such file or directory"
+    assert_output "blkimg: Could not open 'missing': No such file or directory"
 }
 
 @test "prefixes" {
@@ -100,7 +100,7 @@ allocated_mib() {
     assert_equal "$(stat -c %b off)" 0
     assert_equal "$(stat -c %b falloc)" "$(stat -c %b full)"
     run -1 blkimg create -q -f raw -o preallocation=metadata a 4M
-    assert_output --partial "preallocation=metadata"
+    assert_output --partial "preallocation mode: metadata"
     blkimg resize -q -f raw --preallocation=falloc off 8M
     assert_equal "$(stat -c %b off)" 8192
     run -1 blkimg resize -q -f raw --shrink --preallocation=full off 1M

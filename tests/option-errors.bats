@@ -58,8 +58,8 @@ exclude each other                   | info --image-opts -f raw driver=raw,file.
 -C and -c exclude each other         | convert -c -C -O qcow2 raw x
 -C and -S exclude each other         | convert -C -S 4k -O qcow2 raw x
 --skip-broken-bitmaps needs --bitmap | convert --skip-broken-bitmaps -O qcow2 q x
-cannot be allocated beforehand       | convert -o preallocation=full -c -O qcow2 raw x
-cannot hold compressed data          | convert -c -O raw raw x
+cannot be preallocated               | convert -o preallocation=full -c -O qcow2 raw x
+does not support compression          | convert -c -O raw raw x
 either --size or one image           | measure raw --size 1M
 either --size or one image           | measure
 -l, -a, -c and -d exclude each other | snapshot -c a -d b q
@@ -69,13 +69,13 @@ at least one of --add                | bitmap q b
 expects an image and a bitmap        | bitmap --add q
 -F goes with -b                      | bitmap --merge x -F raw q b
 -g goes with --add                   | bitmap --clear -g 64k q b
-expects a backing file (-b), or -u   | rebase q
+expects a backing file (-b) or -u    | rebase q
 is for write tests                   | bench --flush-interval 5 q
 smaller than the depth               | bench -w --no-drain --flush-interval 5 q
 the size is given twice              | create -f qcow2 -o size=1M x 1M
 is for growing only                  | resize -f raw --preallocation=full raw 512k
 --shrink                             | resize q 512k
-needs options (-o)                   | amend q
+expects options (-o)                 | amend q
 expects both if=INPUT and of=OUTPUT  | dd if=raw
 END
 }
@@ -108,7 +108,7 @@ END
 it looks like qcow2                 | convert -B q -O qcow2 raw x
 it looks like qcow2                 | rebase -b q over
 it looks like raw                   | rebase -u -b raw over
-a backing file needs its format     | create -u -f qcow2 -b missing x 1M
+without backing format              | create -u -f qcow2 -b missing x 1M
 Image is not in qcow2 format        | create -f qcow2 -b raw -F qcow2 x
 Image is not in qcow2 format        | convert -B raw -F qcow2 -O qcow2 raw x
 Image is not in qcow2 format        | rebase -b raw -F qcow2 over
@@ -116,16 +116,16 @@ Image is not in qcow2 format        | convert -O raw mismatch x
 Image is not in qcow2 format        | map mismatch
 Unknown driver 'nofmt'              | create -f qcow2 -b q -F nofmt x
 Unknown driver 'nofmt'              | rebase -b q -F nofmt over
-a backing format without a backing  | create -f qcow2 -F qcow2 x 1M
+a backing format was given, but no  | create -f qcow2 -F qcow2 x 1M
 has no backing files                | create -f raw -b q -F qcow2 x
 has no backing files                | convert -B q -F qcow2 -O raw raw x
 has no backing file                 | rebase -f raw -b q -F qcow2 raw
 its own backing file                | create -f qcow2 -b x -F qcow2 x
 No such file or directory           | create -f qcow2 -b missing -F qcow2 x
 No such file or directory           | rebase -b missing -F qcow2 over
-no backing file                     | commit q
-no backing file                     | commit -f raw raw
-not in the backing chain            | commit -b raw over
+have a backing file                   | commit q
+have a backing file                   | commit -f raw raw
+in the backing chain                | commit -b raw over
 END
 }
 
@@ -191,11 +191,11 @@ END
 'foo'                     | amend -o foo=1 q
 'foo'                     | create -f qcow2 -o foo=1 x 1M
 0.10 (v2) or 1.1          | amend -o compat=0.9 q
-cannot be changed         | amend -f raw -o size=1M raw
+can be changed            | amend -f raw -o size=1M raw
 there is no such snapshot | snapshot -a none q
 there is no such snapshot | convert -l nosnap -O raw q x
 has no snapshots          | snapshot -c s raw
-there is no such bitmap   | bitmap --remove q none
+'none' not found         | bitmap --remove q none
 'foo'                     | bench -i foo q
 only 'secret' objects     | info --object bogus,id=s raw
 it has no id              | info --object secret,data=s raw

@@ -162,6 +162,62 @@ with_entry_at() {
     qemu-io -c "read -P 3 0 64M" a
 }
 
+@test "data, preallocated zeroes and data in a row are written by one request" {
+    # The second request that writes guest data fails.
+    printf '%s\n' '[set-state]' 'event = "write_aio"' 'state = "1"' 'new_state = "2"' \
+        '[inject-error]' 'event = "write_aio"' 'state = "2"' >rules
+    local options program
+    for options in cluster_size=64k cluster_size=64k,extended_l2=on; do
+        for program in qemu-io 'blkimg io'; do
+            qemu-img create -q -f qcow2 -o $options a 1M
+            qemu-io -c "write -P 3 0 192k" -c "write -z 64k 64k" -c "write -z 130k 2k" a
+            $program -c "write -P 4 1k 190k" blkdebug:rules:a
+            qemu-io -c "read -P 3 0 1k" -c "read -P 4 1k 190k" -c "read -P 3 191k 1k" a |
+                tee out
+            run -1 grep 'verification failed' out
+            qemu-img check -q a
+        done
+    done
+}
+
+@test "discard-no-unref: what is discarded keeps its clusters, and the file forgets their data" {
+    local options=driver=qcow2,file.filename=a,discard=unmap,discard-no-unref=on kind before
+    for kind in cluster_size=64k cluster_size=64k,extended_l2=on; do
+        qemu-img create -q -f qcow2 -o $kind a 4M
+        qemu-io -c "write -P 1 0 2M" -c "write -c -P 2 2M 64k" a
+        qemu-img snapshot -c s a
+        qemu-io -c "write -P 3 0 1M" a
+        before=$(stat -c %b a)
+        # Own clusters, those of the snapshot, a compressed one, none.
+        run -0 blkimg io --image-opts -c "discard 64k 512k" -c "write -z -u 576k 192k" \
+            -c "discard 1M 512k" -c "discard 2M 64k" -c "discard 3M 64k" \
+            -c "read -P 0 64k 704k" -c "read -P 0 1M 512k" -c "read -P 0 2M 64k" \
+            -c "read -P 3 0 64k" -c "read -P 3 768k 256k" "$options"
+        refute_output --partial failed
+        qemu-img check -q a
+        (($(stat -c %b a) <= before - 1200)) || fail "$before blocks, now $(stat -c %b a)"
+        run -0 jq -c '[.[] | select(.zero and .offset) | [.start, .length]]' \
+            <(qemu-img map --output=json a)
+        assert_output '[[65536,720896],[1048576,524288]]'
+        # The clusters are used again: the file does not grow.
+        before=$(stat -c %s a)
+        qemu-io -c "write -P 4 0 1M" a
+        assert_equal "$(stat -c %s a)" "$before"
+        qemu-img snapshot -a s a
+        run -0 qemu-io -c "read -P 1 0 2M" -c "read -P 2 2M 64k" a
+        refute_output --partial failed
+        qemu-img check -q a
+    done
+    # Without it they are given back.
+    qemu-io -c "write -P 1 0 1M" a
+    blkimg io --image-opts -c "discard 0 1M" "${options/=on/=off}"
+    run -0 jq -c '[.[] | select(.zero and .offset)]' <(qemu-img map --output=json a)
+    assert_output '[]'
+    qemu-img create -q -f qcow2 -o compat=0.10 a 1M
+    run -1 --separate-stderr blkimg io --image-opts -c "discard 0 1M" "$options"
+    [[ $stderr == *discard-no-unref*'version 3'* ]]
+}
+
 @test "sizes of caches are taken as QEMU takes them" {
     qemu-img create -q -f qcow2 a 64M
     local good bad
@@ -206,6 +262,17 @@ states() {
         old_and_new "$options"
         states new.raw "$BLKIMG" io -d unmap "${commands[@]}" a
     done
+}
+
+@test "no crash while discarding with discard-no-unref damages an image" {
+    local options=driver=qcow2,file.filename=b,discard=unmap,discard-no-unref=on
+    old_and_new cluster_size=4k
+    cp a b
+    commands=(-c "discard -q 0 200k" -c "write -q -z -u 2M 100k" -c flush -c "discard -q 300k 50k"
+        -c "write -q -P 8 2148k 20k")
+    blkimg io --image-opts "${commands[@]}" "$options"
+    qemu-img convert -f qcow2 -O raw b new.raw
+    states new.raw "$BLKIMG" io --image-opts "${commands[@]}" "${options/=b,/=a,}"
 }
 
 @test "no crash while resizing damages an image" {

@@ -165,13 +165,13 @@ own_bytes() {
     refused 'looks like qcow2' -b a d
     refused 'looks like raw' -b long.raw d
     refused 'looks like qcow2' -u -b a d
-    refused 'needs its format' -u -b missing d
+    refused 'backing format must be specified' -u -b missing d
     refused 'No such file' -b missing -F raw d
     refused 'No such file' -b missing d
     refused 'leads back to itself' -b d -F qcow2 d
     refused "'nofmt'" -b a -F nofmt d
     refused 'not in qcow2 format' -b long.raw -F qcow2 d
-    refused 'expects a backing file (-b), or -u' d
+    refused 'expects a backing file (-b) or -u' d
     refused '-c and -u exclude each other' -u -c -b a -F qcow2 d
     refused 'cache mode' -t fast -b a -F qcow2 d
     refused 'cache mode' -T fast -b a -F qcow2 d

@@ -205,7 +205,7 @@ static int create_target(const struct backup_options *options, struct backup_dis
     if (!driver)
         return -EINVAL;
     if (options->compressed && !driver->write_compressed)
-        return blk_fail_why(err, ENOTSUP, "the format cannot hold compressed data",
+        return blk_fail_why(err, ENOTSUP, "the format does not support compression",
                             "creating '%s' (%s)", disk->target_name, driver->name);
 
     struct blk_options *creation = blk_options_new();

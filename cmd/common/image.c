@@ -122,7 +122,7 @@ static int check_args(const struct image_args *args, const char *name, unsigned 
     if (args->force_share && (flags & BLK_WRITABLE))
         return blk_fail_why(err, EINVAL, "-U is for reading only", "%s", name);
     if (args->format && !image_driver(args->format, err)) {
-        blk_context(err, "opening '%s'", name);
+        blk_context(err, "Could not open '%s'", name);
         return -EINVAL;
     }
     return image_check_objects(&args->objects, err);
@@ -131,6 +131,13 @@ static int check_args(const struct image_args *args, const char *name, unsigned 
 unsigned image_flags(const struct image_args *args)
 {
     return (args->force_share ? BLK_FORCE_SHARE : 0) | (args->trust ? BLK_TRUST : 0);
+}
+
+/* Callers look for these words wherever an image cannot be opened, whatever the cause. */
+static void say_not_opened(const char *name, struct blk_error *err)
+{
+    if (err && !strstr(err->what, "Could not open"))
+        blk_context(err, "Could not open '%s'", name);
 }
 
 int image_open(const struct image_args *args, const char *name, unsigned flags, const char *cache,
@@ -166,10 +173,14 @@ int image_open(const struct image_args *args, const char *name, unsigned flags, 
     ret = blk_open(&how, root, err);
     blk_options_free(defaults);
     blk_options_free(options);
+    if (ret == 0)
+        return 0;
     /* What is to be written cannot be opened with -U, whichever part of it is in use. */
-    if (ret < 0 && err && err->busy && flags & BLK_WRITABLE)
+    if (err && err->busy && flags & BLK_WRITABLE)
         err->busy = BLK_BUSY_FOR_WRITING;
-    return ret < 0 ? blk_fail_if_unset(err, -ret, "Could not open '%s'", name) : 0;
+    blk_fail_if_unset(err, -ret, "Could not open '%s'", name);
+    say_not_opened(name, err);
+    return ret;
 }
 
 /* For callers that cannot pass an option on. */

@@ -169,7 +169,9 @@ void report_close(const struct blk_close_report *report, const struct blk_error 
         BLK_AUTOFREE char *others = more ? blk_xasprintf(" and %zu more", more) : NULL;
         note_error(entry->node, entry->message, close_note);
         BLK_AUTOFREE char *note = close_note && !named ? blk_xasprintf(" (%s)", close_note) : NULL;
-        report_failure("closing '%s' (%s): %s%s%s%s: %s%s", entry->node, entry->driver,
+        /* qemu-img's words, which callers look for. */
+        const char *lost = strcmp(entry->step, "store") == 0 ? "Lost persistent bitmaps: " : "";
+        report_failure("closing '%s' (%s): %s%s%s%s%s: %s%s", entry->node, entry->driver, lost,
                        entry->step, entry->detail ? " " : "", entry->detail ? entry->detail : "",
                        others ? others : "",
                        entry->message ? entry->message : strerror(entry->code), note ? note : "");

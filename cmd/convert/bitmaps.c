@@ -47,8 +47,7 @@ int convert_check_bitmaps(struct blk_node *source, struct blk_node *target, stru
         if (!is_copied(b))
             continue;
         if (blk_bitmaps_find(target, b->name))
-            ret = blk_fail_why(err, EEXIST, "there is a bitmap of that name already",
-                               "copying bitmap '%s' to '%s'", b->name, target->name);
+            ret = blk_bitmaps_exists(target, b->name, err);
         else
             ret = blk_dirty_bitmap_check_size(b->name, blk_size(target), b->granularity_bits, err);
     }

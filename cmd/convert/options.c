@@ -10,7 +10,7 @@
 #define DEFAULT_WORKERS 4
 #define MAX_WORKERS 16
 
-/* What only matters until it has been checked. */
+/* Needed only until the options have been checked. */
 struct given {
     struct cmd_size sparse, rate, workers;
     const char *format; /* -O */
@@ -24,7 +24,7 @@ static int check_combinations(const struct convert_options *o, const struct give
         const char *text;
     } rules[] = {
         { o->skip_broken_bitmaps && !o->bitmaps, "--skip-broken-bitmaps needs --bitmaps" },
-        { o->input_count > 1 && o->bitmaps, "--bitmaps goes with one input only" },
+        { o->input_count > 1 && o->bitmaps, "--bitmaps needs a single input" },
         { o->copy_range && o->compressed, "-C and -c exclude each other" },
         { o->copy_range && given->sparse.given, "-C and -S exclude each other" },
         { o->copy_range && o->salvage, "-C and --salvage exclude each other" },
@@ -33,11 +33,11 @@ static int check_combinations(const struct convert_options *o, const struct give
         { o->no_create && o->creation.count, "-o has no effect with -n" },
         { o->target_is_zero && !o->no_create, "--target-is-zero needs -n" },
         { o->target_is_zero && o->backing,
-          "--target-is-zero and a backing file of the target exclude each other" },
+          "--target-is-zero and a backing file exclude each other" },
         { o->source.image_opts && o->source.format, "--image-opts and -f exclude each other" },
-        { o->input_count > 1 && o->snapshot, "-l goes with one input only" },
+        { o->input_count > 1 && o->snapshot, "-l needs a single input" },
         { o->input_count > 1 && o->backing,
-          "several inputs cannot be joined over one backing file" },
+          "a backing file needs a single input" },
     };
     for (size_t i = 0; i < sizeof(rules) / sizeof(rules[0]); i++) {
         if (rules[i].wrong)
@@ -83,11 +83,12 @@ int convert_parse(int argc, char **argv, struct convert_options *o)
         { 'o', "options", CMD_LIST, &o->creation, "NAME=VALUE,...",
           "options of the target's format; -o help lists them" },
         { 'B', "backing", CMD_STRING, &o->backing, "FILE", "backing file of the target" },
-        { 'F', "backing-format", CMD_STRING, &o->backing_format, "FMT", "and its format" },
+        { 'F', "backing-format", CMD_STRING, &o->backing_format, "FMT",
+          "format of the backing file" },
         { 'c', "compress", CMD_FLAG, &o->compressed, NULL, "compress the target" },
         { 'C', "copy-range", CMD_FLAG, &o->copy_range, NULL, "let the kernel copy where it can" },
         { 'l', "snapshot", CMD_STRING, &o->snapshot, "SNAPSHOT", "copy this snapshot" },
-        { 'm', "parallel", CMD_UINT, &given.workers, "NUMBER", "so many copies at a time (4)" },
+        { 'm', "parallel", CMD_UINT, &given.workers, "NUMBER", "number of parallel requests (4)" },
         { 'n', "no-create", CMD_FLAG, &o->no_create, NULL, "write into a target that exists" },
         IN_PLACE_OPTION(&o->target),
         { 0, "target-is-zero", CMD_FLAG, &o->target_is_zero, NULL,
@@ -98,18 +99,18 @@ int convert_parse(int argc, char **argv, struct convert_options *o)
         { 'p', "progress", CMD_FLAG, &o->progress, NULL, "show the progress" },
         { 'q', "quiet", CMD_FLAG, &o->quiet, NULL, "print nothing but errors" },
         { 'r', "rate-limit", CMD_SIZE, &given.rate, "BYTES",
-          "copy so many bytes a second at most" },
+          "limit the copy to this many bytes per second" },
         { 'S', "sparse-size", CMD_SIZE, &given.sparse, "SIZE",
-          "zeroes of this length are not written (4k); 0: all are" },
+          "leave out zeroes of this length (4k); 0: write them all" },
         { 't', "target-cache", CMD_STRING, &o->target_cache, "CACHE", "cache mode of the target" },
         { 'T', "source-cache", CMD_STRING, &o->source_cache, "CACHE", "cache mode of the inputs" },
         { 'W', "out-of-order", CMD_FLAG, &o->out_of_order, NULL,
-          "write in any order: for devices, and to compress in parallel" },
-        { 0, "salvage", CMD_FLAG, &o->salvage, NULL, "take what cannot be read for zeroes" },
+          "write in any order, which compresses in parallel" },
+        { 0, "salvage", CMD_FLAG, &o->salvage, NULL, "write zeroes for what cannot be read" },
         { 0, "bitmaps", CMD_FLAG, &o->bitmaps, NULL, "copy persistent bitmaps too" },
         RESULT_OPTION(&o->format),
         { 0, "skip-broken-bitmaps", CMD_FLAG, &o->skip_broken_bitmaps, NULL,
-          "with --bitmaps: leave out inconsistent ones" },
+          "with --bitmaps: skip inconsistent ones" },
         CMD_OPTIONS_END,
     };
     struct cmd_operands operands;

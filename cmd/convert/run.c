@@ -1,8 +1,7 @@
 /*
- * The order of steps is what makes the status true: copy everything, see that the sources are as
- * long as they were, close them, and only then close the target, which flushes and publishes it.
- * Whatever fails before abandons the target: one that this run makes never appears, and one that it
- * replaces stays.
+ * The order of the steps makes the status true: copy everything, check that no source became
+ * shorter, close the sources, and only then close the target, which flushes and publishes it. If
+ * anything fails before that, a new target never appears and an old one stays.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -38,16 +37,16 @@ static int check_compression(const struct convert_options *o, const struct blk_d
     if (!o->compressed)
         return 0;
     if (!driver->write_compressed)
-        return blk_fail_why(err, ENOTSUP, "the format cannot hold compressed data",
+        return blk_fail_why(err, ENOTSUP, "the format does not support compression",
                             "compressing to format '%s'", driver->name);
     const char *prealloc = creation ? blk_options_peek(creation, "preallocation") : NULL;
     if (prealloc && strcmp(prealloc, "off") != 0)
-        return blk_fail_why(err, EINVAL, "compressed clusters cannot be allocated beforehand",
+        return blk_fail_why(err, EINVAL, "compressed clusters cannot be preallocated",
                             "compressing with preallocation '%s'", prealloc);
     return 0;
 }
 
-/* What the backing file looks like is said, and not taken for granted. */
+/* The message says what the backing file looks like, but nothing relies on a guess. */
 static int refuse_without_format(const struct convert_options *o, struct blk_error *err)
 {
     BLK_AUTOFREE char *name = blk_resolve_backing_name(o->output, o->backing);
@@ -57,14 +56,15 @@ static int refuse_without_format(const struct convert_options *o, struct blk_err
     int ret = image_open(&args, name, BLK_NO_IO | BLK_NO_BACKING, NULL, &backing, err);
     if (ret < 0)
         return ret;
-    BLK_AUTOFREE char *why = blk_xasprintf("its format must be given with -F; it looks like %s",
-                                           blk_skip_filters(backing)->driver->name);
+    BLK_AUTOFREE char *why =
+        blk_xasprintf("backing format must be specified (-F); it looks like %s",
+                      blk_skip_filters(backing)->driver->name);
     blk_drop(backing);
     return blk_fail_why(err, EINVAL, why, "backing file '%s'", o->backing);
 }
 
 /*
- * A target that is written in place is lost once it is begun: what is wrong has to come out before.
+ * A target that is written in place is lost as soon as writing starts, so errors must show before.
  */
 static int look_at_backing(const struct convert_options *o, const char *name,
                            struct blk_error *err)
@@ -89,7 +89,7 @@ static int read_backing(struct convert_options *o, const struct option_tables *t
     o->backing_format = blk_options_peek(creation, "backing_fmt");
 
     if (!o->backing && o->backing_format)
-        return blk_fail_why(err, EINVAL, "there is no backing file (-B)",
+        return blk_fail_why(err, EINVAL, "no backing file is given (-B)",
                             "creating '%s' with a backing format", o->output);
     if (!o->backing)
         return 0;
@@ -99,7 +99,7 @@ static int read_backing(struct convert_options *o, const struct option_tables *t
     if (!o->backing_format)
         return refuse_without_format(o, err);
     if (o->input_count > 1)
-        return blk_fail_why(err, EINVAL, "several inputs are joined",
+        return blk_fail_why(err, EINVAL, "a backing file needs a single input",
                             "creating '%s' over a backing file", o->output);
     BLK_AUTOFREE char *name = blk_resolve_backing_name(o->output, o->backing);
     if (blk_same_file(o->output, name))
@@ -168,7 +168,7 @@ static int open_existing(const struct convert_options *o, uint64_t bytes, struct
     struct blk_node *format = blk_skip_filters(*target);
     ret = check_compression(o, format->driver, NULL, err);
     if (ret == 0 && blk_size(*target) < bytes)
-        ret = blk_fail_why(err, ENOSPC, "it is smaller than what should be copied",
+        ret = blk_fail_why(err, ENOSPC, "it is smaller than the source",
                            "target '%s' with %" PRIu64 " bytes instead of %" PRIu64, o->output,
                            blk_size(*target), bytes);
     if (ret == 0 && o->target_is_zero && blk_child(format, BLK_ROLE_BACKING))
@@ -208,7 +208,7 @@ static int copy_part(struct conversion *c, size_t i, uint64_t start, uint64_t en
         .target = c->target,
         .target_offset = start,
         .bytes = end - start,
-        /* The target's backing file stands for the source's, if there is one. */
+        /* The target's backing file takes the place of the source's, if there is one. */
         .only_allocated = o->backing && base,
         .base = base,
         .target_reads_zero = reads_zero,
@@ -250,8 +250,8 @@ static int copy_joint(struct conversion *c, uint64_t offset, bool reads_zero,
 }
 
 /*
- * From where on the target reads as zeroes: everywhere in an empty image without backing file,
- * behind its end in one that has a shorter one, nowhere in one that existed.
+ * Where the part of the target that reads as zeroes starts: at 0 in a new image without a backing
+ * file, at the end of a shorter backing file, nowhere in an image that existed.
  */
 static uint64_t zero_from(const struct conversion *c)
 {
@@ -263,7 +263,7 @@ static uint64_t zero_from(const struct conversion *c)
     struct blk_node *backing = blk_child(blk_skip_filters(c->target), BLK_ROLE_BACKING);
     if (o->no_create || !backing)
         return total;
-    /* A whole chunk of the engine: clusters are not split. */
+    /* Rounded to a chunk of the engine, so that no cluster is split. */
     return u64_min(round_up(blk_size(backing), 2 * MIB), total);
 }
 

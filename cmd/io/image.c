@@ -36,7 +36,7 @@ static int open_described(const struct io_open_how *how, unsigned flags, struct 
     };
     int ret = image_cache(how->cache, &open.cache, err);
     if (ret == 0 && how->image.force_share && !how->read_only)
-        ret = blk_fail_why(err, EINVAL, "-U is for reading only", "opening an image");
+        ret = blk_fail_why(err, EINVAL, "-U is for reading only", "Could not open an image");
     if (ret == 0)
         ret = blk_open(&open, node, err);
     return ret;

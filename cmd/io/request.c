@@ -256,7 +256,7 @@ static int fill_from_source(struct io_request *request)
     struct blk_error err = BLK_ERROR_INIT;
     FILE *file = fopen(request->source, "re");
     if (!file) {
-        blk_fail(&err, errno, "opening '%s'", request->source);
+        blk_fail(&err, errno, "Could not open '%s'", request->source);
         return io_report_error(&err);
     }
     int ret = fill_from(file, request, &err);

@@ -85,7 +85,7 @@ static int open_target(struct blk_node *node, struct blk_options *options, struc
                             "option 'target' has the value '%s'", reference);
     if (!blk_options_has_group(options, "target"))
         return blk_fail_why(err, EINVAL, "no target is named (option 'target.filename')",
-                            "opening an image with driver copy-before-write");
+                            "Could not open an image with driver copy-before-write");
     /* As for the file of a filter: what a plain file name stands for is a protocol. */
     bool protocol = blk_options_peek(options, "target.filename");
     return blk_open_child(node, BLK_ROLE_TARGET, options, "target", node->flags, protocol, err);

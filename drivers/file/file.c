@@ -71,7 +71,8 @@ int file_read_settings(struct blk_options *options, struct file_settings *settin
 {
     *settings = (struct file_settings){ .filename = blk_options_get(options, "filename") };
     if (!settings->filename)
-        return blk_fail_why(err, EINVAL, "the option 'filename' is missing", "opening a file");
+        return blk_fail_why(err, EINVAL, "the option 'filename' is missing",
+                            "Could not open a file");
 
     int ret = read_locking(blk_options_get(options, "locking"), &settings->lock_policy.mode, err);
     if (ret == 0)
@@ -99,12 +100,12 @@ static int check_type(const char *path, mode_t mode, struct blk_error *err)
         return 0;
     if (S_ISDIR(mode))
         return blk_fail_why(err, EISDIR, "it is a folder, not a file or block device",
-                            "opening '%s'", path);
+                            "Could not open '%s'", path);
     return blk_fail_why(err, EINVAL,
                         S_ISFIFO(mode)   ? "it is a pipe, not a file or block device"
                         : S_ISSOCK(mode) ? "it is a socket, not a file or block device"
                                          : "it is a character device, not a file or block device",
-                        "opening '%s'", path);
+                        "Could not open '%s'", path);
 }
 
 static int open_failed(const char *path, unsigned flags, struct blk_cache_mode cache, int code,
@@ -112,8 +113,8 @@ static int open_failed(const char *path, unsigned flags, struct blk_cache_mode c
 {
     if (code == EINVAL && cache.direct)
         return blk_fail_why(err, code, "its file system cannot bypass the page cache (O_DIRECT)",
-                            "opening '%s'", path);
-    return blk_fail(err, code, "opening '%s'%s", path,
+                            "Could not open '%s'", path);
+    return blk_fail(err, code, "Could not open '%s'%s", path,
                     flags & BLK_WRITABLE && (code == EACCES || code == EROFS || code == EPERM)
                         ? " for writing" : "");
 }
@@ -125,7 +126,7 @@ static int open_path(const char *path, unsigned flags, struct blk_cache_mode cac
     if (blk_sys->fstatat(AT_FDCWD, path, st, 0) < 0) {
         int code = errno;
         int taken = code == ENOENT ? blk_open_files_check_name(path, err) : 0;
-        return taken < 0 ? taken : blk_fail(err, code, "opening '%s'", path);
+        return taken < 0 ? taken : blk_fail(err, code, "Could not open '%s'", path);
     }
     int ret = check_type(path, st->st_mode, err);
     if (ret < 0)
@@ -139,12 +140,12 @@ static int open_path(const char *path, unsigned flags, struct blk_cache_mode cac
         return open_failed(path, flags, cache, errno, err);
 
     /* What was opened may be another file than the one looked at. */
-    ret = blk_sys->fstat(fd, st) < 0 ? blk_fail(err, errno, "opening '%s'", path)
+    ret = blk_sys->fstat(fd, st) < 0 ? blk_fail(err, errno, "Could not open '%s'", path)
                                      : check_type(path, st->st_mode, err);
     if (ret == 0) {
         int status = blk_sys->fcntl_int(fd, F_GETFL, 0);
         if (status < 0 || blk_sys->fcntl_int(fd, F_SETFL, status & ~O_NONBLOCK) < 0)
-            ret = blk_fail(err, errno, "opening '%s'", path);
+            ret = blk_fail(err, errno, "Could not open '%s'", path);
     }
     if (ret < 0)
         blk_sys->close(fd);
@@ -158,7 +159,7 @@ static int open_path(const char *path, unsigned flags, struct blk_cache_mode cac
 static int look_again(int fd, const char *path, struct stat *st, struct blk_error *err)
 {
     if (blk_sys->fstat(fd, st) < 0)
-        return blk_fail(err, errno, "opening '%s'", path);
+        return blk_fail(err, errno, "Could not open '%s'", path);
     return check_type(path, st->st_mode, err);
 }
 
@@ -190,7 +191,8 @@ int file_open_locked(const char *path, unsigned flags, struct blk_cache_mode cac
         if (ret < 0)
             return ret;
     }
-    return blk_fail_why(err, EAGAIN, "the file of that name keeps changing", "opening '%s'", path);
+    return blk_fail_why(err, EAGAIN, "the file of that name keeps changing",
+                        "Could not open '%s'", path);
 }
 
 int file_init(struct blk_node *node, int fd, const struct stat *st, const struct file_locks *locks,
@@ -202,7 +204,7 @@ int file_init(struct blk_node *node, int fd, const struct stat *st, const struct
     if (ret < 0)
         return blk_fail(err, -ret, "finding out the size of '%s'", node->name);
     if (size > BLK_MAX_BYTES)
-        return blk_fail_why(err, EFBIG, "it is too large", "opening '%s'", node->name);
+        return blk_fail_why(err, EFBIG, "it is too large", "Could not open '%s'", node->name);
     ret = file_find_limits(fd, st, node->cache.direct, &node->limits);
     if (ret < 0)
         return blk_fail(err, -ret, "finding out the alignment of '%s'", node->name);
@@ -250,7 +252,7 @@ static int device_open(struct blk_node *node, struct blk_options *options, struc
     struct stat st;
     if (filename && blk_sys->fstatat(AT_FDCWD, filename, &st, 0) == 0 && S_ISREG(st.st_mode))
         return blk_fail_why(err, EINVAL, "it is a regular file, not a block device",
-                            "opening '%s' as host_device", filename);
+                            "Could not open '%s' as host_device", filename);
     return file_open(node, options, err);
 }
 

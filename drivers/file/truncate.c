@@ -91,7 +91,7 @@ static int resize_file(struct blk_node *node, uint64_t size, enum blk_prealloc p
     uint64_t old_size = (uint64_t)st.st_size;
 
     if (prealloc == BLK_PREALLOC_METADATA)
-        return blk_fail_why(err, ENOTSUP, "a file has no metadata to preallocate",
+        return blk_fail_why(err, ENOTSUP, "Unsupported preallocation mode: metadata",
                             "resizing '%s'", node->name);
     if (prealloc == BLK_PREALLOC_OFF || size == old_size)
         return set_size(s->fd, size);
@@ -114,8 +114,8 @@ static int resize_device(struct blk_node *node, uint64_t size, enum blk_prealloc
 {
     uint64_t device_size = blk_size(node);
     if (prealloc != BLK_PREALLOC_OFF)
-        return blk_fail_why(err, ENOTSUP, "a device cannot be preallocated", "resizing '%s'",
-                            node->name);
+        return blk_fail_why(err, ENOTSUP, "Unsupported preallocation mode: a device has none",
+                            "resizing '%s'", node->name);
     if (size > device_size)
         return blk_fail_why(err, ENOSPC, "the device is too small",
                             "growing '%s' from %llu to %llu bytes", node->name,

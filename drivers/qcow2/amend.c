@@ -178,7 +178,7 @@ static int upgrade(struct blk_node *node, struct blk_error *err)
     int ret = qcow2_settle(node, err);
     if (ret < 0)
         return ret;
-    ret = qcow2_shadow_begin(node, qcow2_state(node)->refcount_order, true, &shadow, err);
+    ret = qcow2_shadow_begin(node, qcow2_state(node)->refcount_order, true, NULL, &shadow, err);
     if (ret == 0)
         ret = upgrade_with(node, &shadow, &table, err);
     qcow2_shadow_end(&shadow);
@@ -190,7 +190,8 @@ static int upgrade(struct blk_node *node, struct blk_error *err)
 
 /* ---- refcount width ---- */
 
-static int change_width(struct blk_node *node, unsigned order, struct blk_error *err)
+static int change_width(struct blk_node *node, unsigned order,
+                        const struct blk_progress *progress, struct blk_error *err)
 {
     struct qcow2_shadow shadow;
     struct qcow2_header next;
@@ -199,7 +200,7 @@ static int change_width(struct blk_node *node, unsigned order, struct blk_error 
     if (ret < 0)
         return ret;
     next = qcow2_state(node)->header;
-    ret = qcow2_shadow_begin(node, order, true, &shadow, err);
+    ret = qcow2_shadow_begin(node, order, true, progress, &shadow, err);
     if (ret == 0)
         ret = qcow2_shadow_finish(&shadow, true, &next, err);
     qcow2_shadow_end(&shadow);
@@ -252,8 +253,22 @@ static int change_flags(struct blk_node *node, const struct wanted *wanted, stru
     return ret;
 }
 
+/* ---- all steps ---- */
+
+/* The progress of one of several steps, as a part of all. */
+struct steps {
+    const struct blk_progress *all;
+    uint64_t step, count;
+};
+
+static void on_step(void *opaque, uint64_t done, uint64_t total)
+{
+    const struct steps *steps = opaque;
+    blk_progress_tell(steps->all, steps->step * total + done, steps->count * total);
+}
+
 int qcow2_amend(struct blk_node *node, struct blk_options *options, bool force,
-                struct blk_error *err)
+                const struct blk_progress *progress, struct blk_error *err)
 {
     const struct qcow2_header *header = &qcow2_state(node)->header;
     struct wanted wanted;
@@ -265,15 +280,24 @@ int qcow2_amend(struct blk_node *node, struct blk_options *options, bool force,
         (ret = check_wanted(node, &wanted, err)) < 0)
         return ret;
 
-    if (wanted.version > header->version)
+    bool up = wanted.version > header->version, down = wanted.version < header->version;
+    bool other_width = wanted.refcount_order != header->refcount_order;
+    struct steps steps = { progress, 0, (uint64_t)up + other_width + down };
+    const struct blk_progress step = { on_step, &steps };
+    if (up) {
         ret = upgrade(node, err);
-    if (ret == 0 && wanted.refcount_order != header->refcount_order)
-        ret = change_width(node, wanted.refcount_order, err);
+        on_step(&steps, 1, 1);
+        steps.step++;
+    }
+    if (ret == 0 && other_width) {
+        ret = change_width(node, wanted.refcount_order, &step, err);
+        steps.step++;
+    }
     if (ret == 0 && header->version >= 3)
         ret = change_flags(node, &wanted, err);
     if (ret == 0 && wanted.size != header->size)
         ret = blk_child_truncate(node, wanted.size, BLK_PREALLOC_OFF, false, err);
-    if (ret == 0 && wanted.version < header->version)
-        ret = qcow2_downgrade(node, err);
+    if (ret == 0 && down)
+        ret = qcow2_downgrade(node, &step, err);
     return ret;
 }

@@ -12,8 +12,10 @@
 /*
  * Makes an image of version 3 with 16 bit refcounts one of version 2, by one switch. What version
  * 2 cannot express is refused (-ENOTSUP, by name) or expanded: clusters that read as zeroes
- * become unallocated, or data where a backing file would show.
+ * become unallocated, or data where a backing file would show. `progress` (may be NULL) is told of
+ * every L1 entry, of snapshots too.
  */
-int qcow2_downgrade(struct blk_node *node, struct blk_error *err);
+int qcow2_downgrade(struct blk_node *node, const struct blk_progress *progress,
+                    struct blk_error *err);
 
 #endif

@@ -100,7 +100,7 @@ int qcow2_write_compressed(struct blk_node *node, uint64_t offset, uint64_t byte
     int ret = qcow2_check_poison(node, err);
 
     if (ret == 0 && s->data_file)
-        ret = blk_fail_why(err, ENOTSUP, "an external data file cannot hold compressed data",
+        ret = blk_fail_why(err, ENOTSUP, "an external data file does not support compression",
                            "compressed write to '%s'", node->name);
     /* Less than a cluster only at the end of the image: the rest of it would be lost otherwise. */
     bool ends_inside = (offset + bytes) % s->cluster_bytes && offset + bytes != blk_size(node);

@@ -22,6 +22,8 @@ struct downgrade {
     struct qcow2_snapshot_table table;
     uint8_t *l2;        /* one cluster to work in */
     bool table_changed; /* a snapshot has another L1 */
+    const struct blk_progress *progress;
+    uint64_t entries_done, entries; /* of all L1 tables */
 };
 
 static int refuse(const struct blk_node *node, struct blk_error *err, const char *why)
@@ -34,7 +36,10 @@ static int refuse(const struct blk_node *node, struct blk_error *err, const char
 
 static int visit_check(void *opaque, const struct qcow2_snapshot *snapshot, struct blk_error *err)
 {
-    const struct blk_node *node = opaque;
+    struct downgrade *d = opaque;
+    const struct blk_node *node = d->node;
+
+    d->entries += snapshot->l1_entries;
     if (snapshot->vm_state_bytes > UINT32_MAX)
         return refuse(node, err, "a snapshot has a VM state of 4 GiB or more");
     if (snapshot->disk_bytes != qcow2_state(node)->header.size)
@@ -42,10 +47,13 @@ static int visit_check(void *opaque, const struct qcow2_snapshot *snapshot, stru
     return 0;
 }
 
-static int check_expressible(struct blk_node *node, struct blk_error *err)
+/* Counts the L1 entries, too. */
+static int check_expressible(struct downgrade *d, struct blk_error *err)
 {
+    struct blk_node *node = d->node;
     const struct qcow2_state *s = qcow2_state(node);
 
+    d->entries = s->header.l1_entries;
     if (s->data_file)
         return refuse(node, err, "it has an external data file");
     if (s->extended)
@@ -55,7 +63,7 @@ static int check_expressible(struct blk_node *node, struct blk_error *err)
         return refuse(node, err, "it has dirty bitmaps, which would be lost; remove them first");
     if (s->header.incompatible & ~QCOW2_INCOMPAT_COMPRESSION)
         return refuse(node, err, "it is marked as dirty or corrupt");
-    return qcow2_snapshot_table_walk(node, visit_check, node, NULL, err);
+    return qcow2_snapshot_table_walk(node, visit_check, d, NULL, err);
 }
 
 /* ---- tables ---- */
@@ -100,6 +108,31 @@ static int expand_l2(struct downgrade *d, bool *changed, struct blk_error *err)
     return ret;
 }
 
+/* Rewrites what one L1 entry reaches, in a new place if it changes. */
+static int expand_table(struct downgrade *d, uint64_t *l1_entry, bool *changed,
+                        struct blk_error *err)
+{
+    const struct qcow2_state *s = qcow2_state(d->node);
+    uint64_t offset = *l1_entry & QCOW2_ENTRY_OFFSET, place;
+    bool expanded = false;
+
+    int ret = blk_child_pread(qcow2_file(d->node), offset, s->cluster_bytes, d->l2, err);
+    if (ret == 0)
+        ret = expand_l2(d, &expanded, err);
+    if (ret < 0 || !expanded)
+        return ret;
+    ret = qcow2_shadow_add(&d->shadow, offset, s->cluster_bytes, -1, err);
+    if (ret == 0)
+        ret = qcow2_shadow_alloc(&d->shadow, s->cluster_bytes, &place, err);
+    if (ret == 0)
+        ret = blk_child_pwrite(qcow2_file(d->node), place, s->cluster_bytes, d->l2, 0, err);
+    if (ret < 0)
+        return ret;
+    *l1_entry = place | QCOW2_ENTRY_COPIED;
+    *changed = true;
+    return 0;
+}
+
 /*
  * Rewrites what an L1 table reaches; tables that change get new places. A table shared by several
  * L1 tables is then shared no longer.
@@ -107,34 +140,18 @@ static int expand_l2(struct downgrade *d, bool *changed, struct blk_error *err)
 static int expand_l1(struct downgrade *d, uint64_t *l1, uint64_t entries, bool *changed,
                      struct blk_error *err)
 {
-    const struct qcow2_state *s = qcow2_state(d->node);
+    int ret = 0;
 
     *changed = false;
-    for (uint64_t i = 0; i < entries; i++) {
-        uint64_t offset = l1[i] & QCOW2_ENTRY_OFFSET, place;
-        bool expanded;
-        if (!offset)
-            continue;
+    for (uint64_t i = 0; i < entries && ret == 0; i++) {
         if (blk_cancelled())
             return blk_fail_why(err, ECANCELED, "stopped by a signal", "amending '%s'",
                                 d->node->name);
-        int ret = blk_child_pread(qcow2_file(d->node), offset, s->cluster_bytes, d->l2, err);
-        if (ret == 0)
-            ret = expand_l2(d, &expanded, err);
-        if (ret == 0 && !expanded)
-            continue;
-        if (ret == 0)
-            ret = qcow2_shadow_add(&d->shadow, offset, s->cluster_bytes, -1, err);
-        if (ret == 0)
-            ret = qcow2_shadow_alloc(&d->shadow, s->cluster_bytes, &place, err);
-        if (ret == 0)
-            ret = blk_child_pwrite(qcow2_file(d->node), place, s->cluster_bytes, d->l2, 0, err);
-        if (ret < 0)
-            return ret;
-        l1[i] = place | QCOW2_ENTRY_COPIED;
-        *changed = true;
+        if (l1[i] & QCOW2_ENTRY_OFFSET)
+            ret = expand_table(d, &l1[i], changed, err);
+        blk_progress_tell(d->progress, ++d->entries_done, d->entries);
     }
-    return 0;
+    return ret;
 }
 
 /* Puts a changed L1 table into a new place. */
@@ -218,20 +235,21 @@ static int switch_version(struct downgrade *d, struct blk_error *err)
     return ret;
 }
 
-int qcow2_downgrade(struct blk_node *node, struct blk_error *err)
+int qcow2_downgrade(struct blk_node *node, const struct blk_progress *progress,
+                    struct blk_error *err)
 {
     struct qcow2_state *s = qcow2_state(node);
-    struct downgrade d = { .node = node };
+    struct downgrade d = { .node = node, .progress = progress };
 
     int ret = qcow2_settle(node, err);
     if (ret == 0)
-        ret = check_expressible(node, err);
+        ret = check_expressible(&d, err);
     if (ret < 0)
         return ret;
 
     d.next = s->header;
     d.l2 = blk_buffer_alloc(s->cluster_bytes);
-    ret = d.l2 ? qcow2_shadow_begin(node, s->refcount_order, true, &d.shadow, err)
+    ret = d.l2 ? qcow2_shadow_begin(node, s->refcount_order, true, NULL, &d.shadow, err)
                : blk_fail(err, ENOMEM, "amending '%s'", node->name);
     if (ret == 0)
         ret = expand_all(&d, err);

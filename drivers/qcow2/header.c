@@ -23,7 +23,7 @@ static int refuse(const struct blk_node *node, struct blk_error *err, int code, 
     va_start(args, why);
     vsnprintf(text, sizeof(text), why, args);
     va_end(args);
-    return blk_fail_why(err, code, text, "opening the qcow2 image '%s'", node->name);
+    return blk_fail_why(err, code, text, "Could not open '%s'", node->name);
 }
 
 uint64_t qcow2_l1_entries_for(uint64_t size, unsigned cluster_bits, bool extended)

@@ -82,10 +82,16 @@ static int read_slice_bytes(struct blk_node *node, struct blk_options *options,
     return 0;
 }
 
-static int read_discards(struct blk_options *options, struct qcow2_pass_discard *pass,
-                         struct blk_error *err)
+static int read_discards(struct blk_node *node, struct blk_options *options,
+                         struct qcow2_settings *settings, struct blk_error *err)
 {
-    int ret;
+    struct qcow2_pass_discard *pass = &settings->pass_discard;
+    int ret = blk_options_get_bool(options, "discard-no-unref", &settings->discard_no_unref, err);
+    if (ret < 0)
+        return ret;
+    if (settings->discard_no_unref && qcow2_state(node)->header.version < 3)
+        return blk_fail_why(err, EINVAL, "discard-no-unref needs version 3 (compat=1.1)",
+                            "Could not open '%s'", node->name);
     if ((ret = blk_options_get_bool(options, "pass-discard-request", &pass->request, err)) < 0 ||
         (ret = blk_options_get_bool(options, "pass-discard-snapshot", &pass->snapshot, err)) < 0)
         return ret;
@@ -163,7 +169,7 @@ static int read_without_effect(struct blk_node *node, struct blk_options *option
 
     int ret = blk_options_get_bool(options, "lazy-refcounts", &on, err);
     if (ret == 0 && on && s->header.version < 3)
-        return blk_fail_why(err, EINVAL, "lazy refcounts need version 3", "opening '%s'",
+        return blk_fail_why(err, EINVAL, "lazy refcounts need version 3", "Could not open '%s'",
                             node->name);
     return ret < 0 ? ret : blk_options_get_uint(options, "cache-clean-interval", &seconds, err);
 }
@@ -175,7 +181,7 @@ static int read_given(struct blk_node *node, struct blk_options *options,
     int ret;
     if ((ret = read_cache_sizes(node, options, settings, err)) < 0 ||
         (ret = read_slice_bytes(node, options, settings, err)) < 0 ||
-        (ret = read_discards(options, &settings->pass_discard, err)) < 0 ||
+        (ret = read_discards(node, options, settings, err)) < 0 ||
         (ret = read_overlap_checks(options, &settings->overlap_checks, err)) < 0)
         return ret;
     return read_without_effect(node, options, err);
@@ -211,6 +217,7 @@ int qcow2_options_read(struct blk_node *node, struct blk_options *options, void 
         .slice_bytes = s->l2_cache.entry_bytes,
         .pass_discard = s->pass_discard,
         .overlap_checks = atomic_load(&s->overlap_checks),
+        .discard_no_unref = s->discard_no_unref,
     };
     int ret = read_given(node, options, changed, err);
     if (ret == 0 && changed->slice_bytes != s->l2_cache.entry_bytes)
@@ -227,4 +234,5 @@ void qcow2_options_apply(struct blk_node *node, const void *settings)
     qcow2_cache_set_limit(&s->refblock_cache, changed->refcount_cache);
     s->pass_discard = changed->pass_discard;
     atomic_store(&s->overlap_checks, changed->overlap_checks);
+    s->discard_no_unref = changed->discard_no_unref;
 }

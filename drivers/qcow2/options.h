@@ -11,6 +11,7 @@ struct qcow2_settings {
     uint64_t slice_bytes;              /* of an L2 slice */
     struct qcow2_pass_discard pass_discard;
     unsigned overlap_checks; /* enum qcow2_overlap */
+    bool discard_no_unref;
 };
 
 /*

@@ -72,6 +72,7 @@ static void apply_settings(struct blk_node *node, const struct qcow2_settings *s
                      unit, settings->refcount_cache, BLK_EVENT_REFBLOCK_LOAD);
     s->pass_discard = settings->pass_discard;
     atomic_store(&s->overlap_checks, settings->overlap_checks);
+    s->discard_no_unref = settings->discard_no_unref;
     qcow2_derive(s);
 }
 
@@ -93,11 +94,11 @@ static int check_access(struct blk_node *node, struct blk_error *err)
 {
     const struct qcow2_state *s = qcow2_state(node);
     if (s->header.crypt != QCOW2_CRYPT_NONE && !(node->flags & BLK_NO_IO))
-        return blk_fail_why(err, ENOTSUP, "it is encrypted", "opening '%s'", node->name);
+        return blk_fail_why(err, ENOTSUP, "it is encrypted", "Could not open '%s'", node->name);
     if (s->header.incompatible & QCOW2_INCOMPAT_CORRUPT && blk_is_writable(node) &&
         !(node->flags & BLK_IN_CHECK))
         return blk_fail_why(err, EACCES, "Image is corrupt: it can only be read until 'blkimg "
-                            "check -r all' has repaired it", "opening '%s' for writing",
+                            "check -r all' has repaired it", "Could not open '%s' for writing",
                             node->name);
     return 0;
 }
@@ -124,7 +125,7 @@ static int open_data_file(struct blk_node *node, struct blk_options *options, st
         BLK_AUTOFREE char *name = data_file_name(s);
         if (!name)
             return blk_fail_why(err, EINVAL, "neither its header nor an option names its data file",
-                                "opening '%s'", node->name);
+                                "Could not open '%s'", node->name);
         /*
          * Unlike a backing file's, the name is seen from the current folder: so QEMU makes and
          * opens it.

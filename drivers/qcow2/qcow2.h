@@ -268,6 +268,7 @@ struct qcow2_state {
     bool data_file, data_file_raw;
     struct qcow2_pass_discard pass_discard;
     atomic_uint overlap_checks; /* enum qcow2_overlap */
+    bool discard_no_unref; /* what a guest discards keeps its clusters, as preallocated zeroes */
 
     pthread_mutex_t commit_mutex;
     pthread_rwlock_t lock;
@@ -596,6 +597,12 @@ int qcow2_read_held(struct blk_node *node, uint64_t offset, uint64_t bytes, void
  */
 int qcow2_read_piece(struct blk_node *node, uint64_t offset, uint32_t bytes, uint8_t *piece,
                      void *cluster, struct blk_error *err);
+/*
+ * Fails if the host range, where a mapping says that guest data is, holds tables. The lock is not
+ * held.
+ */
+int qcow2_check_target(struct blk_node *node, uint64_t host, uint64_t bytes,
+                       struct blk_error *err);
 int qcow2_pwrite(struct blk_node *node, uint64_t offset, uint64_t bytes, const void *buf,
                  unsigned flags, struct blk_error *err);
 /* Writes zeroes as data: for what cannot be marked as zero. */
@@ -705,7 +712,7 @@ extern const struct blk_option_desc qcow2_amend_options[];
 int qcow2_create(struct blk_create *create, struct blk_node **node, struct blk_error *err);
 int qcow2_bitmaps_can_create(const struct blk_options *creation, struct blk_error *err);
 int qcow2_amend(struct blk_node *node, struct blk_options *options, bool force,
-                struct blk_error *err);
+                const struct blk_progress *progress, struct blk_error *err);
 int qcow2_measure(struct blk_options *options, struct blk_node *source,
                   struct blk_measure *measure, struct blk_error *err);
 

@@ -182,7 +182,7 @@ int qcow2_repair_counts(struct qcow2_check *check, struct blk_error *err)
                             node->name);
     if (check->past_end)
         return raise_in_place(check, err);
-    int ret = qcow2_shadow_begin(node, check->order, keep_counts, &shadow, err);
+    int ret = qcow2_shadow_begin(node, check->order, keep_counts, NULL, &shadow, err);
     if (ret < 0)
         return ret;
     protect_all(check, &shadow);

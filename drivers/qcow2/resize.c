@@ -489,7 +489,7 @@ static int renew_refcounts(struct blk_node *node, uint64_t clusters, struct blk_
     struct qcow2_state *s = qcow2_state(node);
     struct qcow2_header next = s->header;
     struct qcow2_shadow shadow;
-    int ret = qcow2_shadow_begin(node, s->refcount_order, true, &shadow, err);
+    int ret = qcow2_shadow_begin(node, s->refcount_order, true, NULL, &shadow, err);
     if (ret < 0)
         return ret;
 

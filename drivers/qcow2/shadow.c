@@ -91,16 +91,22 @@ static void protect_structure(struct qcow2_shadow *shadow)
 }
 
 int qcow2_shadow_begin(struct blk_node *node, unsigned order, bool copy_counts,
-                       struct qcow2_shadow *shadow, struct blk_error *err)
+                       const struct blk_progress *progress, struct qcow2_shadow *shadow,
+                       struct blk_error *err)
 {
     struct qcow2_state *s = qcow2_state(node);
-    *shadow = (struct qcow2_shadow){ .node = node, .order = order };
+    *shadow = (struct qcow2_shadow){
+        .node = node,
+        .order = order,
+        .progress = progress,
+    };
 
     int ret = reserve(shadow, div_round_up(blk_size(qcow2_file(node)), s->cluster_bytes), err);
     for (uint64_t at = 0, length; at < shadow->clusters && ret == 0; at += length) {
         qcow2_lock(s);
         ret = copy_slice(shadow, at, copy_counts, &length, err);
         qcow2_unlock(s);
+        blk_progress_tell(progress, at, 2 * shadow->clusters);
         /*
          * Counts that cannot be read protect nothing; whoever starts from zero knows what is in
          * use.
@@ -292,10 +298,12 @@ static int write_structure(struct qcow2_shadow *shadow, const struct placed *pla
     int ret = 0;
 
     blk_event(qcow2_file(node), BLK_EVENT_REFBLOCK_ALLOC_WRITE_BLOCKS);
-    for (uint64_t block = 0; block < entries && ret == 0; block++)
+    for (uint64_t block = 0; block < entries && ret == 0; block++) {
+        blk_progress_tell(shadow->progress, entries + block, 2 * entries);
         if (placed->blocks[block])
             ret = blk_child_pwrite(qcow2_file(node), placed->blocks[block], bytes,
                                    shadow->counts + block * bytes, 0, err);
+    }
     if (ret < 0)
         return ret;
 

@@ -23,16 +23,19 @@ struct qcow2_shadow {
     uint64_t capacity;   /* counts there is room for */
     uint8_t *live;       /* a bit a cluster: not to be written over before the switch */
     uint64_t hint;       /* no free cluster below */
+    const struct blk_progress *progress; /* of copying the counts and writing them; or NULL */
 };
 
 /*
  * `copy_counts`: start from the live counts; else from zeroes (repair), where live counts that
  * cannot be read are no error. Clusters with a live count are kept from being written over in
- * both cases, and so is what the caller marks with qcow2_shadow_protect(). Errors: -ENOMEM, -EIO,
- * -ERANGE when a live count does not fit the width.
+ * both cases, and so is what the caller marks with qcow2_shadow_protect(). `progress` (may be NULL)
+ * is told here and in qcow2_shadow_finish(). Errors: -ENOMEM, -EIO, -ERANGE when a live count does
+ * not fit the width.
  */
 int qcow2_shadow_begin(struct blk_node *node, unsigned order, bool copy_counts,
-                       struct qcow2_shadow *shadow, struct blk_error *err);
+                       const struct blk_progress *progress, struct qcow2_shadow *shadow,
+                       struct blk_error *err);
 void qcow2_shadow_end(struct qcow2_shadow *shadow);
 uint64_t qcow2_shadow_get(const struct qcow2_shadow *shadow, uint64_t cluster);
 /*

@@ -183,7 +183,7 @@ static int begin(struct change *change, struct blk_node *node, struct blk_error 
                            &change->l1, "L1 table", err);
     if (ret < 0)
         return ret;
-    return qcow2_shadow_begin(node, s->refcount_order, true, &change->shadow, err);
+    return qcow2_shadow_begin(node, s->refcount_order, true, NULL, &change->shadow, err);
 }
 
 static void end(struct change *change)

@@ -5,7 +5,7 @@
  *
  *   in place   the host clusters belong to these guest clusters alone, and all touched
  *              (sub)clusters hold data: one write, under the range held shared;
- *   kept       the host clusters are there, but read as zeroes or partly as the backing file;
+ *   kept       the host clusters are there, but some read as zeroes or partly as the backing file;
  *   new        there are none, or they are shared or compressed: a run of free clusters is taken.
  *
  * For the last two the range is held in whole clusters, against all but readers: (1) under the lock
@@ -42,6 +42,7 @@ enum way { IN_PLACE, KEPT, NEW };
 
 struct run {
     enum way way;
+    bool first_data, last_data; /* all that is touched of the outer clusters is data in place */
     uint64_t guest;    /* of the first cluster */
     uint64_t clusters;
     uint64_t host;     /* of the first cluster */
@@ -65,11 +66,8 @@ static int put_payload(struct blk_node *node, uint64_t host, uint64_t bytes,
 
 /* ---- in place ---- */
 
-/*
- * Fails if the host range holds tables; they are nearly always known, so that the lock can be
- * shared.
- */
-static int check_target(struct blk_node *node, uint64_t host, uint64_t bytes, struct blk_error *err)
+/* The tables' places are nearly always known, so that the lock can be shared. */
+int qcow2_check_target(struct blk_node *node, uint64_t host, uint64_t bytes, struct blk_error *err)
 {
     struct qcow2_state *s = qcow2_state(node);
     if (s->data_file)
@@ -93,21 +91,43 @@ static bool is_in_place(const struct qcow2_mapping *mapping)
     return mapping->kind == QCOW2_DATA && mapping->copied;
 }
 
-/* Writes what can be written in place from `offset` on; *done is 0 when nothing can. */
+/*
+ * Whether what follows the mapping lies right behind it in the file but reads as zeroes or as the
+ * backing file: both are written at once then, as "kept".
+ */
+static int goes_on_kept(struct blk_node *node, uint64_t offset, uint64_t bytes,
+                        const struct qcow2_mapping *mapping, bool *kept, struct blk_error *err)
+{
+    struct qcow2_mapping next;
+
+    *kept = false;
+    if (mapping->bytes == bytes)
+        return 0;
+    int ret = qcow2_map(node, offset + mapping->bytes, bytes - mapping->bytes, &next, err);
+    *kept = ret == 0 && next.copied && next.host_offset == mapping->host_offset + mapping->bytes &&
+            (next.kind == QCOW2_ZERO_HOST || next.kind == QCOW2_UNALLOCATED_HOST);
+    return ret;
+}
+
+/* Writes what can be written in place from `offset` on; *done is 0 when nothing can, or more. */
 static int write_in_place(struct blk_node *node, uint64_t offset, uint64_t bytes,
                           const struct payload *payload, uint64_t *done, struct blk_error *err)
 {
     struct qcow2_mapping mapping;
+    bool kept;
     *done = 0;
     int ret = qcow2_map(node, offset, bytes, &mapping, err);
     if (ret < 0 || !is_in_place(&mapping))
+        return ret;
+    ret = goes_on_kept(node, offset, bytes, &mapping, &kept, err);
+    if (ret < 0 || kept)
         return ret;
 
     struct blk_range range;
     blk_range_take_shared(&node->ranges, &range, offset, bytes, 1);
     ret = qcow2_map(node, offset, bytes, &mapping, err);
     if (ret == 0 && is_in_place(&mapping)) {
-        ret = check_target(node, mapping.host_offset, mapping.bytes, err);
+        ret = qcow2_check_target(node, mapping.host_offset, mapping.bytes, err);
         if (ret == 0)
             ret = put_payload(node, mapping.host_offset, mapping.bytes, payload, err);
         *done = mapping.bytes;
@@ -158,6 +178,14 @@ static uint64_t host_of(const struct qcow2_state *s, struct qcow2_entry entry, u
     return s->data_file ? guest : entry.entry & QCOW2_ENTRY_OFFSET;
 }
 
+/* Whether a cluster that is written this way can be written together with those of the run. */
+static bool joins(const struct qcow2_state *s, const struct run *run, enum way way, uint64_t host)
+{
+    if (way == NEW || run->way == NEW)
+        return way == run->way;
+    return host == run->host + run->clusters * s->cluster_bytes;
+}
+
 /* Fills way, host and clusters: the longest row of clusters that are treated alike. */
 static int find_run(struct blk_node *node, const struct qcow2_table *slice, uint32_t index,
                     struct run *run, struct blk_error *err)
@@ -176,11 +204,14 @@ static int find_run(struct blk_node *node, const struct qcow2_table *slice, uint
         uint64_t host = host_of(s, entry, at);
         if (!run->clusters) {
             run->way = way;
+            run->first_data = way == IN_PLACE;
             run->host = host;
-        } else if (way != run->way ||
-                   (way != NEW && host != run->host + run->clusters * cluster_bytes)) {
+        } else if (!joins(s, run, way, host)) {
             break;
         }
+        if (way == KEPT)
+            run->way = KEPT;
+        run->last_data = way == IN_PLACE;
         run->clusters++;
     }
     run->to = u64_min(run->to, run->guest + run->clusters * cluster_bytes);
@@ -236,8 +267,8 @@ static void find_fill_extended(const struct qcow2_state *s, const struct qcow2_t
 static void find_fill(const struct qcow2_state *s, const struct qcow2_table *slice, uint32_t index,
                       struct run *run)
 {
-    run->fill_from = run->guest;
-    run->fill_to = run->guest + run->clusters * s->cluster_bytes;
+    run->fill_from = run->first_data ? run->from : run->guest;
+    run->fill_to = run->last_data ? run->to : run->guest + run->clusters * s->cluster_bytes;
     if (s->extended)
         find_fill_extended(s, slice, index, run);
 }

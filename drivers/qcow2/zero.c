@@ -112,17 +112,56 @@ static int zero_data_file(struct blk_node *node, const struct zeroing *zeroing, 
     return s->data_file && zeroing->unmap ? blk_child_discard(data, offset, bytes, err) : 0;
 }
 
+/*
+ * discard-no-unref: the clusters stay where they are, only the file may forget what is in them. At
+ * once, while the range is held: later a write could be there. What happens to the data is no
+ * matter, as whoever reads the old mapping after a crash gets what was discarded.
+ */
+static int empty_kept(struct blk_node *node, uint64_t offset, uint64_t bytes,
+                      struct blk_error *err)
+{
+    const struct qcow2_state *s = qcow2_state(node);
+    int ret = 0;
+
+    if (!s->pass_discard.request)
+        return 0;
+    while (bytes && ret == 0) {
+        struct qcow2_mapping mapping;
+        ret = qcow2_map(node, offset, bytes, &mapping, err);
+        if (ret < 0)
+            return ret;
+        if (mapping.kind == QCOW2_DATA && mapping.copied) {
+            ret = qcow2_check_target(node, mapping.host_offset, mapping.bytes, err);
+            if (ret == 0)
+                blk_child_discard(qcow2_file(node), mapping.host_offset, mapping.bytes, NULL);
+        }
+        offset += mapping.bytes;
+        bytes -= mapping.bytes;
+    }
+    return ret;
+}
+
+/* Whether host clusters that a request would give back stay with the guest's. */
+static bool keeps_clusters(const struct qcow2_state *s, const struct zeroing *zeroing)
+{
+    return s->discard_no_unref && zeroing->unmap && !zeroing->clear &&
+           zeroing->why == QCOW2_FREE_REQUEST;
+}
+
 /* Zeroes what one slice maps. For whoever holds the range. */
 static int zero_held(struct blk_node *node, struct zeroing zeroing, uint64_t offset,
                      uint64_t bytes, struct blk_error *err)
 {
     struct qcow2_state *s = qcow2_state(node);
 
+    bool keep = keeps_clusters(s, &zeroing);
     int ret = zero_data_file(node, &zeroing, offset, bytes, err);
+    if (ret == 0 && keep && !s->data_file)
+        ret = empty_kept(node, offset, bytes, err);
     if (ret < 0)
         return ret;
     /* Where the data file must agree with the guest, its clusters stay mapped. */
-    zeroing.unmap = zeroing.unmap && !s->data_file_raw;
+    zeroing.unmap = zeroing.unmap && !s->data_file_raw && !keep;
     qcow2_lock(s);
     ret = zero_in_slice(node, &zeroing, offset, offset + bytes, err);
     qcow2_unlock(s);

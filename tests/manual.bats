@@ -1,0 +1,120 @@
+#!/usr/bin/env bats
+# The manual pages and the program agree: commands, options, and examples that run as they stand.
+
+bats_require_minimum_version 1.5.0
+load lib/common
+
+pages() {
+    local page
+    for page in "$SRCDIR"/man/*.1; do
+        basename "$page" .1
+    done
+}
+
+commands() {
+    blkimg help | sed -n '/^Commands:/,/^$/s/^  \([a-z-]*\)  .*/\1/p'
+}
+
+# The page with its markup taken away as far as options are concerned: "-p", "--output".
+plain() {
+    sed -e 's/\\-/-/g' -e 's/\bFl -/--/g' -e 's/\bFl \([A-Za-z]\)/-\1/g' -e 's/\\fB\|\\fR\|\\fI//g' \
+        "$SRCDIR/man/$1.1"
+}
+
+# "-p --progress", or one of them: an option a line, but for -h.
+options_of() {
+    blkimg "$1" --help | sed -nE 's/^ {2}(-[A-Za-z])?,? +(--[a-z-]+)?.*/\1 \2/p' | grep -v -e '^ $' -e --help
+}
+
+@test "blkimg(1) lists every command and every page" {
+    local command page
+    [[ $(commands | wc -l) -gt 20 ]]
+    for command in $(commands); do
+        assert_file_exist "$SRCDIR/man/blkimg-$command.1"
+        grep -qx "\.It Cm $command" "$SRCDIR/man/blkimg.1" || fail "blkimg(1): no command $command"
+    done
+    for page in $(pages); do
+        [[ $page == blkimg ]] || grep -q "^\.Xr $page 1" "$SRCDIR/man/blkimg.1" || fail "no link to $page"
+    done
+}
+
+@test "every option of a command is on its page, or among the common options" {
+    local command short long text common
+    common=$(plain blkimg | sed -n '/COMMON OPTIONS/,/SIGNALS/p')
+    for command in $(commands); do
+        text=$(plain "blkimg-$command")$common
+        while read -r short long; do
+            [[ $short == --* ]] && long=$short short=
+            grep -qE -- "(^|[^a-z-])${long:-none}([^a-z-]|$)" <<<"$text" ||
+                { [[ $short ]] && grep -qE -- "(^|[ .\"\\\\B])-[A-Za-z]*${short#-}" <<<"$text"; } ||
+                fail "blkimg-$command(1) does not have $short $long"
+        done < <(options_of "$command")
+    done
+}
+
+@test "every option on a command's page is one that it takes" {
+    local command option known
+    for command in $(commands); do
+        known=$(options_of "$command" | tr ' ' '\n')
+        for option in $(plain "blkimg-$command" | grep -E '^\.(It|Op) ' | grep -oE -- '--[a-z][a-z-]+' | sort -u); do
+            grep -qxF -- "$option" <<<"$known" || fail "blkimg-$command(1): $option"
+        done
+        for option in $(plain "blkimg-$command" | grep -E '^\.(It|Op) ' | grep -oE -- ' -[A-Za-z]\b' | sort -u); do
+            grep -qxF -- "$option" <<<"$known" || fail "blkimg-$command(1): $option"
+        done
+    done
+}
+
+# The commands of a page's EXAMPLES.
+examples() {
+    awk '/^\.S[hH] /{ in_examples = $2 == "EXAMPLES" }
+        !in_examples { next }
+        /^\.(Bd -literal|nf)/ { literal = 1; next }
+        /^\.(Ed|fi)/ { literal = 0; next }
+        literal { print; next }
+        /^\.Dl / { print substr($0, 5) }' "$SRCDIR/man/$1.1" |
+        sed -e 's/\\e/\\/g' -e 's/\\(dq/"/g' -e 's/\\-/-/g' \
+            -e 's,^\$ ,,' -e 's,/dev/vg/lv,lv.raw,g' -e 's,/new/,new/,g'
+}
+
+# What the examples work with.
+given_files() {
+    local name
+    mkdir given
+    cd given || return 1
+    truncate -s 10G disk.raw
+    fill disk.raw 1048576 3000000 0x41
+    cp disk.raw disk.img
+    truncate -s 10G lv.raw
+    qemu-img convert -f raw -O qcow2 disk.raw disk.qcow2
+    qemu-img create -q -f qcow2 base.qcow2 64M
+    qemu-io -c 'write -P 1 0 1M' base.qcow2
+    cp base.qcow2 old.qcow2
+    cp base.qcow2 copy.qcow2
+    qemu-img create -q -f qcow2 root.qcow2 16M
+    qemu-img create -q -f qcow2 data.qcow2 16M
+    for name in overlay top; do
+        qemu-img create -q -f qcow2 -b base.qcow2 -F qcow2 "$name.qcow2"
+        qemu-io -c 'write -P 2 512k 1M' "$name.qcow2"
+    done
+    for name in a b; do
+        qemu-img create -q -f qcow2 -b old.qcow2 -F qcow2 "$name.qcow2"
+    done
+    mkdir new
+    cd ..
+}
+
+@test "the examples of every page run" {
+    need qemu-img qemu-io
+    given_files
+    local page text
+    for page in $(pages); do
+        text=$(examples "$page")
+        [[ $text == *blkimg* ]] || fail "$page(1) has no example"
+        rm -rf work
+        cp -a given work
+        (cd work && PATH=$(dirname "$BLKIMG"):$PATH bash -e -c "$text") >out 2>err </dev/null ||
+            fail "$page(1): status $? of: $text: $(<err)"
+        [[ $page == blkimg-blkdebug ]] || assert_file_empty err
+    done
+}
