@@ -110,9 +110,10 @@ int qcow2_fail_cut_short(const struct blk_node *file, uint64_t offset, const cha
 int qcow2_check_cut_off(const struct blk_node *node, const struct blk_node *file, uint64_t offset,
                         uint64_t bytes, const char *what, struct blk_error *err)
 {
-    return qcow2_is_cut_off(node, file, offset, bytes)
-               ? qcow2_fail_cut_short(file, offset, what, err)
-               : 0;
+    if (!qcow2_is_cut_off(node, file, offset, bytes))
+        return 0;
+    atomic_store(&qcow2_state(node)->saw_damage, true);
+    return qcow2_fail_cut_short(file, offset, what, err);
 }
 
 uint64_t qcow2_bytes_there(const struct blk_node *node, const struct blk_node *file,

@@ -51,6 +51,7 @@ int qcow2_corrupt(struct blk_node *node, struct blk_error *err, const char *why,
     vsnprintf(text + length, sizeof(text) - length, why, args);
     va_end(args);
 
+    atomic_store(&s->saw_damage, true);
     if (blk_is_writable(node) && !(node->flags & BLK_IN_CHECK) && qcow2_poison(s, EIO)) {
         atomic_store(&s->found_corrupt, true);
         set_corrupt_bit(node);

@@ -43,8 +43,12 @@ static int is_preallocated(struct blk_node *node, bool *result, struct blk_error
     if (known < 0) {
         qcow2_lock(s);
         known = looks_preallocated(node, err);
-        /* Reading takes no refcounts: where some cannot be read, all mapped clusters are data. */
-        if (known == -EIO && !blk_is_writable(node)) {
+        /*
+         * Reading takes no refcounts: where some are damaged, all mapped clusters are data. Where
+         * the medium fails, it fails.
+         */
+        if (known == -EIO && !blk_is_writable(node) &&
+            atomic_load(&qcow2_state(node)->saw_damage)) {
             blk_error_clear(err);
             known = 0;
         }

@@ -196,23 +196,21 @@ class Row:
         try:
             run = self.run(folder, kind, number)
             call = run.calls[number - 1] if number <= len(run.calls) else f"{kind} {number}: not reached"
-            return run.status, call, self.judge(run, folder, kind) if number <= len(run.calls) else None, run.errors
+            return run.status, call, self.judge(run, folder) if number <= len(run.calls) else None, run.errors
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
-    def judge(self, run, folder, kind):
+    def judge(self, run, folder):
         if run.status == "timeout" or run.status < 0 or run.status > 63:
             return f"ended by {run.status}"
         if run.status == self.clean.status:
-            return self.judge_success(run, folder, kind)
+            return self.judge_success(run, folder)
         if not run.errors and "failed" not in run.out:
             return "failed without a word"
         return self.judge_files(run, folder)
 
-    def judge_success(self, run, folder, kind):
-        # Reading needs no refcounts: where they cannot be read, map shows holes inside clusters as data.
-        coarser = self.line.startswith("map") and kind == "read"
-        if run.out != self.clean.out and not coarser:
+    def judge_success(self, run, folder):
+        if run.out != self.clean.out:
             return f"other output: {run.out!r} instead of {self.clean.out!r}"
         if sorted(os.listdir(folder)) != sorted(os.listdir(self.clean_folder)):
             return f"files: {sorted(os.listdir(folder))}"
