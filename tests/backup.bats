@@ -308,7 +308,7 @@ changes() {
 
 @test "--new-bitmap" {
     blkimg backup --new-bitmap=b disk full
-    refused "'b'" --new-bitmap=b disk other
+    refused 'Bitmap already exists: b' --new-bitmap=b disk other
     refused "raw" -f raw --new-bitmap=b full other
     blkimg io -c 'write -P 2 1M 64k' disk >out
     blkimg backup --bitmap=b --base=full --new-bitmap=c disk inc

@@ -164,7 +164,7 @@ empties() {
     [[ ${#stderr_lines[@]} == 1 && $stderr == *"nothing"* ]]
     run -1 --separate-stderr blkimg commit -b top top
     run -1 --separate-stderr blkimg commit base
-    [[ $stderr == *"no backing file"* ]]
+    [[ $stderr == *"Image does not have a backing file"* ]]
     run -1 blkimg commit
     run -1 blkimg commit top two
     run -1 blkimg commit -t nonsense top
