@@ -22,7 +22,7 @@ static int run(int argc, char **argv);
 
 const struct command cmd_compare = {
     "compare",
-    "Find out whether two images have the same content",
+    "Compare the content of two images",
     "[--object objectdef] [--image-opts] [-f fmt] [-F fmt] [-T src_cache] [-p] [-q] [-s] [-U] "
     "[--output=ofmt] [--lock-wait=seconds] filename1 filename2",
     run,
@@ -312,7 +312,7 @@ static int run(int argc, char **argv)
           "format of the second image" },
         { 'T', "cache", CMD_STRING, &cache, "CACHE", "cache mode of both images" },
         { 's', "strict", CMD_FLAG, &strict, NULL,
-          "sizes and the allocation of sectors must be the same too" },
+          "sizes and allocation must match, too" },
         { 'p', "progress", CMD_FLAG, &progress, NULL, "show the progress" },
         { 'q', "quiet", CMD_FLAG, &quiet, NULL, "print nothing but errors" },
         RESULT_OPTION(&format),

@@ -103,7 +103,7 @@ static void print_help(void)
     printf("\nSupported formats:");
     for (const struct blk_driver *const *driver = blk_drivers; *driver; driver++)
         printf(" %s", (*driver)->name);
-    printf("\n\nMore is in blkimg(1) and 'blkimg COMMAND --help'.\n");
+    printf("\n\nSee blkimg(1) and 'blkimg COMMAND --help' for more.\n");
 }
 
 static int run_command(const char *name, int argc, char **argv)

@@ -154,7 +154,7 @@ int backup_check_base(struct backup *backup, struct backup_disk *disk, struct bl
     if (!disk->base)
         return note_parent(disk, err);
     if (blk_same_file(disk->base, disk->target_name))
-        return blk_fail_why(err, EINVAL, "it would be overwritten by what is put on it",
+        return blk_fail_why(err, EINVAL, "it is also the target, and would be overwritten",
                             "base '%s'", disk->base);
     int ret = image_open(&args, disk->base, 0, NULL, &root, err);
     if (ret < 0)

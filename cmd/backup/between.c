@@ -79,8 +79,8 @@ int backup_mark_between(struct backup_disk *disk, struct blk_node *newer, struct
     ret = mark_layers(newer, older, between, err);
     /* A cluster of the base is larger than what changed in it; but none changed without a mark. */
     if (ret == 0 && find_unmarked(between, disk->mask, &offset))
-        ret = blk_fail_why(err, EINVAL, "it holds what no bitmap marks, so it is of another disk "
-                           "or another time (--trust uses it anyway)",
+        ret = blk_fail_why(err, EINVAL, "it holds data that no bitmap marks, so it is from another "
+                           "disk or another time (--trust uses it anyway)",
                            "base '%s' for '%s' at offset %" PRIu64, newer->name, disk->source_name,
                            offset);
     if (ret == 0)

@@ -98,7 +98,7 @@ static const char *skip_options(const char *synopsis)
 
 static void print_help(const struct command *command, const struct cmd_option *options)
 {
-    static const struct cmd_option help = { 'h', "help", CMD_FLAG, NULL, NULL, "show this" };
+    static const struct cmd_option help = { 'h', "help", CMD_FLAG, NULL, NULL, "show this help" };
 
     bool alone = program_called_as() == PROGRAM_QEMU_IO;
     printf("usage: %s%s%s [OPTION]... %s\n\n%s.\n\n", program_name(), alone ? "" : " ",
@@ -106,7 +106,7 @@ static void print_help(const struct command *command, const struct cmd_option *o
     for (; !is_end(options); options++)
         print_option(options);
     print_option(&help);
-    printf("\nMore is in blkimg-%s(1).\n", command->name);
+    printf("\nSee blkimg-%s(1) for more.\n", command->name);
 }
 
 /* ---- arranging ---- */

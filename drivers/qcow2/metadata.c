@@ -105,7 +105,7 @@ int qcow2_metadata_add(struct qcow2_state *s, uint64_t offset, struct blk_error 
     if (!s->metadata_known)
         return 0;
     if (make_room(&s->metadata) < 0)
-        return blk_fail(err, ENOMEM, "noting where tables are");
+        return blk_fail(err, ENOMEM, "recording where tables are");
     uint64_t key = (offset >> s->cluster_bits) + 1;
     uint64_t *slot = slot_of(&s->metadata, key);
     if (*slot != key) {
@@ -169,7 +169,7 @@ static int note_table(struct blk_node *node, uint64_t offset, const char *what,
         return qcow2_corrupt(node, err, "%s at the unaligned offset %llu", what,
                              (unsigned long long)offset);
     if (contains(&s->metadata, offset >> s->cluster_bits))
-        return qcow2_corrupt(node, err, "%s at offset %llu is in use for something else, too", what,
+        return qcow2_corrupt(node, err, "%s at offset %llu is also in use for something else", what,
                              (unsigned long long)offset);
     int ret = check_ranges(node, offset, s->cluster_bytes, err);
     return ret < 0 ? ret : qcow2_metadata_add(s, offset, err);

@@ -360,7 +360,7 @@ int qcow2_truncate(struct blk_node *node, uint64_t size, enum blk_prealloc preal
         return blk_fail_why(err, EINVAL, "preallocation is for growing, not for shrinking",
                             "resizing '%s'", node->name);
     if (s->header.version < 3 && s->header.snapshot_count)
-        return blk_fail_why(err, ENOTSUP, "in version 2 snapshots do not know the size they had",
+        return blk_fail_why(err, ENOTSUP, "snapshots of version 2 do not record the disk size",
                             "resizing '%s'", node->name);
     if (size == old_size)
         return 0;
@@ -560,7 +560,7 @@ int qcow2_make_empty(struct blk_node *node, struct blk_error *err)
         return ret;
     ret = cut_empty(node, err);
     if (ret < 0)
-        blk_left_behind(err, "'%s' is empty, but its file is longer than it needs to be",
+        blk_left_behind(err, "'%s' is empty, but its file is longer than necessary",
                         node->name);
     return ret;
 }

@@ -241,7 +241,7 @@ static int place_blocks(struct qcow2_shadow *shadow, struct placed *placed, stru
                 uint64_t capacity = block * 2 + 16;
                 uint64_t *blocks = realloc(placed->blocks, capacity * sizeof(*blocks));
                 if (!blocks)
-                    return blk_fail(err, ENOMEM, "placing refcount blocks");
+                    return blk_fail(err, ENOMEM, "allocating refcount blocks");
                 memset(blocks + placed->capacity, 0,
                        (capacity - placed->capacity) * sizeof(*blocks));
                 placed->blocks = blocks;

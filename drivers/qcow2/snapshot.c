@@ -391,7 +391,7 @@ static int check_disk_size(const struct blk_node *node, const struct qcow2_snaps
                             "2 with snapshots cannot be resized", "'%s'", node->name);
     if (bytes > BLK_MAX_BYTES || bytes % BLK_SECTOR_BYTES ||
         qcow2_l1_entries_for(bytes, s->cluster_bits, s->extended) * 8 > QCOW2_MAX_L1_BYTES)
-        return blk_fail_why(err, EIO, "the snapshot's disk size is impossible", "'%s'",
+        return blk_fail_why(err, EIO, "the snapshot's disk size is invalid", "'%s'",
                             node->name);
     return 0;
 }
