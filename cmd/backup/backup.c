@@ -177,7 +177,7 @@ static const char *find_conflict(const struct backup_options *options)
     if (options->mode == BACKUP_BITMAP && !options->bitmaps.count)
         return "--mode=bitmap needs --bitmap";
     if (options->bases.count && options->mode == BACKUP_FULL)
-        return "a full backup takes no --base";
+        return "a full backup has no --base";
     if (options->bases.count && options->existing)
         return "--base and -n exclude each other";
     if (options->base_format && !options->bases.count)
