@@ -1,8 +1,8 @@
 /*
  * blkimg check: looks for errors in the metadata of an image, and repairs them if asked.
  *
- * Findings go to stderr, except what a repair puts right: that is good news and goes to stdout.
- * After a repair the image is checked again, and what that finds decides the exit status.
+ * Findings go to stderr, except what a repair fixed, which goes to stdout. After a repair the image
+ * is checked again, and the exit status is that of the second check.
  */
 #include <errno.h>
 #include <inttypes.h>

@@ -1,7 +1,7 @@
 /*
  * blkimg close-check: opens an image for writing and closes it again by the strict path, and
- * reports how each step went; or, with --read-only, says from the image alone whether it was closed
- * cleanly.
+ * reports how each step went; or, with --read-only, reports from the image alone whether it was
+ * closed cleanly.
  */
 #include <errno.h>
 #include <stdio.h>

@@ -35,7 +35,7 @@ const struct command cmd_compare = {
 /* What strict mode wants to be the same. */
 #define STRICT_FLAGS (BLK_EXT_DATA | BLK_EXT_ZERO | BLK_EXT_ALLOCATED | BLK_EXT_OFFSET_VALID)
 
-/* Exit statuses beside 0 and 1 (images differ). */
+/* Exit statuses other than 0 and 1 (images differ). */
 enum compare_status {
     COMPARE_OPEN_FAILED = 2,
     COMPARE_MAP_FAILED = 3,

@@ -1,6 +1,6 @@
 /*
- * The program: finds the command, runs it, and makes sure that its output got out before it says
- * so.
+ * The program: finds the command, runs it, and makes sure that its output was written before it
+ * reports success.
  */
 #include <errno.h>
 #include <fcntl.h>

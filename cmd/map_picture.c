@@ -1,7 +1,7 @@
 /*
  * A cell stands for a range. It shows data if there is any, and of the layers that have some there
  * the one nearest to the top; else zeroes that a layer decides; else nothing. So a little data in a
- * large image is not lost.
+ * large image stays visible.
  */
 #include "cmd/map_picture.h"
 

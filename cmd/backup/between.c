@@ -1,8 +1,8 @@
 /*
- * A base that is newer than what a bitmap counts from. So it is after status 6: the backup is
- * complete, but the bitmap still counts from the one before, which the new one builds on. Both can
- * be the base of the next backup. On the newer one, the target must hold what that one's layers
- * hold and the source does not: what they hold has to be marked.
+ * A base that is newer than what a bitmap counts from, as after status 6: the backup is complete,
+ * but the bitmap still counts from the one before, which the new one builds on. Both can be the
+ * base of the next backup. Over the newer one, the target must also cover whatever the layers of
+ * that one hold: all of it has to be marked.
  */
 #include <errno.h>
 #include <inttypes.h>

@@ -1,5 +1,5 @@
 /*
- * --list-chain: what a chain of backups consists of, and whether it is whole: every parent is there
+ * --list-chain: what a chain of backups consists of, and whether it is whole: every parent exists
  * and is the one that its overlay was made on, and all files were closed cleanly.
  */
 #include <inttypes.h>

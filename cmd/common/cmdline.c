@@ -3,7 +3,7 @@
  * form in which popt and getopt, which qemu-img's users have in their scripts, mean the same:
  *
  * - abbreviated long options are spelt out;
- * - the value in "-o=x" stands apart, or popt would take the "=" away;
+ * - the value in "-o=x" becomes a word of its own, or popt would drop the "=";
  * - operands, "-" among them, are taken out.
  */
 #include "cmd/common/cmdline.h"
@@ -363,7 +363,7 @@ static int parse_arranged(const struct command *command, const struct cmd_option
     return value == -1 ? CMD_RUN : report_bad_option(command, options, context, value);
 }
 
-/* A usage error is told in the form that was asked for, even if it comes before --output. */
+/* A usage error is reported in the requested form, even if it comes before --output. */
 static void note_result_wanted(const struct cmd_option *options, int argc, char **argv)
 {
     bool has_result = false;

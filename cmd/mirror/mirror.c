@@ -56,8 +56,8 @@ static int make_copy(struct mirror *mirror, struct blk_error *err)
 }
 
 /*
- * After the target got its name. One that turns out wrong is left for whoever wants to know why:
- * nothing refers to it.
+ * After the target got its name. One that turns out wrong is left for inspection: nothing refers to
+ * it.
  */
 static int prove_and_pivot(struct mirror *mirror, struct pivot *pivot)
 {

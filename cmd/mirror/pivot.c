@@ -251,7 +251,7 @@ static void restore_identity(struct pivot_overlay *overlay)
         node->driver->identity_set(node, &overlay->old_identity);
 }
 
-/* A header whose write failed is poisoned in this process: it is opened anew to be put back. */
+/* A header whose write failed is poisoned in this process: it is reopened to restore it. */
 static int put_back_one(struct pivot *pivot, struct pivot_overlay *overlay, struct blk_error *err)
 {
     blk_drop(overlay->root);

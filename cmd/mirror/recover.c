@@ -1,7 +1,7 @@
 /*
  * Recovery: a pivot died between "begin" and "done". Every overlay names its old or its new backing
- * file; afterwards all name the new one (or with --undo the old one). That both still hold the same
- * is proven again, since nobody knows what happened meanwhile.
+ * file; afterwards all name the new one (or with --undo the old one). Both are compared again,
+ * since nobody knows what has happened in between.
  */
 #include <errno.h>
 

@@ -1,6 +1,6 @@
 /*
- * blkimg pivot: overlays get another backing file that holds the same. The new one is compared with
- * what each overlay stands on; all of them stay locked from then on.
+ * blkimg pivot: overlays get another backing file with the same content. The new one is compared
+ * with the old one of each overlay; all of them stay locked from then on.
  */
 #include "blockcore/memory.h"
 #include "cmd/mirror/mirror.h"

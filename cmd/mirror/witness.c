@@ -115,7 +115,7 @@ static json_t *text_or_null(const char *text)
 }
 
 /*
- * The overlay's file, whatever the current folder is. A symlink keeps its own name: the names of
+ * The overlay's file, whatever the current directory is. A symlink keeps its own name: the names of
  * backing files count from where it is, not from where it leads.
  */
 static char *absolute_name(const struct pivot_overlay *overlay)

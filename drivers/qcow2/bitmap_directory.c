@@ -132,7 +132,7 @@ static int parse_entry(struct blk_node *node, const uint8_t *buf, uint64_t left,
     return 0;
 }
 
-/* Whoever only looks at headers needs little memory, whatever the file says; a check sees all. */
+/* Looking at headers must need little memory, whatever the file says; a check sees all. */
 static bool is_header_only(const struct blk_node *node)
 {
     return (node->flags & (BLK_NO_IO | BLK_IN_CHECK)) == BLK_NO_IO;

@@ -1,5 +1,5 @@
 /*
- * What must never be written over, and what happens when a table is found to be impossible.
+ * What must never be overwritten, and what happens when a table turns out to be invalid.
  *
  * An image whose tables contradict each other cannot be written without making it worse. The
  * first such finding sets the corrupt bit, so that nobody else writes to it before a check, and
