@@ -39,12 +39,11 @@ int blk_bitmaps_add(struct blk_node *node, struct blk_dirty_bitmap *bitmap, stru
 /* Takes the bitmap out of the set and frees it. */
 void blk_bitmaps_remove(struct blk_node *node, struct blk_dirty_bitmap *bitmap);
 
-/* Whether the image does not have what the set has: what a close that cannot store has to say. */
+/* Whether the set has changes that the image lacks: a close that cannot store them must say so. */
 bool blk_bitmaps_unsaved(const struct blk_node *node);
 
 /*
- * Puts "<action>: bitmap 'a', 'b' of 'node': " before
- * the error of something that was about all of them.
+ * Puts "<action>: bitmap 'a', 'b' of 'node': " before an error that concerns all of them.
  */
 void blk_bitmaps_name(const struct blk_node *node, const char *action, struct blk_error *err);
 
@@ -91,10 +90,10 @@ int blk_bitmaps_will_write(struct blk_node *node, uint64_t offset, uint64_t byte
 void blk_bitmaps_did_write(struct blk_node *node, uint64_t offset, uint64_t bytes);
 
 /*
- * After a change of the node's size: every usable bitmap, loaded before, follows.
- * What was added is dirty in enabled ones: a disk that shrank and grew again
- * reads as zeroes where a backup of the time before has data. One that cannot
- * follow is inconsistent from then on, and the first such failure is returned.
+ * After a change of the node's size: every usable bitmap, loaded before, follows. The new part is
+ * dirty in enabled ones: a disk that shrank and grew again reads as zeroes where an earlier backup
+ * has data. A bitmap that cannot follow becomes inconsistent, and the first such failure is
+ * returned.
  */
 int blk_bitmaps_resize(struct blk_node *node, uint64_t size, struct blk_error *err);
 

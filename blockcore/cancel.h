@@ -1,6 +1,6 @@
 /*
- * SIGINT, SIGTERM and SIGHUP: the work stops between two requests, everything is closed in the
- * ordinary way, and the exit status is 128 + signal.
+ * SIGINT, SIGTERM and SIGHUP: the work stops between two requests, everything is closed as usual,
+ * and the exit status is 128 + signal.
  */
 #ifndef BLOCKCORE_CANCEL_H
 #define BLOCKCORE_CANCEL_H

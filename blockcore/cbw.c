@@ -186,7 +186,7 @@ int blk_cbw_check(struct blk_cbw *cbw, struct blk_error *err)
     return ret;
 }
 
-/* Keeps the first reason. Whoever waits for a claim wakes up: there is nothing to copy any more. */
+/* Keeps the first reason. All that wait for a claim wake up: there is nothing to copy any more. */
 static void break_snapshot(struct blk_cbw *cbw, const struct blk_error *why)
 {
     pthread_mutex_lock(&cbw->mutex);

@@ -1,5 +1,5 @@
 /*
- * Copy-before-write: the content of a node at one moment stays readable while a guest goes on
+ * Copy-before-write: the content of a node at one moment stays readable while a guest keeps
  * writing.
  *
  * The filter node `copy-before-write` sits above the active image (its file child). Before a
@@ -36,8 +36,8 @@ enum blk_cbw_on_error { BLK_CBW_BREAK_GUEST_WRITE, BLK_CBW_BREAK_SNAPSHOT };
 
 struct blk_cbw_params {
     enum blk_cbw_on_error on_error;
-    uint64_t timeout_ms; /* so long may a guest write wait for its saves; 0: without limit */
-    uint64_t min_cluster_bytes; /* a power of two, or 0: a cluster is at least so large */
+    uint64_t timeout_ms; /* how long a guest write may wait for its saves; 0: no limit */
+    uint64_t min_cluster_bytes; /* a power of two, or 0: least size of a cluster */
     /*
      * Only the clusters that it marks matter: others are not saved, and the view does not show
      * them. NULL: all.
@@ -64,7 +64,7 @@ int blk_cbw_insert(struct blk_node *source, struct blk_node *target,
 int blk_cbw_attach(struct blk_node *filter, const struct blk_cbw_params *params,
                    struct blk_error *err);
 
-/* Waits for saves that nobody waits for any more, and frees the record. */
+/* Waits for saves whose guest has given up, and frees the record. */
 void blk_cbw_detach(struct blk_node *filter);
 
 /* ---- for the drivers ---- */
@@ -79,9 +79,9 @@ int blk_cbw_before_write(struct blk_cbw *cbw, uint64_t offset, uint64_t bytes,
                          struct blk_error *err);
 
 /*
- * Reads the frozen content, within the frozen size. The guest does not overwrite what is read from
- * the source meanwhile. Errors: the read's own; the reason when the snapshot is broken; -EACCES for
- * what the mask leaves out.
+ * Reads the frozen content, within the frozen size. The guest cannot overwrite what is being read
+ * from the source. Errors: the read's own; the reason when the snapshot is broken; -EACCES for what
+ * the mask leaves out.
  */
 int blk_cbw_read(struct blk_cbw *cbw, uint64_t offset, uint64_t bytes, void *buf,
                  struct blk_error *err);

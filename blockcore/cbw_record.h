@@ -3,11 +3,11 @@
  * frozen view (cbw_view.c).
  *
  * Two things keep the view right. A *claim* makes one thread the only one that copies a range. And
- * the range lock `reads` is held, shared, by whoever reads pending clusters of the source for the
- * view. A guest write first makes its clusters copied (or the snapshot broken), under `mutex`; then
- * it takes `reads` of its range exclusively and lets go at once. So reads that saw the clusters
- * pending have ended, and later ones see that they are not; nothing needs to be held while the
- * guest writes.
+ * the range lock `reads` is held, shared, by a thread that reads pending clusters of the source for
+ * the view. A guest write first has its clusters copied (or the snapshot broken), under `mutex`;
+ * then it takes `reads` of its range exclusively and releases it at once. So reads that saw the
+ * clusters pending have ended, and later ones see that they are not; nothing needs to be held while
+ * the guest writes.
  *
  * Lock order: claim, `reads`, `mutex`. The nodes below are used without `mutex`; ranges of theirs
  * come after `reads`.
@@ -43,7 +43,7 @@ struct blk_cbw {
     struct blk_dirty_bitmap *pending; /* matters and is not copied; cleared under `mutex` */
 
     pthread_mutex_t mutex;  /* guards what follows */
-    pthread_cond_t changed; /* any of it; timed waits go by CLOCK_MONOTONIC */
+    pthread_cond_t changed; /* any of it; timed waits use CLOCK_MONOTONIC */
     struct cbw_claim *claims; /* held and waiting, in order of arrival */
     bool broken;
     struct blk_error why; /* when broken */
@@ -67,9 +67,8 @@ void cbw_claim_remove(struct blk_cbw *cbw, struct cbw_claim *claim);
 int cbw_check_locked(struct blk_cbw *cbw, struct blk_error *err);
 
 /*
- * Makes all pending clusters of the range copied, by a helper thread, within the time limit.
- * -ETIMEDOUT when it did not come to an end in time: then it does not count, even if it ends well
- * later.
+ * Has all pending clusters of the range copied by a helper thread within the time limit. -ETIMEDOUT
+ * when it did not finish in time: then it does not count, even if it succeeds later.
  */
 int cbw_save_in_time(struct blk_cbw *cbw, uint64_t offset, uint64_t bytes, struct blk_error *err);
 

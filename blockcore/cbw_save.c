@@ -1,10 +1,10 @@
 /*
  * Copying pending clusters to the target: in the caller's thread, or by helper threads for guests
- * that wait only so long.
+ * with a time limit.
  *
- * A save whose guest has given up is not marked as copied, even if it ends well later: whoever gave
- * up has told so. It keeps its claim until it truly ends, so that no late write of it can meet
- * another save of the same clusters.
+ * A save whose guest has given up is not marked as copied, even if it succeeds later: its failure
+ * has already been reported. It keeps its claim until it really ends, so that none of its late
+ * writes can collide with another save of the same clusters.
  */
 #include <assert.h>
 #include <errno.h>
@@ -20,8 +20,8 @@
 #define CHUNK_BYTES (1 * MIB)
 
 /*
- * One save by a helper. Freed by whoever is last to need it: the guest, or the helper when the
- * guest gave up.
+ * One save by a helper. Freed by the last that needs it: the guest, or the helper when the guest
+ * gave up.
  */
 struct cbw_save {
     struct cbw_claim claim;

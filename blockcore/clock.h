@@ -16,8 +16,8 @@ struct blk_rate {
 };
 
 /*
- * If fewer than `bytes` may have been moved by now, sleeps for at most a few milliseconds and
- * returns true: the caller looks whether it should still go on, and asks again.
+ * If the rate does not allow `bytes` yet, sleeps for at most a few milliseconds and returns true:
+ * the caller checks whether it should still go on, and asks again.
  */
 bool blk_rate_pause(const struct blk_rate *rate, uint64_t bytes);
 

@@ -107,8 +107,8 @@ static int bitmaps_lost(const struct blk_node *node, struct blk_error *err)
 
 /*
  * The three steps that call an image clean or finished, and so must not follow a failed one. A run
- * that was abandoned stores all the same: what it wrote to the image stays, and so the bitmaps must
- * keep what they have recorded of it.
+ * that was abandoned stores its bitmaps anyway: what it wrote to the image stays, and so the
+ * bitmaps must keep what they have recorded of it.
  */
 static void store_step(struct closing *closing, struct blk_node *node)
 {

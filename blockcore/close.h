@@ -51,9 +51,9 @@ struct blk_close_report {
 int blk_close(struct blk_node *root, struct blk_close_report *report, struct blk_error *err);
 
 /*
- * Closes, strictly, a graph that was opened on the way to something else, whose outcome so far is
- * `ret`, with `err` filled if that is a failure. Returns ret, or the close's failure if it was 0.
- * NULL is allowed.
+ * Strictly closes a graph that was opened on the way to something else. `ret` is the outcome of
+ * that so far, with `err` filled if it is a failure. Returns ret, or the close's failure if it was
+ * 0. NULL is allowed.
  */
 int blk_close_after(struct blk_node *root, int ret, struct blk_error *err);
 

@@ -1,7 +1,7 @@
 /*
  * Creating an image makes nodes, not files: the protocol makes an open node (for a regular file,
- * one that has no name yet), filters are put over it, the format writes an empty image into it, and
- * the same nodes are then used. Only a close without errors gives the file its name (C6).
+ * one that has no name yet), filters are put above it, the format writes an empty image into it,
+ * and these nodes are then used. Only a close without errors gives the file its name (C6).
  */
 #include <errno.h>
 

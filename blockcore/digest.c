@@ -246,8 +246,9 @@ static int check_range(const struct blk_digest *digest, uint64_t offset, uint64_
 {
     if (range_within(offset, bytes, digest->size))
         return 0;
-    return blk_fail_why(err, EINVAL, "the range ends past the end", "adding %llu bytes at offset "
-                        "%llu to a digest", (unsigned long long)bytes, (unsigned long long)offset);
+    return blk_fail_why(err, EINVAL, "the range ends past the end of the content",
+                        "adding %llu bytes at offset %llu to a digest", (unsigned long long)bytes,
+                        (unsigned long long)offset);
 }
 
 static int hash_zeroes(struct blk_digest *digest, struct blk_error *err)

@@ -3,17 +3,17 @@
  * allocation, and computed by any number of threads in any order. Zeroes cost neither reading nor
  * hashing.
  *
- * Definition ("sha256-tree"; H is SHA-256, || puts bytes one behind the other):
- * - The content of `size` bytes is cut into blocks of 1 MiB; the last one is filled up with zeroes.
+ * Definition ("sha256-tree"; H is SHA-256, || concatenates):
+ * - The content of `size` bytes is split into blocks of 1 MiB; the last one is padded with zeroes.
  * - The hash of a block is H(0x00 || block).
  * - The blocks are the first leaves of a complete binary tree: of 2^h leaves, h being the smallest
  *   number with 2^h >= max(1, number of blocks). The remaining leaves are blocks of zeroes.
  * - The hash of an inner node is H(0x01 || hash of its left child || hash of its right child).
  * - The digest is H(0x02 || size as 8 bytes, big endian || hash of the topmost node).
  *
- * A subtree of zeroes has the same hash wherever it is, so that a hole of any length costs some
- * steps a level. What is kept is one hash for each subtree that is complete while its parent is
- * not: little, as long as the content arrives roughly in order.
+ * A subtree of zeroes has the same hash wherever it is, so a hole of any length costs a few steps
+ * per level. Memory holds one hash for each complete subtree whose parent is not complete: little,
+ * as long as the content arrives roughly in order.
  */
 #ifndef BLOCKCORE_DIGEST_H
 #define BLOCKCORE_DIGEST_H

@@ -1,6 +1,6 @@
 /*
- * A dirty bitmap: which granules of a node were written. One bit a granule of 1 << granularity_bits
- * bytes; bit n covers [n << granularity_bits, (n + 1) << granularity_bits).
+ * A dirty bitmap: which granules of a node were written. There is one bit for each granule of 1 <<
+ * granularity_bits bytes; bit n covers [n << granularity_bits, (n + 1) << granularity_bits).
  *
  * The bits are words changed atomically, so any number of threads may set,
  * clear and read them without a lock. Words that were never touched cost
@@ -101,8 +101,8 @@ bool blk_dirty_bitmap_next(const struct blk_dirty_bitmap *bitmap, uint64_t offse
                            uint64_t *start, uint64_t *bytes);
 
 /*
- * The same, with a run of at most `max_bytes` (1 at least). Bits behind it are not looked at, so a
- * loop that handles a long run piece by piece stays linear.
+ * The same, with a run of at most `max_bytes` (1 at least). Later bits are not looked at, so a loop
+ * that handles a long run piece by piece stays linear.
  */
 bool blk_dirty_bitmap_next_piece(const struct blk_dirty_bitmap *bitmap, uint64_t offset,
                                  uint64_t end, uint64_t max_bytes, uint64_t *start,
@@ -110,11 +110,12 @@ bool blk_dirty_bitmap_next_piece(const struct blk_dirty_bitmap *bitmap, uint64_t
 
 /*
  * For a walk in steps that know nothing of the bitmap's runs: the run found last is remembered, so
- * that each bit is looked at once however short the steps are. The bits must not change meanwhile.
+ * that each bit is looked at once however short the steps are. The bits must not change during the
+ * walk.
  */
 struct blk_dirty_cursor {
     const struct blk_dirty_bitmap *bitmap;
-    uint64_t end; /* of the walk, bytes; behind the end of the bitmap all is clean */
+    uint64_t end; /* of the walk, bytes; past the end of the bitmap all is clean */
     uint64_t start, behind; /* the run found last; 0 to begin with */
 };
 
@@ -138,7 +139,7 @@ int blk_dirty_bitmap_copy(const struct blk_dirty_bitmap *bitmap, struct blk_dirt
                           struct blk_error *err);
 
 /*
- * Sets aside the memory that a resize to `size` will need: that cannot fail then. -ENOMEM, -EFBIG.
+ * Reserves the memory that a resize to `size` needs, so that it cannot fail. -ENOMEM, -EFBIG.
  */
 int blk_dirty_bitmap_prepare_resize(struct blk_dirty_bitmap *bitmap, uint64_t size,
                                     struct blk_error *err);

@@ -1,14 +1,14 @@
 /*
- * The table of operations that a driver is. drivers/registry.c lists all drivers.
+ * A driver is a table of operations. drivers/registry.c lists all drivers.
  *
  * All operations are synchronous. The data and durability groups may be called from several threads
  * at once on one node; the driver guards its own state. life, shape and extras run alone: the
  * caller has drained the node first.
  *
  * Common contract: 0 or -errno is returned, and `err` (which may be NULL) may be filled with
- * something better than the general message that blockcore makes. A NULL operation means "the
- * general way, where there is one, else not supported". Offsets and lengths are bytes; ranges are
- * within the node's size unless stated otherwise, and keep to node->limits.
+ * something better than the general message that blockcore makes. A NULL operation means the
+ * generic implementation where there is one, else "not supported". Offsets and lengths are bytes;
+ * ranges are within the node's size unless stated otherwise, and keep to node->limits.
  */
 #ifndef BLOCKCORE_DRIVER_H
 #define BLOCKCORE_DRIVER_H
@@ -136,9 +136,9 @@ struct blk_driver {
     bool supports_fua;
 
     /*
-     * Makes the range read as zeroes. BLK_REQ_MAY_UNMAP allows to
-     * deallocate; BLK_REQ_NO_FALLBACK forbids to write zeroes byte by
-     * byte. -ENOTSUP makes blockcore write zeroes (unless NO_FALLBACK).
+     * Makes the range read as zeroes. BLK_REQ_MAY_UNMAP allows deallocation; BLK_REQ_NO_FALLBACK
+     * forbids writing zeroes byte by byte. -ENOTSUP makes blockcore write zeroes (unless
+     * NO_FALLBACK).
      */
     int (*write_zeroes)(struct blk_node *node, uint64_t offset, uint64_t bytes, unsigned flags,
                         struct blk_error *err);
@@ -228,7 +228,7 @@ struct blk_driver {
     /* Makes reads show this snapshot; for a node opened read-only. */
     int (*snapshot_load)(struct blk_node *node, const char *id_or_name, struct blk_error *err);
 
-    /* Bytes of a machine's state, which lies beside the disk and is kept by its snapshots. */
+    /* Bytes of VM state, which is stored next to the disk and kept by its snapshots. */
     int (*vm_state_read)(struct blk_node *node, uint64_t offset, uint64_t bytes, void *buf,
                          struct blk_error *err);
     int (*vm_state_write)(struct blk_node *node, uint64_t offset, uint64_t bytes, const void *buf,
@@ -279,7 +279,7 @@ extern const struct blk_driver *const blk_drivers[];
 /* The driver of that name, or NULL. */
 const struct blk_driver *blk_driver_find(const char *name);
 
-/* Fails with -EINVAL: there is no driver of that name. Says which may be meant. */
+/* Fails with -EINVAL: there is no driver of that name. Suggests the nearest one. */
 int blk_driver_unknown(const char *name, struct blk_error *err);
 
 #endif

@@ -54,7 +54,7 @@ void blk_context(struct blk_error *err, const char *text, ...)
     if (!err || !err->code)
         return;
 
-    /* The buffer is built anew with the outer action first: what does not fit is the inner end. */
+    /* The buffer is rebuilt with the outer action first: what does not fit is the inner end. */
     char joined[2 * sizeof(err->what)];
     va_list args;
     va_start(args, text);

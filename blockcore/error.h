@@ -22,7 +22,7 @@ struct blk_error {
     char why[1024];  /* the cause; strerror(code) unless something better is known */
     char left[512];  /* what was left behind, or empty */
     enum blk_busy busy;
-    unsigned long busy_seconds; /* how long was waited for the other process */
+    unsigned long busy_seconds; /* how long it waited for the other process */
 };
 
 #define BLK_ERROR_INIT { .code = 0 }

@@ -28,7 +28,7 @@ static int remember(struct blk_node *node, int ret)
 
 /*
  * One at a time: the error of lost writes is given to one of two concurrent syncs, and the other
- * must not return before it is known. Whoever waited for the one that failed does not try again.
+ * must not return before it is known. A caller that waited for a flush that failed does not retry.
  */
 static int to_disk(struct blk_node *node, struct blk_error *err)
 {

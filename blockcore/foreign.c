@@ -182,7 +182,7 @@ int blk_foreign_refuse(struct blk_node *file, const uint8_t *head, size_t bytes,
     if (!format && size >= sizeof(tail)) {
         int ret = blk_child_pread(file, size - sizeof(tail), sizeof(tail), tail, err);
         if (ret < 0) {
-            blk_context(err, "finding out the format of '%s' (-f raw skips that)", file->name);
+            blk_context(err, "probing the format of '%s' (-f raw skips that)", file->name);
             return ret;
         }
         format = blk_foreign_by_tail(tail, sizeof(tail));

@@ -12,7 +12,7 @@
 #include "blockcore/error.h"
 #include "blockcore/node.h"
 
-/* How many bytes at the start and at the end of a file tell its format. */
+/* How many bytes at the start and at the end of a file identify its format. */
 #define BLK_FOREIGN_BYTES 512
 
 struct blk_foreign {

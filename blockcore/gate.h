@@ -14,7 +14,7 @@ struct blk_gate {
     pthread_mutex_t mutex; /* guards the fields below */
     pthread_cond_t changed;
     unsigned in_flight;
-    unsigned closed; /* how many drains are in force */
+    unsigned closed; /* how many drains are active */
 };
 
 void blk_gate_init(struct blk_gate *gate);

@@ -78,7 +78,7 @@ int blk_identity_will_change(struct blk_node *node, struct blk_error *err)
     if (ret == 0)
         atomic_store(&node->is_backup, false);
     pthread_mutex_unlock(&mutex);
-    return ret < 0 ? blk_fail_if_unset(err, -ret, "taking the backup id of '%s' away", node->name)
+    return ret < 0 ? blk_fail_if_unset(err, -ret, "removing the backup id of '%s'", node->name)
                    : 0;
 }
 
@@ -120,7 +120,7 @@ int blk_identity_check(struct blk_node *overlay, struct blk_node *backing, struc
                         "names another backing file)",
                         "'%s' was made on backup %s, but its backing file '%s' %s%s",
                         overlay->name, wanted, backing->name,
-                        blk_id_is_none(&below.backup) ? "has no id: it was changed since, or is "
+                        blk_id_is_none(&below.backup) ? "has no id: it has changed since, or is "
                                                         "another image"
                                                       : "is backup ",
                         blk_id_is_none(&below.backup) ? "" : found);

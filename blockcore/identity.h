@@ -6,12 +6,12 @@
  * the id of the backup which the bitmap counts from. So an incremental backup
  * can tell whether the base it is given is the one that its bitmap continues.
  *
- * An image that is changed is not that backup any more: the first change takes its id away, before
- * it reaches the medium. Who knows that the content stays what it was sets the id again.
+ * A changed image is not that backup any more: the first change removes its id before it reaches
+ * the medium. A caller that knows that the content stays the same sets the id again.
  *
  * An overlay that says which backup it was made on is read through that backup only: opening a
  * chain checks each link (open.c), unless BLK_TRUST is given. So a base that was changed or
- * overwritten does not turn its overlays into other disks without a word.
+ * overwritten does not silently turn its overlays into other disks.
  */
 #ifndef BLOCKCORE_IDENTITY_H
 #define BLOCKCORE_IDENTITY_H

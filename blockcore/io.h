@@ -67,9 +67,8 @@ int blk_truncate(struct blk_node *node, uint64_t size, enum blk_prealloc preallo
                  struct blk_error *err);
 
 /*
- * A machine's state, which some formats keep beside the disk: of the first node down the file
- * children that can. What was never written reads as zeroes. -ENOTSUP where none can. Drains the
- * node.
+ * VM state, which some formats keep next to the disk: of the first node down the file children that
+ * can. What was never written reads as zeroes. -ENOTSUP where none can. Drains the node.
  */
 int blk_vm_state_read(struct blk_node *node, uint64_t offset, uint64_t bytes, void *buf,
                       struct blk_error *err);

@@ -1,8 +1,8 @@
 /*
  * Small allocations. Names, options and reports are a few hundred bytes; a program that cannot get
- * those cannot go on, so they never fail: a reserve is given up first, which is enough for a close
- * that is under way, and when that is gone too, the run ends (blk_out_of_memory()). Anything whose
- * size comes from an image or a request uses malloc() and reports -ENOMEM.
+ * those cannot go on, so they never fail: a reserve is released first, which is enough to finish a
+ * close, and when that is used up too, the run ends (blk_out_of_memory()). Anything whose size
+ * comes from an image or a request uses malloc() and reports -ENOMEM.
  */
 #ifndef BLOCKCORE_MEMORY_H
 #define BLOCKCORE_MEMORY_H
@@ -12,8 +12,8 @@
 #include <stddef.h>
 
 /*
- * Sets the reserve aside; without this call there is none. `command`, which stays the caller's, is
- * named where memory is out, and `status` is the exit status then.
+ * Allocates the reserve; without this call there is none. When memory runs out, the message names
+ * `command`, which stays the caller's, and the exit status is `status`.
  */
 void blk_memory_init(const char *command, int status);
 
@@ -31,8 +31,8 @@ void *blk_calloc(size_t count, size_t bytes);
 
 /*
  * The end of a run that cannot get a few bytes: one line on stderr, temporary names removed, the
- * exit status of a failure. To the images it is as a kill: what holds at any instant holds, no
- * target is there.
+ * exit status of a failure. For the images it is like a kill: what holds at any instant holds, and
+ * there is no target.
  */
 _Noreturn void blk_out_of_memory(void);
 

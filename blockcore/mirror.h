@@ -1,11 +1,11 @@
 /*
- * A target that follows a node while a guest goes on writing.
+ * A target that follows a node while a guest keeps writing.
  *
  * A filter sits above the source, and the guest's requests go to it. At first they only change the
  * source and leave dirty bits, set before a write is issued and again when it has ended: the job
- * copies what is dirty, in passes, and a write beside a pass is never lost. Then the filter
- * becomes synchronous: each write goes to both before it ends, so that nothing becomes dirty any
- * more, and the job catches up with the rest. From then on they are in step.
+ * copies what is dirty, in passes, and a write during a pass is never lost. Then the filter becomes
+ * synchronous: each write goes to both before it completes, so that nothing becomes dirty any more,
+ * and the job catches up with the rest. From then on they are in sync.
  *
  * No write of the guest fails because of the target: that fails the job, and its bits stay dirty.
  */
@@ -40,9 +40,9 @@ uint64_t blk_mirror_dirty_bytes(const struct blk_node *filter);
 void blk_mirror_synchronise(struct blk_node *filter);
 
 /*
- * Copies what is dirty, beside a guest whose writes are synchronous. On success source and target
- * are in step, unless a write of the guest has failed meanwhile. -ECANCELED after a signal; the
- * first failure of a write to the target.
+ * Copies what is dirty, while the writes of the guest are synchronous. On success source and target
+ * are in sync, unless a write of the guest has failed in the meantime. -ECANCELED after a signal;
+ * the first failure of a write to the target.
  */
 int blk_mirror_catch_up(struct blk_node *filter, struct blk_error *err);
 

@@ -1,6 +1,5 @@
 /*
- * File names: protocol prefixes, "json:", and how a
- * backing file's name is read from where its overlay lies.
+ * File names: protocol prefixes, "json:", and backing file names relative to their overlay.
  */
 #include <errno.h>
 #include <stdlib.h>

@@ -1,8 +1,8 @@
 /*
  * A node of the block graph: one instance of a driver, and the edges to its children.
  *
- * Nodes are reference counted: a parent holds one reference to each child, and whoever opened a
- * root holds one. The last reference goes away in blk_close() (close.h), which can fail, or in
+ * Nodes are reference counted: a parent holds one reference to each child, and the opener of a root
+ * holds one. The last reference goes away in blk_close() (close.h), which can fail, or in
  * blk_drop(), which gives up.
  *
  * Who may change what: the fields under "fixed" are set while the node is opened and by a reopen,

@@ -4,8 +4,8 @@
  *
  * Nothing that is written may be open twice: a target must not be a part of what is read, nor may a
  * chain lead to what is about to be replaced. Locks say the same, but not with -U or locking=off,
- * and their message does not tell what the user did. The protocol drivers ask here before they
- * open, so that no command can forget to.
+ * and their message does not say what the user did. The protocol drivers ask here before they open,
+ * so that no command can forget to.
  *
  * For the thread that opens and closes graphs.
  */

@@ -32,8 +32,8 @@ void blk_options_remove(struct blk_options *options, const char *key);
 void blk_options_merge_missing(struct blk_options *to, const struct blk_options *from);
 
 /*
- * The same for options that only some drivers know: counted as used, so that nobody is blamed for
- * them.
+ * The same for options that only some drivers know: they count as used, so that a node that does
+ * not know them is no error.
  */
 void blk_options_merge_optional(struct blk_options *to, const struct blk_options *from);
 
@@ -47,8 +47,8 @@ int blk_options_parse_keyval(struct blk_options *options, const char *text,
 
 /*
  * Adds the members of a JSON object; nested objects and arrays become dotted keys ("file.driver",
- * "server.0.host"). Numbers, true and false become their text. Strings may stand in apostrophes, as
- * QEMU takes them. Errors: -EINVAL.
+ * "server.0.host"). Numbers, true and false become their text. Strings may be in single quotes, as
+ * in QEMU. Errors: -EINVAL.
  */
 int blk_options_parse_json(struct blk_options *options, const char *text, struct blk_error *err);
 

@@ -3,9 +3,9 @@
  *
  * What follows a name can fail: the sync of its directory, the last close(2), the close of another
  * node. And an image in several files, or several targets of one job, cannot get their names in one
- * instant. So each name is given in a way that can be undone, and only when all is closed is what
- * they replaced removed. A run that is killed in between leaves what was replaced beside it, under
- * a temporary name.
+ * instant. So each name is given in a way that can be undone, and what they replaced is removed
+ * only when all is closed. A run that is killed in between leaves what was replaced next to it,
+ * under a temporary name.
  */
 #ifndef BLOCKCORE_PUBLISHED_H
 #define BLOCKCORE_PUBLISHED_H

@@ -39,8 +39,8 @@ struct blk_change {
  * To read-only: parents first, after a flush. New options and backing children take effect last,
  * when nothing can fail any more. On failure what was switched is switched back where that is
  * possible, and the error says where it is not. Drains the nodes: one through which requests may
- * come has to be in the set. Errors beside those of the drivers: -EINVAL for an option that cannot
- * change, -ELOOP for a backing child that is above its node.
+ * come has to be in the set. Errors in addition to those of the drivers: -EINVAL for an option that
+ * cannot change, -ELOOP for a backing child that is above its node.
  */
 int blk_reopen_set(struct blk_change *changes, size_t count, struct blk_error *err);
 

@@ -17,7 +17,7 @@ int blk_graph_check_loop(const struct blk_node *parent, const struct blk_node *c
 
 /*
  * Leads every edge of root's graph that leads to `from` to `to` instead (NULL: removes it), all of
- * them at once for whoever sends requests to `root`. Edges of `to`'s own graph stay: `to` may be an
+ * them at once for all that send requests to `root`. Edges of `to`'s own graph stay: `to` may be an
  * overlay of `from`. Each edge's reference changes with it; the caller has own references to both,
  * and closes `from`. -ENOENT when no edge leads there, -ELOOP when `to` is above such an edge;
  * nothing has changed then.

@@ -69,7 +69,7 @@ static inline void blk_progress_tell(const struct blk_progress *progress, uint64
 /* What block_status should find out. */
 enum blk_want {
     BLK_WANT_ZERO = 1 << 0,  /* precise about zeroes, which may cost a look at the medium */
-    BLK_WANT_HOLES = 1 << 1, /* with ZERO: also where that seldom pays; for who reads all else */
+    BLK_WANT_HOLES = 1 << 1, /* with ZERO: also where that seldom pays; if all else is read */
 };
 
 /* What `info` shows of one node. Zeroed by the caller; `specific` is owned by the caller. */

@@ -165,7 +165,7 @@ static int note_action(void *opaque, const struct cmd_option *option, const char
     struct steps *steps = opaque;
 
     if (steps->count == sizeof(steps->list) / sizeof(steps->list[0]))
-        return report_failure("bitmap: too many actions in one call");
+        return report_failure("bitmap: too many actions");
     for (size_t i = 0; i < sizeof(actions) / sizeof(actions[0]); i++)
         if (strcmp(actions[i].name, option->name) == 0)
             steps->list[steps->count++] = (struct step){ &actions[i], text };
@@ -323,7 +323,7 @@ static int change_bitmaps(struct request *request, const struct steps *steps,
     json_t *result = describe(output, filename, request->name, steps);
     int status = run_steps(request, steps);
     if (status == EXIT_OK) {
-        report_close_note("bitmap '%s' of '%s' may not be what it should", request->name, filename);
+        report_close_note("bitmap '%s' of '%s' may be wrong", request->name, filename);
         return finish_result(status, roots, 2, result);
     }
     blk_drop(roots[0]);
@@ -342,16 +342,16 @@ static int run(int argc, char **argv)
     struct cmd_call note = { note_action, &steps };
     const struct cmd_option options[] = {
         IMAGE_OPTIONS(&image),
-        { 0, "add", CMD_MARK, &note, NULL, "make the bitmap, enabled" },
+        { 0, "add", CMD_MARK, &note, NULL, "add a bitmap, enabled" },
         { 0, "remove", CMD_MARK, &note, NULL, "remove the bitmap" },
-        { 0, "clear", CMD_MARK, &note, NULL, "mark everything as clean" },
+        { 0, "clear", CMD_MARK, &note, NULL, "mark everything clean" },
         { 0, "enable", CMD_MARK, &note, NULL, "record writes from now on" },
-        { 0, "disable", CMD_MARK, &note, NULL, "record no more writes" },
-        { 0, "merge", CMD_CALL, &note, "SOURCE", "mark what is dirty in another bitmap" },
+        { 0, "disable", CMD_MARK, &note, NULL, "stop recording writes" },
+        { 0, "merge", CMD_CALL, &note, "SOURCE", "merge another bitmap into this one" },
         { 'b', "source-file", CMD_STRING, &source_file, "FILE", "image that holds SOURCE" },
         { 'F', "source-format", CMD_STRING, &source.format, "FMT", "its format" },
         { 'g', "granularity", CMD_SIZE, &granularity, "SIZE", "granularity of a new bitmap" },
-        { 0, "list", CMD_FLAG, &list, NULL, "list the bitmaps; no bitmap is named then" },
+        { 0, "list", CMD_FLAG, &list, NULL, "list all bitmaps; takes only an image" },
         RESULT_OPTION(&output),
         CMD_OPTIONS_END,
     };
@@ -370,11 +370,11 @@ static int run(int argc, char **argv)
         return report_usage(&cmd_bitmap, "expects at least one of --add, --remove, --clear, "
                             "--enable, --disable, --merge");
     if (granularity.given && !has_action(&steps, "add"))
-        return report_usage(&cmd_bitmap, "-g goes with --add");
+        return report_usage(&cmd_bitmap, "-g needs --add");
     if (source_file && !has_action(&steps, "merge"))
-        return report_usage(&cmd_bitmap, "-b goes with --merge");
+        return report_usage(&cmd_bitmap, "-b needs --merge");
     if (source.format && !source_file)
-        return report_usage(&cmd_bitmap, "-F goes with -b");
+        return report_usage(&cmd_bitmap, "-F needs -b");
 
     struct blk_error err = BLK_ERROR_INIT;
     struct request request = { .name = operands.items[1], .granularity = granularity.value };

@@ -1,8 +1,8 @@
 /*
  * blkimg check: looks for errors in the metadata of an image, and repairs them if asked.
  *
- * Findings go to stderr, except what a repair puts right: that is good news and goes to stdout.
- * After a repair the image is checked again, and what that finds decides the exit status.
+ * Findings go to stderr, except what a repair fixed, which goes to stdout. After a repair the image
+ * is checked again, and the exit status is that of the second check.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -21,7 +21,7 @@ static int run(int argc, char **argv);
 
 const struct command cmd_check = {
     "check",
-    "Look for errors in the metadata of an image, and repair them",
+    "Check the metadata of an image, and repair it",
     "[--object objectdef] [--image-opts] [-q] [-f fmt] [--output=ofmt] [-r [leaks | all | lost]] "
     "[-T src_cache] [-U] [--lock-wait=seconds] filename",
     run,
@@ -197,7 +197,7 @@ static int parse_repair(const char *text, unsigned *repair)
         *repair = ways[i].repair;
         return EXIT_OK;
     }
-    return report_failure("-r: '%s' is not one of leaks, all and lost", text);
+    return report_failure("-r: '%s' is not one of leaks, all, lost", text);
 }
 
 static int run(int argc, char **argv)
@@ -207,7 +207,7 @@ static int run(int argc, char **argv)
     const char *repair = NULL, *cache = NULL;
     const struct cmd_option options[] = {
         { 'r', "repair", CMD_STRING, &repair, "leaks|all|lost",
-          "repair leaks, all errors, or errors and lost guest data as zeroes" },
+          "repair leaks, all errors, or also turn lost data into zeroes" },
         OUTPUT_OPTION(&request.format),
         { 'T', "cache", CMD_STRING, &cache, "CACHE", "cache mode" },
         { 'q', "quiet", CMD_FLAG, &request.quiet, NULL, "print nothing but errors" },

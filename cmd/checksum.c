@@ -61,7 +61,7 @@ static int run(int argc, char **argv)
     const struct cmd_option table[] = {
         IMAGE_OPTIONS(&image),
         { 'T', "cache", CMD_STRING, &cache, "CACHE", "cache mode" },
-        { 'm', "parallel", CMD_UINT, &workers, "NUMBER", "so many threads read and hash (4)" },
+        { 'm', "parallel", CMD_UINT, &workers, "NUMBER", "number of threads (4)" },
         RESULT_OPTION(&format),
         { 'p', "progress", CMD_FLAG, &progress, NULL, "show the progress" },
         CMD_OPTIONS_END,
@@ -72,7 +72,7 @@ static int run(int argc, char **argv)
     if (status != CMD_RUN)
         return status;
     if (workers.value < 1 || workers.value > MAX_WORKERS)
-        return report_usage(&cmd_checksum, "-m must be 1 to %d", MAX_WORKERS);
+        return report_usage(&cmd_checksum, "-m takes a number from 1 to %d", MAX_WORKERS);
 
     struct blk_error err = BLK_ERROR_INIT;
     struct blk_node *root;

@@ -1,7 +1,7 @@
 /*
  * blkimg close-check: opens an image for writing and closes it again by the strict path, and
- * reports how each step went; or, with --read-only, says from the image alone whether it was closed
- * cleanly.
+ * reports how each step went; or, with --read-only, reports from the image alone whether it was
+ * closed cleanly.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -16,7 +16,7 @@ static int run(int argc, char **argv);
 
 const struct command cmd_close_check = {
     "close-check",
-    "Close an image step by step, or see whether it was closed cleanly",
+    "Close an image step by step, or check whether it was closed cleanly",
     "[--object objectdef] [--image-opts] [-f fmt] [-t cache] [--read-only [-U]] [--output=ofmt] "
     "[-q] [--lock-wait=seconds] filename",
     run,
@@ -85,7 +85,7 @@ static int find_unclean(struct blk_node *root, char **why, struct blk_error *err
 
     *why = NULL;
     if (!node->driver->check || !node->driver->get_info)
-        return blk_fail_why(err, ENOTSUP, "nothing in images of this format tells",
+        return blk_fail_why(err, ENOTSUP, "this format does not record it",
                             "finding out whether '%s' (%s) was closed cleanly", root->name,
                             node->driver->name);
     int ret = node->driver->get_info(node, &info, err);
@@ -132,7 +132,7 @@ static int run(int argc, char **argv)
     const struct cmd_option options[] = {
         IMAGE_OPTIONS(&image),
         { 'r', "read-only", CMD_FLAG, &read_only, NULL,
-          "write nothing; only say whether it was closed cleanly" },
+          "write nothing; only report whether it was closed cleanly" },
         { 't', "cache", CMD_STRING, &cache, "CACHE", "cache mode" },
         { 'q', "quiet", CMD_FLAG, &quiet, NULL, "print nothing but errors" },
         RESULT_OPTION(&format),

@@ -22,7 +22,7 @@ static int run(int argc, char **argv);
 
 const struct command cmd_compare = {
     "compare",
-    "Find out whether two images have the same content",
+    "Compare the content of two images",
     "[--object objectdef] [--image-opts] [-f fmt] [-F fmt] [-T src_cache] [-p] [-q] [-s] [-U] "
     "[--output=ofmt] [--lock-wait=seconds] filename1 filename2",
     run,
@@ -35,7 +35,7 @@ const struct command cmd_compare = {
 /* What strict mode wants to be the same. */
 #define STRICT_FLAGS (BLK_EXT_DATA | BLK_EXT_ZERO | BLK_EXT_ALLOCATED | BLK_EXT_OFFSET_VALID)
 
-/* Exit statuses beside 0 and 1 (images differ). */
+/* Exit statuses other than 0 and 1 (images differ). */
 enum compare_status {
     COMPARE_OPEN_FAILED = 2,
     COMPARE_MAP_FAILED = 3,
@@ -312,7 +312,7 @@ static int run(int argc, char **argv)
           "format of the second image" },
         { 'T', "cache", CMD_STRING, &cache, "CACHE", "cache mode of both images" },
         { 's', "strict", CMD_FLAG, &strict, NULL,
-          "sizes and the allocation of sectors must be the same too" },
+          "sizes and allocation must match, too" },
         { 'p', "progress", CMD_FLAG, &progress, NULL, "show the progress" },
         { 'q', "quiet", CMD_FLAG, &quiet, NULL, "print nothing but errors" },
         RESULT_OPTION(&format),

@@ -414,7 +414,7 @@ static int run(int argc, char **argv);
 
 const struct command cmd_info = {
     "info",
-    "Describe an image and, if asked, its backing files",
+    "Show information about an image",
     "[--object objectdef] [--image-opts] [-f fmt] [--output=ofmt] [--backing-chain] [-U] "
     "[--limits] [--graph=text|dot] [--lock-wait=seconds] filename",
     run,

@@ -91,7 +91,7 @@ void info_print_backup(const json_t *layer)
     const json_t *backup = json_object_get(layer, "backup");
 
     if (json_is_false(json_object_get(backup, "readable")))
-        printf("backup id: of a form that this version does not know\n");
+        printf("backup id: in a form that this version does not know\n");
     if (text_of(backup, "id"))
         printf("backup id: %s\n", text_of(backup, "id"));
     if (text_of(backup, "parent"))
@@ -119,5 +119,5 @@ void info_print_backup_warning(const json_t *layer)
     if (below)
         printf("is backup %s\n", below);
     else
-        printf("has no id (it was changed since, or is another image)\n");
+        printf("has no id (it has changed since, or is another image)\n");
 }

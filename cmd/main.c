@@ -1,6 +1,6 @@
 /*
- * The program: finds the command, runs it, and makes sure that its output got out before it says
- * so.
+ * The program: finds the command, runs it, and makes sure that its output was written before it
+ * reports success.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -103,7 +103,7 @@ static void print_help(void)
     printf("\nSupported formats:");
     for (const struct blk_driver *const *driver = blk_drivers; *driver; driver++)
         printf(" %s", (*driver)->name);
-    printf("\n\nMore is in blkimg(1) and 'blkimg COMMAND --help'.\n");
+    printf("\n\nSee blkimg(1) and 'blkimg COMMAND --help' for more.\n");
 }
 
 static int run_command(const char *name, int argc, char **argv)

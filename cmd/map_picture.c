@@ -1,7 +1,7 @@
 /*
  * A cell stands for a range. It shows data if there is any, and of the layers that have some there
  * the one nearest to the top; else zeroes that a layer decides; else nothing. So a little data in a
- * large image is not lost.
+ * large image stays visible.
  */
 #include "cmd/map_picture.h"
 
@@ -182,7 +182,7 @@ static void draw(const struct picture *picture, const struct blk_node *root,
     printf(": %s, %s a block: data %s, zeroes %s, nothing %s\n", size, cell, data, zero, nothing);
     for (size_t i = 0; i < picture->count; i += picture->columns)
         draw_row(picture, i);
-    printf("# data, 1 to 9 (+: more) data of a backing file so deep, - zeroes, . nothing");
+    printf("# data, 1 to 9 (+: deeper) data in a backing file at that depth, - zeroes, . nothing");
     puts(dirty ? ", ^ dirty" : "");
 }
 

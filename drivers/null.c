@@ -1,6 +1,6 @@
 /*
- * null-co and null-aio: a medium that swallows writes and reads as zeroes, for measuring what lies
- * above it.
+ * null-co and null-aio: a medium that drops writes and reads as zeroes, for measuring what is above
+ * it.
  *
  * Options: size (1 GiB), latency-ns (0) before each request completes, read-zeroes (off): whether
  * block status may say that it all reads as zeroes. Reads return zeroes in either case, so that no

@@ -123,7 +123,7 @@ point() {
     kill -TERM "$pid"
     finish
     assert_equal "$status" 143
-    assert_file_contains spawn.err "what there is of the target is 'd1.partial'"
+    assert_file_contains spawn.err "the incomplete target is 'd1.partial'"
     qemu-img check -q d1.partial
     run -1 --separate-stderr blkimg backup --bitmap=b --base=d1.partial disk d2
     [[ $stderr == *"does not say which backup it is"* ]]

@@ -98,7 +98,7 @@ try_faults() {
         qemu-img compare -q -f qcow2 -F raw inc frozen.raw || fail "status 0, and it is not the frozen moment"
         next_is_right inc
     else
-        assert_file_contains err "its bitmaps mark what they did and what the guest wrote, do not use"
+        assert_file_contains err "its bitmaps mark what they did before and what the guest wrote, do not use"
         next_is_right full
     fi
 }
@@ -142,7 +142,7 @@ try_faults() {
     mkfifo fifo
     printf '%s\n' 'truncate 1M' 'write -P 7 0 512' >fifo &
     run -0 --separate-stderr blkimg backup --guest-io=fifo --bitmap=b --base=full disk inc
-    [[ $stderr == *"'truncate 1M' in the guest's commands: it is not for a guest"* ]]
+    [[ $stderr == *"'truncate 1M' in the guest's commands: a guest cannot run it"* ]]
 }
 
 @test "a signal ends both; the bitmap is right" {

@@ -139,7 +139,7 @@ refused_by_all() {
     kill -TERM "$pid"
     finish
     assert_equal "$status" 143
-    assert_file_contains spawn.err "what there is of the target is 'new.partial'"
+    assert_file_contains spawn.err "the incomplete target is 'new.partial'"
     run -1 --separate-stderr blkimg convert -O raw new.partial raw
     [[ $stderr == *"holds only what differs from another image"* ]]
     run -0 blkimg info new.partial

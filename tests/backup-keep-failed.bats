@@ -41,7 +41,7 @@ keep_failed() {
     assert_equal "$(ls -A full)" ""
     # A raw one holds what was written.
     run -1 keep_failed -O raw raw full/a
-    assert_line --partial "what there is of the target is 'full/a.partial'"
+    assert_line --partial "the incomplete target is 'full/a.partial'"
     assert_equal "$(ls -A full)" a.partial
 }
 
@@ -51,7 +51,7 @@ keep_failed() {
     LD_PRELOAD="$TEST_TOOLS/fault-preload.so" FAULT_FILES="$PWD/d/b:$PWD/d/b.partial" FAULT_CALL=link \
         FAULT_N=4 FAULT_ONCE=1 run -5 "$BLKIMG" backup -q -f raw --keep-failed --disk raw=d/a --disk raw2=d/b
     assert_equal "$(ls -A d)" $'a.partial\nb.partial'
-    assert_output --partial "what there is of the target is 'd/a.partial'"
-    assert_output --partial "what there is of the target is 'd/b.partial'"
+    assert_output --partial "the incomplete target is 'd/a.partial'"
+    assert_output --partial "the incomplete target is 'd/b.partial'"
     run -0 blkimg compare -f raw -F qcow2 raw d/a.partial
 }

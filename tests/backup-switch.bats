@@ -109,7 +109,7 @@ next_on() {
     blkimg io -c 'write -P 7 1200k 64k' clone >out
     blkimg backup --bitmap=b --base=full clone other
     run -1 --separate-stderr blkimg backup --bitmap=b --base=other disk next
-    [[ $stderr == *"base 'other' for 'disk' at offset "*"it holds what no bitmap marks"* ]] || fail "$stderr"
+    [[ $stderr == *"base 'other' for 'disk' at offset "*"it holds data that no bitmap marks"* ]] || fail "$stderr"
     # One of this disk, with the bitmap as it is, is as good as what the bitmap counts from.
     blkimg backup --bitmap=b --bitmap-sync=never --base=full disk mine
     blkimg io -c 'write -P 8 1500k 10k' disk >out

@@ -250,7 +250,7 @@ changes() {
     # Put on what it was a layer of it is whole, though that has no id.
     qemu-img rebase -u -b disk -F qcow2 top
     run -1 blkimg backup --list-chain=top
-    assert_output --partial 'on what is not known: ok'
+    assert_output --partial 'on an unknown image: ok'
     qemu-img compare over top
     # With nothing below it the layer is the disk.
     blkimg backup --mode=top disk all
@@ -354,7 +354,7 @@ changes() {
     qemu-img compare disk inc
     refused "target 'full' for 'disk': it is not the backup" --force -n --bitmap=b disk full
     rm inc
-    refused "-o is for a target that is made" -n -o cluster_size=4k disk full
+    refused "-o is for a new target" -n -o cluster_size=4k disk full
     refused "exclude each other" -n --bitmap=b --base=full disk inc
     # Options in place of a name.
     blkimg backup -n --target-image-opts disk driver=qcow2,file.filename=full
@@ -449,7 +449,7 @@ changes() {
     refused "'full': it exists" --keep-failed disk full
     touch other.partial
     refused "'other.partial': it exists" --keep-failed disk other
-    refused "--keep-failed is for a target that is made" --keep-failed -n disk full
+    refused "--keep-failed is for a new target" --keep-failed -n disk full
 }
 
 @test "signals" {
@@ -478,7 +478,7 @@ changes() {
     fill disk.raw 0 512 7
     finish
     assert_equal "$status" 1
-    [[ $output == *"verifying 'new' from offset 0: what it holds is not what was written"* ]]
+    [[ $output == *"verifying 'new' from offset 0: its content is not what was written"* ]]
     [[ $output == *"there is no target 'new'"* ]]
     [[ ! -e new ]]
     spawn "$BLKIMG" backup -U -f raw -r 4M --verify --keep-failed disk.raw new
@@ -486,7 +486,7 @@ changes() {
     fill disk.raw 0 512 8
     finish
     assert_equal "$status" 1
-    [[ $output == *"what there is of the target is 'new.partial'"* ]]
+    [[ $output == *"the incomplete target is 'new.partial'"* ]]
 }
 
 @test "the manifest" {
@@ -533,10 +533,10 @@ changes() {
     refused "--on-broken-bitmap: 'x' is none of fail, full" --on-broken-bitmap=x disk new
     refused "--on-cbw-error: 'x' is none of break-guest-write, break-snapshot" --on-cbw-error=x disk new
     refused '--mode=bitmap needs --bitmap' --mode=bitmap disk new
-    refused "-F goes with --base" -F qcow2 disk new
+    refused "-F needs --base" -F qcow2 disk new
     refused 'given twice' --bitmap=b --bitmap=b disk new
-    refused '--guest-io does not go with' --guest-io=x -c disk new
-    refused '--target-image-opts goes with -n' --target-image-opts disk driver=qcow2,file.filename=new
+    refused '--guest-io excludes -c' --guest-io=x -c disk new
+    refused '--target-image-opts needs -n' --target-image-opts disk driver=qcow2,file.filename=new
     refused '-m takes' -m 17 disk new
     refused 'takes no source' --list-chain=disk disk
     refused 'nothing' -O nothing disk new

@@ -53,9 +53,9 @@ every() {
     every nosuch/x "No such file or directory" nosuch/x
 }
 
-@test "a folder" {
+@test "a directory" {
     mkdir folder
-    every folder folder folder
+    every folder "a directory" folder
 }
 
 @test "a FIFO, without waiting for a writer" {
@@ -93,7 +93,7 @@ every() {
     every "''" empty ''
 }
 
-@test "a name that is too long, a link to itself, a file as a folder" {
+@test "a name that is too long, a link to itself, a file as a directory" {
     local long
     printf -v long '%0300d' 0
     bad 1 000 "File name too long" info "$long"

@@ -128,9 +128,9 @@ refused() {
     refused "at least one" a b0
     refused "expects" --add a
     refused "expects" --add a b c
-    refused "-g goes" --clear -g 64k a b0
-    refused "-b goes" --add -b a a b1
-    refused "-F goes" --merge b0 -F qcow2 a b0
+    refused "-g needs" --clear -g 64k a b0
+    refused "-b needs" --add -b a a b1
+    refused "-F needs" --merge b0 -F qcow2 a b0
     refused "--list" --list --add a b0
     refused "--list" --list a b0
     refused "name" --add a ""

@@ -99,7 +99,7 @@ need_format() {
     chmod 444 a
     run blkimg close-check --read-only -f raw a
     assert_failure 1
-    assert_output --partial "nothing in images of this format"
+    assert_output --partial "this format does not record it"
 }
 
 @test "stdout that is full is a failure" {

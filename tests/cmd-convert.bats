@@ -261,7 +261,7 @@ data_runs() {
     truncate -s 3M a
     finish
     assert_equal "$status" 1
-    [[ $output == *"became shorter"* ]]
+    [[ $output == *"it shrank while"* ]]
     assert_not_exists t.raw
 }
 
@@ -302,8 +302,8 @@ data_runs() {
     refuses "expects"
     refuses "No such file" missing t
     refuses "No such file" a missing/t
-    refuses "folder" a .
-    refuses "folder" . t
+    refuses "is a directory" a .
+    refuses "is a directory" . t
     refuses "empty" a ""
     refuses "empty" "" t
 }

@@ -110,7 +110,7 @@ refuses() {
     refuses "'blkdebug'" -f blkdebug x 1M
     refuses "null-co://" null-co:// 1M
     refuses "'nosuch/x': No such file or directory" nosuch/x 1M
-    refuses "folder" . 1M
+    refuses "is a directory" . 1M
     refuses "empty" '' 1M
     refuses "'x'" x 7E
 }

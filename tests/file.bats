@@ -21,7 +21,7 @@ load lib/common
 @test "one line names the file and the cause" {
     mkdir folder
     run -1 blkimg info folder
-    assert_output "blkimg: Could not open 'folder': it is a folder, not a file or block device"
+    assert_output "blkimg: Could not open 'folder': it is a directory, not a file or block device"
     run -1 blkimg info missing
     assert_output "blkimg: Could not open 'missing': No such file or directory"
 }

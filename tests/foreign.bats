@@ -199,6 +199,6 @@ make_vdi() {
     truncate -s 1M x
     printf '[inject-error]\nevent = "none"\nsector = "2047"\niotype = "read"\n' >rules
     run -1 blkimg info --image-opts file.driver=blkdebug,file.config=rules,file.image.filename=x
-    assert_output --partial 'finding out the format'
+    assert_output --partial 'probing the format'
     blkimg info --image-opts driver=raw,file.driver=blkdebug,file.config=rules,file.image.filename=x >out
 }

@@ -67,8 +67,8 @@ either --size or one image           | measure
 -U is for reading only               | snapshot -U -c s q
 at least one of --add                | bitmap q b
 expects an image and a bitmap        | bitmap --add q
--F goes with -b                      | bitmap --merge x -F raw q b
--g goes with --add                   | bitmap --clear -g 64k q b
+-F needs -b                          | bitmap --merge x -F raw q b
+-g needs --add                       | bitmap --clear -g 64k q b
 expects a backing file (-b) or -u    | rebase q
 is for write tests                   | bench --flush-interval 5 q
 smaller than the depth               | bench -w --no-drain --flush-interval 5 q

@@ -189,7 +189,7 @@ assert r["complete"] is False and r["exit-status"] == 1' "$output"
     [[ $(<w) == precious ]]
     unchanged
     run -1 blkimg pivot --recover w
-    assert_output --partial 'no witness'
+    assert_output --partial 'is not a pivot witness'
     [[ $(<w) == precious ]]
     : >w
     flock w "$BLKIMG" pivot one --to new --witness w && fail 'it was locked'

@@ -181,21 +181,20 @@ static const char *find_conflict(const struct backup_options *options)
     if (options->bases.count && options->existing)
         return "--base and -n exclude each other";
     if (options->base_format && !options->bases.count)
-        return "-F goes with --base";
+        return "-F needs --base";
     if (options->existing && options->creation.count)
-        return "-o is for a target that is made, and -n takes one that exists";
+        return "-o is for a new target, and -n takes an existing one";
     if (options->existing && options->keep_failed)
-        return "--keep-failed is for a target that is made, and -n takes one that exists";
+        return "--keep-failed is for a new target, and -n takes an existing one";
     if (options->sync == SYNC_ALWAYS && !options->keep_failed)
         return "--bitmap-sync=always needs --keep-failed";
     if (options->workers < 1 || options->workers > 16)
-        return "-m takes 1 to 16";
+        return "-m takes a number from 1 to 16";
     if (options->target.image_opts && !options->existing)
-        return "--target-image-opts goes with -n";
+        return "--target-image-opts needs -n";
     if (options->guest_io && (options->compressed || options->verify || options->checksum ||
                               options->sync == SYNC_ALWAYS || options->output == OUTPUT_JSON))
-        return "--guest-io does not go with -c, --verify, --checksum, "
-               "--bitmap-sync=always, --output=json";
+        return "--guest-io excludes -c, --verify, --checksum, --bitmap-sync=always, --output=json";
     for (size_t i = 0; i < options->bitmaps.count; i++)
         for (size_t j = 0; j < i; j++)
             if (strcmp(options->bitmaps.items[i], options->bitmaps.items[j]) == 0)
@@ -248,7 +247,7 @@ static int add_disks(struct backup *backup, const struct cmd_operands *operands,
     if (options->guest_io && backup->count != 1)
         return report_usage(&cmd_backup, "--guest-io is for one disk");
     if (options->bases.count && options->bases.count != backup->count)
-        return report_usage(&cmd_backup, "--base is given once for each disk, or not at all");
+        return report_usage(&cmd_backup, "--base must be given once for each disk, or not at all");
     for (size_t i = 0; i < options->bases.count; i++)
         backup->disks[i].base = options->bases.items[i];
     return check_targets(backup);
@@ -271,7 +270,7 @@ static int run(int argc, char **argv)
         { 0, "on-broken-bitmap", CMD_STRING, &texts.broken, "WHAT",
           "fail, or make a full backup and start the bitmap over" },
         { 0, "new-bitmap", CMD_STRING, &options.new_bitmap, "NAME",
-          "make a bitmap that begins with this backup" },
+          "add a bitmap that starts with this backup" },
         { 0, "base", CMD_LIST, &options.bases, "FILE",
           "make the target an overlay on this backup" },
         { 'F', "base-format", CMD_STRING, &options.base_format, "FMT", "format of the base" },
@@ -279,10 +278,10 @@ static int run(int argc, char **argv)
         { 0, "checksum", CMD_FLAG, &options.checksum, NULL,
           "print a digest of the disk's content" },
         { 0, "keep-failed", CMD_FLAG, &options.keep_failed, NULL,
-          "keep what there is of a failed target as TARGET.partial" },
+          "keep an incomplete target as TARGET.partial" },
         { 0, "disk", CMD_LIST, &texts.disks, "SOURCE=TARGET", "one of several disks" },
         { 0, "guest-io", CMD_STRING, &options.guest_io, "FILE",
-          "run these io commands on the source meanwhile" },
+          "io commands to run on the source during the backup" },
         { 0, "on-cbw-error", CMD_STRING, &texts.on_cbw_error, "WHAT",
           "what a failed save breaks: break-guest-write or break-snapshot" },
         { 0, "cbw-timeout", CMD_UINT, &texts.cbw_timeout, "SECONDS",
@@ -296,14 +295,15 @@ static int run(int argc, char **argv)
         FORCE_OPTION(&options.target),
         { 'c', "compress", CMD_FLAG, &options.compressed, NULL, "write compressed clusters" },
         IN_PLACE_OPTION(&options.target),
-        { 'n', "no-create", CMD_FLAG, &options.existing, NULL, "write into a target that exists" },
+        { 'n', "no-create", CMD_FLAG, &options.existing, NULL, "write into an existing target" },
         { 't', "target-cache", CMD_STRING, &options.target_cache, "CACHE",
           "cache mode of the target" },
         { 'T', "source-cache", CMD_STRING, &options.source_cache, "CACHE",
           "cache mode of the source" },
         { 'm', "parallel", CMD_UINT, &texts.workers, "N", "worker threads (4)" },
-        { 'r', "rate-limit", CMD_SIZE, &texts.rate, "BYTES", "copy at most BYTES a second" },
-        { 'p', "progress", CMD_FLAG, &options.progress, NULL, "show progress" },
+        { 'r', "rate-limit", CMD_SIZE, &texts.rate, "BYTES",
+          "limit the copy to this many bytes per second" },
+        { 'p', "progress", CMD_FLAG, &options.progress, NULL, "show the progress" },
         { 'q', "quiet", CMD_FLAG, &options.quiet, NULL, "print nothing but errors" },
         { 0, "target-image-opts", CMD_FLAG, &options.target.image_opts, NULL,
           "with -n, the target is given as driver=...,option=value" },

@@ -16,7 +16,7 @@
  *
  *   prepare   sources are open and locked, targets made; the bits of each bitmap used are set aside
  *             as `frozen` and the bitmap starts over, in memory only
- *   copy      data; a guest's writes meanwhile are recorded in the bitmaps that started over
+ *   copy      data; writes of a guest are recorded in the bitmaps that started over
  *   close     every target is flushed, closed strictly and so published
  *   verify    if asked, every target is opened again and compared
  *   name      with --keep-failed, NAME.partial becomes NAME

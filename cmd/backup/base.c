@@ -1,9 +1,8 @@
 /*
- * What a partial backup is put on: an earlier backup that the target becomes an overlay of
- * (--base), or what a target that exists holds (-n). A wrong one would restore garbage without a
- * word, so it has to be the backup from which one of the bitmaps counts, by the ids that both files
- * carry, or one that builds on that (between.c). For --mode=top it may also be the source's own
- * backing file.
+ * The base of a partial backup: an earlier backup that the target becomes an overlay of (--base),
+ * or what an existing target holds (-n). A wrong one would silently restore garbage, so it has to
+ * be the backup from which one of the bitmaps counts, by the ids that both files carry, or one that
+ * builds on that (between.c). For --mode=top it may also be the source's own backing file.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -154,7 +153,7 @@ int backup_check_base(struct backup *backup, struct backup_disk *disk, struct bl
     if (!disk->base)
         return note_parent(disk, err);
     if (blk_same_file(disk->base, disk->target_name))
-        return blk_fail_why(err, EINVAL, "it would be overwritten by what is put on it",
+        return blk_fail_why(err, EINVAL, "it is also the target, and would be overwritten",
                             "base '%s'", disk->base);
     int ret = image_open(&args, disk->base, 0, NULL, &root, err);
     if (ret < 0)
@@ -175,7 +174,7 @@ int backup_check_base(struct backup *backup, struct backup_disk *disk, struct bl
     return blk_close(root, NULL, err);
 }
 
-/* What the layer of `node` itself holds would show beside the backup. */
+/* Data in the layer of `node` itself would show through next to the backup. */
 static int check_empty(struct blk_node *node, struct blk_error *err)
 {
     struct blk_extent extent;

@@ -1,8 +1,8 @@
 /*
- * A base that is newer than what a bitmap counts from. So it is after status 6: the backup is
- * complete, but the bitmap still counts from the one before, which the new one builds on. Both can
- * be the base of the next backup. On the newer one, the target must hold what that one's layers
- * hold and the source does not: what they hold has to be marked.
+ * A base that is newer than what a bitmap counts from, as after status 6: the backup is complete,
+ * but the bitmap still counts from the one before, which the new one builds on. Both can be the
+ * base of the next backup. Over the newer one, the target must also cover whatever the layers of
+ * that one hold: all of it has to be marked.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -79,8 +79,8 @@ int backup_mark_between(struct backup_disk *disk, struct blk_node *newer, struct
     ret = mark_layers(newer, older, between, err);
     /* A cluster of the base is larger than what changed in it; but none changed without a mark. */
     if (ret == 0 && find_unmarked(between, disk->mask, &offset))
-        ret = blk_fail_why(err, EINVAL, "it holds what no bitmap marks, so it is of another disk "
-                           "or another time (--trust uses it anyway)",
+        ret = blk_fail_why(err, EINVAL, "it holds data that no bitmap marks, so it is from another "
+                           "disk or another time (--trust uses it anyway)",
                            "base '%s' for '%s' at offset %" PRIu64, newer->name, disk->source_name,
                            offset);
     if (ret == 0)

@@ -1,5 +1,5 @@
 /*
- * --list-chain: what a chain of backups consists of, and whether it is whole: every parent is there
+ * --list-chain: what a chain of backups consists of, and whether it is whole: every parent exists
  * and is the one that its overlay was made on, and all files were closed cleanly.
  */
 #include <inttypes.h>
@@ -79,11 +79,11 @@ static void print_human(const struct link *link)
     else
         printf("backup %s, ", id);
     if (blk_id_is_none(&link->identity.parent))
-        printf(blk_child(link->node, BLK_ROLE_BACKING) ? "on what has no id" : "full");
+        printf(blk_child(link->node, BLK_ROLE_BACKING) ? "on an image without an id" : "full");
     else if (blk_id_is_known(&link->identity.parent))
         printf("on %s", parent);
     else
-        printf("on what is not known");
+        printf("on an unknown image");
     if (link->digest[0])
         printf(", digest %s", link->digest);
     printf(": %s\n", link->fault ? link->fault : "ok");

@@ -167,7 +167,7 @@ static int compare(const struct backup *backup, const struct backup_disk *disk,
 
     int ret = blk_difference_find(&params, &differs, &offset, err);
     if (ret == 0 && differs)
-        ret = blk_fail_why(err, EIO, "what it holds is not what was written",
+        ret = blk_fail_why(err, EIO, "its content is not what was written",
                            "verifying '%s' from offset %" PRIu64, target->name, offset);
     return ret;
 }

@@ -215,7 +215,7 @@ static void keep_guest_writes(const struct backup_options *options, struct backu
     }
     if (started)
         blk_bitmaps_remove(disk->format, started);
-    disk->source_state = "its bitmaps mark what they did and what the guest wrote";
+    disk->source_state = "its bitmaps mark what they did before and what the guest wrote";
     if (close_root(&disk->source, &disk->source_report, &err) < 0) {
         disk->source_state = "its bitmaps are in use";
         blk_left_behind(&err, "what the guest wrote may not all be in '%s'", disk->source_name);
@@ -270,7 +270,7 @@ void backup_say_what_stands(const struct backup_disk *disk)
         report_failure("the backup of '%s' was not finished: %s, the target '%s' is complete",
                        disk->source_name, source, disk->target_name);
     else if (disk->partial_name && exists(disk->partial_name))
-        report_failure("the backup of '%s' failed: %s, what there is of the target is '%s'",
+        report_failure("the backup of '%s' failed: %s, the incomplete target is '%s'",
                        disk->source_name, source, disk->partial_name);
     else if (disk->target_begun ? is_untouched(disk) : exists(disk->target_name))
         report_failure("the backup of '%s' failed: %s, and so is '%s'", disk->source_name, source,
@@ -279,7 +279,7 @@ void backup_say_what_stands(const struct backup_disk *disk)
         report_failure("the backup of '%s' failed: %s, do not use the target '%s'",
                        disk->source_name, source, disk->target_name);
     else if (exists(disk->target_name))
-        report_failure("the backup of '%s' failed: %s, and '%s' is not of this run",
+        report_failure("the backup of '%s' failed: %s, and '%s' is not from this run",
                        disk->source_name, source, disk->target_name);
     else
         report_failure("the backup of '%s' failed: %s, there is no target '%s'",

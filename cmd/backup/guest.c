@@ -3,8 +3,8 @@
  *
  * The guest (cmd/common/guest.h) runs against a copy-before-write filter on the source. What it
  * overwrites is saved to the target first, and the backup copies the rest through the same record
- * of what is already there. So the target is the disk of the moment at which the filter was put in,
- * which is the moment at which the bitmaps started over.
+ * of what is already there. So the target shows the disk at the moment when the filter was
+ * inserted, which is also when the bitmaps started over.
  */
 #include <errno.h>
 #include <pthread.h>

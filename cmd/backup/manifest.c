@@ -1,6 +1,6 @@
 /*
- * The result of a backup as JSON, for whoever keeps the books: which backup it is, what it builds
- * on, how it was closed.
+ * The result of a backup as JSON, for a catalogue: which backup it is, what it builds on, how it
+ * was closed.
  */
 #include "cmd/backup/backup.h"
 

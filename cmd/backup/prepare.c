@@ -89,7 +89,7 @@ static int get_recording(struct backup_disk *disk, const char *name,
 {
     int ret = blk_bitmaps_get_usable(disk->format, name, bitmap, err);
     if (ret == 0 && !(*bitmap)->enabled)
-        ret = blk_fail_why(err, EINVAL, "it is disabled, so it misses what was written since",
+        ret = blk_fail_why(err, EINVAL, "it is disabled, so it lacks later writes",
                            "bitmap '%s' of '%s'", name, disk->source_name);
     return ret;
 }
@@ -183,10 +183,10 @@ static int create_options(const struct backup_options *options, const struct blk
         return ret;
     if (blk_options_get(creation, "size") || blk_options_get(creation, "backing_file"))
         return blk_fail_why(err, EINVAL,
-                            "the size is the source's, and --base names the backing file",
+                            "the size is that of the source, and --base names the backing file",
                             "creating '%s'", disk->target_name);
     if (disk->mode != BACKUP_FULL && !driver->supports_backing)
-        return blk_fail_why(err, ENOTSUP, "the format cannot tell what is not in a partial backup",
+        return blk_fail_why(err, ENOTSUP, "the format cannot show what a partial backup leaves out",
                             "creating '%s' (%s)", disk->target_name, driver->name);
     if (disk->backing_name) {
         blk_options_set(creation, "backing_file", disk->backing_name);
@@ -243,7 +243,7 @@ static int check_size(const struct backup_disk *disk, struct blk_error *err)
     return blk_fail_why(err, bytes < disk->bytes ? ENOSPC : EINVAL,
                         bytes < disk->bytes
                             ? "it is smaller than the source"
-                            : "it is larger than the source ('blkimg resize --shrink' cuts it)",
+                            : "it is larger than the source ('blkimg resize --shrink' shrinks it)",
                         "target '%s' with %" PRIu64 " bytes instead of %" PRIu64,
                         disk->target_name, bytes, disk->bytes);
 }

@@ -15,9 +15,9 @@ int backing_open(const struct image_args *args, const char *name, unsigned flags
                  const char *overlay, struct blk_node **backing, struct blk_error *err);
 
 /*
- * How the header of `overlay` should name `backing` (a path from the current folder): by name alone
- * when both lie in one folder, so that they can be moved together; else by its whole path. Names
- * that are no paths stay as they are. malloc()ed.
+ * How the header of `overlay` should name `backing` (a path from the current directory): by name
+ * alone if both are in one directory, so that they can be moved together; else by its full path.
+ * Names that are no paths stay as they are. malloc()ed.
  */
 char *backing_name_for_header(const char *overlay, const char *backing);
 

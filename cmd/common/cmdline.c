@@ -3,7 +3,7 @@
  * form in which popt and getopt, which qemu-img's users have in their scripts, mean the same:
  *
  * - abbreviated long options are spelt out;
- * - the value in "-o=x" stands apart, or popt would take the "=" away;
+ * - the value in "-o=x" becomes a word of its own, or popt would drop the "=";
  * - operands, "-" among them, are taken out.
  */
 #include "cmd/common/cmdline.h"
@@ -98,7 +98,7 @@ static const char *skip_options(const char *synopsis)
 
 static void print_help(const struct command *command, const struct cmd_option *options)
 {
-    static const struct cmd_option help = { 'h', "help", CMD_FLAG, NULL, NULL, "show this" };
+    static const struct cmd_option help = { 'h', "help", CMD_FLAG, NULL, NULL, "show this help" };
 
     bool alone = program_called_as() == PROGRAM_QEMU_IO;
     printf("usage: %s%s%s [OPTION]... %s\n\n%s.\n\n", program_name(), alone ? "" : " ",
@@ -106,7 +106,7 @@ static void print_help(const struct command *command, const struct cmd_option *o
     for (; !is_end(options); options++)
         print_option(options);
     print_option(&help);
-    printf("\nMore is in blkimg-%s(1).\n", command->name);
+    printf("\nSee blkimg-%s(1) for more.\n", command->name);
 }
 
 /* ---- arranging ---- */
@@ -363,7 +363,7 @@ static int parse_arranged(const struct command *command, const struct cmd_option
     return value == -1 ? CMD_RUN : report_bad_option(command, options, context, value);
 }
 
-/* A usage error is told in the form that was asked for, even if it comes before --output. */
+/* A usage error is reported in the requested form, even if it comes before --output. */
 static void note_result_wanted(const struct cmd_option *options, int argc, char **argv)
 {
     bool has_result = false;

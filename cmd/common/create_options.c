@@ -43,7 +43,7 @@ int create_tables(const struct blk_driver *driver, const char *filename,
 {
     *tables = (struct option_tables){ .format = driver->name, .own = driver->create_options };
     if (!driver->create || driver->kind == BLK_FILTER)
-        return blk_fail_why(err, ENOTSUP, "images of this kind cannot be created", "format '%s'",
+        return blk_fail_why(err, ENOTSUP, "images of this format cannot be created", "format '%s'",
                             driver->name);
     if (!filename)
         return 0;
@@ -52,8 +52,8 @@ int create_tables(const struct blk_driver *driver, const char *filename,
     if (!bottom)
         return -err->code;
     if (!bottom->create)
-        return blk_fail_why(err, ENOTSUP, "nothing can be created there", "creating '%s' (%s)",
-                            filename, bottom->name);
+        return blk_fail_why(err, ENOTSUP, "this protocol cannot create images",
+                            "creating '%s' (%s)", filename, bottom->name);
     tables->below = bottom->create_options;
     return 0;
 }

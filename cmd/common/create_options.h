@@ -1,7 +1,7 @@
 /*
  * The -o options of create, convert, dd, measure and amend: checked against the tables of the
- * format's driver and of the protocol below it before anything is touched, so that an option that
- * nobody knows stops the command by name.
+ * format's driver and of the protocol below it before anything is touched, so that an unknown
+ * option stops the command and is named.
  */
 #ifndef CMD_COMMON_CREATE_OPTIONS_H
 #define CMD_COMMON_CREATE_OPTIONS_H

@@ -60,7 +60,7 @@ static bool is_regular(const char *path)
     return stat(path, &st) == 0 && S_ISREG(st.st_mode);
 }
 
-/* The path of the first image beside `target` that depends on it, or NULL. malloc()ed. */
+/* The path of the first image next to `target` that depends on it, or NULL. malloc()ed. */
 static char *find_dependent(const char *target, const struct blk_id *id)
 {
     BLK_AUTOFREE char *copy = blk_xstrdup(target);
@@ -94,7 +94,7 @@ static int check_file(const char *target, struct blk_error *err)
     blk_drop(root);
     if (ret < 0 || !blk_id_is_known(&identity.backup))
         return 0;
-    /* Its overlays lie beside the file itself, wherever a link to it is. */
+    /* Its overlays are next to the file itself, wherever a link to it is. */
     BLK_AUTOFREE char *real = realpath(target, NULL);
     BLK_AUTOFREE char *dependent = find_dependent(real ? real : target, &identity.backup);
     if (!dependent)

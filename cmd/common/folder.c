@@ -14,9 +14,9 @@ int sync_folder_of(const char *file, struct blk_error *err)
     int fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 
     if (fd < 0)
-        return blk_fail(err, errno, "opening folder '%s'", folder);
-    int ret = fsync(fd) == 0 ? 0 : blk_fail(err, errno, "syncing folder '%s'", folder);
+        return blk_fail(err, errno, "opening directory '%s'", folder);
+    int ret = fsync(fd) == 0 ? 0 : blk_fail(err, errno, "syncing directory '%s'", folder);
     if (close(fd) < 0 && ret == 0)
-        ret = blk_fail(err, errno, "closing folder '%s'", folder);
+        ret = blk_fail(err, errno, "closing directory '%s'", folder);
     return ret;
 }

@@ -1,12 +1,12 @@
 /*
- * The folders of files that a command names itself.
+ * The directories of files that a command names itself.
  */
 #ifndef CMD_COMMON_FOLDER_H
 #define CMD_COMMON_FOLDER_H
 
 #include "blockcore/error.h"
 
-/* Makes durable what was done to the names in the folder of `file`. 0 or -errno (fsync(2)). */
+/* Makes durable what was done to the names in the directory of `file`. 0 or -errno (fsync(2)). */
 int sync_folder_of(const char *file, struct blk_error *err);
 
 #endif

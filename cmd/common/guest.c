@@ -35,7 +35,7 @@ static const char *find_fault(const char *line)
         return "there is no such command";
     for (size_t i = 0; i < sizeof(refused) / sizeof(refused[0]); i++)
         if (strcmp(refused[i], command->name) == 0)
-            return "it is not for a guest";
+            return "a guest cannot run it";
     return NULL;
 }
 

@@ -50,7 +50,7 @@ struct image_args {
 /* The row of commands that make a target. */
 #define IN_PLACE_OPTION(image)                                                                    \
     { 0, "in-place", CMD_FLAG, &(image)->in_place, NULL,                                          \
-      "overwrite a target that exists instead of replacing it" }
+      "overwrite an existing target instead of replacing it" }
 
 /* Another one of theirs. */
 #define FORCE_OPTION(image)                                                                       \

@@ -1,7 +1,6 @@
 /*
  * JSON in qemu-img's form. QEMU keeps objects in a hash table and prints them in the order of its
- * buckets: to its readers an arbitrary but fixed order of the keys, which is written down here as a
- * table.
+ * buckets: an arbitrary but fixed order of the keys, which is written down here as a table.
  */
 #include "cmd/common/json_print.h"
 

@@ -140,7 +140,7 @@ void report_close_note(const char *format, ...)
 /*
  * Goes on to the last of the entries from *at on that are about the same step of the same node: an
  * image may have very many bitmaps, and what failed for one failed for all. Returns how many failed
- * parts, beside the first, are passed over.
+ * parts, except the first, are passed over.
  */
 static size_t skip_alike(const struct blk_close_report *report, size_t *at)
 {

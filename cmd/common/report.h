@@ -1,5 +1,5 @@
 /*
- * Saying what went wrong, one line each on stderr, and turning it into an exit status.
+ * Reporting failures, one line each on stderr, and turning them into an exit status.
  */
 #ifndef CMD_COMMON_REPORT_H
 #define CMD_COMMON_REPORT_H

@@ -10,7 +10,7 @@ int check_not_shrunk(const struct blk_node *source, struct blk_error *err)
     struct stat st;
     if (source->driver->kind == BLK_PROTOCOL && stat(source->name, &st) == 0 &&
         S_ISREG(st.st_mode) && (uint64_t)st.st_size < blk_size(source))
-        return blk_fail_why(err, EIO, "it became shorter while it was read", "reading '%s'",
+        return blk_fail_why(err, EIO, "it shrank while it was being read", "reading '%s'",
                             source->name);
 
     for (int role = 0; role < BLK_ROLE_COUNT; role++) {

@@ -392,7 +392,7 @@ static int run(int argc, char **argv)
 
 const struct command cmd_convert = {
     "convert",
-    "Copy an image to another, whatever their formats",
+    "Copy an image, converting its format",
     "[--object objectdef] [--image-opts] [--target-image-opts] [--target-is-zero] [--bitmaps "
     "[--skip-broken-bitmaps]] [-U] [-C] [-c] [-p] [-q] [-n] [-f fmt] [-t cache] [-T src_cache] "
     "[-O output_fmt] [-B backing_file [-F backing_fmt]] [-o options] [-l snapshot_param] "

@@ -1,5 +1,5 @@
 /*
- * The target of a mirror: made, filled, and proven to be a copy.
+ * The target of a mirror: created, filled and verified.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -40,7 +40,7 @@ static const char *target_format(const struct mirror *mirror)
                                           : mirror->format->driver->name;
 }
 
-/* A copy of the top layer stands on what the source stands on. */
+/* A copy of the top layer has the backing file of the source. */
 static void name_backing(const struct mirror *mirror, struct blk_options *creation)
 {
     const struct mirror_request *request = mirror->request;

@@ -1,10 +1,9 @@
 /*
- * A mirror of an image that is being written: passes over what has become dirty, each of less;
- * then the guest's writes go to both images, and what is left is copied beside them
- * (blockcore/mirror.h).
+ * A mirror of an image that is being written: passes over what has become dirty, each over less;
+ * then the guest's writes go to both images while what is left is copied (blockcore/mirror.h).
  *
- * The job ends when the guest has. So the target is the source of that moment, and a proof can be
- * made of it.
+ * The job ends when the guest has. So the target equals the source at that moment, and can be
+ * verified.
  */
 #include <errno.h>
 
@@ -14,7 +13,7 @@
 #include "cmd/common/guest.h"
 #include "cmd/mirror/mirror.h"
 
-/* When no more than this is dirty, or after so many passes, writes become synchronous. */
+/* When no more than this is dirty, or after this many passes, writes become synchronous. */
 #define LITTLE_BYTES (4 * MIB)
 #define MAX_PASSES 10
 

@@ -13,7 +13,7 @@ static int run(int argc, char **argv);
 
 const struct command cmd_mirror = {
     "mirror",
-    "Copy an image, prove the copy, and move overlays over to it",
+    "Copy an image, verify the copy, and move overlays to it",
     "[--mode=full|top] [--pivot=overlay]... [--witness=file] [--guest-io=file] [--in-place] "
     "[-f fmt] "
     "[-O output_fmt] [-o options] [-c] [-t cache] [-T src_cache] [-m workers] [-r rate_limit] "
@@ -56,8 +56,8 @@ static int make_copy(struct mirror *mirror, struct blk_error *err)
 }
 
 /*
- * After the target got its name. One that turns out wrong is left for whoever wants to know why:
- * nothing refers to it.
+ * After the target got its name. One that turns out wrong is left for inspection: nothing refers to
+ * it.
  */
 static int prove_and_pivot(struct mirror *mirror, struct pivot *pivot)
 {
@@ -65,14 +65,14 @@ static int prove_and_pivot(struct mirror *mirror, struct pivot *pivot)
     struct blk_error err = BLK_ERROR_INIT;
 
     if (mirror_prove_target(mirror, &err) < 0) {
-        blk_left_behind(&err, "'%s' is complete, but not proven to be a true copy",
+        blk_left_behind(&err, "'%s' is complete, but was not verified",
                         request->target_name);
         return report_error(&err);
     }
     if (!pivot->count)
         return EXIT_OK;
     if (pivot_plan(pivot, request->target_name, mirror->target, &err) < 0) {
-        blk_left_behind(&err, "'%s' is a proven copy; no overlay was changed",
+        blk_left_behind(&err, "'%s' is a verified copy; no overlay was changed",
                         request->target_name);
         return report_error(&err);
     }
@@ -133,13 +133,13 @@ static int mirror_image(const struct mirror_request *request, enum output_format
 static const char *find_conflict(const struct mirror_request *request)
 {
     if (request->witness && !request->overlays.count)
-        return "--witness goes with --pivot";
+        return "--witness needs --pivot";
     if (request->guest_io && request->overlays.count)
-        return "--guest-io does not go with --pivot: a backing file is not written";
+        return "--guest-io and --pivot exclude each other: nothing may write to a backing file";
     if (request->guest_io && request->compressed)
-        return "--guest-io does not go with -c";
+        return "--guest-io and -c exclude each other";
     if (request->source.force_share && (request->overlays.count || request->guest_io))
-        return "-U does not go with --pivot or --guest-io: the source must not change meanwhile";
+        return "-U excludes --pivot and --guest-io: no other process may change the source";
     return NULL;
 }
 
@@ -154,12 +154,12 @@ static int run(int argc, char **argv)
         IMAGE_OPTIONS(&request.source),
         { 0, "mode", CMD_STRING, &mode, "MODE", "full, or top: only this layer" },
         { 0, "pivot", CMD_LIST, &request.overlays, "OVERLAY",
-          "an overlay of SOURCE, to stand on TARGET" },
+          "an overlay of SOURCE to move to TARGET" },
         { 0, "witness", CMD_STRING, &request.witness, "FILE", "journal of the pivot" },
         { 0, "guest-io", CMD_STRING, &request.guest_io, "FILE",
-          "io commands to run on the source meanwhile" },
+          "io commands to run on the source during the copy" },
         { 'O', "target-format", CMD_STRING, &request.target.format, "FMT",
-          "format of the target; the source's if not given" },
+          "format of the target (that of the source)" },
         { 'o', "options", CMD_LIST, &request.creation, "OPTIONS",
           "options for creating the target" },
         FORCE_OPTION(&request.target),
@@ -170,8 +170,9 @@ static int run(int argc, char **argv)
         { 'T', "source-cache", CMD_STRING, &request.source_cache, "CACHE",
           "cache mode of what is read" },
         { 'm', "parallel", CMD_UINT, &workers, "N", "worker threads (4)" },
-        { 'r', "rate-limit", CMD_SIZE, &rate, "BYTES", "copy at most so much in a second" },
-        { 'p', "progress", CMD_FLAG, &request.show_progress, NULL, "show progress" },
+        { 'r', "rate-limit", CMD_SIZE, &rate, "BYTES",
+          "limit the copy to this many bytes per second" },
+        { 'p', "progress", CMD_FLAG, &request.show_progress, NULL, "show the progress" },
         { 'q', "quiet", CMD_FLAG, &quiet, NULL, "print nothing but errors" },
         RESULT_OPTION(&format),
         CMD_OPTIONS_END,
@@ -187,7 +188,7 @@ static int run(int argc, char **argv)
     if (operands.count != 2)
         return report_usage(&cmd_mirror, "expects a source and a target");
     if (workers.value < 1 || workers.value > MAX_WORKERS)
-        return report_usage(&cmd_mirror, "-m must be 1 to %d", MAX_WORKERS);
+        return report_usage(&cmd_mirror, "-m takes a number from 1 to %d", MAX_WORKERS);
     const char *conflict = find_conflict(&request);
     if (conflict)
         return report_usage(&cmd_mirror, "%s", conflict);

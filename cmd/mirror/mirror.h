@@ -11,16 +11,16 @@
  *
  * A pivot opens, locks and checks all overlays, and asks each header whether it has room, before
  * the first is written. Several files cannot change in one instant, but old and new backing file
- * hold the same content when a header is switched, and both are locked from their proof until
- * all is over: so each overlay is valid by itself in any mix. A failure puts back those already
- * switched. The witness tells a caller who died which it was:
+ * have the same content when a header is switched, and both stay locked from their comparison until
+ * the end: so each overlay is valid by itself in any mix. A failure restores those already
+ * switched. After a crash the witness says how far it got:
  *
  *   no file, or no whole first line   nothing has changed
  *   "begin" alone                     any mix; `pivot --recover` finishes or undoes it
  *   "begin" and "done"                all are switched
  *
- * A signal that comes before "begin" leaves all as it was; one that comes later is too late: the
- * switch takes no time, and half of it is nothing that anybody could want.
+ * A signal that comes before "begin" leaves everything as it was; one that comes later is ignored:
+ * the switch takes no time, and half of it is of no use to anybody.
  */
 #ifndef CMD_MIRROR_MIRROR_H
 #define CMD_MIRROR_MIRROR_H
@@ -111,8 +111,8 @@ struct pivot {
 void pivot_init(struct pivot *pivot, const char *const *names, size_t count);
 
 /*
- * Opens and locks the witness and every overlay, each of which must stand on a backing file:
- * `from` if that is not NULL. None may be `to`, which need not exist yet.
+ * Opens and locks the witness and every overlay, each of which must have a backing file: `from` if
+ * that is not NULL. None may be `to`, which need not exist yet.
  */
 int pivot_open(struct pivot *pivot, const char *from, const char *to, struct blk_error *err);
 
@@ -160,7 +160,7 @@ int pivot_open_backing(const struct pivot *pivot, const struct pivot_overlay *ov
 /* Closes all overlays strictly. Returns the exit status. */
 int pivot_close(struct pivot *pivot);
 
-/* What `blkimg pivot --recover` is told. */
+/* The request of `blkimg pivot --recover`. */
 struct recover_request {
     const char *witness;
     struct image_args image;

@@ -99,7 +99,7 @@ static int open_one(const struct pivot *pivot, struct pivot_overlay *overlay, co
     const struct blk_node *node = blk_skip_filters(overlay->root);
     BLK_AUTOFREE char *backing = path_of_backing(overlay, node->backing_name);
     if (from && !blk_same_file(backing, from))
-        return blk_fail_why(err, EINVAL, "its backing file is another one",
+        return blk_fail_why(err, EINVAL, "it has a different backing file",
                             "overlay '%s' of '%s'", overlay->filename, from);
     overlay->old_name = blk_xstrdup(node->backing_name);
     overlay->old_format = blk_xstrdup(node->backing_format);
@@ -251,7 +251,7 @@ static void restore_identity(struct pivot_overlay *overlay)
         node->driver->identity_set(node, &overlay->old_identity);
 }
 
-/* A header whose write failed is poisoned in this process: it is opened anew to be put back. */
+/* A header whose write failed is poisoned in this process: it is reopened to restore it. */
 static int put_back_one(struct pivot *pivot, struct pivot_overlay *overlay, struct blk_error *err)
 {
     blk_drop(overlay->root);
@@ -278,7 +278,7 @@ static bool put_back(struct pivot *pivot)
         struct blk_error err = BLK_ERROR_INIT;
         if (!overlay->switched || put_back_one(pivot, overlay, &err) == 0)
             continue;
-        blk_left_behind(&err, "'%s' names its old or its new backing file; both hold the same",
+        blk_left_behind(&err, "'%s' names its old or its new backing file; both have the same",
                         overlay->filename);
         report_error(&err);
         all = false;
@@ -314,6 +314,6 @@ int pivot_run(struct pivot *pivot)
     if (witness_done(pivot, &err) == 0)
         return EXIT_OK;
     blk_left_behind(&err, "every overlay has its new backing file; 'blkimg pivot --recover' "
-                          "finishes the witness");
+                          "completes the witness");
     return report_error(&err);
 }

@@ -1,7 +1,7 @@
 /*
  * Recovery: a pivot died between "begin" and "done". Every overlay names its old or its new backing
- * file; afterwards all name the new one (or with --undo the old one). That both still hold the same
- * is proven again, since nobody knows what happened meanwhile.
+ * file; afterwards all name the new one (or with --undo the old one). Both are compared again,
+ * since nobody knows what has happened in between.
  */
 #include <errno.h>
 
@@ -109,7 +109,7 @@ static int recover(const struct recover_request *request, struct pivot *pivot,
     if (ret == 0 && *state == WITNESS_NOTHING)
         ret = witness_undone(pivot, &err);
     if (ret == 0 && *state == WITNESS_DONE && request->undo)
-        ret = blk_fail_why(&err, EINVAL, "it was finished; 'blkimg pivot --to' leads back",
+        ret = blk_fail_why(&err, EINVAL, "it is already finished; 'blkimg pivot --to' goes back",
                            "undoing the pivot of '%s'", pivot->witness);
     else if (ret == 0 && *state == WITNESS_DONE)
         ret = witness_leave(pivot, &err);

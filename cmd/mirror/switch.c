@@ -1,6 +1,6 @@
 /*
- * blkimg pivot: overlays get another backing file that holds the same. The new one is compared with
- * what each overlay stands on; all of them stay locked from then on.
+ * blkimg pivot: overlays get another backing file with the same content. The new one is compared
+ * with the old one of each overlay; all of them stay locked from then on.
  */
 #include "blockcore/memory.h"
 #include "cmd/mirror/mirror.h"
@@ -9,7 +9,7 @@ static int run(int argc, char **argv);
 
 const struct command cmd_pivot = {
     "pivot",
-    "Give several overlays another backing file of the same content",
+    "Move overlays to another backing file with the same content",
     "[--object objectdef] [--image-opts] [-f fmt] [-F to_fmt] [-t cache] [-T src_cache] [--trust] "
     "[--witness=file] [--output=ofmt] [--lock-wait=seconds] --to=new overlay... | "
     "--recover=witness [--undo] [--trust]",
@@ -81,8 +81,8 @@ static int run(int argc, char **argv)
           "cache mode of the backing files" },
         { 0, "witness", CMD_STRING, &request.witness, "FILE", "journal of the switch" },
         { 0, "recover", CMD_STRING, &request.recover, "FILE",
-          "finish what this witness says was begun" },
-        { 0, "undo", CMD_FLAG, &request.undo, NULL, "with --recover: take it back instead" },
+          "finish the pivot that this witness records" },
+        { 0, "undo", CMD_FLAG, &request.undo, NULL, "with --recover: undo it instead" },
         RESULT_OPTION(&format),
         CMD_OPTIONS_END,
     };
@@ -92,15 +92,16 @@ static int run(int argc, char **argv)
     if (status != CMD_RUN)
         return status;
     if (request.undo && !request.recover)
-        return report_usage(&cmd_pivot, "--undo goes with --recover");
+        return report_usage(&cmd_pivot, "--undo needs --recover");
     if (request.image.force_share)
-        return report_usage(&cmd_pivot, "-U is for reading; the images must not change meanwhile");
+        return report_usage(&cmd_pivot, "-U is for reading only; no other process may change "
+                                        "the images");
     if (request.recover)
         return operands.count || request.to || request.witness
-                   ? report_usage(&cmd_pivot, "--recover takes all from its witness")
+                   ? report_usage(&cmd_pivot, "--recover takes everything from the witness")
                    : recover(&request, format);
     if (!operands.count || !request.to)
-        return report_usage(&cmd_pivot, "expects overlays and --to");
+        return report_usage(&cmd_pivot, "expects --to and at least one overlay");
     request.to_image.lock_wait = request.image.lock_wait;
     request.to_image.trust = request.image.trust;
     return pivot_overlays(&request, &operands, format);

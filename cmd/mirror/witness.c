@@ -38,9 +38,9 @@ static int check_file(const struct pivot *pivot, struct stat *st, struct blk_err
     if (fstat(pivot->witness_fd, st) < 0)
         return failed(pivot, errno, "opening", err);
     if (!S_ISREG(st->st_mode))
-        return refused(pivot, "it is no regular file", err);
+        return refused(pivot, "it is not a regular file", err);
     if (flock(pivot->witness_fd, LOCK_EX | LOCK_NB) < 0)
-        return errno == EWOULDBLOCK ? refused(pivot, "another pivot uses it", err)
+        return errno == EWOULDBLOCK ? refused(pivot, "another pivot is using it", err)
                                     : failed(pivot, errno, "locking", err);
     return 0;
 }
@@ -115,7 +115,7 @@ static json_t *text_or_null(const char *text)
 }
 
 /*
- * The overlay's file, whatever the current folder is. A symlink keeps its own name: the names of
+ * The overlay's file, whatever the current directory is. A symlink keeps its own name: the names of
  * backing files count from where it is, not from where it leads.
  */
 static char *absolute_name(const struct pivot_overlay *overlay)
@@ -175,7 +175,7 @@ int witness_begin(struct pivot *pivot, struct blk_error *err)
     if (ret < 0) {
         failed(pivot, -ret, "writing", err);
         if (ftruncate(pivot->witness_fd, 0) < 0 || fsync(pivot->witness_fd) < 0)
-            blk_left_behind(err, "it may say \"begin\"; nothing has changed");
+            blk_left_behind(err, "it may say \"begin\"; no image was changed");
         return ret;
     }
     pivot->witness_bytes = (off_t)strlen(line);
@@ -262,12 +262,12 @@ static int parse(struct pivot *pivot, const char *text, size_t bytes, enum witne
 
     *state = WITNESS_NOTHING;
     if (!begin)
-        return may_be_torn(text, bytes) ? 0 : refused(pivot, "it is no witness of a pivot", err);
+        return may_be_torn(text, bytes) ? 0 : refused(pivot, "it is not a pivot witness", err);
     int ret = state_is(begin, "begin") ? take_overlays(json_object_get(begin, "overlays"), pivot)
                                        : -EINVAL;
     json_decref(begin);
     if (ret < 0)
-        return refused(pivot, "it is no witness of a pivot", err);
+        return refused(pivot, "it is not a pivot witness", err);
 
     pivot->witness_bytes = (off_t)length + 1;
     size_t rest = bytes - length - 1;
@@ -287,7 +287,7 @@ int witness_read(struct pivot *pivot, enum witness_state *state, struct blk_erro
     if (ret < 0)
         return ret;
     if (st.st_size > MAX_WITNESS_BYTES)
-        return refused(pivot, "it is no witness of a pivot", err);
+        return refused(pivot, "it is not a pivot witness", err);
 
     size_t bytes = (size_t)st.st_size, done = 0;
     BLK_AUTOFREE char *text = blk_xcalloc(1, bytes + 1);

@@ -99,7 +99,7 @@ static int check_type(const char *path, mode_t mode, struct blk_error *err)
     if (S_ISREG(mode) || S_ISBLK(mode))
         return 0;
     if (S_ISDIR(mode))
-        return blk_fail_why(err, EISDIR, "it is a folder, not a file or block device",
+        return blk_fail_why(err, EISDIR, "it is a directory, not a file or block device",
                             "Could not open '%s'", path);
     return blk_fail_why(err, EINVAL,
                         S_ISFIFO(mode)   ? "it is a pipe, not a file or block device"

@@ -2,8 +2,8 @@
  * Finding free clusters, and giving clusters back.
  *
  * First fit from a hint below which nothing is free. Regions of the file that have no refcount
- * block yet count as free; whoever allocates there first puts the missing blocks at the beginning
- * of what it takes, so a growing file gets one block and then a long run of data.
+ * block yet count as free; the first to allocate there puts the missing blocks at the beginning of
+ * what it takes, so a growing file gets one block and then a long run of data.
  *
  * A cluster is given back in two ways: at once, when nothing on the medium ever pointed to it; or
  * later, by an entry in the open epoch's list, when the change that unpointed it is stable (C3).

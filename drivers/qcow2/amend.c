@@ -24,14 +24,14 @@ const struct blk_option_desc qcow2_amend_options[] = {
     { "encrypt.old-secret", BLK_OPT_STRING, "Encryption: not supported", NULL },
     { "encrypt.new-secret", BLK_OPT_STRING, "Encryption: not supported", NULL },
     { "encrypt.iter-time", BLK_OPT_NUMBER, "Encryption: not supported", NULL },
-    { "size", BLK_OPT_SIZE, "Size that the guest sees", NULL },
+    { "size", BLK_OPT_SIZE, "Virtual disk size", NULL },
     { "compat", BLK_OPT_STRING, "Version of the format: 0.10 (v2) or 1.1 (v3)", NULL },
-    { "backing_file", BLK_OPT_STRING, "Must be what it is; rebase changes it", NULL },
-    { "backing_fmt", BLK_OPT_STRING, "Must be what it is; rebase changes it", NULL },
+    { "backing_file", BLK_OPT_STRING, "Cannot be changed here; use rebase", NULL },
+    { "backing_fmt", BLK_OPT_STRING, "Cannot be changed here; use rebase", NULL },
     { "data_file", BLK_OPT_STRING, "Name of the external data file; empty: none", NULL },
     { "data_file_raw", BLK_OPT_BOOL, "Can be turned off: the data file need not be readable as raw",
       NULL },
-    { "lazy_refcounts", BLK_OPT_BOOL, "Let other programs write reference counts late", NULL },
+    { "lazy_refcounts", BLK_OPT_BOOL, "Let other programs postpone refcount updates", NULL },
     { "refcount_bits", BLK_OPT_NUMBER, "Width of a reference count: a power of two, 1 to 64",
       NULL },
     { NULL, 0, NULL, NULL },
@@ -94,9 +94,9 @@ static int check_fixed(struct blk_node *node, struct blk_options *options, struc
     const char *format = blk_options_get(options, "backing_fmt");
 
     if (file && !same_text(file, node->backing_name))
-        return refuse(node, err, "backing_file", "rebase changes the backing file");
+        return refuse(node, err, "backing_file", "use rebase to change the backing file");
     if (format && !same_text(format, node->backing_format))
-        return refuse(node, err, "backing_fmt", "rebase changes the backing file");
+        return refuse(node, err, "backing_fmt", "use rebase to change the backing file");
     for (const struct blk_option_desc *desc = qcow2_amend_options; desc->name; desc++)
         if (strncmp(desc->name, "encrypt.", 8) == 0 && blk_options_get(options, desc->name))
             return refuse(node, err, desc->name, "encryption is not supported");

@@ -76,7 +76,7 @@ int qcow2_bitmaps_open(struct blk_node *node, struct blk_error *err);
 /* A bitmap as the entry describes it, without bits. The caller owns it. */
 struct blk_dirty_bitmap *qcow2_bitmap_from_entry(const struct blk_node *node,
                                                  const struct qcow2_bitmap_entry *entry);
-/* The driver's bitmap_release: frees what is kept beside a bitmap. */
+/* The driver's bitmap_release: frees what is kept with a bitmap. */
 void qcow2_bitmap_release(struct blk_dirty_bitmap *bitmap);
 /* The driver's bitmaps_can_add. */
 int qcow2_bitmaps_can_add(struct blk_node *node, struct blk_error *err);

@@ -10,7 +10,7 @@
 #include "blockcore/memory.h"
 #include "drivers/qcow2/bitmap.h"
 
-/* The clusters that differ are gathered in a bitmap of at most about so many bits. */
+/* The clusters that differ are gathered in a bitmap of at most about this many bits. */
 #define MAX_GATHERED_BITS (UINT64_C(1) << 26)
 
 struct comparison {

@@ -115,7 +115,7 @@ static int parse_entry(struct blk_node *node, const uint8_t *buf, uint64_t left,
         return damaged(node, err, "a name is empty or too long");
     const char *name = (const char *)buf + ENTRY_FIXED_BYTES + entry.extra_bytes;
     if (memchr(name, '\0', name_bytes))
-        return damaged(node, err, "a name has a zero byte in it");
+        return damaged(node, err, "a name contains a zero byte");
     bool in_check = node->flags & BLK_IN_CHECK && !(node->flags & BLK_NO_IO);
     entry.problem = find_problem(qcow2_state(node), &entry);
     if (entry.problem && !in_check)
@@ -132,7 +132,7 @@ static int parse_entry(struct blk_node *node, const uint8_t *buf, uint64_t left,
     return 0;
 }
 
-/* Whoever only looks at headers needs little memory, whatever the file says; a check sees all. */
+/* Looking at headers must need little memory, whatever the file says; a check sees all. */
 static bool is_header_only(const struct blk_node *node)
 {
     return (node->flags & (BLK_NO_IO | BLK_IN_CHECK)) == BLK_NO_IO;
@@ -161,7 +161,7 @@ static int locate(struct blk_node *node, struct qcow2_bitmap_directory *director
         return damaged(node, err, "its length does not fit the number of bitmaps");
     if (!directory->offset || directory->offset % s->cluster_bytes ||
         !range_within(directory->offset, directory->bytes, blk_size(qcow2_file(node))))
-        return damaged(node, err, "it goes on past the end of the file");
+        return damaged(node, err, "it extends past the end of the file");
     if (is_header_only(node) &&
         (*count > MAX_LISTED_BITMAPS || directory->bytes > MAX_LISTED_DIRECTORY_BYTES))
         return blk_fail_why(err, EFBIG, "it has more bitmaps than can be listed with little memory",
@@ -222,7 +222,7 @@ int qcow2_bitmap_directory_encode(const struct qcow2_bitmap_directory *directory
         *bytes += entry_bytes(strlen(directory->entries[i].name),
                               directory->entries[i].extra_bytes);
     if (directory->count > QCOW2_MAX_BITMAPS || *bytes > QCOW2_MAX_BITMAP_DIRECTORY_BYTES)
-        return blk_fail_why(err, EFBIG, "an image cannot have so many bitmaps",
+        return blk_fail_why(err, EFBIG, "an image cannot have that many bitmaps",
                             "writing the bitmap directory");
     *buf = blk_calloc(1, round_up(*bytes, BLK_SECTOR_BYTES));
     if (!*buf)

@@ -54,7 +54,7 @@ int qcow2_bitmaps_open(struct blk_node *node, struct blk_error *err)
         return 0;
     int ret = qcow2_bitmap_directory_read(node, &directory, err);
 
-    /* Whoever only asks how the image was closed takes it as it is. */
+    /* A caller that only asks how the image was closed takes it as it is. */
     if (ret < 0 && node->flags & BLK_IN_CHECK) {
         qcow2_bitmap_directory_free(&directory);
         blk_error_clear(err);

@@ -114,7 +114,7 @@ static outcome_fn *const outcomes[] = {
     [IMAGE_IN_USE] = take_from_image,   /* somebody recorded into it, and may not have finished */
     [ONLY_IN_IMAGE] = take_from_image,  /* somebody made it */
     [ONLY_IN_MEMORY] = keep_own,
-    [DIFFERENT] = take_from_image,      /* granularity, flags or place: somebody stored it anew */
+    [DIFFERENT] = take_from_image,      /* granularity, flags or place: another store */
 };
 
 static bool is_equal(const struct blk_dirty_bitmap *bitmap, const struct qcow2_bitmap_entry *entry)

@@ -1,8 +1,8 @@
 /*
  * From memory to the image: storing the set.
  *
- * Everything is new beside the old: data and tables, then a directory, made stable together, then
- * one write of the header's sector switches to them (C4), then the old clusters are freed. A
+ * Everything is written next to the old: data and tables, then a directory, made stable together,
+ * then one write of the header's sector switches to them (C4), then the old clusters are freed. A
  * failure before the switch leaves the image's bitmaps what they were: in use where they had begun
  * to record, untouched where not.
  *

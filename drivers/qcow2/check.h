@@ -2,7 +2,7 @@
  * Checking and repairing a qcow2 image.
  *
  *   check.c          the order of things; allocation figures; the result
- *   check_report.c   findings: counted each, and told up to a limit a kind
+ *   check_report.c   findings: all are counted, and listed up to a limit for each kind
  *   check_lost.c     guest data that cannot be reached any more
  *   check_refs.c     counts the references to every host cluster that the image's structures make
  *   check_bitmaps.c  the same for bitmaps, and removes those that keep QEMU from opening the image
@@ -77,8 +77,8 @@ struct qcow2_check {
 
 /*
  * check_report.c: reports a finding, and counts it as a corruption or a leak; a note is not
- * counted. `text` is a literal and names the kind: of each only so many are told, and at the end
- * how many more there were.
+ * counted. `text` is a literal and names the kind: of each only some are listed, and at the end how
+ * many more there were.
  */
 void qcow2_check_corruption(struct qcow2_check *check, const char *text, ...)
     __attribute__((format(printf, 2, 3)));
@@ -89,9 +89,9 @@ void qcow2_check_note(struct qcow2_check *check, const char *text, ...)
 void qcow2_check_report_rest(struct qcow2_check *check);
 
 /*
- * check_lost.c: why the guest cluster at `guest` that the entry maps cannot be reached.
- * _lost counts one corruption and what is lost; the range is told when one that does not continue
- * it follows, or by _lost_end. _discarded is the entry that takes the place of a lost one; the same
+ * check_lost.c: why the guest cluster at `guest` that the entry maps cannot be reached. _lost
+ * counts one corruption and what is lost; the range is reported when one that does not continue it
+ * follows, or by _lost_end. _discarded is the entry that takes the place of a lost one; the same
  * entry where none can.
  */
 enum qcow2_loss qcow2_check_loss(const struct qcow2_check *check, struct qcow2_entry entry,

@@ -1,6 +1,6 @@
 /*
- * The references found, beside the refcounts that the image has. Both have the same form, so equal
- * blocks are found by comparing bytes.
+ * Compares the references found with the refcounts that the image has. Both have the same form, so
+ * equal blocks are found by comparing bytes.
  */
 #include <errno.h>
 #include <stdlib.h>

@@ -19,8 +19,8 @@ struct pass {
 
 /*
  * Whether COPIED belongs to what leads to that cluster. A look compares it with the count that is
- * stored, as every reader does; one that is too low has been said. Mending goes by what the count
- * will be: the number of references, unless nothing is freed.
+ * stored, as every reader does; one that is too low has been said. Mending uses what the count will
+ * be: the number of references, unless nothing is freed.
  */
 static int is_alone(const struct pass *pass, uint64_t entry, uint64_t cluster, bool *alone,
                     struct blk_error *err)

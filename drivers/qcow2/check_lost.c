@@ -91,12 +91,12 @@ static const char *why_lost(enum qcow2_loss loss)
     static const char *const why[] = {
         [QCOW2_LOSS_PAST_END] = "they lie past the end of the file",
         [QCOW2_LOSS_DATA_FILE] = "they lie past the end of the data file",
-        [QCOW2_LOSS_OFFSET] = "they are mapped to an offset where no cluster can begin",
+        [QCOW2_LOSS_OFFSET] = "they are mapped to an invalid offset",
         [QCOW2_LOSS_OTHER_DATA] = "they are mapped to another offset of the data file",
         [QCOW2_LOSS_COMPRESSED] = "they are compressed, which a data file cannot hold",
-        [QCOW2_LOSS_SUBCLUSTER] = "their subcluster bitmap is impossible",
-        [QCOW2_LOSS_ZERO_FLAG] = "they have the zero flag, which version 2 does not know",
-        [QCOW2_LOSS_L2_TABLE] = "their L2 table is where none can be",
+        [QCOW2_LOSS_SUBCLUSTER] = "their subcluster bitmap is invalid",
+        [QCOW2_LOSS_ZERO_FLAG] = "they have the zero flag, which version 2 does not have",
+        [QCOW2_LOSS_L2_TABLE] = "their L2 table is at an invalid offset",
     };
     return why[loss];
 }

@@ -1,6 +1,6 @@
 /*
  * What a check finds. A damaged image may have millions of errors of one kind: all are counted, the
- * first of each kind are told, and at the end how many more there were.
+ * first of each kind are listed, and at the end the number of the others.
  */
 #include <stdarg.h>
 #include <stdio.h>

@@ -7,8 +7,8 @@
  * else. Only the first cluster of output counts: a piece that would go on is stopped there, one
  * that ends earlier is damaged.
  *
- * Each thread keeps what its compressors work in, up to a few hundred KiB, until it ends: a request
- * is shorter than fetching that much fresh memory takes.
+ * Each thread keeps what its compressors work in, up to a few hundred KiB, until it ends: getting
+ * that much fresh memory takes longer than a request.
  */
 #include "config.h"
 

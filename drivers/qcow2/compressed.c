@@ -1,10 +1,9 @@
 /*
  * Writing compressed clusters.
  *
- * A piece goes behind the previous one, so several share a host cluster and even a sector; each
- * counts in every cluster that it touches. Packing into a shared sector rewrites a neighbour's
- * bytes with what they are, nothing else. Clusters that do not get smaller are written as they
- * are.
+ * A piece follows the previous one, so several share a host cluster and even a sector; each counts
+ * in every cluster that it touches. Packing into a shared sector rewrites a neighbour's bytes
+ * unchanged. Clusters that do not get smaller are written as they are.
  */
 #include <errno.h>
 #include <stdlib.h>

@@ -69,13 +69,13 @@ static const char *contradiction(const struct qcow2_request *request)
         qcow2_l1_entries_for(request->size, request->cluster_bits, request->extended_l2);
 
     if (!v3 && request->refcount_order != 4)
-        return "another refcount_bits than 16 needs compat=1.1";
+        return "a refcount_bits other than 16 needs compat=1.1";
     if (!v3 && request->lazy_refcounts)
         return "lazy_refcounts needs compat=1.1";
     if (!v3 && request->extended_l2)
         return "extended_l2 needs compat=1.1";
     if (!v3 && request->compression != QCOW2_DEFLATE)
-        return "another compression_type than zlib needs compat=1.1";
+        return "a compression_type other than zlib needs compat=1.1";
     if (!v3 && request->data_file)
         return "data_file needs compat=1.1";
     if (request->extended_l2 && request->cluster_bits < QCOW2_MIN_EXTENDED_CLUSTER_BITS)

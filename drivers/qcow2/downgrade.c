@@ -1,10 +1,10 @@
 /*
  * Version 3 to version 2, which has no flag for clusters that read as zeroes.
  *
- * Where nothing shows through, such a cluster becomes unallocated; above a backing file it
- * becomes data, a new cluster of zeroes. That goes for the active image and all snapshots. The
- * tables that change are built beside the old ones and the header that makes them valid is the
- * one that says version 2 (C8).
+ * Where nothing shows through, such a cluster becomes unallocated; above a backing file it becomes
+ * data, a new cluster of zeroes. That goes for the active image and all snapshots. The tables that
+ * change are built next to the old ones, and the header that makes them valid is the one that says
+ * version 2 (C8).
  */
 #include <errno.h>
 #include <stdlib.h>

@@ -234,7 +234,7 @@ static int parse_tail(const struct blk_node *node, const uint8_t *buf,
     if (header->backing_offset && header->backing_bytes) {
         const char *name = (const char *)buf + header->backing_offset;
         if (memchr(name, '\0', header->backing_bytes))
-            return refuse(node, err, EINVAL, "its backing file name has a zero byte in it");
+            return refuse(node, err, EINVAL, "its backing file name contains a zero byte");
         tail->backing_name = blk_xstrndup(name, header->backing_bytes);
         used = u64_max(used, header->backing_offset + header->backing_bytes);
     }

@@ -89,7 +89,7 @@ static int find_ids(struct blk_node *node, uint64_t *place, struct blk_error *er
         if (be32_get(mark) == QCOW2_EXT_END)
             break;
     }
-    return blk_fail_why(err, EINVAL, "its header is not what it was", "'%s'", node->name);
+    return blk_fail_why(err, EINVAL, "its header has changed", "'%s'", node->name);
 }
 
 void qcow2_identity_note(struct blk_node *node)

@@ -201,7 +201,7 @@ static bool was_never_filled(struct blk_node *node)
                 return false;
         }
         if (blocks > 16)
-            return false; /* so many mean data */
+            return false; /* this many mean data */
     }
     return blocks > 0;
 }

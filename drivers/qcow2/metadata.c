@@ -1,5 +1,5 @@
 /*
- * What must never be written over, and what happens when a table is found to be impossible.
+ * What must never be overwritten, and what happens when a table turns out to be invalid.
  *
  * An image whose tables contradict each other cannot be written without making it worse. The
  * first such finding sets the corrupt bit, so that nobody else writes to it before a check, and
@@ -106,7 +106,7 @@ int qcow2_metadata_add(struct qcow2_state *s, uint64_t offset, struct blk_error 
     if (!s->metadata_known)
         return 0;
     if (make_room(&s->metadata) < 0)
-        return blk_fail(err, ENOMEM, "noting where tables are");
+        return blk_fail(err, ENOMEM, "recording where tables are");
     uint64_t key = (offset >> s->cluster_bits) + 1;
     uint64_t *slot = slot_of(&s->metadata, key);
     if (*slot != key) {
@@ -170,7 +170,7 @@ static int note_table(struct blk_node *node, uint64_t offset, const char *what,
         return qcow2_corrupt(node, err, "%s at the unaligned offset %llu", what,
                              (unsigned long long)offset);
     if (contains(&s->metadata, offset >> s->cluster_bits))
-        return qcow2_corrupt(node, err, "%s at offset %llu is in use for something else, too", what,
+        return qcow2_corrupt(node, err, "%s at offset %llu is also in use for something else", what,
                              (unsigned long long)offset);
     int ret = check_ranges(node, offset, s->cluster_bytes, err);
     return ret < 0 ? ret : qcow2_metadata_add(s, offset, err);

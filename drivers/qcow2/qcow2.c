@@ -127,7 +127,7 @@ static int open_data_file(struct blk_node *node, struct blk_options *options, st
             return blk_fail_why(err, EINVAL, "neither its header nor an option names its data file",
                                 "Could not open '%s'", node->name);
         /*
-         * Unlike a backing file's, the name is seen from the current folder: so QEMU makes and
+         * Unlike a backing file's, the name is relative to the current directory: so QEMU makes and
          * opens it.
          */
         blk_options_set(options, "data-file.filename", name);

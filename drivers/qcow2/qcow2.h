@@ -14,7 +14,7 @@
  *   bitmap*.c      dirty bitmaps (bitmap.h)
  *   resize.c       truncate, make_empty
  *   preallocate.c  places for clusters that nobody has written yet
- *   shadow.c       a whole new refcount structure beside the live one (shadow.h, C8)
+ *   shadow.c       a whole new refcount structure next to the live one (shadow.h, C8)
  *   qcow2.c        the driver table, open, close, info
  * on top of these: check.c repair.c snapshot.c create.c amend.c measure.c compress.c
  * vm_state.c
@@ -403,7 +403,7 @@ int qcow2_alloc(struct blk_node *node, uint64_t bytes, uint64_t *offset, struct 
 int qcow2_alloc_run(struct blk_node *node, uint64_t max_bytes, uint64_t *offset, uint64_t *bytes,
                     bool *virgin, struct blk_error *err);
 int qcow2_alloc_end(struct blk_node *node, uint64_t bytes, uint64_t *offset, struct blk_error *err);
-/* qcow2_refcount_decrease() for who does not hold the lock. */
+/* qcow2_refcount_decrease() for a caller that does not hold the lock. */
 int qcow2_unalloc(struct blk_node *node, uint64_t offset, uint64_t bytes, struct blk_error *err);
 
 /*
@@ -421,8 +421,8 @@ int qcow2_alloc_compressed(struct blk_node *node, uint32_t bytes, uint64_t *offs
                            struct blk_error *err);
 
 /*
- * Why something is freed; decides with the pass-discard options whether the file is told. It is
- * always told of what a smaller disk frees: giving back space is what that is for.
+ * Why something is freed; decides with the pass-discard options whether the file is told to discard
+ * it. It is always told of what a smaller disk frees: giving back space is what that is for.
  */
 enum qcow2_free_why {
     QCOW2_FREE_REQUEST,

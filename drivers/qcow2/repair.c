@@ -1,5 +1,5 @@
 /*
- * Making the counts right.
+ * Correcting the refcounts.
  *
  * Counts that are too high are lowered in place, sector by sector: at any moment each is what it
  * was or what it should be. So are counts raised where the file must not grow. All else needs more

@@ -1,10 +1,10 @@
 /*
  * Another size, and an empty image.
  *
- * What changes at once for all is one header sector (C4): growing prepares everything behind the
- * old end, where nobody looks, and then switches the size; shrinking switches the size and then
- * gives back what is behind it. A crash in between leaves mappings past the end. They are
- * harmless until the image grows again, and growing takes them away first.
+ * What changes at once for all is one header sector (C4): growing prepares everything past the old
+ * end, where nobody looks, and then switches the size; shrinking switches the size and then frees
+ * what is past it. A crash in between leaves mappings past the end. They are harmless until the
+ * image grows again, and growing takes them away first.
  *
  * Emptying switches to an L1 table of nothing, gives back what the old one led to, and then the
  * room in the file: each step begins when the one before is stable, so that nothing is punched out
@@ -360,7 +360,7 @@ int qcow2_truncate(struct blk_node *node, uint64_t size, enum blk_prealloc preal
         return blk_fail_why(err, EINVAL, "preallocation is for growing, not for shrinking",
                             "resizing '%s'", node->name);
     if (s->header.version < 3 && s->header.snapshot_count)
-        return blk_fail_why(err, ENOTSUP, "in version 2 snapshots do not know the size they had",
+        return blk_fail_why(err, ENOTSUP, "snapshots of version 2 do not record the disk size",
                             "resizing '%s'", node->name);
     if (size == old_size)
         return 0;
@@ -483,7 +483,7 @@ static bool is_of_refcounts(const struct qcow2_state *s, uint64_t cluster)
     return false;
 }
 
-/* Builds the refcounts anew in free space, and switches to them if the file can end earlier. */
+/* Rebuilds the refcounts in free space, and switches to them if the file can end earlier. */
 static int renew_refcounts(struct blk_node *node, uint64_t clusters, struct blk_error *err)
 {
     struct qcow2_state *s = qcow2_state(node);
@@ -560,7 +560,7 @@ int qcow2_make_empty(struct blk_node *node, struct blk_error *err)
         return ret;
     ret = cut_empty(node, err);
     if (ret < 0)
-        blk_left_behind(err, "'%s' is empty, but its file is longer than it needs to be",
+        blk_left_behind(err, "'%s' is empty, but its file is longer than necessary",
                         node->name);
     return ret;
 }

@@ -1,5 +1,5 @@
 /*
- * A whole new refcount structure beside the live one (C8).
+ * A whole new refcount structure next to the live one (C8).
  *
  * The new counts are an array in memory in the form that refcount blocks have, so that a block is
  * a piece of it. New tables go to clusters that neither the live nor the new counts use: until
@@ -108,8 +108,8 @@ int qcow2_shadow_begin(struct blk_node *node, unsigned order, bool copy_counts,
         qcow2_unlock(s);
         blk_progress_tell(progress, at, 2 * shadow->clusters);
         /*
-         * Counts that cannot be read protect nothing; whoever starts from zero knows what is in
-         * use.
+         * Counts that cannot be read protect nothing; a caller that starts from zero knows what is
+         * in use.
          */
         if (ret == -EIO && !copy_counts) {
             blk_error_clear(err);
@@ -241,7 +241,7 @@ static int place_blocks(struct qcow2_shadow *shadow, struct placed *placed, stru
                 uint64_t capacity = block * 2 + 16;
                 uint64_t *blocks = realloc(placed->blocks, capacity * sizeof(*blocks));
                 if (!blocks)
-                    return blk_fail(err, ENOMEM, "placing refcount blocks");
+                    return blk_fail(err, ENOMEM, "allocating refcount blocks");
                 memset(blocks + placed->capacity, 0,
                        (capacity - placed->capacity) * sizeof(*blocks));
                 placed->blocks = blocks;
@@ -267,7 +267,7 @@ static uint64_t entries_needed(const struct placed *placed)
 }
 
 /*
- * Places blocks and table: the table is placed anew until it is large enough for what its own
+ * Places blocks and table: the table is placed again until it is large enough for what its own
  * place needs.
  */
 static int place(struct qcow2_shadow *shadow, struct placed *placed, struct blk_error *err)

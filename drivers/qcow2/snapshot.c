@@ -1,5 +1,5 @@
 /*
- * Internal snapshots. Create, apply and delete build all that changes beside what is there and
+ * Internal snapshots. Create, apply and delete build all that changes next to what is there and
  * switch to it by one sector of the header (C8): whatever happens, the image is as before or as
  * after.
  *
@@ -284,7 +284,7 @@ static int choose_id(struct blk_node *node, uint64_t largest, char id[24], struc
 
     taken.numbers = blk_xcalloc(taken.count, sizeof(*taken.numbers));
     int ret = qcow2_snapshot_table_walk(node, visit_taken, &taken, &bytes, err);
-    while (number + 1 < taken.count && taken.numbers[number]) /* so many cannot all be taken */
+    while (number + 1 < taken.count && taken.numbers[number]) /* there are not that many to take */
         number++;
     free(taken.numbers);
     snprintf(id, 24, "%llu", (unsigned long long)(taken.first + number));
@@ -391,7 +391,7 @@ static int check_disk_size(const struct blk_node *node, const struct qcow2_snaps
                             "2 with snapshots cannot be resized", "'%s'", node->name);
     if (bytes > BLK_MAX_BYTES || bytes % BLK_SECTOR_BYTES ||
         qcow2_l1_entries_for(bytes, s->cluster_bits, s->extended) * 8 > QCOW2_MAX_L1_BYTES)
-        return blk_fail_why(err, EIO, "the snapshot's disk size is impossible", "'%s'",
+        return blk_fail_why(err, EIO, "the snapshot's disk size is invalid", "'%s'",
                             node->name);
     return 0;
 }

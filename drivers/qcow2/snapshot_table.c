@@ -1,10 +1,10 @@
 /*
  * The table of internal snapshots: a list of entries of different lengths.
  *
- * A legal table has up to 65536 entries in 64 MiB, and who lists them wants little of each. So it
- * is read through a window that holds one entry at least; only who changes the table has it in
- * memory as a whole. Entries that are kept are copied as they are stored, with whatever a later
- * version of the format put into them.
+ * A legal table has up to 65536 entries in 64 MiB, and listing them needs little of each. So it is
+ * read through a window that holds at least one entry; only a change of the table has it in memory
+ * as a whole. Entries that are kept are copied as they are stored, with whatever a later version of
+ * the format put into them.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -257,7 +257,7 @@ int qcow2_snapshot_table_add(struct qcow2_snapshot_table *table,
         return 0;
     }
     memcpy(p, snapshot->raw, snapshot->raw_bytes);
-    /* Whoever changes entries changes where their tables are; the rest is kept as it is stored. */
+    /* A change of entries changes where their tables are; the rest is kept as it is stored. */
     be64_put(p + AT_L1_OFFSET, snapshot->l1_offset);
     be32_put(p + AT_L1_ENTRIES, snapshot->l1_entries);
     return 0;

@@ -87,7 +87,7 @@ int qcow2_block_status(struct blk_node *node, uint64_t offset, uint64_t bytes, u
         bool preallocated = want & BLK_WANT_HOLES && qcow2_state(node)->data_file;
         if (!preallocated)
             ret = is_preallocated(node, &preallocated, err);
-        /* What a file that was cut off has lost is no hole: whoever reads it hears of it. */
+        /* What a file that was cut off has lost is no hole: a reader gets an error. */
         bool lost = qcow2_is_cut_off(node, qcow2_data(node), mapping.host_offset, mapping.bytes);
         if (ret == 0 && preallocated && !lost)
             extent->flags |= BLK_EXT_RECURSE;

@@ -301,7 +301,7 @@ static int plan_held(struct blk_node *node, struct layout *layout, struct qcow2_
     header->cluster_bits = s->header.cluster_bits;
     if (find_layout(layout, header, tail, old, s->tail.layout_bytes) < 0)
         return blk_fail_why(err, ENOSPC,
-                            "it does not fit into the first sector beside what is there",
+                            "the first sector has no room for it",
                             "changing the header of '%s'", node->name);
     return 0;
 }

@@ -1,7 +1,7 @@
 /*
  * The state of a machine, in the same tables as the disk: it begins at the first L1 entry that the
- * disk does not need, and internal snapshots keep it with the disk. How long it is only a snapshot
- * says. No backing file shows through here.
+ * disk does not need, and internal snapshots keep it with the disk. Only a snapshot says how long
+ * it is. No backing file shows through here.
  */
 #include <errno.h>
 

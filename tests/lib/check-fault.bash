@@ -4,16 +4,15 @@
 #   check-fault.bash EXPECT FILE SCENE FOLDER
 #
 # FOLDER is where the command ran, on copies of the files in SCENE. FILE is the image at which the
-# fault happened. EXPECT says what must hold of FILE; all others are what they were, and no new
-# ones are there:
-#   untouched   it is what it was
+# fault happened. EXPECT says what must hold for FILE; all others must be unchanged, and there must
+# be no new ones:
+#   untouched   it is unchanged
 #   named       or, if only what it replaced could not be removed, the complete result
 #   in-place    it may have changed
 #
 # Environment (as faultloop.py sets it): FAULT_STATUS the exit status, FAULT_CALL what failed,
-# FAULT_N which one of them (0: none), FAULT_LINE more about it, and FAULT_STDERR; besides
-# FAULT_RESULT, the folder that a run without a fault left (for "named"), FAULT_SAID, which is set
-# when the command has reported a failure on stdout, and FAULT_STATUSES, the statuses of a failure
+# FAULT_N which one of them (0: none), FAULT_LINE more about it, and FAULT_STDERR; also
+# FAULT_RESULT, the directory that a run without a fault left (for "named"), FAULT_SAID, set when the command has reported a failure on stdout, and FAULT_STATUSES, the statuses of a failure
 # as a regular expression, for a command with more of them.
 set -u
 
@@ -30,7 +29,7 @@ wrong() {
     bad=1
 }
 
-# What is said must name the step. System calls have other names than requests.
+# The message must name the step. System calls have other names than requests.
 case $FAULT_CALL in
 read) step='read' ;;
 write | fallocate) step='writ|zero|resiz|allocat|copy' ;;

@@ -6,8 +6,8 @@
 # As check-fault.bash, with the same environment. FILE is the image that the command makes or
 # changes, "-" for none. Either the command did its work anyway (status 0, and everything is as after
 # a run without a fault), or it failed with a line; then FILE is what it was, or complete, and all
-# others are what they were. With ALLOWED "killed" no memory came back, and the run may have ended as
-# by a kill: a bitmap of FILE may be in use, and what the run had finished may stand.
+# others are what they were. With ALLOWED "killed" all later allocations failed too, and the run may have
+# ended as if killed: a bitmap of FILE may be in use, and what the run had finished may remain.
 set -u
 
 file=$1 allowed=$2 scene=$3 folder=$4
@@ -18,7 +18,7 @@ wrong() {
     bad=1
 }
 
-# Of images the content counts: ids, times and places differ from run to run.
+# For images only the content counts: ids, times and offsets differ from run to run.
 same() {
     cmp -s "$1" "$2" || {
         qemu-img compare -q "$1" "$2" 2>/dev/null && qemu-img check -q "$2" 2>/dev/null

@@ -85,7 +85,7 @@ start_watchdog() {
     watchdog_pid=$!
 }
 
-# Unmounts what is mounted below $T, the newest first.
+# Unmounts what is mounted below $T, newest first.
 unmount_leftovers() {
     local where
     while read -r where; do
@@ -120,7 +120,7 @@ need_unsanitized() {
     [[ -z $SANITIZERS ]] || skip "${1:-not meaningful} with -fsanitize=$SANITIZERS"
 }
 
-# small_tmpfs SIZE DIR: a file system that is soon full, as "small_tmpfs 1m full".
+# small_tmpfs SIZE DIR: a file system that fills up soon, as in "small_tmpfs 1m full".
 small_tmpfs() {
     need_root
     mkdir -p "$2"
@@ -180,7 +180,7 @@ mask_io_times() {
     sed -E 's/[0-9.]+ sec \([^)]*\)/X sec (X)/'
 }
 
-# Both programs with the same arguments, one after the other in this folder: same stdout, same
+# Both programs with the same arguments, one after the other in this directory: same stdout, same
 # status. stderr must be empty in both or in neither; its wording may differ.
 # Afterwards $output is the common stdout and $status the common status.
 same_as() {

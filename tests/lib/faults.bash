@@ -1,8 +1,8 @@
 # Fault loops: a command runs once for each request (or system call) that it makes, with that one
 # failing.
 #
-# A test lays out its files in the folder $SCENE. Each run gets a copy of it and works in that
-# folder. What must hold after a fault is in check-fault.bash.
+# A test lays out its files in the directory $SCENE. Each run gets a copy of it and works in that
+# directory. What must hold after a fault is in check-fault.bash.
 # shellcheck shell=bash
 
 # Call in setup, after common_setup.
@@ -20,8 +20,8 @@ report_faults() {
 }
 
 # request_faults EXPECT FILE IOTYPES ARG...: fails each request of these types to FILE in "blkimg
-# ARG...", where "@" at the end of an argument stands for the file name with the injector in
-# front. Each type must occur. With FAULT_ONCE=off all later requests of the type fail too.
+# ARG...", where "@" at the end of an argument is replaced by the file name with the
+# injector in front. Each type must occur. With FAULT_ONCE=off all later requests of the type fail too.
 request_faults() {
     local expect=$1 file=$2 iotypes=$3 iotype
     shift 3

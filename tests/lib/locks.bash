@@ -27,12 +27,12 @@ is_held() {
     [[ $(held "$1") == "$2" ]]
 }
 
-# The bytes that a program holds that writes to a qcow2 image and lets nobody else do so.
+# The bytes held by a program that writes to a qcow2 image and allows no other writer.
 # shellcheck disable=SC2034 # for the tests
 writer='100 101 103 201 203'
 
-# hold_writable IMAGE: qemu-io has it open until release. What waits for a lock by trying to take it
-# would now and then take it from qemu-io.
+# hold_writable IMAGE: qemu-io has it open until release. A test that polled by taking the lock
+# would sometimes take it from qemu-io.
 hold_writable() {
     hold qemu-io "$1"
     wait_for 10 is_held "$1" "$writer"

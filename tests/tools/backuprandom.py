@@ -6,7 +6,7 @@ usage: backuprandom.py --blkimg PROGRAM [--histories N] [--steps N] [--seed N]
 A history is a disk with two bitmaps and a random sequence of writes, zeroes,
 discards, commits into it, resizes, backups of all kinds and backups that fail
 (full disk, signal, kill). The content of a moment is what qemu-img reads from
-the source then. Besides it is tried to build on any earlier target: what is
+the source then. It also tries to build on any earlier target: what is
 accepted without --trust must be right, and the one that the bitmap continues
 must be accepted. The last line is "histories: N, points: N, seed S".
 """

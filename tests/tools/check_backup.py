@@ -11,7 +11,7 @@ target. After status 6 TARGET is complete, and with --bitmap-mode accepted as a
 base. With --in-place the target exists and may be anything but a backup that it
 is not.
 
-The environment that faultloop.py and crashstates.py set tells how the run ended.
+The environment that faultloop.py and crashstates.py set says how the run ended.
 """
 
 import argparse

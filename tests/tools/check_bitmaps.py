@@ -12,7 +12,7 @@ from the file, by no program under test. Of each bitmap of the image in FOLDER m
   from what it was before;
 - after an end with status 0 (FAULT_STATUS, STATE_FINAL) it is what it is in "after".
 
-Besides `qemu-img check` must not call the image corrupt.
+Also, `qemu-img check` must not call the image corrupt.
 """
 
 import argparse

@@ -3,11 +3,11 @@
 
 usage: crashstates.py run --files A:B [--also C:D] (--check CMD | --image NAME ...) [options] -- COMMAND
 
-The files are copied into one folder under their own names and the command runs
+The files are copied into one directory under their own names and the command runs
 there. From its log two kinds of states are rebuilt, for moments after each
 event (a "prefix" of the log):
 
-  kill   what the kernel was given is all there: every event of the prefix.
+  kill   all that the kernel was given is there: every event of the prefix.
   power  what a completed sync covers is there. A write is covered by a sync of
          its own file that started after the write had returned (or was
          synced itself, O_DSYNC). Of the rest any sectors of 512 bytes may be
@@ -18,10 +18,10 @@ How the rest is modelled:
 - Sizes set by truncate are kept up to some point and lost after it, in order,
   as a journal does it. A write that extends the file extends it as far as its
   kept sectors, or to its end with zeroes in the place of what is lost.
-- Names likewise, in order; a sync of the folder covers them. A sync of a file
+- Names likewise, in order; a sync of the directory covers them. A sync of a file
   also covers the creation of its name, but no link and no rename.
 - sync_file_range promises nothing about the medium and so covers nothing.
-- Calls that were under way at the moment (threads) may have happened or not.
+- Calls that were in progress at that moment (threads) may have happened or not.
 
 Before anything is checked, the replay of the whole log must equal what the
 command left; otherwise the recorder missed something and the run is refused.

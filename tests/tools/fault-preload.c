@@ -17,7 +17,7 @@
  *
  * A failed call is not made, except close, which is made and then reported as
  * failed. A write covers the copy calls (copy_file_range, sendfile, clones); a
- * sync covers syncs of the folder; sync_file_range is none. A close is one of
+ * sync covers syncs of the directory, but not sync_file_range. A close is one of
  * a file opened for writing, a close-read one of any other.
  *
  * The number of a call is its line number in the count file, so processes that

@@ -3,9 +3,9 @@
 
 usage: faultloop.py --files A:B [--also C:D] [--check CMD | --image NAME ...] [options] -- COMMAND
 
-Every run gets fresh copies of the files in a folder of its own. For each kind
+Every run gets fresh copies of the files in its own directory. For each kind
 of call in --calls, number 1, 2, 3 ... fails, until a run makes fewer matching
-calls than the number. After each run the check judges the folder, with
+calls than the number. After each run the check judges the directory, with
 FAULT_STATUS (the command's exit status), FAULT_CALL, FAULT_N, FAULT_LINE (which
 call failed), FAULT_STDERR and FAULT_STDOUT (what the command printed there).
 

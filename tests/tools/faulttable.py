@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Fails the system calls of every command, one a run, and looks for a lie.
+"""Fails the system calls of every command, one per run, and looks for a false success.
 
 usage: faulttable.py [--count N] [--seed S] [--only REGEX] [--kinds LIST] BLKIMG
 
@@ -10,7 +10,7 @@ its own; with --count only N of them, drawn with the seed. A run is bad if
 - it ends by a signal, or not at all;
 - it exits 0 and what it printed, or any file's content, bitmaps or snapshots, is not
   what the run without a fault made (a lie);
-- it fails without a word;
+- it fails silently;
 - a file that was there is damaged: neither as before nor as the command makes it,
   unless it is sound and every sector is the old or the new one;
 - a new file is left after a failure, and the message does not name it.

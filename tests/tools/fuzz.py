@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Runs blkimg on qcow2 images that somebody made to do harm, or that chance made.
+"""Runs blkimg on crafted and on randomly damaged qcow2 images.
 
 usage: fuzz.py try [--memory] IMAGE...             every command on each image as it is
        fuzz.py run [--seed N] [--count N] [--only I] [--keep DIR]   on images with random damage

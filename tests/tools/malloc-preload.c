@@ -1,6 +1,6 @@
 /*
- * LD_PRELOAD object that lets one allocation fail, to show that a command ends in order when memory
- * is out.
+ * LD_PRELOAD object that makes one allocation fail, to show that a command ends cleanly when it
+ * runs out of memory.
  *
  * Environment, as for fault-preload.c:
  *   FAULT_N           fail the N-th allocation, from 1; 0 or unset: none

@@ -25,7 +25,7 @@ A TARGET is
 An index and a VALUE may be an expression; it knows "old" (the value so far), any TARGET that is a name, "cluster"
 (the cluster size), "end" (the end of the file, in whole clusters) and COPIED, COMPRESSED.
 
-Nothing that is written is checked for sense: that is what it is for.
+Nothing that is written is validated, on purpose.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""What the drivers of both preloaded objects share: fresh folders and the object itself."""
+"""What the drivers of both preloaded objects share: fresh directories and the object itself."""
 
 import filecmp
 import os
