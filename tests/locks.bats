@@ -184,7 +184,7 @@ does not let others write to it. Is another process using the image [q]? \
     hold "$BLKIMG" io -r -f raw a
     wait_for 10 is_held a "100 201 203"
     spawn "$BLKIMG" resize -q -f raw --lock-wait=60 a 2M 8>&-
-    for n in {1..20}; do
+    for _ in {1..20}; do
         run -0 blkimg io -r -f raw -c "read 0 512" a
     done
     release

@@ -9,7 +9,7 @@ setup() {
     common_setup
     need qemu-img
     mkdir start
-    cd start
+    cd start || return
     qemu-img create -q -f qcow2 base 1M
     qemu-img create -q -f qcow2 -b base -F qcow2 a 1M
     qemu-img bitmap --add a b0

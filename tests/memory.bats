@@ -14,7 +14,7 @@ setup() {
     # A sanitizer's own allocator stands before the preloaded one.
     need_unsanitized "allocations cannot be made to fail"
     faults_setup
-    cd "$SCENE"
+    cd "$SCENE" || return
     qemu-img create -q -f qcow2 base 1M
     qemu-io -c 'write -q -P 1 0 1M' base
     qemu-img create -q -f qcow2 -b base -F qcow2 a 1M
@@ -23,7 +23,7 @@ setup() {
     qemu-io -c 'write -q -P 3 512k 64k' a
     cp base raw
     qemu-img convert -O raw a raw
-    cd "$T"
+    cd "$T" || return
 }
 
 # memory_faults FILE ARG...: fails allocations of "blkimg ARG...", each alone and from each on.
@@ -95,7 +95,7 @@ teardown() {
 
 @test "an address space that is too small" {
     local kib status
-    cd "$SCENE"
+    cd "$SCENE" || return
     truncate -s 64M raw
     for ((kib = 6000; kib < 60000; kib += 1500)); do
         status=0

@@ -124,7 +124,7 @@ PY
 }
 
 @test "a piece that is cut off at the end of the file is an error" {
-    local type cut start end out
+    local type cut start end
     python3 -c 'import random; random.seed(3); print("".join(random.choices("abcdefgh", k=65535)))' >source
     for type in zlib zstd; do
         qemu-img convert -c -O qcow2 -o "compression_type=$type" source whole

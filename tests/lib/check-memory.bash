@@ -43,7 +43,7 @@ succeeded() {
     [[ $(masked <<<"$FAULT_STDOUT") == "$(masked <"$FAULT_RESULT.out")" ]] || wrong "status 0, and prints something else"
     [[ -z $FAULT_STDERR ]] || wrong "status 0, and says: $FAULT_STDERR"
     [[ $(ls -A "$folder") == "$(ls -A "$FAULT_RESULT")" ]] || wrong "status 0, and other files"
-    for name in $(ls -A "$FAULT_RESULT"); do
+    for name in $(cd "$FAULT_RESULT" && ls -A); do
         same "$FAULT_RESULT/$name" "$folder/$name" || wrong "status 0, and $name is not the result"
     done
 }
@@ -77,13 +77,13 @@ failed() {
     # libpopt ends the program by itself, while options are parsed.
     [[ $FAULT_STDERR != "virtual memory exhausted."* ]] || return
     ! grep -v '^blkimg: ' <<<"${FAULT_STDERR%$'\n'}" || wrong "a line without 'blkimg: '"
-    for name in $(ls -A "$folder"); do
+    for name in $(cd "$folder" && ls -A); do
         [[ -e $scene/$name ]] && cmp -s "$scene/$name" "$folder/$name" && continue
         [[ $name == "$file" || ($file != - && -e $scene/$name) ]] || { wrong "$name is changed or left behind"; continue; }
         [[ -e $scene/$name ]] && same "$scene/$name" "$folder/$name" && continue
         same "$FAULT_RESULT/$name" "$folder/$name" || mixed || wrong "$name is neither the old one nor the result"
     done
-    for name in $(ls -A "$scene"); do
+    for name in $(cd "$scene" && ls -A); do
         [[ -e $folder/$name ]] || wrong "$name is gone"
     done
 }
