@@ -50,9 +50,10 @@ bool blk_give_up_reserve(size_t bytes)
     if (bytes > RESERVE_BYTES / 2)
         return false;
     void *given_up = atomic_exchange(&reserve, NULL);
+    bool had = given_up != NULL;
 
     free(given_up);
-    return given_up;
+    return had;
 }
 
 void *blk_malloc(size_t bytes)

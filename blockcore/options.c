@@ -1,6 +1,7 @@
 #include "blockcore/options.h"
 
 #include <errno.h>
+#include <math.h>
 #include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -178,7 +179,7 @@ static int flatten_member(struct blk_options *options, const char *prefix, const
 /* 1.0 and 1e3 are numbers like 1 and 1000, as far as they are exact. */
 static bool is_whole(double value)
 {
-    return value > -0x1p53 && value < 0x1p53 && (double)(int64_t)value == value;
+    return fabs(value) < 0x1p53 && (double)(int64_t)value == value;
 }
 
 static bool names_backing(const char *key)

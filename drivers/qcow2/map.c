@@ -94,7 +94,10 @@ bool qcow2_is_cut_off(const struct blk_node *node, const struct blk_node *file, 
     /* A check judges by itself. A file that others are writing may be longer than it was. */
     if (node->flags & (BLK_IN_CHECK | BLK_FORCE_SHARE))
         return false;
-    return !range_within(offset, bytes, round_up(blk_size(file), s->cluster_bytes));
+    /* The last cluster need not be whole, unless the file is known to have been longer. */
+    bool exact = file == qcow2_file(node) && atomic_load(&s->saw_cut);
+    uint64_t end = blk_size(file);
+    return !range_within(offset, bytes, exact ? end : round_up(end, s->cluster_bytes));
 }
 
 int qcow2_fail_cut_short(const struct blk_node *file, uint64_t offset, const char *what,
@@ -113,6 +116,8 @@ int qcow2_check_cut_off(const struct blk_node *node, const struct blk_node *file
     if (!qcow2_is_cut_off(node, file, offset, bytes))
         return 0;
     atomic_store(&qcow2_state(node)->saw_damage, true);
+    if (file == qcow2_file(node))
+        atomic_store(&qcow2_state(node)->saw_cut, true);
     return qcow2_fail_cut_short(file, offset, what, err);
 }
 

@@ -284,6 +284,7 @@ struct qcow2_state {
     atomic_int poisoned;      /* errno once the medium's state is unknown: no more writing */
     atomic_bool found_corrupt; /* that is why it is poisoned */
     atomic_bool saw_damage;    /* a table was impossible or cut off, also in an image only read */
+    atomic_bool saw_cut;       /* the file ends before something that lies in it */
     uint64_t opened_bytes;     /* the file's length then: whether it has grown */
 
     /* guarded by lock */
