@@ -122,7 +122,7 @@ in_use() {
     refused "base 'foreign': it does not say which backup it is" --bitmap=b --base=foreign disk new
     refused "Could not open 'none'" --bitmap=b --base=none disk new
     refused 'a full backup has no --base' --base=full disk new
-    refused "would be overwritten" --bitmap=b --base=full disk full
+    refused "it is also the target, and would be overwritten" --bitmap=b --base=full disk full
     refused 'given once for each disk' --bitmap=b --base=full --base=full disk new
     blkimg backup --bitmap=b --bitmap-sync=never --base=stranger --trust disk trusted
     # What QEMU rewrites keeps its id.

@@ -329,7 +329,7 @@ change_between() {
 @test "a hole past the end of a file that was cut is none" {
     truncate -s 64k a
     change_between 32k map
-    assert_output --partial "it became shorter while it was open"
+    assert_output --partial "it shrank while it was open"
 }
 
 @test "what shares its file is not reopened for writing" {

@@ -317,7 +317,7 @@ static int check_size(const struct blk_node *node, uint64_t end, uint64_t size,
 {
     if (size >= u64_min(end, blk_size(node)))
         return 0;
-    return blk_fail_why(err, EIO, "it became shorter while it was open",
+    return blk_fail_why(err, EIO, "it shrank while it was open",
                         "reading '%s', which ends at offset %" PRIu64, node->name, size);
 }
 
