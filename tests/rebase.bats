@@ -215,7 +215,7 @@ own_bytes() {
     qemu-io -c 'write -P 77 0 1M' "$name/$name/other" >/dev/null
     cp f before
     run -1 blkimg rebase -b "$name/$name/other" -F qcow2 f
-    assert_output --partial "'f': it does not fit"
+    assert_output --partial "'f': the first sector has no room for it"
     cmp f before
 }
 
