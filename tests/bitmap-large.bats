@@ -40,9 +40,10 @@ quick() {
 
 @test "very many bitmaps" {
     need qemu-img python3
-    quick create -q -f qcow2 a 64k
+    quick create -q -f qcow2 -o cluster_size=512 a 64k
     quick bitmap --add -g 64k a b
-    # What says of itself that it has 60,000 of them, by one directory of copies of its entry.
+    # What says of itself that it has 60,000 of them, by one directory of copies of its entry. Each
+    # has a table of its own, as a bitmap without one is no bitmap.
     python3 - <<'END'
 import struct
 data = bytearray(open("a", "rb").read())
@@ -52,12 +53,12 @@ while struct.unpack_from(">I", data, at)[0] != 0x23852875:
 count, _, size, offset = struct.unpack_from(">IIQQ", data, at + 8)
 entry = data[offset:offset + 24]
 entry[18:20] = struct.pack(">H", 8)
-entry[0:12] = bytes(12) # without a table: a disk of no size
-directory = b"".join(bytes(entry) + b"%08d" % i for i in range(60000))
+tables = 4 << 20
+directory = b"".join(struct.pack(">Q", tables + i * 512) + bytes(entry[8:]) + b"%08d" % i for i in range(60000))
 struct.pack_into(">IIQQ", data, at + 8, 60000, 0, len(directory), 1 << 20)
-data[24:32] = bytes(8)
 data += bytes((1 << 20) - len(data))
-open("a", "wb").write(data + directory + bytes(-len(directory) % 65536))
+data += directory
+open("a", "wb").write(data + bytes(tables + 60000 * 512 - len(data)))
 END
     run -0 timeout 20 "$BLKIMG" check -q -r all a
     run -0 timeout 20 "$BLKIMG" bitmap --remove a 00000000
