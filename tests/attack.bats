@@ -93,3 +93,23 @@ failing() {
     blkimg convert -O raw a new
     cmp expected new
 }
+
+@test "a table past the end shows that the last cluster was cut off, and a repair keeps that proof" {
+    local table
+    for table in 'bitmap --add a b' 'snapshot -c s a'; do
+        rm -f a new
+        qemu-img create -q -f qcow2 a 1M
+        qemu-io -c 'write -P 7 0 1M' a >/dev/null
+        # shellcheck disable=SC2086 # a command line
+        qemu-img $table
+        truncate -s 1320000 a
+        run -1 blkimg convert -O raw a new
+        assert_not_exists new
+        run -1 blkimg checksum a
+        run -2 blkimg check a
+        run -2 blkimg check -r all a
+        run -2 blkimg check a
+        run -1 blkimg convert -O raw a new
+        assert_not_exists new
+    done
+}

@@ -284,6 +284,9 @@ kept() {
     kept dd -O qcow2 if=disk of=full
     kept create -q -f qcow2 full 1M
     kept mirror disk full
+    kept create -q -f qcow2 -o data_file=full image 1M
+    kept convert -O qcow2 -o data_file=full disk image
+    kept backup -o data_file=full disk image
     # The image that depends on it need not be the one that names it by this name, nor have an id.
     qemu-img rebase -u -b "$PWD/full" -F qcow2 inc
     kept backup disk full

@@ -112,6 +112,12 @@ static bool is_filename_key(const char *key)
     return strcmp(last ? last + 1 : key, "filename") == 0;
 }
 
+int check_file_no_dependents(const struct image_args *args, const char *path,
+                             struct blk_error *err)
+{
+    return args->force || !path || !*path ? 0 : check_file(path, err);
+}
+
 int check_no_dependents(const struct image_args *args, const char *name, struct blk_error *err)
 {
     struct blk_error own = BLK_ERROR_INIT; /* a name that is wrong is the opener's to report */

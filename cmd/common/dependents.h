@@ -15,4 +15,8 @@
 int check_no_dependents(const struct image_args *args, const char *name, struct blk_error *err);
 #define DEPENDENTS_MAX_FILES 4096
 
+/* The same for a plain file name; NULL and an empty one are no target. */
+int check_file_no_dependents(const struct image_args *args, const char *path,
+                             struct blk_error *err);
+
 #endif

@@ -206,6 +206,8 @@ int image_create(const struct image_args *args, const char *name, const struct b
     int ret = image_cache(cache, &how.cache, err);
     if (ret == 0)
         ret = check_no_dependents(args, name, err);
+    if (ret == 0 && creation)
+        ret = check_file_no_dependents(args, blk_options_peek(creation, "data_file"), err);
     if (ret < 0)
         return ret;
     struct blk_options *defaults = file_defaults(args);

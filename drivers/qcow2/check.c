@@ -160,8 +160,10 @@ static int start_over(struct qcow2_check *check, struct blk_error *err)
 /* Takes away what keeps the image from being understood, where that may be. */
 static int clear_the_way(struct qcow2_check *check, unsigned repair, struct blk_error *err)
 {
-    bool bitmaps = repair & BLK_REPAIR_ERRORS && check->mend_bitmaps;
     bool lost = repair & BLK_REPAIR_LOST && check->result->lost_bytes;
+    /* What lies past the end of a file that was cut off is all that shows it: it goes last. */
+    bool keep = check->result->lost_bytes && !lost;
+    bool bitmaps = repair & BLK_REPAIR_ERRORS && check->mend_bitmaps && !keep;
     int ret = bitmaps ? qcow2_mend_bitmaps(check, err) : 0;
 
     if (ret == 0 && lost) {

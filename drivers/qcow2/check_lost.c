@@ -61,6 +61,18 @@ static bool is_bitmap_impossible(const struct qcow2_state *s, struct qcow2_entry
                          !qcow2_entry_has_host(s, entry));
 }
 
+/* Whether data is mapped to the last cluster of a file that was cut off inside of it. */
+static bool is_cut_cluster(const struct qcow2_check *check, struct qcow2_entry entry)
+{
+    const struct qcow2_state *s = qcow2_state(check->node);
+    uint64_t offset = entry.entry & QCOW2_ENTRY_OFFSET;
+    bool reads_data = s->extended ? entry.bitmap & QCOW2_SUBCLUSTERS_ALL_ALLOCATED
+                                  : !(entry.entry & QCOW2_ENTRY_ZERO);
+
+    return offset && reads_data && atomic_load(&s->saw_cut) &&
+           !range_within(offset, s->cluster_bytes, blk_size(qcow2_file(check->node)));
+}
+
 enum qcow2_loss qcow2_check_loss(const struct qcow2_check *check, struct qcow2_entry entry,
                                  uint64_t guest)
 {
@@ -74,7 +86,7 @@ enum qcow2_loss qcow2_check_loss(const struct qcow2_check *check, struct qcow2_e
         return compressed_loss(check, entry.entry);
     else if (offset % s->cluster_bytes)
         return QCOW2_LOSS_OFFSET;
-    else if (offset / s->cluster_bytes >= check->clusters)
+    else if (offset / s->cluster_bytes >= check->clusters || is_cut_cluster(check, entry))
         return QCOW2_LOSS_PAST_END;
     if (loss != QCOW2_LOSS_NONE)
         return loss;

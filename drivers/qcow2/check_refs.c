@@ -58,6 +58,7 @@ bool qcow2_check_add_refs(struct qcow2_check *check, uint64_t offset, uint64_t b
     bool fits = true;
 
     if (last >= check->clusters) {
+        atomic_store(&qcow2_state(check->node)->saw_cut, true);
         qcow2_check_corruption(check, "%s at offset 0x%llx lies past the end of the file, which is "
                                "cut short at %llu", what, (unsigned long long)offset,
                                (unsigned long long)blk_size(qcow2_file(check->node)));

@@ -207,12 +207,12 @@ static int parse_extensions(const struct blk_node *node, const uint8_t *buf, uin
         uint32_t type = be32_get(buf + at);
         uint32_t bytes = be32_get(buf + at + 4);
         at += 8;
-        if (type == QCOW2_EXT_END)
-            break;
         if (bytes > end - at)
             return refuse(node, err, EINVAL,
                           "header extension 0x%08x is %u bytes long, which is more than there is "
                           "room for", type, bytes);
+        if (type == QCOW2_EXT_END)
+            break;
         add_extension(tail, type, buf + at, bytes);
         at = u64_min(at + round_up(bytes, 8), end);
     }

@@ -169,6 +169,21 @@ static void free_state(struct blk_node *node)
     pthread_rwlock_destroy(&s->lock);
 }
 
+/* What the header names was there once: a file that ends before it was cut off. */
+static void note_cut(struct blk_node *node)
+{
+    struct qcow2_state *s = qcow2_state(node);
+    const struct qcow2_header *header = &s->header;
+    const struct qcow2_extension *bitmaps = qcow2_tail_find(&s->tail, QCOW2_EXT_BITMAPS);
+    uint64_t end = blk_size(qcow2_file(node));
+
+    if ((header->snapshot_count && header->snapshots_offset >= end) ||
+        header->reftable_offset >= end ||
+        (bitmaps && bitmaps->bytes >= 24 && header->autoclear & QCOW2_AUTOCLEAR_BITMAPS &&
+         be64_get(bitmaps->data + 16) >= end))
+        atomic_store(&s->saw_cut, true);
+}
+
 static int open_inner(struct blk_node *node, struct blk_options *options, struct blk_error *err)
 {
     struct qcow2_state *s = qcow2_state(node);
@@ -190,6 +205,7 @@ static int open_inner(struct blk_node *node, struct blk_options *options, struct
     set_backing(node);
     blk_node_set_size(node, s->header.size);
     qcow2_identity_note(node);
+    note_cut(node);
     node->limits.zero_alignment = s->subcluster_bytes;
 
     ret = open_data_file(node, options, err);
