@@ -152,15 +152,19 @@ static int find_run(struct blk_node *node, uint64_t offset, uint64_t *end, struc
         int ret = file_check_end(node, *end, err);
         return ret < 0 ? ret : 1;
     }
-    if (data < 0) {
+    if (file_is_unsupported((int)data)) {
         s->no_seek = true;
         return 0;
     }
+    if (data < 0)
+        return blk_fail(err, (int)-data, "looking for data in '%s'", node->name);
     if ((uint64_t)data > offset) {
         *end = u64_min(*end, (uint64_t)data);
         return 1;
     }
     int64_t hole = seek(s, offset, SEEK_HOLE);
+    if (hole < 0 && hole != -ENXIO)
+        return blk_fail(err, (int)-hole, "looking for holes in '%s'", node->name);
     if (hole > data)
         *end = u64_min(*end, (uint64_t)hole);
     return 0;
