@@ -200,7 +200,7 @@ struct blk_driver {
     int (*measure)(struct blk_options *options, struct blk_node *source,
                    struct blk_measure *measure, struct blk_error *err);
     const struct blk_option_desc *amend_options;
-    /* `progress` (may be NULL) is told of every step. */
+    /* `progress` (may be NULL) is called at every step. */
     int (*amend)(struct blk_node *node, struct blk_options *options, bool force,
                  const struct blk_progress *progress, struct blk_error *err);
     int (*check)(struct blk_node *node, unsigned repair, struct blk_check *check,

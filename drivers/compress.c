@@ -10,6 +10,7 @@
 
 #include "blockcore/bytes.h"
 #include "blockcore/io.h"
+#include "blockcore/pass.h"
 #include "drivers/drivers.h"
 
 static struct blk_node *file_of(const struct blk_node *node)
@@ -87,28 +88,6 @@ static int compress_discard(struct blk_node *node, uint64_t offset, uint64_t byt
     return blk_child_discard(file_of(node), offset, bytes, err);
 }
 
-static int compress_block_status(struct blk_node *node, uint64_t offset, uint64_t bytes,
-                                 unsigned want, struct blk_extent *extent, struct blk_error *err)
-{
-    (void)want, (void)err;
-    *extent = (struct blk_extent){
-        .bytes = bytes,
-        .flags = BLK_EXT_PASS,
-        .host = file_of(node),
-        .host_offset = offset,
-    };
-    return 0;
-}
-
-static int compress_truncate(struct blk_node *node, uint64_t size, enum blk_prealloc prealloc,
-                             bool exact, struct blk_error *err)
-{
-    int ret = blk_child_truncate(file_of(node), size, prealloc, exact, err);
-    if (ret == 0)
-        blk_node_set_size(node, blk_size(file_of(node)));
-    return ret;
-}
-
 const struct blk_driver blk_driver_compress = {
     .name = "compress",
     .kind = BLK_FILTER,
@@ -118,6 +97,6 @@ const struct blk_driver blk_driver_compress = {
     .write_zeroes = compress_write_zeroes,
     .discard = compress_discard,
     .write_compressed = compress_write_compressed,
-    .block_status = compress_block_status,
-    .truncate = compress_truncate,
+    .block_status = blk_pass_block_status,
+    .truncate = blk_pass_truncate,
 };

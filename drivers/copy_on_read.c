@@ -12,6 +12,7 @@
 #include "blockcore/bytes.h"
 #include "blockcore/io.h"
 #include "blockcore/memory.h"
+#include "blockcore/pass.h"
 #include "blockcore/reopen.h"
 #include "drivers/drivers.h"
 
@@ -192,30 +193,6 @@ static int cor_write_compressed(struct blk_node *node, uint64_t offset, uint64_t
     return ret;
 }
 
-/* ---- the rest ---- */
-
-static int cor_block_status(struct blk_node *node, uint64_t offset, uint64_t bytes, unsigned want,
-                            struct blk_extent *extent, struct blk_error *err)
-{
-    (void)want, (void)err;
-    *extent = (struct blk_extent){
-        .bytes = bytes,
-        .flags = BLK_EXT_PASS,
-        .host = file_of(node),
-        .host_offset = offset,
-    };
-    return 0;
-}
-
-static int cor_truncate(struct blk_node *node, uint64_t size, enum blk_prealloc prealloc,
-                        bool exact, struct blk_error *err)
-{
-    int ret = blk_child_truncate(file_of(node), size, prealloc, exact, err);
-    if (ret == 0)
-        blk_node_set_size(node, blk_size(file_of(node)));
-    return ret;
-}
-
 const struct blk_driver blk_driver_copy_on_read = {
     .name = "copy-on-read",
     .kind = BLK_FILTER,
@@ -228,6 +205,6 @@ const struct blk_driver blk_driver_copy_on_read = {
     .write_zeroes = cor_write_zeroes,
     .discard = cor_discard,
     .write_compressed = cor_write_compressed,
-    .block_status = cor_block_status,
-    .truncate = cor_truncate,
+    .block_status = blk_pass_block_status,
+    .truncate = blk_pass_truncate,
 };

@@ -15,6 +15,13 @@
 
 /* ---- what is lost ---- */
 
+/* Whether reading the cluster needs what is mapped there. */
+static bool maps_data(const struct qcow2_state *s, struct qcow2_entry entry)
+{
+    return s->extended ? (entry.bitmap & QCOW2_SUBCLUSTERS_ALL_ALLOCATED) != 0
+                       : !(entry.entry & QCOW2_ENTRY_ZERO);
+}
+
 static enum qcow2_loss data_file_loss(const struct qcow2_check *check, struct qcow2_entry entry,
                                       uint64_t guest)
 {
@@ -27,9 +34,7 @@ static enum qcow2_loss data_file_loss(const struct qcow2_check *check, struct qc
         return QCOW2_LOSS_NONE;
     if ((entry.entry & QCOW2_ENTRY_OFFSET) != guest)
         return QCOW2_LOSS_OTHER_DATA;
-    bool reads_data = s->extended ? entry.bitmap & QCOW2_SUBCLUSTERS_ALL_ALLOCATED
-                                  : !(entry.entry & QCOW2_ENTRY_ZERO);
-    return reads_data && guest >= end ? QCOW2_LOSS_DATA_FILE : QCOW2_LOSS_NONE;
+    return maps_data(s, entry) && guest >= end ? QCOW2_LOSS_DATA_FILE : QCOW2_LOSS_NONE;
 }
 
 /*
@@ -66,10 +71,8 @@ static bool is_cut_cluster(const struct qcow2_check *check, struct qcow2_entry e
 {
     const struct qcow2_state *s = qcow2_state(check->node);
     uint64_t offset = entry.entry & QCOW2_ENTRY_OFFSET;
-    bool reads_data = s->extended ? entry.bitmap & QCOW2_SUBCLUSTERS_ALL_ALLOCATED
-                                  : !(entry.entry & QCOW2_ENTRY_ZERO);
 
-    return offset && reads_data && atomic_load(&s->saw_cut) &&
+    return offset && maps_data(s, entry) && atomic_load(&s->saw_cut) &&
            !range_within(offset, s->cluster_bytes, blk_size(qcow2_file(check->node)));
 }
 
