@@ -16,7 +16,7 @@ config.mk: $(if $(srcdir),$(srcdir)/configure)
 S := $(if $(filter .,$(srcdir)),,$(srcdir)/)
 find = $(patsubst $(S)%,%,$(sort $(wildcard $(addprefix $(S),$(1)))))
 
-core_sources := $(call find,blockcore/*.c drivers/*.c drivers/*/*.c)
+core_sources := $(call find,$(foreach level,* */* */*/*,blockcore/$(level).c drivers/$(level).c))
 cmd_sources := $(call find,cmd/*.c cmd/*/*.c)
 unit_sources := $(call find,tests/unit/test_*.c)
 preload_sources := $(call find,tests/tools/*-preload.c)
@@ -98,7 +98,7 @@ clean:
 
 distclean: clean
 	rm -f config.mk config.h config.log $(if $(S),Makefile)
-	$(if $(S),@rmdir -p blockcore cmd/* cmd drivers/* drivers tests/* tests 2>/dev/null || :)
+	$(if $(S),@find blockcore cmd drivers tests -depth -type d -empty -delete 2>/dev/null || :)
 
 # What is committed, and nothing else; the same bytes each time. The archive gets its name when it is
 # complete.

@@ -10,9 +10,9 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "blockcore/bitmaps.h"
-#include "blockcore/bytes.h"
-#include "blockcore/identity.h"
+#include "blockcore/base/bytes.h"
+#include "blockcore/bitmap/bitmaps.h"
+#include "blockcore/bitmap/identity.h"
 #include "cmd/common/common.h"
 
 /* ---- actions ---- */

@@ -1,11 +1,11 @@
 /*
- * blkimg checksum: the digest of what a guest sees in an image (blockcore/digest.h defines it).
+ * blkimg checksum: the digest of what a guest sees in an image (blockcore/jobs/digest.h defines it).
  */
 #include <inttypes.h>
 #include <stdio.h>
 
-#include "blockcore/bytes.h"
-#include "blockcore/checksum.h"
+#include "blockcore/base/bytes.h"
+#include "blockcore/jobs/checksum.h"
 #include "cmd/common/common.h"
 
 static int run(int argc, char **argv);

@@ -8,8 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "blockcore/bitmaps.h"
-#include "blockcore/memory.h"
+#include "blockcore/base/memory.h"
+#include "blockcore/bitmap/bitmaps.h"
 #include "cmd/common/common.h"
 
 static int run(int argc, char **argv);

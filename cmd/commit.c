@@ -11,11 +11,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "blockcore/bitmaps.h"
-#include "blockcore/copy.h"
-#include "blockcore/identity.h"
-#include "blockcore/memory.h"
-#include "blockcore/reopen.h"
+#include "blockcore/base/memory.h"
+#include "blockcore/bitmap/bitmaps.h"
+#include "blockcore/bitmap/identity.h"
+#include "blockcore/graph/reopen.h"
+#include "blockcore/jobs/copy.h"
 #include "cmd/common/common.h"
 
 #define WORKERS 4

@@ -13,9 +13,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "blockcore/bytes.h"
-#include "blockcore/cancel.h"
-#include "blockcore/workers.h"
+#include "blockcore/base/bytes.h"
+#include "blockcore/base/cancel.h"
+#include "blockcore/base/workers.h"
 #include "cmd/common/common.h"
 
 static int run(int argc, char **argv);

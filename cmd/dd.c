@@ -8,9 +8,9 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "blockcore/bytes.h"
-#include "blockcore/copy.h"
-#include "blockcore/options.h"
+#include "blockcore/base/bytes.h"
+#include "blockcore/graph/options.h"
+#include "blockcore/jobs/copy.h"
 #include "cmd/common/common.h"
 #include "cmd/common/same_file.h"
 

@@ -11,10 +11,10 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "blockcore/cancel.h"
-#include "blockcore/driver.h"
-#include "blockcore/memory.h"
-#include "blockcore/nearest.h"
+#include "blockcore/base/cancel.h"
+#include "blockcore/base/memory.h"
+#include "blockcore/base/nearest.h"
+#include "blockcore/graph/driver.h"
 #include "cmd/command.h"
 #include "cmd/common/program.h"
 #include "cmd/common/progress.h"

@@ -13,15 +13,15 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "blockcore/backing.h"
-#include "blockcore/bytes.h"
-#include "blockcore/cancel.h"
-#include "blockcore/copy.h"
-#include "blockcore/difference.h"
-#include "blockcore/identity.h"
-#include "blockcore/memory.h"
-#include "blockcore/reopen.h"
-#include "blockcore/replace.h"
+#include "blockcore/base/bytes.h"
+#include "blockcore/base/cancel.h"
+#include "blockcore/base/memory.h"
+#include "blockcore/bitmap/identity.h"
+#include "blockcore/graph/backing.h"
+#include "blockcore/graph/reopen.h"
+#include "blockcore/graph/replace.h"
+#include "blockcore/jobs/copy.h"
+#include "blockcore/jobs/difference.h"
 #include "cmd/common/common.h"
 #include "cmd/common/same_file.h"
 

@@ -8,9 +8,9 @@
 #include <errno.h>
 #include <stdlib.h>
 
-#include "blockcore/bytes.h"
-#include "blockcore/io.h"
-#include "blockcore/pass.h"
+#include "blockcore/base/bytes.h"
+#include "blockcore/graph/io.h"
+#include "blockcore/graph/pass.h"
 #include "drivers/drivers.h"
 
 static struct blk_node *file_of(const struct blk_node *node)

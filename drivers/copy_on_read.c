@@ -9,11 +9,11 @@
 #include <errno.h>
 #include <stdlib.h>
 
-#include "blockcore/bytes.h"
-#include "blockcore/io.h"
-#include "blockcore/memory.h"
-#include "blockcore/pass.h"
-#include "blockcore/reopen.h"
+#include "blockcore/base/bytes.h"
+#include "blockcore/base/memory.h"
+#include "blockcore/graph/io.h"
+#include "blockcore/graph/pass.h"
+#include "blockcore/graph/reopen.h"
 #include "drivers/drivers.h"
 
 /* The longest copy; a cluster that is longer is one all the same. */

@@ -4,7 +4,7 @@
 #ifndef DRIVERS_DRIVERS_H
 #define DRIVERS_DRIVERS_H
 
-#include "blockcore/driver.h"
+#include "blockcore/graph/driver.h"
 
 extern const struct blk_driver blk_driver_file;
 extern const struct blk_driver blk_driver_host_device;

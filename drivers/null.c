@@ -11,9 +11,9 @@
 #include <string.h>
 #include <time.h>
 
-#include "blockcore/bytes.h"
-#include "blockcore/options.h"
-#include "blockcore/units.h"
+#include "blockcore/base/bytes.h"
+#include "blockcore/base/units.h"
+#include "blockcore/graph/options.h"
 #include "drivers/drivers.h"
 
 struct null_state {

@@ -13,13 +13,13 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "blockcore/bytes.h"
-#include "blockcore/io.h"
-#include "blockcore/memory.h"
-#include "blockcore/open.h"
-#include "blockcore/options.h"
-#include "blockcore/reopen.h"
-#include "blockcore/units.h"
+#include "blockcore/base/bytes.h"
+#include "blockcore/base/memory.h"
+#include "blockcore/base/units.h"
+#include "blockcore/graph/io.h"
+#include "blockcore/graph/open.h"
+#include "blockcore/graph/options.h"
+#include "blockcore/graph/reopen.h"
 #include "drivers/drivers.h"
 
 struct raw_state {

@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "blockcore/memory.h"
+#include "blockcore/base/memory.h"
 
 #define DEFAULT_WORKERS 4
 

@@ -32,9 +32,9 @@
 
 #include <sys/stat.h>
 
-#include "blockcore/bitmaps.h"
-#include "blockcore/cbw.h"
-#include "blockcore/identity.h"
+#include "blockcore/bitmap/bitmaps.h"
+#include "blockcore/bitmap/identity.h"
+#include "blockcore/filters/cbw/cbw.h"
 #include "cmd/common/common.h"
 #include "cmd/common/create_options.h"
 

@@ -7,8 +7,8 @@
 #include <errno.h>
 #include <inttypes.h>
 
-#include "blockcore/io.h"
-#include "blockcore/memory.h"
+#include "blockcore/base/memory.h"
+#include "blockcore/graph/io.h"
 #include "cmd/backup/backup.h"
 #include "cmd/common/backing.h"
 

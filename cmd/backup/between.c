@@ -7,8 +7,8 @@
 #include <errno.h>
 #include <inttypes.h>
 
-#include "blockcore/bytes.h"
-#include "blockcore/io.h"
+#include "blockcore/base/bytes.h"
+#include "blockcore/graph/io.h"
 #include "cmd/backup/backup.h"
 
 /* The largest cluster of the layers from `newer` down to, without, `older`; at least `bits`. */

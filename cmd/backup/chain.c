@@ -5,8 +5,8 @@
 #include <inttypes.h>
 #include <stdio.h>
 
-#include "blockcore/checksum.h"
-#include "blockcore/digest.h"
+#include "blockcore/jobs/checksum.h"
+#include "blockcore/jobs/digest.h"
 #include "cmd/backup/backup.h"
 
 struct link {

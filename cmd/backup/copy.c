@@ -6,13 +6,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "blockcore/bytes.h"
-#include "blockcore/cancel.h"
-#include "blockcore/checksum.h"
-#include "blockcore/copy.h"
-#include "blockcore/difference.h"
-#include "blockcore/digest.h"
-#include "blockcore/memory.h"
+#include "blockcore/base/bytes.h"
+#include "blockcore/base/cancel.h"
+#include "blockcore/base/memory.h"
+#include "blockcore/jobs/checksum.h"
+#include "blockcore/jobs/copy.h"
+#include "blockcore/jobs/difference.h"
+#include "blockcore/jobs/digest.h"
 #include "cmd/backup/backup.h"
 #include "cmd/common/same_file.h"
 

@@ -9,8 +9,8 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "blockcore/memory.h"
-#include "blockcore/rename.h"
+#include "blockcore/base/memory.h"
+#include "blockcore/base/rename.h"
 #include "cmd/backup/backup.h"
 #include "cmd/common/folder.h"
 

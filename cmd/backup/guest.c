@@ -9,11 +9,11 @@
 #include <errno.h>
 #include <pthread.h>
 
-#include "blockcore/bytes.h"
-#include "blockcore/cancel.h"
-#include "blockcore/cbw.h"
-#include "blockcore/clock.h"
-#include "blockcore/workers.h"
+#include "blockcore/base/bytes.h"
+#include "blockcore/base/cancel.h"
+#include "blockcore/base/clock.h"
+#include "blockcore/base/workers.h"
+#include "blockcore/filters/cbw/cbw.h"
 #include "cmd/backup/backup.h"
 #include "cmd/common/guest.h"
 

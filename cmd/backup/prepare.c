@@ -8,8 +8,8 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "blockcore/cancel.h"
-#include "blockcore/memory.h"
+#include "blockcore/base/cancel.h"
+#include "blockcore/base/memory.h"
 #include "cmd/backup/backup.h"
 #include "cmd/common/dependents.h"
 

@@ -4,9 +4,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "blockcore/close.h"
-#include "blockcore/memory.h"
-#include "blockcore/open.h"
+#include "blockcore/base/memory.h"
+#include "blockcore/graph/close.h"
+#include "blockcore/graph/open.h"
 
 int backing_open(const struct image_args *args, const char *name, unsigned flags,
                  const char *overlay, struct blk_node **backing, struct blk_error *err)

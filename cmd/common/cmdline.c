@@ -16,9 +16,9 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "blockcore/memory.h"
-#include "blockcore/nearest.h"
-#include "blockcore/units.h"
+#include "blockcore/base/memory.h"
+#include "blockcore/base/nearest.h"
+#include "blockcore/base/units.h"
 #include "cmd/common/program.h"
 #include "cmd/common/report.h"
 

@@ -41,13 +41,13 @@
 #ifndef CMD_COMMON_COMMON_H
 #define CMD_COMMON_COMMON_H
 
-#include "blockcore/close.h"
-#include "blockcore/driver.h"
-#include "blockcore/error.h"
-#include "blockcore/io.h"
-#include "blockcore/node.h"
-#include "blockcore/open.h"
-#include "blockcore/units.h"
+#include "blockcore/base/error.h"
+#include "blockcore/base/units.h"
+#include "blockcore/graph/close.h"
+#include "blockcore/graph/driver.h"
+#include "blockcore/graph/io.h"
+#include "blockcore/graph/node.h"
+#include "blockcore/graph/open.h"
 #include "cmd/command.h"
 #include "cmd/common/cmdline.h"
 #include "cmd/common/create_options.h"

@@ -6,10 +6,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "blockcore/memory.h"
-#include "blockcore/nearest.h"
-#include "blockcore/open.h"
-#include "blockcore/units.h"
+#include "blockcore/base/memory.h"
+#include "blockcore/base/nearest.h"
+#include "blockcore/base/units.h"
+#include "blockcore/graph/open.h"
 
 /* ---- tables ---- */
 

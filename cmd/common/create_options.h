@@ -8,9 +8,9 @@
 
 #include <stdbool.h>
 
-#include "blockcore/driver.h"
-#include "blockcore/error.h"
-#include "blockcore/options.h"
+#include "blockcore/base/error.h"
+#include "blockcore/graph/driver.h"
+#include "blockcore/graph/options.h"
 #include "cmd/common/cmdline.h"
 
 /* The tables that apply; a NULL table is empty. A name in both belongs to the first. */

@@ -7,10 +7,10 @@
 #include <string.h>
 #include <sys/stat.h>
 
-#include "blockcore/close.h"
-#include "blockcore/identity.h"
-#include "blockcore/memory.h"
-#include "blockcore/open.h"
+#include "blockcore/base/memory.h"
+#include "blockcore/bitmap/identity.h"
+#include "blockcore/graph/close.h"
+#include "blockcore/graph/open.h"
 
 /* Opens the header of the file at `path`; NULL if that cannot be done. For blk_drop(). */
 static struct blk_node *open_header(const char *path)

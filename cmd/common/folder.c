@@ -5,7 +5,7 @@
 #include <libgen.h>
 #include <unistd.h>
 
-#include "blockcore/memory.h"
+#include "blockcore/base/memory.h"
 
 int sync_folder_of(const char *file, struct blk_error *err)
 {

@@ -4,7 +4,7 @@
 #ifndef CMD_COMMON_FOLDER_H
 #define CMD_COMMON_FOLDER_H
 
-#include "blockcore/error.h"
+#include "blockcore/base/error.h"
 
 /* Makes durable what was done to the names in the directory of `file`. 0 or -errno (fsync(2)). */
 int sync_folder_of(const char *file, struct blk_error *err);

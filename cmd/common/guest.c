@@ -9,8 +9,8 @@
 #include <sys/stat.h>
 #include <time.h>
 
-#include "blockcore/cancel.h"
-#include "blockcore/memory.h"
+#include "blockcore/base/cancel.h"
+#include "blockcore/base/memory.h"
 #include "cmd/common/report.h"
 #include "cmd/io/io.h"
 

@@ -5,8 +5,8 @@
 #ifndef CMD_COMMON_GUEST_H
 #define CMD_COMMON_GUEST_H
 
-#include "blockcore/error.h"
-#include "blockcore/node.h"
+#include "blockcore/base/error.h"
+#include "blockcore/graph/node.h"
 
 struct guest;
 

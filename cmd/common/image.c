@@ -5,8 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "blockcore/driver.h"
-#include "blockcore/open.h"
+#include "blockcore/graph/driver.h"
+#include "blockcore/graph/open.h"
 #include "cmd/common/dependents.h"
 
 int image_cache(const char *text, struct blk_cache_mode *mode, struct blk_error *err)

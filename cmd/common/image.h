@@ -6,9 +6,9 @@
 
 #include <stdbool.h>
 
-#include "blockcore/error.h"
-#include "blockcore/node.h"
-#include "blockcore/options.h"
+#include "blockcore/base/error.h"
+#include "blockcore/graph/node.h"
+#include "blockcore/graph/options.h"
 #include "cmd/common/cmdline.h"
 
 /* How the user wants an image to be opened. */

@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "blockcore/memory.h"
+#include "blockcore/base/memory.h"
 #include "cmd/common/report.h"
 
 /* Every key that qemu-img 7.2 prints (and the few that only blkimg has), first to last. */

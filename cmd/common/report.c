@@ -7,8 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "blockcore/cancel.h"
-#include "blockcore/memory.h"
+#include "blockcore/base/cancel.h"
+#include "blockcore/base/memory.h"
 #include "cmd/common/json_print.h"
 #include "cmd/common/program.h"
 

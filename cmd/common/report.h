@@ -7,9 +7,9 @@
 #include <jansson.h>
 #include <stdio.h>
 
-#include "blockcore/close.h"
-#include "blockcore/error.h"
-#include "blockcore/node.h"
+#include "blockcore/base/error.h"
+#include "blockcore/graph/close.h"
+#include "blockcore/graph/node.h"
 #include "cmd/command.h"
 #include "cmd/common/json_print.h"
 

@@ -3,7 +3,7 @@
 #include <errno.h>
 #include <sys/stat.h>
 
-#include "blockcore/driver.h"
+#include "blockcore/graph/driver.h"
 
 int check_not_shrunk(const struct blk_node *source, struct blk_error *err)
 {

@@ -2,8 +2,8 @@
 #ifndef CMD_COMMON_SAME_FILE_H
 #define CMD_COMMON_SAME_FILE_H
 
-#include "blockcore/error.h"
-#include "blockcore/node.h"
+#include "blockcore/base/error.h"
+#include "blockcore/graph/node.h"
 
 /*
  * Fails with -EIO if a file of the graph has become shorter than it was when it was opened: what

@@ -5,10 +5,10 @@
 #include <stdlib.h>
 #include <time.h>
 
-#include "blockcore/driver.h"
-#include "blockcore/memory.h"
-#include "blockcore/types.h"
-#include "blockcore/units.h"
+#include "blockcore/base/memory.h"
+#include "blockcore/base/units.h"
+#include "blockcore/graph/driver.h"
+#include "blockcore/graph/types.h"
 #include "cmd/common/json_print.h"
 
 static void set_text(json_t *object, const char *key, const char *text)

@@ -6,9 +6,9 @@
 
 #include <jansson.h>
 
-#include "blockcore/error.h"
-#include "blockcore/node.h"
-#include "blockcore/types.h"
+#include "blockcore/base/error.h"
+#include "blockcore/graph/node.h"
+#include "blockcore/graph/types.h"
 
 /*
  * There may be 65536, so they are kept as they come from the driver; JSON is made of one at a time.

@@ -3,7 +3,7 @@
  * content. They are added to the target when all is copied, so that
  * enabled ones do not record the copy itself; the close stores them.
  */
-#include "blockcore/bitmaps.h"
+#include "blockcore/bitmap/bitmaps.h"
 
 #include <errno.h>
 

@@ -1,8 +1,8 @@
 #include <errno.h>
 #include <string.h>
 
-#include "blockcore/bytes.h"
-#include "blockcore/options.h"
+#include "blockcore/base/bytes.h"
+#include "blockcore/graph/options.h"
 #include "cmd/convert/convert.h"
 
 #define DEFAULT_SPARSE_BYTES (4 * KIB)

@@ -8,10 +8,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "blockcore/bytes.h"
-#include "blockcore/copy.h"
-#include "blockcore/memory.h"
-#include "blockcore/options.h"
+#include "blockcore/base/bytes.h"
+#include "blockcore/base/memory.h"
+#include "blockcore/graph/options.h"
+#include "blockcore/jobs/copy.h"
 #include "cmd/common/backing.h"
 #include "cmd/common/dependents.h"
 #include "cmd/common/same_file.h"

@@ -7,8 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "blockcore/bytes.h"
-#include "blockcore/memory.h"
+#include "blockcore/base/bytes.h"
+#include "blockcore/base/memory.h"
 #include "cmd/convert/convert.h"
 
 #define MAX_LINES 100

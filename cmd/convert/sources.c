@@ -1,8 +1,8 @@
 #include <errno.h>
 #include <stdlib.h>
 
-#include "blockcore/bytes.h"
-#include "blockcore/memory.h"
+#include "blockcore/base/bytes.h"
+#include "blockcore/base/memory.h"
 #include "cmd/convert/convert.h"
 
 static int open_source(const struct convert_options *options, const char *name,

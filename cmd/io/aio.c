@@ -8,9 +8,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "blockcore/clock.h"
-#include "blockcore/io.h"
-#include "blockcore/memory.h"
+#include "blockcore/base/clock.h"
+#include "blockcore/base/memory.h"
+#include "blockcore/graph/io.h"
 #include "cmd/io/request.h"
 
 /* One request under way; its thread owns it. */

@@ -8,9 +8,9 @@
 #include <string.h>
 #include <time.h>
 
-#include "blockcore/cancel.h"
-#include "blockcore/driver.h"
-#include "blockcore/memory.h"
+#include "blockcore/base/cancel.h"
+#include "blockcore/base/memory.h"
+#include "blockcore/graph/driver.h"
 #include "cmd/io/io.h"
 
 /* How often wait_break looks. */

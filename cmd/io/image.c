@@ -5,11 +5,11 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "blockcore/close.h"
-#include "blockcore/driver.h"
-#include "blockcore/general_options.h"
-#include "blockcore/open.h"
-#include "blockcore/reopen.h"
+#include "blockcore/graph/close.h"
+#include "blockcore/graph/driver.h"
+#include "blockcore/graph/general_options.h"
+#include "blockcore/graph/open.h"
+#include "blockcore/graph/reopen.h"
 #include "cmd/common/report.h"
 #include "cmd/io/io.h"
 

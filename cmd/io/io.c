@@ -13,8 +13,8 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "blockcore/cancel.h"
-#include "blockcore/memory.h"
+#include "blockcore/base/cancel.h"
+#include "blockcore/base/memory.h"
 #include "cmd/common/cmdline.h"
 #include "cmd/common/program.h"
 #include "cmd/common/report.h"

@@ -18,9 +18,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "blockcore/error.h"
-#include "blockcore/node.h"
-#include "blockcore/options.h"
+#include "blockcore/base/error.h"
+#include "blockcore/graph/node.h"
+#include "blockcore/graph/options.h"
 #include "cmd/common/image.h"
 
 struct io_pool;

@@ -9,8 +9,8 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "blockcore/memory.h"
-#include "blockcore/units.h"
+#include "blockcore/base/memory.h"
+#include "blockcore/base/units.h"
 #include "cmd/common/report.h"
 #include "cmd/io/io.h"
 

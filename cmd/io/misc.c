@@ -10,9 +10,9 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "blockcore/cancel.h"
-#include "blockcore/io.h"
-#include "blockcore/units.h"
+#include "blockcore/base/cancel.h"
+#include "blockcore/base/units.h"
+#include "blockcore/graph/io.h"
 #include "cmd/io/io.h"
 
 int io_flush(struct io_session *session, int argc, char **argv)

@@ -6,10 +6,10 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-#include "blockcore/close.h"
-#include "blockcore/driver.h"
-#include "blockcore/memory.h"
-#include "blockcore/open.h"
+#include "blockcore/base/memory.h"
+#include "blockcore/graph/close.h"
+#include "blockcore/graph/driver.h"
+#include "blockcore/graph/open.h"
 #include "cmd/io/io.h"
 
 /*

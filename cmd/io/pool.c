@@ -7,7 +7,7 @@
 #include <signal.h>
 #include <stdlib.h>
 
-#include "blockcore/memory.h"
+#include "blockcore/base/memory.h"
 #include "cmd/io/io.h"
 
 #define MAX_THREADS 64

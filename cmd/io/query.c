@@ -5,9 +5,9 @@
 #include <inttypes.h>
 #include <stdio.h>
 
-#include "blockcore/bytes.h"
-#include "blockcore/driver.h"
-#include "blockcore/io.h"
+#include "blockcore/base/bytes.h"
+#include "blockcore/graph/driver.h"
+#include "blockcore/graph/io.h"
 #include "cmd/common/json_print.h"
 #include "cmd/io/io.h"
 

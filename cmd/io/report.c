@@ -3,7 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "blockcore/bytes.h"
+#include "blockcore/base/bytes.h"
 #include "cmd/io/io.h"
 
 #define DUMP_LINE_BYTES 16

@@ -8,9 +8,9 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "blockcore/bytes.h"
-#include "blockcore/io.h"
-#include "blockcore/units.h"
+#include "blockcore/base/bytes.h"
+#include "blockcore/base/units.h"
+#include "blockcore/graph/io.h"
 #include "cmd/common/report.h"
 
 /* By how much a misaligned buffer is off (-m). */

@@ -3,9 +3,9 @@
  */
 #include <errno.h>
 
-#include "blockcore/bytes.h"
-#include "blockcore/clock.h"
-#include "blockcore/io.h"
+#include "blockcore/base/bytes.h"
+#include "blockcore/base/clock.h"
+#include "blockcore/graph/io.h"
 #include "cmd/io/request.h"
 
 static int run_read(struct io_session *session, const struct io_request *request,

@@ -4,10 +4,10 @@
 #include <errno.h>
 #include <inttypes.h>
 
-#include "blockcore/bytes.h"
-#include "blockcore/copy.h"
-#include "blockcore/difference.h"
-#include "blockcore/memory.h"
+#include "blockcore/base/bytes.h"
+#include "blockcore/base/memory.h"
+#include "blockcore/jobs/copy.h"
+#include "blockcore/jobs/difference.h"
 #include "cmd/common/backing.h"
 #include "cmd/mirror/mirror.h"
 

@@ -1,15 +1,15 @@
 /*
  * A mirror of an image that is being written: passes over what has become dirty, each over less;
- * then the guest's writes go to both images while what is left is copied (blockcore/mirror.h).
+ * then the guest's writes go to both images while what is left is copied (blockcore/filters/mirror/mirror.h).
  *
  * The job ends when the guest has. So the target equals the source at that moment, and can be
  * verified.
  */
 #include <errno.h>
 
-#include "blockcore/bytes.h"
-#include "blockcore/cancel.h"
-#include "blockcore/mirror.h"
+#include "blockcore/base/bytes.h"
+#include "blockcore/base/cancel.h"
+#include "blockcore/filters/mirror/mirror.h"
 #include "cmd/common/guest.h"
 #include "cmd/mirror/mirror.h"
 

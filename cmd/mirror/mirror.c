@@ -3,7 +3,7 @@
 #include <errno.h>
 #include <string.h>
 
-#include "blockcore/cancel.h"
+#include "blockcore/base/cancel.h"
 #include "cmd/common/same_file.h"
 
 #define DEFAULT_WORKERS 4

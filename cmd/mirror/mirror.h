@@ -27,7 +27,7 @@
 
 #include <sys/types.h>
 
-#include "blockcore/identity.h"
+#include "blockcore/bitmap/identity.h"
 #include "cmd/common/common.h"
 
 /* ---- mirror ---- */

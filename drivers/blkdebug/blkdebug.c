@@ -22,12 +22,12 @@
 #include <pthread.h>
 #include <string.h>
 
-#include "blockcore/bytes.h"
-#include "blockcore/driver.h"
-#include "blockcore/io.h"
-#include "blockcore/memory.h"
-#include "blockcore/open.h"
-#include "blockcore/options.h"
+#include "blockcore/base/bytes.h"
+#include "blockcore/base/memory.h"
+#include "blockcore/graph/driver.h"
+#include "blockcore/graph/io.h"
+#include "blockcore/graph/open.h"
+#include "blockcore/graph/options.h"
 #include "drivers/blkdebug/break.h"
 #include "drivers/blkdebug/rules.h"
 #include "drivers/drivers.h"

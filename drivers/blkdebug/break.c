@@ -4,8 +4,8 @@
 #include <string.h>
 #include <time.h>
 
-#include "blockcore/cancel.h"
-#include "blockcore/memory.h"
+#include "blockcore/base/cancel.h"
+#include "blockcore/base/memory.h"
 
 /* How soon a waiting request notices a signal. */
 #define CANCEL_POLL_NS (50 * 1000 * 1000)

@@ -11,7 +11,7 @@
 #include <pthread.h>
 #include <stdbool.h>
 
-#include "blockcore/events.h"
+#include "blockcore/graph/events.h"
 
 struct blkdebug_break;
 

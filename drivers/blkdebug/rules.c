@@ -24,8 +24,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "blockcore/bytes.h"
-#include "blockcore/memory.h"
+#include "blockcore/base/bytes.h"
+#include "blockcore/base/memory.h"
 
 static const char *const section_names[] = {
     [BLKDEBUG_INJECT_ERROR] = "inject-error",

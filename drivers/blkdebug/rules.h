@@ -18,9 +18,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "blockcore/error.h"
-#include "blockcore/events.h"
-#include "blockcore/options.h"
+#include "blockcore/base/error.h"
+#include "blockcore/graph/events.h"
+#include "blockcore/graph/options.h"
 
 /* What a request is. A rule that names no type means those up to FLUSH, as in QEMU. */
 enum blkdebug_iotype {

@@ -8,9 +8,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "blockcore/bytes.h"
-#include "blockcore/io.h"
-#include "blockcore/sys.h"
+#include "blockcore/base/bytes.h"
+#include "blockcore/base/sys.h"
+#include "blockcore/graph/io.h"
 #include "drivers/file/file.h"
 
 #define DEFAULT_SECTOR_BYTES 512

@@ -12,14 +12,14 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "blockcore/bytes.h"
-#include "blockcore/io.h"
-#include "blockcore/memory.h"
-#include "blockcore/open.h"
-#include "blockcore/open_files.h"
-#include "blockcore/options.h"
-#include "blockcore/sys.h"
-#include "blockcore/units.h"
+#include "blockcore/base/bytes.h"
+#include "blockcore/base/memory.h"
+#include "blockcore/base/sys.h"
+#include "blockcore/base/units.h"
+#include "blockcore/graph/io.h"
+#include "blockcore/graph/open.h"
+#include "blockcore/graph/open_files.h"
+#include "blockcore/graph/options.h"
 #include "drivers/drivers.h"
 #include "drivers/file/file.h"
 

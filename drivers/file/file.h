@@ -26,8 +26,8 @@
 #include <stdint.h>
 #include <sys/stat.h>
 
-#include "blockcore/driver.h"
-#include "blockcore/node.h"
+#include "blockcore/graph/driver.h"
+#include "blockcore/graph/node.h"
 
 /* ---- lock.c ---- */
 

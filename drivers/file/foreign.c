@@ -6,8 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "blockcore/memory.h"
-#include "blockcore/sys.h"
+#include "blockcore/base/memory.h"
+#include "blockcore/base/sys.h"
 #include "drivers/file/file.h"
 
 #define MAX_SYMLINKS 40

@@ -11,9 +11,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "blockcore/bytes.h"
-#include "blockcore/memory.h"
-#include "blockcore/sys.h"
+#include "blockcore/base/bytes.h"
+#include "blockcore/base/memory.h"
+#include "blockcore/base/sys.h"
 #include "drivers/file/file.h"
 
 /* Covers the magic of every format that is known by its first bytes. */

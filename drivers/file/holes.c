@@ -9,9 +9,9 @@
 #include <linux/fs.h>
 #include <unistd.h>
 
-#include "blockcore/bytes.h"
-#include "blockcore/io.h"
-#include "blockcore/sys.h"
+#include "blockcore/base/bytes.h"
+#include "blockcore/base/sys.h"
+#include "blockcore/graph/io.h"
 #include "drivers/drivers.h"
 #include "drivers/file/file.h"
 

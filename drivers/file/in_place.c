@@ -12,8 +12,8 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "blockcore/memory.h"
-#include "blockcore/sys.h"
+#include "blockcore/base/memory.h"
+#include "blockcore/base/sys.h"
 #include "drivers/file/file.h"
 
 bool file_is_descriptor_link(const char *path)

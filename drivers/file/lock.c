@@ -11,11 +11,11 @@
 #include <stdio.h>
 #include <time.h>
 
-#include "blockcore/cancel.h"
-#include "blockcore/clock.h"
-#include "blockcore/error.h"
-#include "blockcore/memory.h"
-#include "blockcore/sys.h"
+#include "blockcore/base/cancel.h"
+#include "blockcore/base/clock.h"
+#include "blockcore/base/error.h"
+#include "blockcore/base/memory.h"
+#include "blockcore/base/sys.h"
 #include "drivers/file/file.h"
 #include "drivers/file/holder.h"
 

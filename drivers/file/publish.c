@@ -14,10 +14,10 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "blockcore/memory.h"
-#include "blockcore/rename.h"
-#include "blockcore/sys.h"
-#include "blockcore/temporaries.h"
+#include "blockcore/base/memory.h"
+#include "blockcore/base/rename.h"
+#include "blockcore/base/sys.h"
+#include "blockcore/base/temporaries.h"
 #include "drivers/file/file.h"
 
 #define MAX_ATTRIBUTE_BYTES 65536 /* the kernel's limit of a value and of the list of names */

@@ -9,10 +9,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "blockcore/memory.h"
-#include "blockcore/open_files.h"
-#include "blockcore/reopen.h"
-#include "blockcore/sys.h"
+#include "blockcore/base/memory.h"
+#include "blockcore/base/sys.h"
+#include "blockcore/graph/open_files.h"
+#include "blockcore/graph/reopen.h"
 #include "drivers/file/file.h"
 
 struct prepared {

@@ -11,10 +11,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "blockcore/io.h"
-#include "blockcore/memory.h"
-#include "blockcore/published.h"
-#include "blockcore/sys.h"
+#include "blockcore/base/memory.h"
+#include "blockcore/base/sys.h"
+#include "blockcore/graph/io.h"
+#include "blockcore/graph/published.h"
 #include "drivers/file/file.h"
 
 struct given {

@@ -16,11 +16,11 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "blockcore/memory.h"
-#include "blockcore/open.h"
-#include "blockcore/open_files.h"
-#include "blockcore/sys.h"
-#include "blockcore/temporaries.h"
+#include "blockcore/base/memory.h"
+#include "blockcore/base/sys.h"
+#include "blockcore/base/temporaries.h"
+#include "blockcore/graph/open.h"
+#include "blockcore/graph/open_files.h"
 #include "drivers/drivers.h"
 #include "drivers/file/file.h"
 

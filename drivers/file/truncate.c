@@ -7,10 +7,10 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "blockcore/bytes.h"
-#include "blockcore/cancel.h"
-#include "blockcore/io.h"
-#include "blockcore/sys.h"
+#include "blockcore/base/bytes.h"
+#include "blockcore/base/cancel.h"
+#include "blockcore/base/sys.h"
+#include "blockcore/graph/io.h"
 #include "drivers/file/file.h"
 
 #define FULL_CHUNK_BYTES (1 * MIB)

@@ -9,8 +9,8 @@
 #include <pthread.h>
 #include <stdlib.h>
 
-#include "blockcore/memory.h"
-#include "blockcore/bytes.h"
+#include "blockcore/base/bytes.h"
+#include "blockcore/base/memory.h"
 #include "config.h"
 #include "drivers/file/file.h"
 

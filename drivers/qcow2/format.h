@@ -1,6 +1,6 @@
 /*
  * The qcow2 format as it lies on the medium: constants, limits, and the few computations on raw
- * values that every part of the driver shares. All integers are big endian (blockcore/bytes.h).
+ * values that every part of the driver shares. All integers are big endian (blockcore/base/bytes.h).
  */
 #ifndef DRIVERS_QCOW2_FORMAT_H
 #define DRIVERS_QCOW2_FORMAT_H
@@ -8,7 +8,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "blockcore/bytes.h"
+#include "blockcore/base/bytes.h"
 
 #define QCOW2_MAGIC UINT32_C(0x514649fb) /* "QFI\xfb" */
 

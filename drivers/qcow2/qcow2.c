@@ -7,13 +7,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "blockcore/memory.h"
-#include "blockcore/open.h"
-#include "blockcore/options.h"
-#include "blockcore/reopen.h"
+#include "blockcore/base/memory.h"
+#include "blockcore/graph/open.h"
+#include "blockcore/graph/options.h"
+#include "blockcore/graph/reopen.h"
 #include "drivers/drivers.h"
-#include "drivers/qcow2/bitmap.h"
-#include "drivers/qcow2/options.h"
+#include "drivers/qcow2/bitmap/bitmap.h"
+#include "drivers/qcow2/shape/options.h"
 
 #define MAX_REFSLICE_BYTES (64 * KIB)
 

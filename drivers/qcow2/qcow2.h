@@ -44,12 +44,12 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "blockcore/bytes.h"
-#include "blockcore/driver.h"
-#include "blockcore/error.h"
-#include "blockcore/io.h"
-#include "blockcore/node.h"
-#include "blockcore/types.h"
+#include "blockcore/base/bytes.h"
+#include "blockcore/base/error.h"
+#include "blockcore/graph/driver.h"
+#include "blockcore/graph/io.h"
+#include "blockcore/graph/node.h"
+#include "blockcore/graph/types.h"
 #include "drivers/qcow2/format.h"
 
 struct blk_create;

@@ -6,8 +6,8 @@
  *
  * Included by preload.h only.
  */
-#ifndef BLKIMG_TESTS_TOOLS_PRELOAD_CALLS_H
-#define BLKIMG_TESTS_TOOLS_PRELOAD_CALLS_H
+#ifndef TESTS_TOOLS_PRELOAD_CALLS_H
+#define TESTS_TOOLS_PRELOAD_CALLS_H
 
 #include "preload.h"
 

@@ -25,8 +25,8 @@
  * Only calls through libc's dynamic symbols are seen: not io_uring, io_submit,
  * syscall(2) and stdio streams, nor close_range.
  */
-#ifndef BLKIMG_TESTS_TOOLS_PRELOAD_H
-#define BLKIMG_TESTS_TOOLS_PRELOAD_H
+#ifndef TESTS_TOOLS_PRELOAD_H
+#define TESTS_TOOLS_PRELOAD_H
 
 /* The fortified inline versions in the libc headers would clash with the definitions below. */
 #undef _FORTIFY_SOURCE

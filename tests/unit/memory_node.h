@@ -19,10 +19,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "blockcore/bytes.h"
-#include "blockcore/driver.h"
-#include "blockcore/io.h"
-#include "blockcore/memory.h"
+#include "blockcore/base/bytes.h"
+#include "blockcore/base/memory.h"
+#include "blockcore/graph/driver.h"
+#include "blockcore/graph/io.h"
 
 enum memory_call {
     MEMORY_READ,

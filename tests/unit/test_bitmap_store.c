@@ -7,11 +7,11 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "blockcore/bitmaps.h"
-#include "blockcore/cancel.h"
-#include "blockcore/close.h"
-#include "blockcore/io.h"
-#include "blockcore/open.h"
+#include "blockcore/base/cancel.h"
+#include "blockcore/bitmap/bitmaps.h"
+#include "blockcore/graph/close.h"
+#include "blockcore/graph/io.h"
+#include "blockcore/graph/open.h"
 #include "tests/unit/check.h"
 
 #define IMAGE "store.qcow2"

@@ -7,9 +7,9 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-#include "blockcore/close.h"
-#include "blockcore/io.h"
-#include "blockcore/open.h"
+#include "blockcore/graph/close.h"
+#include "blockcore/graph/io.h"
+#include "blockcore/graph/open.h"
 #include "drivers/blkdebug/break.h"
 #include "drivers/blkdebug/rules.h"
 #include "tests/unit/check.h"

@@ -1,5 +1,5 @@
 /* On-disk integers, rounding, ranges, and the search for a byte that is not zero. */
-#include "blockcore/bytes.h"
+#include "blockcore/base/bytes.h"
 #include "tests/unit/check.h"
 
 TEST(big_endian_both_ways)

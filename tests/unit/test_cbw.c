@@ -6,9 +6,9 @@
 #include <pthread.h>
 #include <time.h>
 
-#include "blockcore/cbw.h"
-#include "blockcore/close.h"
-#include "blockcore/open.h"
+#include "blockcore/filters/cbw/cbw.h"
+#include "blockcore/graph/close.h"
+#include "blockcore/graph/open.h"
 #include "tests/unit/check.h"
 #include "tests/unit/memory_node.h"
 

@@ -3,7 +3,7 @@
  * reported once and is the result, and nothing that follows a failure calls an image clean or gives
  * it a name.
  */
-#include "blockcore/close.h"
+#include "blockcore/graph/close.h"
 #include "tests/unit/check.h"
 #include "tests/unit/memory_node.h"
 

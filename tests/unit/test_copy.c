@@ -5,9 +5,9 @@
 #include <signal.h>
 #include <time.h>
 
-#include "blockcore/cancel.h"
-#include "blockcore/close.h"
-#include "blockcore/copy.h"
+#include "blockcore/base/cancel.h"
+#include "blockcore/graph/close.h"
+#include "blockcore/jobs/copy.h"
 #include "tests/unit/check.h"
 #include "tests/unit/memory_node.h"
 

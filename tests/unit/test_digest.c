@@ -6,11 +6,11 @@
 #include <pthread.h>
 #include <stdlib.h>
 
-#include "blockcore/bytes.h"
-#include "blockcore/checksum.h"
-#include "blockcore/close.h"
-#include "blockcore/digest.h"
-#include "blockcore/sha256.h"
+#include "blockcore/base/bytes.h"
+#include "blockcore/base/sha256.h"
+#include "blockcore/graph/close.h"
+#include "blockcore/jobs/checksum.h"
+#include "blockcore/jobs/digest.h"
 #include "config.h"
 #include "tests/unit/check.h"
 #include "tests/unit/memory_node.h"

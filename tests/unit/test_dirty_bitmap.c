@@ -4,7 +4,7 @@
  */
 #include <stdlib.h>
 
-#include "blockcore/dirty_bitmap.h"
+#include "blockcore/bitmap/dirty_bitmap.h"
 #include "tests/unit/check.h"
 
 #define GRANULES_MAX 700

@@ -10,15 +10,15 @@
 #include <sys/xattr.h>
 #include <unistd.h>
 
-#include "blockcore/bytes.h"
-#include "blockcore/close.h"
-#include "blockcore/driver.h"
-#include "blockcore/io.h"
-#include "blockcore/memory.h"
-#include "blockcore/open.h"
-#include "blockcore/open_files.h"
-#include "blockcore/reopen.h"
-#include "blockcore/sys.h"
+#include "blockcore/base/bytes.h"
+#include "blockcore/base/memory.h"
+#include "blockcore/base/sys.h"
+#include "blockcore/graph/close.h"
+#include "blockcore/graph/driver.h"
+#include "blockcore/graph/io.h"
+#include "blockcore/graph/open.h"
+#include "blockcore/graph/open_files.h"
+#include "blockcore/graph/reopen.h"
 #include "tests/unit/check.h"
 
 /* ---- a private folder ---- */

@@ -3,7 +3,7 @@
 #include <stdatomic.h>
 #include <unistd.h>
 
-#include "blockcore/gate.h"
+#include "blockcore/graph/gate.h"
 #include "tests/unit/check.h"
 
 struct visitor {

@@ -4,8 +4,8 @@
  */
 #include <pthread.h>
 
-#include "blockcore/bitmaps.h"
-#include "blockcore/close.h"
+#include "blockcore/bitmap/bitmaps.h"
+#include "blockcore/graph/close.h"
 #include "tests/unit/check.h"
 #include "tests/unit/memory_node.h"
 

@@ -2,9 +2,9 @@
 #include <errno.h>
 #include <stdlib.h>
 
-#include "blockcore/driver.h"
-#include "blockcore/memory.h"
-#include "blockcore/open.h"
+#include "blockcore/base/memory.h"
+#include "blockcore/graph/driver.h"
+#include "blockcore/graph/open.h"
 #include "tests/unit/check.h"
 
 TEST(protocol_prefixes)

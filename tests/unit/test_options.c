@@ -2,8 +2,8 @@
 #include <errno.h>
 #include <stdlib.h>
 
-#include "blockcore/memory.h"
-#include "blockcore/options.h"
+#include "blockcore/base/memory.h"
+#include "blockcore/graph/options.h"
 #include "tests/unit/check.h"
 
 /* All of it as "key=value;..." in order; freed by the next call. */

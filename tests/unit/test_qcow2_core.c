@@ -8,10 +8,10 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-#include "blockcore/bytes.h"
-#include "blockcore/close.h"
-#include "blockcore/io.h"
-#include "blockcore/open.h"
+#include "blockcore/base/bytes.h"
+#include "blockcore/graph/close.h"
+#include "blockcore/graph/io.h"
+#include "blockcore/graph/open.h"
 #include "tests/unit/check.h"
 
 #define IMAGE "threads.qcow2"

@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-#include "blockcore/range_lock.h"
+#include "blockcore/graph/range_lock.h"
 #include "tests/unit/check.h"
 
 /* A thread that takes one range, says so, and gives it back when told to. */

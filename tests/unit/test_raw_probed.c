@@ -7,11 +7,11 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-#include "blockcore/bytes.h"
-#include "blockcore/close.h"
-#include "blockcore/driver.h"
-#include "blockcore/io.h"
-#include "blockcore/open.h"
+#include "blockcore/base/bytes.h"
+#include "blockcore/graph/close.h"
+#include "blockcore/graph/driver.h"
+#include "blockcore/graph/io.h"
+#include "blockcore/graph/open.h"
 #include "drivers/drivers.h"
 #include "tests/unit/check.h"
 

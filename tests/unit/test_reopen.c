@@ -1,10 +1,10 @@
 /*
  * Reopening as a transaction: the order of levels, and what remains when the n-th level fails.
  */
-#include "blockcore/close.h"
-#include "blockcore/memory.h"
-#include "blockcore/options.h"
-#include "blockcore/reopen.h"
+#include "blockcore/base/memory.h"
+#include "blockcore/graph/close.h"
+#include "blockcore/graph/options.h"
+#include "blockcore/graph/reopen.h"
 #include "tests/unit/check.h"
 #include "tests/unit/memory_node.h"
 

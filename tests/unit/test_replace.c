@@ -5,9 +5,9 @@
 #include <pthread.h>
 #include <time.h>
 
-#include "blockcore/close.h"
-#include "blockcore/driver.h"
-#include "blockcore/replace.h"
+#include "blockcore/graph/close.h"
+#include "blockcore/graph/driver.h"
+#include "blockcore/graph/replace.h"
 #include "tests/unit/check.h"
 
 static const struct blk_driver plain = {

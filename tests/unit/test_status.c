@@ -3,7 +3,7 @@
  * by sector with what each layer's map says.
  */
 
-#include "blockcore/close.h"
+#include "blockcore/graph/close.h"
 #include "tests/unit/check.h"
 #include "tests/unit/memory_node.h"
 

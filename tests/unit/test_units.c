@@ -1,8 +1,8 @@
 /* Sizes as users write and read them: what qemu-img accepts and shows. */
 #include <errno.h>
 
-#include "blockcore/bytes.h"
-#include "blockcore/units.h"
+#include "blockcore/base/bytes.h"
+#include "blockcore/base/units.h"
 #include "tests/unit/check.h"
 
 TEST(sizes_that_are_accepted)

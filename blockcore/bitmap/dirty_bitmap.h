@@ -1,0 +1,170 @@
+/*
+ * A dirty bitmap: which granules of a node were written. There is one bit for each granule of 1 <<
+ * granularity_bits bytes; bit n covers [n << granularity_bits, (n + 1) << granularity_bits).
+ *
+ * The bits are words changed atomically, so any number of threads may set,
+ * clear and read them without a lock. Words that were never touched cost
+ * no memory: they are the system's zero page. Resizing, renaming and the
+ * flags are for the one thread that owns the graph, with the node drained.
+ */
+#ifndef BLOCKCORE_BITMAP_DIRTY_BITMAP_H
+#define BLOCKCORE_BITMAP_DIRTY_BITMAP_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "blockcore/base/error.h"
+
+/* Limits of the qcow2 format and of QEMU. */
+#define BLK_BITMAP_MIN_GRANULARITY_BITS 9
+#define BLK_BITMAP_MAX_GRANULARITY_BITS 31
+#define BLK_BITMAP_MAX_NAME_BYTES 1023
+
+/*
+ * QEMU's default granularity for an image: its cluster
+ * size (0: none), but 4 KiB at least and 64 KiB at most.
+ */
+unsigned blk_dirty_bitmap_default_granularity_bits(uint64_t cluster_bytes);
+
+struct blk_dirty_bitmap {
+    char *name;
+    uint64_t size; /* bytes of the node that it covers */
+    unsigned granularity_bits;
+    uint64_t bit_count;
+
+    bool enabled;      /* records writes */
+    bool persistent;   /* the image keeps it */
+    bool inconsistent; /* found in use: it missed writes; to be listed and removed, never used */
+    bool unusable;     /* has flags or extra data that we do not know: kept in the image as it is */
+    bool read_only;    /* the node is read-only: nothing is recorded */
+    atomic_bool changed; /* differs from what the image holds */
+
+    atomic_uint_fast64_t *words; /* NULL: not loaded */
+    struct blk_dirty_bitmap *resized; /* prepared for another size, or NULL */
+    void *state; /* the driver's: where the image keeps it; freed by the driver */
+    struct blk_dirty_bitmap *next;
+};
+
+/*
+ * A bitmap of clean granules over `size` bytes, enabled. Errors, with *bitmap NULL: -EINVAL for a
+ * granularity out of range or a bad name, -EFBIG or -ENOMEM when it would be too large.
+ */
+int blk_dirty_bitmap_new(const char *name, uint64_t size, unsigned granularity_bits,
+                         struct blk_dirty_bitmap **bitmap, struct blk_error *err);
+
+/*
+ * The same without memory for the bits, and whatever their number: it can only be listed until
+ * _allocate(). For bitmaps of an image not yet loaded.
+ */
+int blk_dirty_bitmap_describe(const char *name, uint64_t size, unsigned granularity_bits,
+                              struct blk_dirty_bitmap **bitmap, struct blk_error *err);
+/*
+ * Gives it clean bits, unless it has bits already. -ENOMEM, -EFBIG as
+ * blk_dirty_bitmap_check_size().
+ */
+int blk_dirty_bitmap_allocate(struct blk_dirty_bitmap *bitmap, struct blk_error *err);
+
+/* 0, or -EFBIG when a bitmap of that granularity would have too many bits for `size` bytes. */
+int blk_dirty_bitmap_check_size(const char *name, uint64_t size, unsigned granularity_bits,
+                                struct blk_error *err);
+
+/*
+ * The finest granularity, not finer than `granularity_bits`, at which a bitmap of `size` bytes can
+ * be made. For what only has to be fine enough.
+ */
+unsigned blk_dirty_bitmap_fit_granularity(uint64_t size, unsigned granularity_bits);
+
+/* Gives up the bits; what remains can be listed, and loaded again. */
+void blk_dirty_bitmap_forget(struct blk_dirty_bitmap *bitmap);
+
+void blk_dirty_bitmap_free(struct blk_dirty_bitmap *bitmap);
+
+/* Marks all granules that the range touches. Ranges past the end are cut. */
+void blk_dirty_bitmap_set(struct blk_dirty_bitmap *bitmap, uint64_t offset, uint64_t bytes);
+
+/*
+ * Clears the granules that lie wholly in the range (the
+ * last one counts as whole at the end of the node).
+ */
+void blk_dirty_bitmap_clear(struct blk_dirty_bitmap *bitmap, uint64_t offset, uint64_t bytes);
+void blk_dirty_bitmap_clear_all(struct blk_dirty_bitmap *bitmap);
+
+bool blk_dirty_bitmap_get(const struct blk_dirty_bitmap *bitmap, uint64_t offset);
+
+/*
+ * The first run of dirty bytes at or after `offset`, cut
+ * to [offset, end). Returns false when there is none.
+ */
+bool blk_dirty_bitmap_next(const struct blk_dirty_bitmap *bitmap, uint64_t offset, uint64_t end,
+                           uint64_t *start, uint64_t *bytes);
+
+/*
+ * The same, with a run of at most `max_bytes` (1 at least). Later bits are not looked at, so a loop
+ * that handles a long run piece by piece stays linear.
+ */
+bool blk_dirty_bitmap_next_piece(const struct blk_dirty_bitmap *bitmap, uint64_t offset,
+                                 uint64_t end, uint64_t max_bytes, uint64_t *start,
+                                 uint64_t *bytes);
+
+/*
+ * For a walk in steps that know nothing of the bitmap's runs: the run found last is remembered, so
+ * that each bit is looked at once however short the steps are. The bits must not change during the
+ * walk.
+ */
+struct blk_dirty_cursor {
+    const struct blk_dirty_bitmap *bitmap;
+    uint64_t end; /* of the walk, bytes; past the end of the bitmap all is clean */
+    uint64_t start, behind; /* the run found last; 0 to begin with */
+};
+
+/*
+ * Whether `offset`, which is below the cursor's end and not below the offset of the call before,
+ * is dirty; *bytes is how far that goes, at most up to the end.
+ */
+bool blk_dirty_cursor_look(struct blk_dirty_cursor *cursor, uint64_t offset, uint64_t *bytes);
+
+/* Dirty bytes; the last granule counts only as far as the node goes. */
+uint64_t blk_dirty_bitmap_count(const struct blk_dirty_bitmap *bitmap);
+
+/*
+ * Marks in `to` whatever is dirty in `from`. Granularities
+ * may differ; what lies past the end of `to` is dropped.
+ */
+void blk_dirty_bitmap_merge(struct blk_dirty_bitmap *to, const struct blk_dirty_bitmap *from);
+
+/* An independent copy of bits, name and granularity; enabled is false. -ENOMEM. */
+int blk_dirty_bitmap_copy(const struct blk_dirty_bitmap *bitmap, struct blk_dirty_bitmap **copy,
+                          struct blk_error *err);
+
+/*
+ * Reserves the memory that a resize to `size` needs, so that it cannot fail. -ENOMEM, -EFBIG.
+ */
+int blk_dirty_bitmap_prepare_resize(struct blk_dirty_bitmap *bitmap, uint64_t size,
+                                    struct blk_error *err);
+
+/*
+ * Follows the node's size: new granules are clean, unless
+ * the range that was cut off and grown again shares one.
+ */
+int blk_dirty_bitmap_resize(struct blk_dirty_bitmap *bitmap, uint64_t size, struct blk_error *err);
+
+/*
+ * The stored form (qcow2: bit n of the data is bit n % 8 of byte n / 8), in pieces. Offsets are
+ * bytes of that form, multiples of 8; `bytes` may end past the last bit: the rest is zeroes.
+ */
+uint64_t blk_dirty_bitmap_stored_bytes(const struct blk_dirty_bitmap *bitmap);
+void blk_dirty_bitmap_export(const struct blk_dirty_bitmap *bitmap, uint64_t stored_offset,
+                             uint64_t bytes, uint8_t *buf);
+/* Whether the piece is all zeroes (or, with `ones`, all ones as far as there are bits). */
+bool blk_dirty_bitmap_piece_is(const struct blk_dirty_bitmap *bitmap, uint64_t stored_offset,
+                               uint64_t bytes, bool ones);
+/*
+ * Sets the bits of a piece of a clean bitmap to the stored ones. Bits past the last granule are
+ * ignored: QEMU writes them where it had read a piece as all ones.
+ */
+void blk_dirty_bitmap_import(struct blk_dirty_bitmap *bitmap, uint64_t stored_offset,
+                             uint64_t bytes, const uint8_t *buf);
+
+#endif

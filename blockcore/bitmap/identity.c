@@ -1,0 +1,188 @@
+#include "blockcore/bitmap/identity.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/random.h>
+
+#include "blockcore/graph/driver.h"
+
+const struct blk_id blk_id_unknown = {
+    { 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff,
+      0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff },
+};
+
+int blk_id_new(struct blk_id *id)
+{
+    if (getrandom(id->bytes, sizeof(id->bytes), 0) != (ssize_t)sizeof(id->bytes))
+        return errno ? -errno : -EIO;
+    id->bytes[6] = (uint8_t)((id->bytes[6] & 0x0f) | 0x40);
+    id->bytes[8] = (uint8_t)((id->bytes[8] & 0x3f) | 0x80);
+    return 0;
+}
+
+bool blk_id_is_none(const struct blk_id *id)
+{
+    static const struct blk_id none;
+    return blk_id_equal(id, &none);
+}
+
+bool blk_id_is_known(const struct blk_id *id)
+{
+    return !blk_id_is_none(id) && !blk_id_equal(id, &blk_id_unknown);
+}
+
+bool blk_id_equal(const struct blk_id *a, const struct blk_id *b)
+{
+    return memcmp(a->bytes, b->bytes, sizeof(a->bytes)) == 0;
+}
+
+void blk_id_format(const struct blk_id *id, char text[BLK_ID_TEXT_BYTES])
+{
+    size_t at = 0;
+    for (size_t i = 0; i < BLK_ID_BYTES; i++) {
+        bool dash = i == 4 || i == 6 || i == 8 || i == 10;
+        at += (size_t)snprintf(text + at, BLK_ID_TEXT_BYTES - at, "%s%02x", dash ? "-" : "",
+                               id->bytes[i]);
+    }
+}
+
+/* FNV-1a, 64 bits: names are longer than the first sector of an image has room for. */
+static uint64_t hash_of_name(const char *name)
+{
+    uint64_t hash = UINT64_C(0xcbf29ce484222325);
+    for (; *name; name++)
+        hash = (hash ^ (uint8_t)*name) * UINT64_C(0x100000001b3);
+    return hash;
+}
+
+int blk_identity_of(struct blk_node *node, struct blk_identity *identity, struct blk_error *err)
+{
+    *identity = (struct blk_identity){ .bitmap_count = 0 };
+    return node->driver->identity_get ? node->driver->identity_get(node, identity, err) : 0;
+}
+
+int blk_identity_will_change(struct blk_node *node, struct blk_error *err)
+{
+    static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
+    static const struct blk_id none;
+    int ret = 0;
+
+    if (!atomic_load(&node->is_backup))
+        return 0;
+    /* Others wait until it is gone from the medium. */
+    pthread_mutex_lock(&mutex);
+    if (atomic_load(&node->is_backup))
+        ret = node->driver->identity_put(node, &none, NULL, err);
+    if (ret == 0)
+        atomic_store(&node->is_backup, false);
+    pthread_mutex_unlock(&mutex);
+    return ret < 0 ? blk_fail_if_unset(err, -ret, "removing the backup id of '%s'", node->name)
+                   : 0;
+}
+
+/* ---- chains ---- */
+
+static int is_part(const struct blk_node *node, const struct blk_id *parent, struct blk_error *err)
+{
+    char text[BLK_ID_TEXT_BYTES];
+
+    blk_id_format(parent, text);
+    return blk_fail_why(err, EINVAL,
+                        "without its base it is not a whole disk (--trust reads it anyway; "
+                        "'blkimg rebase -u' gives it its base)",
+                        "'%s' holds only what differs from %s%s, and has no backing file",
+                        node->name, blk_id_is_known(parent) ? "backup " : "another image",
+                        blk_id_is_known(parent) ? text : "");
+}
+
+int blk_identity_check(struct blk_node *overlay, struct blk_node *backing, struct blk_error *err)
+{
+    struct blk_identity above, below;
+    char wanted[BLK_ID_TEXT_BYTES], found[BLK_ID_TEXT_BYTES];
+
+    int ret = blk_identity_of(overlay, &above, err);
+    if (ret < 0 || blk_id_is_none(&above.parent))
+        return ret;
+    if (!backing)
+        return is_part(overlay, &above.parent, err);
+    if (!blk_id_is_known(&above.parent))
+        return 0;
+    backing = blk_skip_filters(backing);
+    ret = blk_identity_of(backing, &below, err);
+    if (ret < 0 || blk_id_equal(&above.parent, &below.backup))
+        return ret;
+    blk_id_format(&above.parent, wanted);
+    blk_id_format(&below.backup, found);
+    return blk_fail_why(err, EINVAL,
+                        "the chain does not fit (--trust reads it anyway; 'blkimg rebase -u' "
+                        "names another backing file)",
+                        "'%s' was made on backup %s, but its backing file '%s' %s%s",
+                        overlay->name, wanted, backing->name,
+                        blk_id_is_none(&below.backup) ? "has no id: it has changed since, or is "
+                                                        "another image"
+                                                      : "is backup ",
+                        blk_id_is_none(&below.backup) ? "" : found);
+}
+
+int blk_identity_move(struct blk_node *overlay, struct blk_node *backing, struct blk_error *err)
+{
+    struct blk_identity identity, below = { .bitmap_count = 0 };
+
+    int ret = blk_identity_of(overlay, &identity, err);
+    if (ret < 0 || (blk_id_is_none(&identity.backup) && blk_id_is_none(&identity.parent)))
+        return ret;
+    if (backing)
+        ret = blk_identity_of(blk_skip_filters(backing), &below, err);
+    if (backing && blk_id_is_none(&below.backup))
+        below.backup = blk_id_unknown;
+    if (ret < 0 || blk_id_equal(&identity.parent, &below.backup))
+        return ret;
+    identity.parent = below.backup;
+    overlay->driver->identity_set(overlay, &identity);
+    return 0;
+}
+
+/* ---- bitmaps ---- */
+
+const struct blk_id *blk_identity_since(const struct blk_identity *identity, const char *bitmap)
+{
+    uint64_t hash = hash_of_name(bitmap);
+    for (size_t i = 0; i < identity->bitmap_count; i++)
+        if (identity->bitmaps[i].name_hash == hash)
+            return &identity->bitmaps[i].since;
+    return NULL;
+}
+
+/* Takes the entry out; later ones move up, so the order is that of their last use. */
+static void forget(struct blk_identity *identity, size_t index)
+{
+    identity->bitmap_count--;
+    memmove(&identity->bitmaps[index], &identity->bitmaps[index + 1],
+            (identity->bitmap_count - index) * sizeof(identity->bitmaps[0]));
+}
+
+bool blk_identity_forget(struct blk_identity *identity, const char *bitmap)
+{
+    uint64_t hash = hash_of_name(bitmap);
+
+    for (size_t i = 0; i < identity->bitmap_count; i++) {
+        if (identity->bitmaps[i].name_hash == hash) {
+            forget(identity, i);
+            return true;
+        }
+    }
+    return false;
+}
+
+void blk_identity_set_since(struct blk_identity *identity, const char *bitmap,
+                            const struct blk_id *id)
+{
+    blk_identity_forget(identity, bitmap);
+    if (identity->bitmap_count == BLK_IDENTITY_BITMAPS)
+        forget(identity, 0);
+    identity->bitmaps[identity->bitmap_count].name_hash = hash_of_name(bitmap);
+    identity->bitmaps[identity->bitmap_count].since = *id;
+    identity->bitmap_count++;
+}

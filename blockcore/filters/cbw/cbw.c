@@ -1,0 +1,282 @@
+/*
+ * The record of copy-before-write: what is frozen, what of it has been copied, who is copying, and
+ * whether it still holds. cbw_record.h says what keeps it right.
+ */
+#include <assert.h>
+#include <errno.h>
+#include <jansson.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <time.h>
+
+#include "blockcore/base/bytes.h"
+#include "blockcore/base/memory.h"
+#include "blockcore/filters/cbw/record.h"
+#include "blockcore/graph/driver.h"
+
+#define MIN_CLUSTER_BYTES (64 * KIB)
+
+/* ---- life ---- */
+
+/* The clusters in which a node is written best; 1 where it has none. */
+static int cluster_bytes_of(struct blk_node *node, uint64_t *bytes, struct blk_error *err)
+{
+    struct blk_info info = { .cluster_bytes = 0 };
+
+    node = blk_skip_filters(node);
+    int ret = node->driver->get_info ? node->driver->get_info(node, &info, err) : 0;
+    json_decref(info.specific);
+    *bytes = u64_max(info.cluster_bytes, 1);
+    return ret < 0 ? blk_fail_if_unset(err, -ret, "examining '%s'", node->name) : 0;
+}
+
+static int find_cluster_bytes(struct blk_cbw *cbw, uint64_t at_least, struct blk_error *err)
+{
+    uint64_t source, target;
+    int ret = cluster_bytes_of(cbw->source, &source, err);
+    if (ret == 0)
+        ret = cluster_bytes_of(cbw->target, &target, err);
+    if (ret < 0)
+        return ret;
+    cbw->cluster_bytes = u64_max(u64_max(source, target), u64_max(MIN_CLUSTER_BYTES, at_least));
+    assert(is_power_of_two(cbw->cluster_bytes));
+    return 0;
+}
+
+static unsigned bits_of(uint64_t power_of_two)
+{
+    return (unsigned)__builtin_ctzll(power_of_two);
+}
+
+static int make_bitmaps(struct blk_cbw *cbw, const struct blk_dirty_bitmap *mask,
+                        struct blk_error *err)
+{
+    unsigned bits = bits_of(cbw->cluster_bytes);
+    int ret = blk_dirty_bitmap_new("pending", cbw->size, bits, &cbw->pending, err);
+    if (ret < 0)
+        return ret;
+    if (!mask) {
+        blk_dirty_bitmap_set(cbw->pending, 0, cbw->size);
+        return 0;
+    }
+    blk_dirty_bitmap_merge(cbw->pending, mask);
+    return blk_dirty_bitmap_copy(cbw->pending, &cbw->mask, err);
+}
+
+static void free_record(struct blk_cbw *cbw)
+{
+    blk_dirty_bitmap_free(cbw->pending);
+    blk_dirty_bitmap_free(cbw->mask);
+    free(cbw);
+}
+
+static void init_locks(struct blk_cbw *cbw)
+{
+    pthread_condattr_t clock;
+
+    blk_range_lock_init(&cbw->reads);
+    pthread_mutex_init(&cbw->mutex, NULL);
+    pthread_condattr_init(&clock);
+    pthread_condattr_setclock(&clock, CLOCK_MONOTONIC);
+    pthread_cond_init(&cbw->changed, &clock);
+    pthread_condattr_destroy(&clock);
+}
+
+static int check_nodes(const struct blk_cbw *cbw, struct blk_error *err)
+{
+    if (blk_size(cbw->target) < cbw->size)
+        return blk_fail_why(err, EINVAL, "it is smaller than the image", "saving the old data of "
+                            "'%s' to '%s'", cbw->source->name, cbw->target->name);
+    return 0;
+}
+
+int blk_cbw_attach(struct blk_node *filter, const struct blk_cbw_params *params,
+                   struct blk_error *err)
+{
+    struct blk_cbw *cbw = blk_xcalloc(1, sizeof(*cbw));
+
+    cbw->source = blk_child(filter, BLK_ROLE_FILE);
+    cbw->target = blk_child(filter, BLK_ROLE_TARGET);
+    cbw->size = blk_size(cbw->source);
+    cbw->on_error = params->on_error;
+    cbw->timeout_ms = params->timeout_ms;
+    int ret = check_nodes(cbw, err);
+    if (ret == 0)
+        ret = find_cluster_bytes(cbw, params->min_cluster_bytes, err);
+    if (ret == 0)
+        ret = make_bitmaps(cbw, params->mask, err);
+    if (ret < 0) {
+        free_record(cbw);
+        return ret;
+    }
+    init_locks(cbw);
+    filter->cbw = cbw;
+    blk_node_set_size(filter, cbw->size);
+    filter->limits.zero_alignment = cbw->source->limits.zero_alignment;
+    return 0;
+}
+
+void blk_cbw_detach(struct blk_node *filter)
+{
+    struct blk_cbw *cbw = filter->cbw;
+
+    if (!cbw)
+        return;
+    cbw_stop_helpers(cbw);
+    blk_range_lock_destroy(&cbw->reads);
+    pthread_cond_destroy(&cbw->changed);
+    pthread_mutex_destroy(&cbw->mutex);
+    free_record(cbw);
+    filter->cbw = NULL;
+}
+
+int blk_cbw_insert(struct blk_node *source, struct blk_node *target,
+                   const struct blk_cbw_params *params, struct blk_node **filter,
+                   struct blk_error *err)
+{
+    *filter = NULL;
+    /* Found by name: blockcore knows no driver. */
+    const struct blk_driver *driver = blk_driver_find("copy-before-write");
+    if (!driver)
+        return blk_fail_why(err, ENOTSUP, "it is not in this build", "driver 'copy-before-write'");
+
+    struct blk_node *node = blk_node_new(driver, source->name, source->flags, source->cache);
+    blk_node_attach(node, BLK_ROLE_FILE, source);
+    blk_node_attach(node, BLK_ROLE_TARGET, target);
+    int ret = blk_cbw_attach(node, params, err);
+    if (ret < 0) {
+        node->children[BLK_ROLE_FILE] = NULL;
+        node->children[BLK_ROLE_TARGET] = NULL;
+        blk_node_free(node);
+        return ret;
+    }
+    blk_node_ref(target);
+    *filter = node;
+    return 0;
+}
+
+/* ---- the state ---- */
+
+uint64_t blk_cbw_size(const struct blk_cbw *cbw)
+{
+    return cbw->size;
+}
+
+uint64_t blk_cbw_pending_bytes(const struct blk_cbw *cbw)
+{
+    return blk_dirty_bitmap_count(cbw->pending);
+}
+
+int cbw_check_locked(struct blk_cbw *cbw, struct blk_error *err)
+{
+    if (!cbw->broken)
+        return 0;
+    char why[sizeof(err->why)];
+    snprintf(why, sizeof(why), "the snapshot is broken since a save failed: %.600s: %.300s",
+             cbw->why.what, cbw->why.why);
+    return blk_fail_why(err, cbw->why.code, why, "reading the frozen content of '%s'",
+                        cbw->source->name);
+}
+
+int blk_cbw_check(struct blk_cbw *cbw, struct blk_error *err)
+{
+    pthread_mutex_lock(&cbw->mutex);
+    int ret = cbw_check_locked(cbw, err);
+    pthread_mutex_unlock(&cbw->mutex);
+    return ret;
+}
+
+/* Keeps the first reason. All that wait for a claim wake up: there is nothing to copy any more. */
+static void break_snapshot(struct blk_cbw *cbw, const struct blk_error *why)
+{
+    pthread_mutex_lock(&cbw->mutex);
+    if (!cbw->broken) {
+        cbw->broken = true;
+        cbw->why = *why;
+        pthread_cond_broadcast(&cbw->changed);
+    }
+    pthread_mutex_unlock(&cbw->mutex);
+}
+
+/* ---- claims ---- */
+
+void cbw_claim_add(struct blk_cbw *cbw, struct cbw_claim *claim, uint64_t offset, uint64_t bytes)
+{
+    uint64_t start = round_down(offset, cbw->cluster_bytes);
+    uint64_t end = u64_min(round_up(offset + bytes, cbw->cluster_bytes), cbw->size);
+    struct cbw_claim **tail = &cbw->claims;
+
+    assert(start < end);
+    *claim = (struct cbw_claim){ .offset = start, .bytes = end - start };
+    while (*tail)
+        tail = &(*tail)->next;
+    *tail = claim;
+}
+
+bool cbw_claim_is_free(const struct blk_cbw *cbw, const struct cbw_claim *claim)
+{
+    for (const struct cbw_claim *other = cbw->claims; other != claim; other = other->next)
+        if (ranges_overlap(other->offset, other->bytes, claim->offset, claim->bytes))
+            return false;
+    return true;
+}
+
+void cbw_claim_remove(struct blk_cbw *cbw, struct cbw_claim *claim)
+{
+    struct cbw_claim **at = &cbw->claims;
+    while (*at != claim)
+        at = &(*at)->next;
+    *at = claim->next;
+    pthread_cond_broadcast(&cbw->changed);
+}
+
+/* ---- before a guest's write ---- */
+
+/* Saves what must be saved. A failure is returned, or breaks the snapshot. */
+static int save_for_guest(struct blk_cbw *cbw, uint64_t offset, uint64_t bytes,
+                          struct blk_error *err)
+{
+    struct blk_error own = BLK_ERROR_INIT;
+    int ret = cbw->timeout_ms ? cbw_save_in_time(cbw, offset, bytes, &own)
+                              : blk_cbw_save(cbw, offset, bytes, &own);
+    if (ret == 0)
+        return 0;
+    blk_context(&own, "saving the old data of '%s'", cbw->source->name);
+    if (cbw->on_error == BLK_CBW_BREAK_SNAPSHOT) {
+        break_snapshot(cbw, &own);
+        return 0;
+    }
+    if (err)
+        *err = own;
+    return ret;
+}
+
+static bool is_broken(struct blk_cbw *cbw)
+{
+    pthread_mutex_lock(&cbw->mutex);
+    bool broken = cbw->broken;
+    pthread_mutex_unlock(&cbw->mutex);
+    return broken;
+}
+
+int blk_cbw_before_write(struct blk_cbw *cbw, uint64_t offset, uint64_t bytes,
+                         struct blk_error *err)
+{
+    struct blk_range range;
+    uint64_t start, pending;
+
+    if (offset >= cbw->size || !bytes)
+        return 0;
+    bytes = u64_min(bytes, cbw->size - offset);
+    uint64_t first = round_down(offset, cbw->cluster_bytes);
+    if (blk_dirty_bitmap_next(cbw->pending, first, offset + bytes, &start, &pending) &&
+        !is_broken(cbw)) {
+        int ret = save_for_guest(cbw, offset, bytes, err);
+        if (ret < 0)
+            return ret;
+    }
+    /* Reads of the view that saw these clusters pending must have ended. */
+    blk_range_take(&cbw->reads, &range, offset, bytes, cbw->cluster_bytes);
+    blk_range_release(&cbw->reads, &range);
+    return 0;
+}

@@ -1,0 +1,201 @@
+/*
+ * The copy-before-write filter: before what is in its file changes, the old data goes to its
+ * target. The work is done by blockcore/filters/cbw/cbw.h; here are the options, and the requests that pass
+ * through.
+ *
+ * Options, as QEMU's: file, target, on-cbw-error (break-guest-write or break-snapshot), cbw-timeout
+ * (seconds, 0: without limit), min-cluster-size (what is saved at once at least). The target is
+ * written as far as writes need it. A flush of the filter does not flush it: no guest depends on
+ * it; it is flushed when it is closed.
+ */
+#include <errno.h>
+#include <string.h>
+
+#include "blockcore/base/bytes.h"
+#include "blockcore/filters/cbw/cbw.h"
+#include "blockcore/graph/io.h"
+#include "blockcore/graph/open.h"
+#include "blockcore/graph/options.h"
+#include "blockcore/graph/reopen.h"
+#include "drivers/drivers.h"
+
+/* Each save has a cluster in memory. */
+#define MAX_MIN_CLUSTER_BYTES (64 * MIB)
+
+static struct blk_node *file_of(const struct blk_node *node)
+{
+    return blk_child(node, BLK_ROLE_FILE);
+}
+
+/* ---- life ---- */
+
+static int read_on_error(struct blk_options *options, enum blk_cbw_on_error *on_error,
+                         struct blk_error *err)
+{
+    const char *text = blk_options_get(options, "on-cbw-error");
+
+    *on_error = BLK_CBW_BREAK_GUEST_WRITE;
+    if (!text || strcmp(text, "break-guest-write") == 0)
+        return 0;
+    *on_error = BLK_CBW_BREAK_SNAPSHOT;
+    if (strcmp(text, "break-snapshot") == 0)
+        return 0;
+    return blk_fail_why(err, EINVAL, "it must be break-guest-write or break-snapshot",
+                        "option 'on-cbw-error' has the value '%s'", text);
+}
+
+static int read_timeout(struct blk_options *options, uint64_t *ms, struct blk_error *err)
+{
+    uint64_t seconds = 0;
+    int ret = blk_options_get_uint(options, "cbw-timeout", &seconds, err);
+    if (ret < 0)
+        return ret;
+    if (seconds > UINT32_MAX)
+        return blk_fail_why(err, ERANGE, "it is too large", "option 'cbw-timeout'");
+    *ms = seconds * 1000;
+    return 0;
+}
+
+static int read_min_cluster(struct blk_options *options, uint64_t *bytes, struct blk_error *err)
+{
+    int ret = blk_options_get_size(options, "min-cluster-size", bytes, err);
+    if (ret < 0 || !*bytes || (is_power_of_two(*bytes) && *bytes <= MAX_MIN_CLUSTER_BYTES))
+        return ret;
+    return blk_fail_why(err, EINVAL, "it must be a power of two up to 64 MiB",
+                        "option 'min-cluster-size' is %llu", (unsigned long long)*bytes);
+}
+
+static int read_params(struct blk_options *options, struct blk_cbw_params *params,
+                       struct blk_error *err)
+{
+    if (blk_options_has_group(options, "bitmap"))
+        return blk_fail_why(err, ENOTSUP, "a filter that is given by options saves everything",
+                            "option 'bitmap' of copy-before-write");
+    int ret = read_on_error(options, &params->on_error, err);
+    if (ret == 0)
+        ret = read_timeout(options, &params->timeout_ms, err);
+    return ret < 0 ? ret : read_min_cluster(options, &params->min_cluster_bytes, err);
+}
+
+static int open_target(struct blk_node *node, struct blk_options *options, struct blk_error *err)
+{
+    const char *reference = blk_options_peek(options, "target");
+    if (reference)
+        return blk_fail_why(err, EINVAL, "there are no other nodes to refer to",
+                            "option 'target' has the value '%s'", reference);
+    if (!blk_options_has_group(options, "target"))
+        return blk_fail_why(err, EINVAL, "no target is named (option 'target.filename')",
+                            "Could not open an image with driver copy-before-write");
+    /* As for the file of a filter: what a plain file name stands for is a protocol. */
+    bool protocol = blk_options_peek(options, "target.filename");
+    return blk_open_child(node, BLK_ROLE_TARGET, options, "target", node->flags, protocol, err);
+}
+
+static int cbw_open(struct blk_node *node, struct blk_options *options, struct blk_error *err)
+{
+    struct blk_cbw_params params = { .mask = NULL };
+    int ret = read_params(options, &params, err);
+    if (ret == 0)
+        ret = open_target(node, options, err);
+    if (ret == 0)
+        ret = blk_cbw_attach(node, &params, err);
+    return ret;
+}
+
+static int cbw_release(struct blk_node *node, struct blk_error *err)
+{
+    (void)err;
+    blk_cbw_detach(node);
+    return 0;
+}
+
+/* The file follows a reopen, the target does not: without it nothing can be saved. */
+static int cbw_reopen_prepare(struct blk_reopen *reopen, struct blk_error *err)
+{
+    const struct blk_node *target = blk_child(reopen->node, BLK_ROLE_TARGET);
+    if (!(reopen->flags & BLK_WRITABLE) || blk_is_writable(target))
+        return 0;
+    return blk_fail_why(err, EACCES, "its target is open read-only", "reopening '%s' for writing",
+                        reopen->node->name);
+}
+
+/* ---- data ---- */
+
+static int cbw_pread(struct blk_node *node, uint64_t offset, uint64_t bytes, void *buf,
+                     struct blk_error *err)
+{
+    return blk_child_pread(file_of(node), offset, bytes, buf, err);
+}
+
+static int cbw_pwrite(struct blk_node *node, uint64_t offset, uint64_t bytes, const void *buf,
+                      unsigned flags, struct blk_error *err)
+{
+    int ret = blk_cbw_before_write(node->cbw, offset, bytes, err);
+    return ret < 0 ? ret : blk_child_pwrite(file_of(node), offset, bytes, buf, flags, err);
+}
+
+static int cbw_write_zeroes(struct blk_node *node, uint64_t offset, uint64_t bytes, unsigned flags,
+                            struct blk_error *err)
+{
+    int ret = blk_cbw_before_write(node->cbw, offset, bytes, err);
+    return ret < 0 ? ret : blk_child_write_zeroes(file_of(node), offset, bytes, flags, err);
+}
+
+static int cbw_discard(struct blk_node *node, uint64_t offset, uint64_t bytes,
+                       struct blk_error *err)
+{
+    int ret = blk_cbw_before_write(node->cbw, offset, bytes, err);
+    return ret < 0 ? ret : blk_child_discard(file_of(node), offset, bytes, err);
+}
+
+static int cbw_write_compressed(struct blk_node *node, uint64_t offset, uint64_t bytes,
+                                const void *buf, struct blk_error *err)
+{
+    int ret = blk_cbw_before_write(node->cbw, offset, bytes, err);
+    return ret < 0 ? ret : blk_child_write_compressed(file_of(node), offset, bytes, buf, err);
+}
+
+static int cbw_block_status(struct blk_node *node, uint64_t offset, uint64_t bytes, unsigned want,
+                            struct blk_extent *extent, struct blk_error *err)
+{
+    (void)want;
+    (void)err;
+    *extent = (struct blk_extent){
+        .bytes = bytes,
+        .flags = BLK_EXT_PASS,
+        .host = file_of(node),
+        .host_offset = offset,
+    };
+    return 0;
+}
+
+/* ---- shape ---- */
+
+/* What is cut off is saved first. What is added was not there at the frozen moment. */
+static int cbw_truncate(struct blk_node *node, uint64_t size, enum blk_prealloc prealloc,
+                        bool exact, struct blk_error *err)
+{
+    uint64_t frozen = blk_cbw_size(node->cbw);
+    int ret = size < frozen ? blk_cbw_before_write(node->cbw, size, frozen - size, err) : 0;
+    if (ret == 0)
+        ret = blk_child_truncate(file_of(node), size, prealloc, exact, err);
+    if (ret == 0)
+        blk_node_set_size(node, blk_size(file_of(node)));
+    return ret;
+}
+
+const struct blk_driver blk_driver_copy_before_write = {
+    .name = "copy-before-write",
+    .kind = BLK_FILTER,
+    .open = cbw_open,
+    .release = cbw_release,
+    .reopen_prepare = cbw_reopen_prepare,
+    .pread = cbw_pread,
+    .pwrite = cbw_pwrite,
+    .supports_fua = true,
+    .write_zeroes = cbw_write_zeroes,
+    .discard = cbw_discard,
+    .write_compressed = cbw_write_compressed,
+    .block_status = cbw_block_status,
+    .truncate = cbw_truncate,
+};

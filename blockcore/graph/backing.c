@@ -1,0 +1,69 @@
+#include "blockcore/graph/backing.h"
+
+#include <errno.h>
+
+#include "blockcore/graph/close.h"
+#include "blockcore/graph/driver.h"
+#include "blockcore/graph/open.h"
+
+static int sync_graph(struct blk_node *node, struct blk_error *err)
+{
+    int ret = node->driver->sync_foreign ? node->driver->sync_foreign(node, err) : 0;
+
+    for (int role = 0; role < BLK_ROLE_COUNT && ret == 0; role++)
+        if (node->children[role])
+            ret = sync_graph(node->children[role], err);
+    return ret;
+}
+
+/* Whether an open failed for a reason that says nothing about the file. */
+static bool is_shortage(int code)
+{
+    return code == ENOMEM || code == EMFILE || code == ENFILE || code == EINTR ||
+           code == ECANCELED;
+}
+
+/*
+ * Opens the chain, asking nobody for a lock: it may be in use. A file that is no image (yet) is
+ * still a file. *root is NULL where there is nothing that can be opened.
+ */
+static int open_named(struct blk_node *node, const char *name, const char *format,
+                      struct blk_node **root, struct blk_error *err)
+{
+    int ret = blk_open_new_backing(node, name, format, BLK_FORCE_SHARE, node->cache, root, err);
+    if (ret < 0 && !is_shortage(-ret)) {
+        blk_error_clear(err);
+        ret = blk_open_new_backing(node, name, "raw", BLK_FORCE_SHARE, node->cache, root, err);
+    }
+    if (ret == 0 || is_shortage(-ret))
+        return ret;
+    blk_error_clear(err);
+    return 0;
+}
+
+int blk_sync_named(struct blk_node *node, const char *name, const char *format,
+                   struct blk_error *err)
+{
+    struct blk_node *root = NULL;
+    struct blk_error own = BLK_ERROR_INIT;
+
+    if (node->cache.no_flush)
+        return 0;
+    int ret = open_named(node, name, format, &root, &own);
+    if (ret == 0 && root)
+        ret = sync_graph(root, &own);
+    ret = blk_close_after(root, ret, &own);
+    if (ret < 0) {
+        blk_context(&own, "syncing '%s', which '%s' is to name", name, node->name);
+        if (err)
+            *err = own;
+    }
+    return ret;
+}
+
+int blk_change_backing(struct blk_node *node, const char *name, const char *format,
+                       struct blk_error *err)
+{
+    int ret = name && *name ? blk_sync_named(node, name, format, err) : 0;
+    return ret < 0 ? ret : node->driver->change_backing(node, name, format, err);
+}

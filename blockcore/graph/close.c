@@ -1,0 +1,313 @@
+#include "blockcore/graph/close.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+#include "blockcore/base/memory.h"
+#include "blockcore/bitmap/bitmaps.h"
+#include "blockcore/graph/driver.h"
+#include "blockcore/graph/io.h"
+
+static const char *const step_names[BLK_STEP_COUNT] = {
+    [BLK_STEP_FLUSH] = "flush",     [BLK_STEP_STORE] = "store",     [BLK_STEP_MARK] = "mark",
+    [BLK_STEP_PUBLISH] = "publish", [BLK_STEP_RELEASE] = "release",
+};
+
+const char *blk_close_step_name(enum blk_close_step step)
+{
+    return step_names[step];
+}
+
+const char *blk_outcome_name(enum blk_outcome outcome)
+{
+    static const char *const names[] = {
+        [BLK_OUTCOME_OK] = "ok",
+        [BLK_OUTCOME_FAILED] = "failed",
+        [BLK_OUTCOME_SKIPPED] = "skipped",
+    };
+    return names[outcome];
+}
+
+void blk_close_report_add(struct blk_close_report *report, const struct blk_node *node,
+                          enum blk_close_step step, const char *detail, enum blk_outcome outcome,
+                          const struct blk_error *err)
+{
+    report->failed |= outcome == BLK_OUTCOME_FAILED;
+    report->entries =
+        blk_xgrow(report->entries, report->count, sizeof(*report->entries));
+    struct blk_close_entry *entry = &report->entries[report->count++];
+    *entry = (struct blk_close_entry){
+        .node = blk_xstrdup(node->name),
+        .driver = node->driver->name,
+        .step = step_names[step],
+        .detail = blk_xstrdup(detail),
+        .outcome = outcome,
+    };
+    if (outcome == BLK_OUTCOME_FAILED) {
+        entry->code = err->code;
+        entry->message = err->left[0] ? blk_xasprintf("%s: %s (%s)", err->what, err->why, err->left)
+                                      : blk_xasprintf("%s: %s", err->what, err->why);
+    }
+}
+
+void blk_close_report_free(struct blk_close_report *report)
+{
+    for (size_t i = 0; i < report->count; i++) {
+        free(report->entries[i].node);
+        free(report->entries[i].detail);
+        free(report->entries[i].message);
+    }
+    free(report->entries);
+    *report = (struct blk_close_report)BLK_CLOSE_REPORT_INIT;
+}
+
+/* One close: where its results go. */
+struct closing {
+    struct blk_close_report *report;
+    struct blk_published *published; /* names that can be taken back; NULL: they are final */
+    struct blk_error *first; /* the caller's error: the first failure stays in it */
+    int ret;
+};
+
+static void add_result(struct closing *closing, struct blk_node *node, enum blk_close_step step,
+                       int ret, struct blk_error *err)
+{
+    if (ret < 0) {
+        blk_fail_if_unset(err, -ret, "closing '%s' (%s)", node->name, step_names[step]);
+        if (closing->ret == 0) {
+            closing->ret = ret;
+            if (closing->first)
+                *closing->first = *err;
+        }
+    }
+    blk_close_report_add(closing->report, node, step, NULL,
+                         ret < 0 ? BLK_OUTCOME_FAILED : BLK_OUTCOME_OK, err);
+}
+
+static void skip(struct closing *closing, struct blk_node *node, enum blk_close_step step)
+{
+    blk_close_report_add(closing->report, node, step, NULL, BLK_OUTCOME_SKIPPED, NULL);
+    closing->report->entries[closing->report->count - 1].message =
+        blk_xstrdup(node->abandoned ? "the work was not completed" : "an earlier step failed");
+}
+
+static void flush_step(struct closing *closing, struct blk_node *node)
+{
+    struct blk_error err = BLK_ERROR_INIT;
+    int ret = blk_child_flush(node, &err);
+    add_result(closing, node, BLK_STEP_FLUSH, ret, &err);
+}
+
+static int bitmaps_lost(const struct blk_node *node, struct blk_error *err)
+{
+    int ret = blk_fail_why(err, EIO, "an earlier step failed", "not done");
+    blk_bitmaps_name(node, "storing", err);
+    return ret;
+}
+
+/*
+ * The three steps that call an image clean or finished, and so must not follow a failed one. A run
+ * that was abandoned stores its bitmaps anyway: what it wrote to the image stays, and so the
+ * bitmaps must keep what they have recorded of it.
+ */
+static void store_step(struct closing *closing, struct blk_node *node)
+{
+    if (!node->driver->store)
+        return;
+    struct blk_error err = BLK_ERROR_INIT;
+    if (closing->report->failed) {
+        if (blk_bitmaps_unsaved(node))
+            add_result(closing, node, BLK_STEP_STORE, bitmaps_lost(node, &err), &err);
+        else
+            skip(closing, node, BLK_STEP_STORE);
+        return;
+    }
+    int ret = node->driver->store(node, closing->report, &err);
+    add_result(closing, node, BLK_STEP_STORE, ret, &err);
+}
+
+static void mark_step(struct closing *closing, struct blk_node *node)
+{
+    if (!node->driver->mark_clean)
+        return;
+    if (closing->report->failed || node->abandoned) {
+        skip(closing, node, BLK_STEP_MARK);
+        return;
+    }
+    struct blk_error err = BLK_ERROR_INIT;
+    int ret = node->driver->mark_clean(node, &err);
+    add_result(closing, node, BLK_STEP_MARK, ret, &err);
+}
+
+static void publish_step(struct closing *closing, struct blk_node *node)
+{
+    if (!node->driver->publish || !node->unnamed)
+        return;
+    if (closing->report->failed || node->abandoned) {
+        skip(closing, node, BLK_STEP_PUBLISH);
+        return;
+    }
+    struct blk_error err = BLK_ERROR_INIT;
+    int ret = node->driver->publish(node, closing->published, &err);
+    add_result(closing, node, BLK_STEP_PUBLISH, ret, &err);
+}
+
+static void release_step(struct closing *closing, struct blk_node *node)
+{
+    struct blk_error err = BLK_ERROR_INIT;
+    int ret = node->driver->release ? node->driver->release(node, &err) : 0;
+    add_result(closing, node, BLK_STEP_RELEASE, ret, &err);
+}
+
+static void close_node(struct closing *closing, struct blk_node *node)
+{
+    if (--node->refs > 0)
+        return;
+
+    blk_gate_drain_begin(&node->gate);
+    if (blk_is_writable(node)) {
+        flush_step(closing, node);
+        store_step(closing, node);
+        mark_step(closing, node);
+        publish_step(closing, node);
+    }
+    release_step(closing, node);
+    blk_gate_drain_end(&node->gate);
+
+    /* The data file first: no image gets its name while the file that it needs has none. */
+    static const enum blk_role order[BLK_ROLE_COUNT] = {
+        BLK_ROLE_DATA, BLK_ROLE_FILE, BLK_ROLE_BACKING, BLK_ROLE_TARGET,
+    };
+    for (int i = 0; i < BLK_ROLE_COUNT; i++) {
+        struct blk_node *child = node->children[order[i]];
+        node->children[order[i]] = NULL;
+        if (child)
+            close_node(closing, child);
+    }
+    blk_node_free(node);
+}
+
+int blk_close_held(struct blk_node *root, struct blk_published *published,
+                   struct blk_close_report *report, struct blk_error *err)
+{
+    struct blk_close_report own = BLK_CLOSE_REPORT_INIT;
+    struct closing closing = {
+        .report = report ? report : &own,
+        .published = published,
+        .first = err,
+    };
+
+    if (root)
+        close_node(&closing, root);
+    blk_close_report_free(&own);
+    return closing.ret;
+}
+
+void blk_close_report_taken_back(struct blk_close_report *report)
+{
+    for (size_t i = 0; i < report->count; i++) {
+        struct blk_close_entry *entry = &report->entries[i];
+        if (entry->step != step_names[BLK_STEP_PUBLISH] || entry->outcome != BLK_OUTCOME_OK)
+            continue;
+        entry->outcome = BLK_OUTCOME_SKIPPED;
+        entry->message = blk_xstrdup("taken back: another step failed");
+    }
+}
+
+static bool gives_name(const struct blk_node *node)
+{
+    bool gives = node->driver->kind == BLK_PROTOCOL && node->unnamed;
+
+    for (int role = 0; role < BLK_ROLE_COUNT && !gives; role++)
+        gives = node->children[role] && gives_name(node->children[role]);
+    return gives;
+}
+
+/* The failure for which names were taken back says what is there now. */
+static void say_what_is_left(struct blk_close_report *report, struct blk_error *err,
+                             const char *left)
+{
+    if (err && !err->left[0])
+        blk_left_behind(err, "%s", left);
+    for (size_t i = 0; i < report->count; i++) {
+        struct blk_close_entry *entry = &report->entries[i];
+        if (entry->outcome != BLK_OUTCOME_FAILED)
+            continue;
+        char *message = blk_xasprintf("%s (%s)", entry->message, left);
+        free(entry->message);
+        entry->message = message;
+        return;
+    }
+}
+
+/* All names are given and everything else is closed, or no name is given. */
+static int close_all_or_none(struct blk_node *root, struct blk_close_report *report,
+                             struct blk_error *err)
+{
+    struct blk_published published = BLK_PUBLISHED_INIT;
+    BLK_AUTOFREE char *name = blk_xstrdup(root->name);
+    const struct blk_node closed = { .driver = root->driver, .name = name };
+    struct blk_error end_err = BLK_ERROR_INIT;
+
+    int ret = blk_close_held(root, &published, report, err);
+    if (ret < 0)
+        blk_close_report_taken_back(report);
+    int end_ret = ret == 0 ? blk_published_keep(&published, &end_err)
+                           : blk_published_take_back(&published, &end_err);
+    if (end_ret < 0) {
+        blk_close_report_add(report, &closed, BLK_STEP_PUBLISH, NULL, BLK_OUTCOME_FAILED, &end_err);
+        if (ret == 0 && err)
+            *err = end_err;
+    } else if (end_err.left[0]) {
+        say_what_is_left(report, err, end_err.left);
+    }
+    return ret < 0 ? ret : end_ret;
+}
+
+int blk_close(struct blk_node *root, struct blk_close_report *report, struct blk_error *err)
+{
+    struct blk_close_report own = BLK_CLOSE_REPORT_INIT;
+
+    if (!root || !gives_name(root))
+        return blk_close_held(root, NULL, report, err);
+    int ret = close_all_or_none(root, report ? report : &own, err);
+    blk_close_report_free(&own);
+    return ret;
+}
+
+void blk_abandon(struct blk_node *root)
+{
+    root->abandoned = true;
+    for (int role = 0; role < BLK_ROLE_COUNT; role++)
+        if (root->children[role])
+            blk_abandon(root->children[role]);
+}
+
+/* Releases without a word: the run has failed already and says so. */
+static void drop_node(struct blk_node *node)
+{
+    if (--node->refs > 0)
+        return;
+    node->abandoned = true;
+    if (node->driver->release)
+        node->driver->release(node, NULL);
+    for (int role = 0; role < BLK_ROLE_COUNT; role++) {
+        struct blk_node *child = node->children[role];
+        node->children[role] = NULL;
+        if (child)
+            drop_node(child);
+    }
+    blk_node_free(node);
+}
+
+void blk_drop(struct blk_node *root)
+{
+    if (root)
+        drop_node(root);
+}
+
+int blk_close_after(struct blk_node *root, int ret, struct blk_error *err)
+{
+    int closed = blk_close(root, NULL, ret < 0 ? NULL : err);
+    return ret < 0 ? ret : closed;
+}

@@ -1,0 +1,31 @@
+/*
+ * The in-flight count of a node. Each request that enters the graph passes
+ * the gate once; a structural change (reopen, replace, truncate, close)
+ * closes the gate, waits until nothing is in flight, and opens it again
+ * afterwards. Never nested: only requests from outside the graph pass it.
+ */
+#ifndef BLOCKCORE_GRAPH_GATE_H
+#define BLOCKCORE_GRAPH_GATE_H
+
+#include <pthread.h>
+#include <stdbool.h>
+
+struct blk_gate {
+    pthread_mutex_t mutex; /* guards the fields below */
+    pthread_cond_t changed;
+    unsigned in_flight;
+    unsigned closed; /* how many drains are active */
+};
+
+void blk_gate_init(struct blk_gate *gate);
+void blk_gate_destroy(struct blk_gate *gate);
+
+/* Waits while the gate is closed, then counts one request in. */
+void blk_gate_enter(struct blk_gate *gate);
+void blk_gate_leave(struct blk_gate *gate);
+
+/* Keeps new requests out and waits for those in flight. Must not be called from a request. */
+void blk_gate_drain_begin(struct blk_gate *gate);
+void blk_gate_drain_end(struct blk_gate *gate);
+
+#endif

@@ -1,0 +1,135 @@
+/*
+ * Dirty bitmaps in a qcow2 image.
+ *
+ *   bitmap_directory.c   the directory: parsing with every check, encoding
+ *   bitmap_load.c        the node's set of bitmaps from the directory; bits from their tables
+ *   bitmap_in_use.c      in_use before the first recorded write (C5), and room for the store
+ *   bitmap_store.c       storing the set by one switch of the header (C4)
+ *   bitmap_reopen.c      what becomes of each bitmap, in memory and in the image, when a node
+ *                        becomes writable
+ *   bitmap_apply.c       what changes when an internal snapshot is applied
+ *
+ * The extension in the header names the directory; it counts only while autoclear bit 0 is set. A
+ * bitmap that is in_use on the medium when it is opened has missed writes: inconsistent.
+ */
+#ifndef DRIVERS_QCOW2_BITMAP_BITMAP_H
+#define DRIVERS_QCOW2_BITMAP_BITMAP_H
+
+#include "blockcore/bitmap/bitmaps.h"
+#include "drivers/qcow2/qcow2.h"
+
+#define QCOW2_BITMAP_IN_USE UINT32_C(1)
+#define QCOW2_BITMAP_AUTO UINT32_C(2) /* enabled */
+#define QCOW2_BITMAP_EXTRA_COMPATIBLE UINT32_C(4)
+#define QCOW2_BITMAP_FLAGS_KNOWN UINT32_C(7)
+#define QCOW2_BITMAP_TYPE_DIRTY 1
+
+/* A bitmap's table: data offsets, and for offset 0 whether the piece is all ones. */
+#define QCOW2_BITMAP_TABLE_OFFSET UINT64_C(0x00fffffffffffe00)
+#define QCOW2_BITMAP_TABLE_ALL_ONES UINT64_C(1)
+#define QCOW2_BITMAP_TABLE_RESERVED UINT64_C(0xff000000000001fe)
+#define QCOW2_MAX_BITMAP_TABLE_ENTRIES (UINT32_C(1) << 27)
+
+/* The longest entry without extra data. */
+#define QCOW2_BITMAP_ENTRY_MAX_BYTES 1048
+
+/* One entry of the directory as it is stored. */
+struct qcow2_bitmap_entry {
+    uint64_t table_offset;
+    uint32_t table_entries;
+    uint32_t flags;
+    uint8_t type, granularity_bits;
+    char *name;
+    uint8_t *extra; /* kept as it is */
+    uint32_t extra_bytes;
+    const char *problem; /* for a check: why the bitmap cannot be; a constant, or NULL */
+};
+
+struct qcow2_bitmap_directory {
+    struct qcow2_bitmap_entry *entries;
+    size_t count;
+    uint64_t offset, bytes; /* where it lies; 0, 0: none */
+    uint32_t reserved;      /* of the header extension; must be 0 */
+};
+
+/* ---- bitmap_directory.c ---- */
+
+/*
+ * Reads the directory that the header names; empty when there is none or it does not count. Checks
+ * every size, offset and name; nothing of the tables is read. In a check an entry with impossible
+ * numbers is no failure but has a problem. The caller frees it, also after a failure.
+ */
+int qcow2_bitmap_directory_read(struct blk_node *node, struct qcow2_bitmap_directory *directory,
+                                struct blk_error *err);
+void qcow2_bitmap_directory_free(struct qcow2_bitmap_directory *directory);
+
+/*
+ * The stored form, padded to whole sectors; malloc()ed. *bytes is the length without that padding.
+ */
+int qcow2_bitmap_directory_encode(const struct qcow2_bitmap_directory *directory, uint8_t **buf,
+                                  uint64_t *bytes, struct blk_error *err);
+
+/* ---- bitmap_load.c ---- */
+
+/* At open: gives the node its set of bitmaps with names and flags; no bits are read. */
+int qcow2_bitmaps_open(struct blk_node *node, struct blk_error *err);
+/* A bitmap as the entry describes it, without bits. The caller owns it. */
+struct blk_dirty_bitmap *qcow2_bitmap_from_entry(const struct blk_node *node,
+                                                 const struct qcow2_bitmap_entry *entry);
+/* The driver's bitmap_release: frees what is kept with a bitmap. */
+void qcow2_bitmap_release(struct blk_dirty_bitmap *bitmap);
+/* The driver's bitmaps_can_add. */
+int qcow2_bitmaps_can_add(struct blk_node *node, struct blk_error *err);
+/* The driver's bitmaps_load: the bits of all usable bitmaps. */
+int qcow2_bitmaps_load(struct blk_node *node, struct blk_error *err);
+/* The array for info: name, granularity, flags; NULL when the image has no bitmaps. */
+json_t *qcow2_bitmaps_info(struct blk_node *node);
+
+/* ---- bitmap_in_use.c ---- */
+
+/*
+ * The driver's bitmaps_track: sets room for the store aside, and in_use on all enabled bitmaps;
+ * both stable when it returns. After a failure the image's bitmaps are what they were, or the error
+ * says that they may not be.
+ */
+int qcow2_bitmaps_track(struct blk_node *node, struct blk_error *err);
+
+/*
+ * Before the disk changes to `size`, and so what all bitmaps stand for: sees that every one can
+ * follow, loads them, and sets in_use on every one, enabled or not. The next store clears it.
+ */
+int qcow2_bitmaps_suspend(struct blk_node *node, uint64_t size, struct blk_error *err);
+
+/* ---- bitmap_store.c ---- */
+
+/*
+ * Stores what changed: data and tables, then a new directory with in_use clear, then the switch,
+ * then the old is freed. Does nothing when nothing changed. After a failure before the switch the
+ * image's directory is what it was. `report` (may be NULL) gets an entry a bitmap.
+ */
+int qcow2_bitmaps_store(struct blk_node *node, struct blk_close_report *report,
+                        struct blk_error *err);
+
+/* ---- bitmap_reopen.c ---- */
+
+/*
+ * Before a node becomes writable: the image may have been changed by others while it was only read.
+ * Brings the set in memory in step with the directory that it has now. -ESTALE when more than the
+ * bitmaps was changed.
+ */
+int qcow2_bitmaps_reopen(struct blk_node *node, struct blk_error *err);
+
+/* ---- bitmap_apply.c ---- */
+
+/*
+ * Around the switch to another L1 table of `size` bytes of disk. _begin_apply finds what differs
+ * from the active L1 and sees to in_use; _end_apply marks it in all enabled bitmaps, which then
+ * have the new size. *changed is NULL where there is nothing to record; the caller frees it.
+ */
+int qcow2_bitmaps_begin_apply(struct blk_node *node, const uint64_t *l1, uint32_t l1_entries,
+                              uint64_t size, struct blk_dirty_bitmap **changed,
+                              struct blk_error *err);
+int qcow2_bitmaps_end_apply(struct blk_node *node, uint64_t size,
+                            const struct blk_dirty_bitmap *changed, struct blk_error *err);
+
+#endif

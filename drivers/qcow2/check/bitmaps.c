@@ -1,0 +1,228 @@
+/*
+ * Bitmaps in a check.
+ *
+ * QEMU does not open an image one of whose bitmaps it does not understand. Such a bitmap records
+ * nothing that anybody can use, so a repair removes it: the next backup is a full one. The
+ * directory is rewritten in place while the bit that makes bitmaps count is clear: killed in
+ * between, the image has no bitmaps. What the removed ones had in use is leaked, which the repair
+ * goes on to find.
+ */
+#include <errno.h>
+#include <stdlib.h>
+
+#include "blockcore/base/memory.h"
+#include "drivers/qcow2/bitmap/bitmap.h"
+#include "drivers/qcow2/check/check.h"
+
+/* ---- looking ---- */
+
+/* False: the bitmap cannot be used. */
+static bool collect_entry(struct qcow2_check *check, const char *name, uint64_t entry)
+{
+    const struct qcow2_state *s = qcow2_state(check->node);
+    uint64_t offset = entry & QCOW2_BITMAP_TABLE_OFFSET;
+
+    if (entry & QCOW2_BITMAP_TABLE_RESERVED || offset % s->cluster_bytes ||
+        (offset && entry & QCOW2_BITMAP_TABLE_ALL_ONES)) {
+        qcow2_check_corruption(check, "bitmap '%s' has the invalid table entry 0x%llx", name,
+                               (unsigned long long)entry);
+        return false;
+    }
+    if (offset)
+        qcow2_check_add_refs(check, offset, s->cluster_bytes, QCOW2_USE_OTHER, 1, "bitmap data");
+    return true;
+}
+
+/* Tables of bitmaps may be large: they are read by pieces. */
+static int collect_table(struct qcow2_check *check, struct qcow2_bitmap_entry *entry,
+                         struct blk_error *err)
+{
+    uint8_t buf[4 * KIB];
+    uint64_t bytes = entry->table_entries * UINT64_C(8);
+
+    if (!bytes || !qcow2_check_add_table(check, entry->table_offset, bytes, "a bitmap table"))
+        return 0;
+    for (uint64_t at = 0, length; at < bytes; at += length) {
+        length = u64_min(sizeof(buf), bytes - at);
+        int ret = blk_child_pread(qcow2_file(check->node), entry->table_offset + at, length, buf,
+                                  err);
+        if (ret < 0)
+            return ret;
+        for (uint64_t i = 0; i < length; i += 8)
+            if (!collect_entry(check, entry->name, be64_get(buf + i)))
+                entry->problem = "its table is damaged";
+    }
+    return 0;
+}
+
+static int collect_bitmap(struct qcow2_check *check, struct qcow2_bitmap_entry *entry,
+                          struct blk_error *err)
+{
+    const struct qcow2_state *s = qcow2_state(check->node);
+    uint64_t bytes = entry->table_entries * UINT64_C(8);
+
+    if (entry->problem)
+        qcow2_check_corruption(check, "bitmap '%s' cannot be used: %s", entry->name,
+                               entry->problem);
+    if (entry->table_offset % s->cluster_bytes == 0 &&
+        range_within(entry->table_offset, bytes, check->clusters * s->cluster_bytes))
+        return collect_table(check, entry, err);
+    if (!entry->problem)
+        qcow2_check_corruption(check, "bitmap '%s' has a table past the end of the file",
+                               entry->name);
+    entry->problem = "its table lies past the end of the file";
+    check->incomplete = true;
+    return 0;
+}
+
+int qcow2_check_bitmaps(struct qcow2_check *check, struct blk_error *err)
+{
+    struct qcow2_bitmap_directory directory;
+    struct blk_error why = BLK_ERROR_INIT;
+
+    int ret = qcow2_bitmap_directory_read(check->node, &directory, &why);
+    if (ret == -EINVAL) {
+        qcow2_check_corruption(check, "the bitmap directory is damaged: %s", why.why);
+        check->incomplete = check->mend_bitmaps = true;
+        blk_error_clear(&why);
+        ret = 0;
+    } else if (ret < 0) {
+        if (err)
+            *err = why;
+    } else if (directory.count) {
+        qcow2_check_add_table(check, directory.offset, directory.bytes, "the bitmap directory");
+        for (size_t i = 0; i < directory.count && ret == 0; i++) {
+            ret = collect_bitmap(check, &directory.entries[i], err);
+            check->mend_bitmaps |= directory.entries[i].problem != NULL;
+        }
+    }
+    if (directory.count && directory.reserved) {
+        qcow2_check_corruption(check, "the reserved field of the bitmaps extension is 0x%x",
+                               directory.reserved);
+        check->mend_bitmaps = true;
+    }
+    qcow2_bitmap_directory_free(&directory);
+    return ret;
+}
+
+/* ---- mending ---- */
+
+static int set_counting(struct blk_node *node, bool counting, const struct qcow2_tail *tail,
+                        struct blk_error *err)
+{
+    struct qcow2_header next = qcow2_state(node)->header;
+
+    next.autoclear &= ~QCOW2_AUTOCLEAR_BITMAPS;
+    if (counting)
+        next.autoclear |= QCOW2_AUTOCLEAR_BITMAPS;
+    return tail ? qcow2_header_relayout(node, &next, tail, err)
+                : qcow2_header_switch(node, &next, err);
+}
+
+static int remove_extension(struct qcow2_check *check, struct blk_error *err)
+{
+    struct qcow2_tail tail;
+
+    qcow2_tail_copy(&tail, &qcow2_state(check->node)->tail);
+    qcow2_tail_remove(&tail, QCOW2_EXT_BITMAPS);
+    int ret = set_counting(check->node, false, &tail, err);
+    qcow2_tail_free(&tail);
+    return ret;
+}
+
+/* Looks at the tables once more, as a check does, for what is wrong with each bitmap. */
+static int judge(struct qcow2_check *check, struct qcow2_bitmap_directory *directory,
+                 struct blk_error *err)
+{
+    struct blk_check ignored = { .leaks = 0 };
+    struct qcow2_check again;
+
+    int ret = qcow2_check_begin(&again, check->node, &ignored, err);
+    for (size_t i = 0; ret == 0 && i < directory->count; i++)
+        ret = collect_bitmap(&again, &directory->entries[i], err);
+    qcow2_check_end(&again);
+    return ret;
+}
+
+/* Takes the entries that have a problem out, and says so. */
+static void remove_entries(struct qcow2_check *check, struct qcow2_bitmap_directory *directory)
+{
+    size_t kept = 0;
+
+    for (size_t i = 0; i < directory->count; i++) {
+        struct qcow2_bitmap_entry *entry = &directory->entries[i];
+        if (!entry->problem) {
+            directory->entries[kept++] = *entry;
+            continue;
+        }
+        qcow2_check_note(check, "Bitmap '%s' is removed: %s", entry->name, entry->problem);
+        free(entry->name);
+        free(entry->extra);
+    }
+    directory->count = kept;
+}
+
+/* Nothing else may be where the directory is written. */
+static bool has_place_alone(const struct qcow2_check *check,
+                            const struct qcow2_bitmap_directory *directory)
+{
+    uint64_t cluster_bytes = qcow2_state(check->node)->cluster_bytes;
+    uint64_t end = div_round_up(directory->offset + directory->bytes, cluster_bytes);
+
+    for (uint64_t i = directory->offset / cluster_bytes; i < end; i++)
+        if (qcow2_check_refs(check, i) != 1)
+            return false;
+    return true;
+}
+
+/* Writes the directory over the old one, and names it with its new length. */
+static int write_directory(struct qcow2_check *check,
+                           const struct qcow2_bitmap_directory *directory, struct blk_error *err)
+{
+    struct blk_node *node = check->node;
+    uint8_t extension[QCOW2_BITMAPS_EXT_BYTES] = { 0 };
+    BLK_AUTOFREE uint8_t *buf = NULL;
+    uint64_t bytes;
+    struct qcow2_tail tail;
+
+    int ret = qcow2_bitmap_directory_encode(directory, &buf, &bytes, err);
+    if (ret == 0)
+        ret = set_counting(node, false, NULL, err);
+    if (ret == 0)
+        ret = blk_child_pwrite(qcow2_file(node), directory->offset,
+                               round_up(bytes, BLK_SECTOR_BYTES), buf, 0, err);
+    if (ret == 0)
+        ret = blk_child_flush(qcow2_file(node), err);
+    if (ret < 0)
+        return ret;
+    be32_put(extension, (uint32_t)directory->count);
+    be64_put(extension + 8, bytes);
+    be64_put(extension + 16, directory->offset);
+    qcow2_tail_copy(&tail, &qcow2_state(node)->tail);
+    qcow2_tail_set(&tail, QCOW2_EXT_BITMAPS, extension, sizeof(extension));
+    ret = set_counting(node, true, &tail, err);
+    qcow2_tail_free(&tail);
+    return ret;
+}
+
+int qcow2_mend_bitmaps(struct qcow2_check *check, struct blk_error *err)
+{
+    struct qcow2_bitmap_directory directory;
+    struct blk_error why = BLK_ERROR_INIT;
+
+    int ret = qcow2_bitmap_directory_read(check->node, &directory, &why);
+    blk_error_clear(&why);
+    bool readable = ret == 0 && has_place_alone(check, &directory);
+    if (readable) {
+        ret = judge(check, &directory, err);
+        remove_entries(check, &directory);
+    }
+    if (!readable)
+        qcow2_check_note(check, "All bitmaps are removed: their directory cannot be used");
+    if (!readable || (ret == 0 && !directory.count))
+        ret = remove_extension(check, err);
+    else if (ret == 0)
+        ret = write_directory(check, &directory, err);
+    qcow2_bitmap_directory_free(&directory);
+    return ret;
+}

@@ -1,0 +1,255 @@
+/*
+ * The entries of the active L1 table and its L2 tables: what an entry should be follows from the
+ * entry itself and the number of references to what it points to.
+ *
+ * Mending is done in place, sector by sector, in two passes. Removing COPIED or a reserved bit is
+ * safe whatever else the image says; setting COPIED is safe once the refcounts on the medium are
+ * right. So neither needs the other tables to change in the same instant.
+ */
+#include <errno.h>
+#include <stdlib.h>
+
+#include "blockcore/base/memory.h"
+#include "drivers/qcow2/check/check.h"
+
+struct pass {
+    struct qcow2_check *check;
+    enum qcow2_mend mend;
+};
+
+/*
+ * Whether COPIED belongs to what leads to that cluster. A look compares it with the count that is
+ * stored, as every reader does; one that is too low has been said. Mending uses what the count will
+ * be: the number of references, unless nothing is freed.
+ */
+static int is_alone(const struct pass *pass, uint64_t entry, uint64_t cluster, bool *alone,
+                    struct blk_error *err)
+{
+    uint64_t refs = qcow2_check_refs(pass->check, cluster), stored;
+
+    int ret = qcow2_check_stored_count(pass->check, cluster, &stored, err);
+    *alone = refs == 1 && !(pass->check->incomplete && stored > 1);
+    if (pass->mend == QCOW2_MEND_NOTHING)
+        *alone = stored < refs ? entry & QCOW2_ENTRY_COPIED : stored == 1;
+    else if (pass->check->incomplete && pass->check->broken_counts && refs == 1)
+        *alone = entry & QCOW2_ENTRY_COPIED; /* nobody knows */
+    return ret;
+}
+
+static int with_copied(const struct pass *pass, uint64_t entry, uint64_t *right,
+                       struct blk_error *err)
+{
+    uint64_t offset = entry & QCOW2_ENTRY_OFFSET;
+    bool alone = false;
+
+    int ret = is_alone(pass, entry, offset / qcow2_state(pass->check->node)->cluster_bytes, &alone,
+                       err);
+    *right = alone ? entry | QCOW2_ENTRY_COPIED : entry & ~QCOW2_ENTRY_COPIED;
+    return ret;
+}
+
+/* An L1 entry as it should be. One that leads nowhere is lost. */
+static int right_l1(const struct pass *pass, uint64_t entry, uint64_t *right, struct blk_error *err)
+{
+    const struct qcow2_state *s = qcow2_state(pass->check->node);
+    uint64_t offset = entry & QCOW2_ENTRY_OFFSET;
+
+    *right = entry & ~QCOW2_L1_RESERVED;
+    if (!offset) {
+        *right &= ~QCOW2_ENTRY_COPIED;
+        return 0;
+    }
+    if (offset % s->cluster_bytes == 0 && offset / s->cluster_bytes < pass->check->clusters)
+        return with_copied(pass, *right, right, err);
+    if (pass->check->discard_lost && !s->tail.backing_name)
+        *right = 0;
+    return 0;
+}
+
+/* An L2 entry as it should be; it maps the guest cluster at `guest`. */
+static int right_l2(const struct pass *pass, struct qcow2_entry entry, uint64_t guest,
+                    struct qcow2_entry *right, struct blk_error *err)
+{
+    const struct qcow2_state *s = qcow2_state(pass->check->node);
+    enum qcow2_loss loss = qcow2_check_loss(pass->check, entry, guest);
+
+    *right = entry;
+    if (loss != QCOW2_LOSS_NONE && pass->check->discard_lost)
+        *right = qcow2_check_discarded(pass->check, entry, loss, guest);
+    if (loss != QCOW2_LOSS_NONE)
+        return 0;
+    if (entry.entry & QCOW2_ENTRY_COMPRESSED) {
+        *right = (struct qcow2_entry){ .entry = entry.entry & ~QCOW2_ENTRY_COPIED };
+        return 0;
+    }
+    right->entry &= ~(QCOW2_L2_RESERVED | (s->extended ? QCOW2_ENTRY_ZERO : 0));
+    if (s->data_file) {
+        if (qcow2_entry_has_host(s, entry))
+            right->entry |= QCOW2_ENTRY_COPIED;
+        return 0;
+    }
+    if (entry.entry & QCOW2_ENTRY_OFFSET)
+        return with_copied(pass, right->entry, &right->entry, err);
+    right->entry &= ~QCOW2_ENTRY_COPIED;
+    return 0;
+}
+
+/* Whether this pass may change `word` into `right`. */
+static bool may_mend(enum qcow2_mend mend, uint64_t word, uint64_t right, bool may_be_flag)
+{
+    bool only_sets_copied = may_be_flag && (word ^ right) == QCOW2_ENTRY_COPIED &&
+                            right & QCOW2_ENTRY_COPIED;
+    return mend != QCOW2_MEND_NOTHING && only_sets_copied == (mend == QCOW2_MEND_SET);
+}
+
+/* A table that is gone over. */
+struct table {
+    uint64_t offset; /* in the file */
+    uint8_t *buf;    /* whole sectors */
+    uint64_t bytes;
+    bool is_l1;
+    uint64_t changed_start, changed_end;
+};
+
+/* COPIED is wrong: found, or about to be mended. */
+static int report_copied(const struct pass *pass, const struct table *table, uint64_t at,
+                         uint64_t word, struct blk_error *err)
+{
+    const struct qcow2_state *s = qcow2_state(pass->check->node);
+    unsigned long long entry = word, index = at / 8, count;
+    uint64_t stored = 0;
+    int ret = 0;
+
+    if (pass->mend == QCOW2_MEND_NOTHING)
+        ret = qcow2_check_stored_count(pass->check, (word & QCOW2_ENTRY_OFFSET) / s->cluster_bytes,
+                                       &stored, err);
+    else
+        stored = qcow2_check_refs(pass->check, (word & QCOW2_ENTRY_OFFSET) / s->cluster_bytes);
+    count = stored;
+    if (pass->mend != QCOW2_MEND_NOTHING && table->is_l1)
+        qcow2_check_note(pass->check, "Repairing OFLAG_COPIED L2 cluster: l1_index=%llu "
+                         "l1_entry=%llx refcount=%llu", index, entry, count);
+    else if (pass->mend != QCOW2_MEND_NOTHING)
+        qcow2_check_note(pass->check, "Repairing OFLAG_COPIED data cluster: l2_entry=%llx "
+                         "refcount=%llu", entry, count);
+    else if (table->is_l1)
+        qcow2_check_corruption(pass->check, "OFLAG_COPIED L2 cluster: l1_index=%llu l1_entry=%llx "
+                               "refcount=%llu", index, entry, count);
+    else
+        qcow2_check_corruption(pass->check, "OFLAG_COPIED data cluster: l2_entry=%llx "
+                               "refcount=%llu", entry, count);
+    return ret;
+}
+
+/*
+ * Compares a word of an entry (the first has the COPIED flag) with what it should be, and mends it
+ * if the pass may.
+ */
+static int do_word(const struct pass *pass, struct table *table, uint64_t at, uint64_t right,
+                   bool is_first, struct blk_error *err)
+{
+    uint64_t word = be64_get(table->buf + at);
+    bool is_copied = is_first && (word ^ right) == QCOW2_ENTRY_COPIED;
+    int ret = 0;
+
+    if (word == right)
+        return 0;
+    if (pass->mend == QCOW2_MEND_NOTHING && !is_copied)
+        qcow2_check_corruption(pass->check, "%s entry at offset 0x%llx is 0x%016llx and should be "
+                               "0x%016llx", table->is_l1 ? "L1" : "L2",
+                               (unsigned long long)(table->offset + at), (unsigned long long)word,
+                               (unsigned long long)right);
+    bool mends = may_mend(pass->mend, word, right, is_first);
+    if (is_copied && (mends || pass->mend == QCOW2_MEND_NOTHING))
+        ret = report_copied(pass, table, at, word, err);
+    if (!mends)
+        return ret;
+    be64_put(table->buf + at, right);
+    table->changed_start = u64_min(table->changed_start, round_down(at, BLK_SECTOR_BYTES));
+    table->changed_end = round_down(at, BLK_SECTOR_BYTES) + BLK_SECTOR_BYTES;
+    return ret;
+}
+
+static int write_changes(const struct pass *pass, const struct table *table, struct blk_error *err)
+{
+    if (table->changed_start >= table->changed_end)
+        return 0;
+    return blk_child_pwrite(qcow2_file(pass->check->node), table->offset + table->changed_start,
+                            table->changed_end - table->changed_start,
+                            table->buf + table->changed_start, 0, err);
+}
+
+/* The L2 table that maps the guest from `guest` on. */
+static int do_l2(const struct pass *pass, uint64_t offset, uint64_t guest, uint8_t *buf,
+                 struct blk_error *err)
+{
+    const struct qcow2_state *s = qcow2_state(pass->check->node);
+    struct table table = { offset, buf, s->cluster_bytes, false, s->cluster_bytes, 0 };
+
+    int ret = blk_child_pread(qcow2_file(pass->check->node), offset, s->cluster_bytes, buf, err);
+    for (uint32_t i = 0; i < s->l2_entries && ret == 0; i++) {
+        uint64_t at = (uint64_t)i * s->l2_entry_bytes;
+        struct qcow2_entry right;
+        ret = right_l2(pass, qcow2_entry_get(s, buf, i), guest + (uint64_t)i * s->cluster_bytes,
+                       &right, err);
+        if (ret == 0)
+            ret = do_word(pass, &table, at, right.entry, true, err);
+        if (ret == 0 && s->extended)
+            ret = do_word(pass, &table, at + 8, right.bitmap, false, err);
+    }
+    return ret < 0 ? ret : write_changes(pass, &table, err);
+}
+
+static int do_l1(const struct pass *pass, uint64_t offset, uint8_t *buf, uint64_t bytes,
+                 struct blk_error *err)
+{
+    struct table table = { offset, buf, bytes, true, UINT64_MAX, 0 };
+    int ret = 0;
+
+    for (uint64_t at = 0; at < bytes && ret == 0; at += 8) {
+        uint64_t right;
+        ret = right_l1(pass, be64_get(buf + at), &right, err);
+        if (ret == 0)
+            ret = do_word(pass, &table, at, right, true, err);
+    }
+    return ret < 0 ? ret : write_changes(pass, &table, err);
+}
+
+/*
+ * A table whose place is impossible or taken by something else: said already, and nothing to mend.
+ */
+static bool can_look(const struct qcow2_check *check, uint64_t l2)
+{
+    uint64_t cluster = l2 / qcow2_state(check->node)->cluster_bytes;
+    return l2 && l2 % qcow2_state(check->node)->cluster_bytes == 0 && cluster < check->clusters &&
+           qcow2_check_use(check, cluster) == QCOW2_USE_L2;
+}
+
+int qcow2_check_entries(struct qcow2_check *check, enum qcow2_mend mend, struct blk_error *err)
+{
+    const struct qcow2_state *s = qcow2_state(check->node);
+    uint64_t bytes = (uint64_t)s->header.l1_entries * 8;
+    struct pass pass = { .check = check, .mend = mend };
+
+    if (!check->l1_usable)
+        return 0;
+    BLK_AUTOFREE uint8_t *l1 = calloc(1, round_up(bytes, BLK_SECTOR_BYTES));
+    BLK_AUTOFREE uint8_t *buf = malloc(s->cluster_bytes);
+    /* An L2 table that two entries share is gone over once: each time would find the same. */
+    BLK_AUTOFREE uint8_t *seen = calloc(1, check->clusters / 8 + 1);
+    if (!l1 || !buf || !seen)
+        return blk_fail(err, ENOMEM, "checking '%s'", check->node->name);
+
+    int ret = blk_child_pread(qcow2_file(check->node), s->header.l1_offset, bytes, l1, err);
+    for (uint64_t i = 0; i < s->header.l1_entries && ret == 0; i++) {
+        uint64_t l2 = be64_get(l1 + i * 8) & QCOW2_ENTRY_OFFSET;
+        uint64_t cluster = l2 / s->cluster_bytes;
+        if (!can_look(check, l2) || seen[cluster / 8] >> cluster % 8 & 1)
+            continue;
+        seen[cluster / 8] |= (uint8_t)(1u << cluster % 8);
+        ret = do_l2(&pass, l2, i * s->l2_entries * s->cluster_bytes, buf, err);
+    }
+    if (ret == 0)
+        ret = do_l1(&pass, s->header.l1_offset, l1, bytes, err);
+    return ret;
+}

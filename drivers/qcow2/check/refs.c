@@ -1,0 +1,385 @@
+/*
+ * Every host cluster gets as many references as there are ways that lead to it: what the refcounts
+ * on the medium should say.
+ *
+ * A shared L2 table is read twice at most, not once for each snapshot: at its first L1 entry, and
+ * at the end for all others together. And a table whose place is taken by something else is not
+ * followed. So the work is bounded by the size of the file, whatever the tables say.
+ */
+#include <errno.h>
+#include <stdlib.h>
+
+#include "blockcore/base/memory.h"
+#include "drivers/qcow2/check/check.h"
+#include "drivers/qcow2/snapshot/snapshot.h"
+
+static void use_put(struct qcow2_check *check, uint64_t cluster, enum qcow2_use use)
+{
+    uint8_t *byte = &check->uses[cluster / 4];
+    unsigned shift = cluster % 4 * 2;
+    *byte = (uint8_t)((*byte & ~(3u << shift)) | (unsigned)use << shift);
+}
+
+/* Adds `times` references to one cluster. False if that contradicts what it is used for already. */
+static bool add_one(struct qcow2_check *check, uint64_t cluster, enum qcow2_use use, uint64_t times)
+{
+    enum qcow2_use before = qcow2_check_use(check, cluster);
+    bool fits = before == QCOW2_USE_NONE || (before == use && use != QCOW2_USE_OTHER);
+    /* A contradiction is nobody's: it is not followed as a table any more, nor mended as one. */
+    if (use != before)
+        use_put(check, cluster, fits ? use : QCOW2_USE_OTHER);
+
+    uint64_t refs = qcow2_count_get(check->refs, check->order, cluster);
+    uint64_t room = qcow2_count_max(check->order) - refs;
+    if (times > room && !check->overflow) {
+        qcow2_check_corruption(check, "the refcount width is too small for the references to the "
+                               "cluster at offset 0x%llx", (unsigned long long)cluster *
+                               qcow2_state(check->node)->cluster_bytes);
+        check->overflow = true;
+    }
+    qcow2_count_put(check->refs, check->order, cluster, refs + u64_min(times, room));
+    return fits;
+}
+
+static void report_overlap(struct qcow2_check *check, uint64_t cluster, const char *what)
+{
+    qcow2_check_corruption(check, "%s overlaps another structure at offset 0x%llx", what,
+                           (unsigned long long)cluster * qcow2_state(check->node)->cluster_bytes);
+}
+
+bool qcow2_check_add_refs(struct qcow2_check *check, uint64_t offset, uint64_t bytes,
+                          enum qcow2_use use, uint64_t times, const char *what)
+{
+    uint64_t cluster_bytes = qcow2_state(check->node)->cluster_bytes;
+    if (!bytes)
+        return true;
+    uint64_t first = offset / cluster_bytes;
+    uint64_t last = (offset + bytes - 1) / cluster_bytes;
+    bool fits = true;
+
+    if (last >= check->clusters) {
+        atomic_store(&qcow2_state(check->node)->saw_cut, true);
+        qcow2_check_corruption(check, "%s at offset 0x%llx lies past the end of the file, which is "
+                               "cut short at %llu", what, (unsigned long long)offset,
+                               (unsigned long long)blk_size(qcow2_file(check->node)));
+        if (first >= check->clusters)
+            return false;
+        last = check->clusters - 1;
+        fits = false;
+    }
+    /* One finding for each structure, however long. */
+    bool overlaps = false;
+    for (uint64_t cluster = first; cluster <= last; cluster++) {
+        if (add_one(check, cluster, use, times) || overlaps)
+            continue;
+        report_overlap(check, cluster, what);
+        overlaps = true;
+    }
+    return fits && !overlaps;
+}
+
+bool qcow2_check_add_table(struct qcow2_check *check, uint64_t offset, uint64_t bytes,
+                           const char *what)
+{
+    bool fits = offset % qcow2_state(check->node)->cluster_bytes == 0 &&
+                range_within(offset, bytes, QCOW2_MAX_HOST_OFFSET);
+    if (!fits)
+        qcow2_check_corruption(check, "%s has the invalid offset 0x%llx", what,
+                               (unsigned long long)offset);
+    else
+        fits = qcow2_check_add_refs(check, offset, bytes, QCOW2_USE_OTHER, 1, what);
+    if (!fits)
+        check->incomplete = true;
+    return fits;
+}
+
+/* ---- L2 tables ---- */
+
+/* The walk of one L2 table. */
+struct walk {
+    uint64_t times; /* how often the table is referred to, and so all that it points to */
+    uint64_t guest; /* what its first entry maps */
+    bool active;    /* of the active L1: counts in the allocation figures */
+    bool reserved;  /* reports reserved bits */
+    bool again;     /* what is wrong has been said */
+    uint64_t next;  /* where the cluster that follows the last one would be */
+};
+
+static void count_allocation(struct qcow2_check *check, struct walk *walk, uint64_t offset)
+{
+    if (!walk->active)
+        return;
+    check->result->allocated_clusters++;
+    if (walk->next && offset != walk->next)
+        check->result->fragmented_clusters++;
+    walk->next = offset + qcow2_state(check->node)->cluster_bytes;
+}
+
+static void count_compressed(struct qcow2_check *check, const struct walk *walk)
+{
+    if (!walk->active)
+        return;
+    /* Pieces of odd length never follow each other in whole clusters. */
+    check->result->allocated_clusters++;
+    check->result->compressed_clusters++;
+    check->result->fragmented_clusters++;
+}
+
+/* What a compressed piece touches of the file: all of it, or the part that is there. */
+static void add_compressed(struct qcow2_check *check, uint64_t entry, const struct walk *walk)
+{
+    const struct qcow2_state *s = qcow2_state(check->node);
+    uint64_t offset = qcow2_compressed_offset(entry, s->cluster_bits);
+    uint64_t end = check->clusters * s->cluster_bytes;
+    uint64_t bytes = qcow2_compressed_bytes(entry, s->cluster_bits);
+
+    if (offset < end)
+        qcow2_check_add_refs(check, offset, u64_min(bytes, end - offset), QCOW2_USE_DATA,
+                             walk->times, "compressed data");
+}
+
+/* Those of the active tables are found, and mended, in check_entries.c. */
+static void report_reserved(struct qcow2_check *check, const char *table, uint64_t entry)
+{
+    qcow2_check_corruption(check, "an %s entry of a snapshot has reserved bits set: 0x%llx", table,
+                           (unsigned long long)entry);
+}
+
+static void collect_entry(struct qcow2_check *check, struct qcow2_entry entry, uint64_t guest,
+                          struct walk *walk)
+{
+    const struct qcow2_state *s = qcow2_state(check->node);
+    uint64_t offset = entry.entry & QCOW2_ENTRY_OFFSET;
+    enum qcow2_loss loss = qcow2_check_loss(check, entry, guest);
+
+    if (loss != QCOW2_LOSS_NONE && !walk->again)
+        qcow2_check_lost(check, guest, s->cluster_bytes, loss);
+    if (entry.entry & QCOW2_ENTRY_COMPRESSED) {
+        count_compressed(check, walk);
+        if (!s->data_file)
+            add_compressed(check, entry.entry, walk);
+        return;
+    }
+    if (walk->reserved && entry.entry & QCOW2_L2_RESERVED)
+        report_reserved(check, "L2", entry.entry);
+    if (!qcow2_entry_has_host(s, entry))
+        return;
+    count_allocation(check, walk, offset);
+    if (!s->data_file && loss != QCOW2_LOSS_OFFSET && loss != QCOW2_LOSS_PAST_END)
+        qcow2_check_add_refs(check, offset, s->cluster_bytes, QCOW2_USE_DATA, walk->times,
+                             "a data cluster");
+}
+
+static int collect_l2(struct qcow2_check *check, uint64_t offset, uint8_t *buf, struct walk walk,
+                      struct blk_error *err)
+{
+    const struct qcow2_state *s = qcow2_state(check->node);
+
+    int ret = blk_child_pread(qcow2_file(check->node), offset, s->cluster_bytes, buf, err);
+    if (ret < 0)
+        return ret;
+    for (uint32_t i = 0; i < s->l2_entries; i++)
+        collect_entry(check, qcow2_entry_get(s, buf, i),
+                      walk.guest + (uint64_t)i * s->cluster_bytes, &walk);
+    return 0;
+}
+
+/*
+ * The L2 tables that are referred to more than once: what they point to has been counted once so
+ * far.
+ */
+static int collect_shared_l2(struct qcow2_check *check, struct blk_error *err)
+{
+    const struct qcow2_state *s = qcow2_state(check->node);
+    BLK_AUTOFREE uint8_t *buf = malloc(s->cluster_bytes);
+    if (!buf)
+        return blk_fail(err, ENOMEM, "checking '%s'", check->node->name);
+
+    int ret = 0;
+    for (uint64_t cluster = 0; cluster < check->clusters && ret == 0; cluster++) {
+        if (cluster % 4 == 0 && !check->uses[cluster / 4]) {
+            cluster += 3;
+            continue;
+        }
+        uint64_t refs = qcow2_check_refs(check, cluster);
+        if (qcow2_check_use(check, cluster) == QCOW2_USE_L2 && refs > 1)
+            ret = collect_l2(check, cluster * s->cluster_bytes, buf,
+                             (struct walk){ .times = refs - 1, .again = true }, err);
+    }
+    return ret;
+}
+
+/* ---- L1 tables ---- */
+
+/* Follows an L1 entry: the first way to an L2 table walks it. */
+static int collect_l1_entry(struct qcow2_check *check, uint64_t index, uint64_t l2, uint8_t *buf,
+                            struct blk_error *err)
+{
+    const struct qcow2_state *s = qcow2_state(check->node);
+    uint64_t cluster = l2 / s->cluster_bytes;
+    uint64_t per_table = (uint64_t)s->l2_entries * s->cluster_bytes;
+    bool active = !check->walked_snapshot;
+
+    if (l2 % s->cluster_bytes || cluster >= check->clusters) {
+        qcow2_check_lost(check, index * per_table, per_table,
+                         l2 % s->cluster_bytes ? QCOW2_LOSS_L2_TABLE : QCOW2_LOSS_PAST_END);
+        return 0;
+    }
+    enum qcow2_use before = qcow2_check_use(check, cluster);
+    /* The active L1 table comes first. Nobody can write to what shows at two places of the disk. */
+    if (active && before == QCOW2_USE_L2)
+        qcow2_check_corruption(check, "two L1 entries have the L2 table at 0x%llx",
+                               (unsigned long long)l2);
+    if (!add_one(check, cluster, QCOW2_USE_L2, 1)) {
+        report_overlap(check, cluster, "an L2 table");
+        check->incomplete = true;
+    }
+    if (before != QCOW2_USE_NONE && before != QCOW2_USE_DATA)
+        return 0;
+    struct walk walk = {
+        .times = 1, .guest = index * per_table, .active = active, .reserved = !active,
+    };
+    return collect_l2(check, l2, buf, walk, err);
+}
+
+/* The active one, or that of the snapshot that is being walked. */
+static int collect_l1(struct qcow2_check *check, uint64_t l1_offset, uint64_t entries,
+                      struct blk_error *err)
+{
+    const struct qcow2_state *s = qcow2_state(check->node);
+    BLK_AUTOFREE uint64_t *l1 = NULL;
+    bool active = !check->walked_snapshot;
+
+    if (entries * 8 > QCOW2_MAX_L1_BYTES) {
+        qcow2_check_corruption(check, "an L1 table is larger than 32 MiB");
+        check->incomplete = true;
+        return 0;
+    }
+    if (!entries || !qcow2_check_add_table(check, l1_offset, entries * 8, "an L1 table"))
+        return 0;
+    check->l1_usable |= active;
+    BLK_AUTOFREE uint8_t *buf = malloc(s->cluster_bytes);
+    if (!buf)
+        return blk_fail(err, ENOMEM, "checking '%s'", check->node->name);
+    int ret = qcow2_read_table(check->node, l1_offset, entries, QCOW2_MAX_L1_BYTES, &l1, "L1 table",
+                               err);
+    for (uint64_t i = 0; i < entries && ret == 0; i++) {
+        if (!active && l1[i] & QCOW2_L1_RESERVED)
+            report_reserved(check, "L1", l1[i]);
+        if (l1[i] & QCOW2_ENTRY_OFFSET)
+            ret = collect_l1_entry(check, i, l1[i] & QCOW2_ENTRY_OFFSET, buf, err);
+    }
+    qcow2_check_lost_end(check);
+    return ret;
+}
+
+/* ---- the rest ---- */
+
+static int collect_snapshot(void *opaque, const struct qcow2_snapshot *snapshot,
+                            struct blk_error *err)
+{
+    struct qcow2_check *check = opaque;
+
+    if (snapshot->is_excess && check->drop_excess)
+        return 0;
+    if (snapshot->is_excess)
+        qcow2_check_corruption(check, "snapshot '%s' is one too many: an image has at most %u, in "
+                               "a table of 64 MiB", snapshot->name, QCOW2_MAX_SNAPSHOTS);
+    if (snapshot->stored_bytes != snapshot->raw_bytes)
+        qcow2_check_corruption(check, "snapshot '%s' has more than 1 KiB of extra data",
+                               snapshot->name);
+    check->mend_snapshots |= snapshot->is_excess || snapshot->stored_bytes != snapshot->raw_bytes;
+    /* Without its size a snapshot has that of the disk, which may have changed since. */
+    if (qcow2_state(check->node)->header.version >= 3 &&
+        snapshot->extra_bytes < QCOW2_SNAPSHOT_EXTRA_V3_BYTES) {
+        qcow2_check_corruption(check, "snapshot '%s' lacks the sizes that version 3 asks for",
+                               snapshot->name);
+        check->mend_snapshots = true;
+    }
+    check->walked_snapshot = snapshot->name;
+    int ret = collect_l1(check, snapshot->l1_offset, snapshot->l1_entries, err);
+    check->walked_snapshot = NULL;
+    return ret;
+}
+
+static int collect_snapshots(struct qcow2_check *check, struct blk_error *err)
+{
+    const struct qcow2_header *header = &qcow2_state(check->node)->header;
+    struct blk_error why = BLK_ERROR_INIT;
+    uint64_t table_bytes = 0;
+
+    if (!header->snapshot_count)
+        return 0;
+    int ret = qcow2_snapshot_table_walk(check->node, collect_snapshot, check, &table_bytes, &why);
+    if (ret == -EINVAL || ret == -EFBIG) {
+        qcow2_check_corruption(check, "the snapshot table is damaged: %s", why.why);
+        check->incomplete = true;
+        blk_error_clear(&why);
+        return 0;
+    }
+    if (ret < 0) {
+        if (err)
+            *err = why;
+        return ret;
+    }
+    qcow2_check_add_table(check, header->snapshots_offset, table_bytes, "the snapshot table");
+    return 0;
+}
+
+static void collect_encryption_header(struct qcow2_check *check)
+{
+    const struct qcow2_extension *luks =
+        qcow2_tail_find(&qcow2_state(check->node)->tail, QCOW2_EXT_LUKS);
+    if (luks && luks->bytes == 16)
+        qcow2_check_add_table(check, be64_get(luks->data), be64_get(luks->data + 8),
+                              "the encryption header");
+}
+
+static int collect_refcount_structure(struct qcow2_check *check, struct blk_error *err)
+{
+    const struct qcow2_state *s = qcow2_state(check->node);
+    uint64_t bytes = (uint64_t)s->header.reftable_clusters * s->cluster_bytes;
+    BLK_AUTOFREE uint64_t *table = NULL;
+
+    if (!bytes)
+        qcow2_check_corruption(check, "there is no refcount table");
+    if (!bytes || !qcow2_check_add_refs(check, s->header.reftable_offset, bytes, QCOW2_USE_OTHER,
+                                        1, "the refcount table")) {
+        check->broken_counts = true;
+        return 0;
+    }
+    int ret = qcow2_read_table(check->node, s->header.reftable_offset, bytes / 8,
+                               QCOW2_MAX_REFTABLE_BYTES, &table, "refcount table", err);
+    for (uint64_t i = 0; i < bytes / 8 && ret == 0; i++) {
+        uint64_t offset = table[i] & QCOW2_REFTABLE_OFFSET;
+        if (table[i] & QCOW2_REFTABLE_RESERVED || offset % s->cluster_bytes ||
+            offset / s->cluster_bytes >= check->clusters) {
+            qcow2_check_corruption(check, "refcount block %llu has the invalid offset 0x%llx",
+                                   (unsigned long long)i, (unsigned long long)table[i]);
+            check->broken_counts = true;
+        } else if (offset && !qcow2_check_add_refs(check, offset, s->cluster_bytes,
+                                                   QCOW2_USE_OTHER, 1, "a refcount block")) {
+            check->broken_counts = true;
+        }
+    }
+    return ret;
+}
+
+int qcow2_check_collect(struct qcow2_check *check, bool refcount_structure, struct blk_error *err)
+{
+    const struct qcow2_header *header = &qcow2_state(check->node)->header;
+
+    qcow2_check_add_refs(check, 0, qcow2_state(check->node)->cluster_bytes, QCOW2_USE_OTHER, 1,
+                         "the header");
+    int ret = collect_l1(check, header->l1_offset, header->l1_entries, err);
+    if (ret == 0)
+        ret = collect_snapshots(check, err);
+    if (ret == 0)
+        ret = collect_shared_l2(check, err);
+    if (ret == 0)
+        ret = qcow2_check_bitmaps(check, err);
+    collect_encryption_header(check);
+    if (ret == 0 && refcount_structure)
+        ret = collect_refcount_structure(check, err);
+    return ret;
+}

@@ -1,0 +1,117 @@
+/*
+ * Writing compressed clusters.
+ *
+ * A piece follows the previous one, so several share a host cluster and even a sector; each counts
+ * in every cluster that it touches. Packing into a shared sector rewrites a neighbour's bytes
+ * unchanged. Clusters that do not get smaller are written as they are.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "blockcore/base/memory.h"
+#include "drivers/qcow2/qcow2.h"
+
+/* The entry for a piece of `bytes` at `offset`. */
+static uint64_t compressed_entry(const struct qcow2_state *s, uint64_t offset, uint64_t bytes)
+{
+    uint64_t further = (offset + bytes - 1) / BLK_SECTOR_BYTES - offset / BLK_SECTOR_BYTES;
+    return offset | further << qcow2_compressed_shift(s->cluster_bits) | QCOW2_ENTRY_COMPRESSED;
+}
+
+static int link_piece(struct blk_node *node, uint64_t guest, uint64_t offset, uint64_t bytes,
+                      struct blk_error *err)
+{
+    const struct qcow2_state *s = qcow2_state(node);
+    struct qcow2_entry entry = { .entry = compressed_entry(s, offset, bytes) };
+    struct qcow2_table *slice;
+    uint32_t index;
+
+    blk_event(qcow2_file(node), BLK_EVENT_L2_UPDATE_COMPRESSED);
+    int ret = qcow2_slice_write(node, guest, &slice, &index, err);
+    return ret < 0 ? ret : qcow2_slice_set(node, slice, index, entry, QCOW2_FREE_OTHER, err);
+}
+
+/* Places, writes and links a piece; the guest cluster is held. */
+static int write_piece(struct blk_node *node, uint64_t guest, const void *piece, uint32_t bytes,
+                       struct blk_error *err)
+{
+    struct qcow2_state *s = qcow2_state(node);
+    uint64_t offset;
+
+    qcow2_lock(s);
+    int ret = qcow2_metadata_load(node, err);
+    if (ret == 0)
+        ret = qcow2_alloc_compressed(node, bytes, &offset, err);
+    qcow2_unlock(s);
+    if (ret < 0)
+        return ret;
+
+    blk_event(qcow2_file(node), BLK_EVENT_WRITE_COMPRESSED);
+    ret = blk_child_pwrite(qcow2_file(node), offset, bytes, piece, 0, err);
+    qcow2_lock(s);
+    if (ret == 0)
+        ret = link_piece(node, guest, offset, bytes, err);
+    else
+        qcow2_refcount_decrease(node, offset, bytes, NULL);
+    qcow2_unlock(s);
+    return ret;
+}
+
+static int write_cluster(struct blk_node *node, uint64_t offset, uint64_t bytes,
+                         const void *buf, struct blk_error *err)
+{
+    struct qcow2_state *s = qcow2_state(node);
+    BLK_AUTOFREE uint8_t *padded = NULL;
+    BLK_AUTOFREE uint8_t *piece = malloc(s->cluster_bytes);
+
+    if (bytes < s->cluster_bytes)
+        padded = calloc(1, s->cluster_bytes);
+    if (!piece || (bytes < s->cluster_bytes && !padded))
+        return blk_fail(err, ENOMEM, "compressing a cluster of '%s'", node->name);
+    if (padded)
+        memcpy(padded, buf, bytes);
+
+    size_t length;
+    int ret = qcow2_compress_cluster(s, padded ? padded : buf, piece, s->cluster_bytes - 1, &length,
+                                     err);
+    if (ret == -ENOSPC) {
+        blk_error_clear(err);
+        return qcow2_pwrite(node, offset, bytes, buf, 0, err);
+    }
+    if (ret == 0)
+        ret = qcow2_relieve(node, err);
+    if (ret < 0)
+        return ret;
+
+    struct blk_range range;
+    blk_range_take(&node->ranges, &range, offset, s->cluster_bytes, s->cluster_bytes);
+    ret = write_piece(node, offset, piece, (uint32_t)length, err);
+    blk_range_release(&node->ranges, &range);
+    return ret;
+}
+
+int qcow2_write_compressed(struct blk_node *node, uint64_t offset, uint64_t bytes, const void *buf,
+                           struct blk_error *err)
+{
+    const struct qcow2_state *s = qcow2_state(node);
+    const uint8_t *from = buf;
+    int ret = qcow2_check_poison(node, err);
+
+    if (ret == 0 && s->data_file)
+        ret = blk_fail_why(err, ENOTSUP, "an external data file does not support compression",
+                           "compressed write to '%s'", node->name);
+    /* Less than a cluster only at the end of the image: the rest of it would be lost otherwise. */
+    bool ends_inside = (offset + bytes) % s->cluster_bytes && offset + bytes != blk_size(node);
+    if (ret == 0 && (offset % s->cluster_bytes || ends_inside))
+        ret = blk_fail_why(err, EINVAL, "it must be of whole clusters", "compressed write to '%s'",
+                           node->name);
+    while (bytes && ret == 0) {
+        uint64_t piece = u64_min(bytes, s->cluster_bytes);
+        ret = write_cluster(node, offset, piece, from, err);
+        offset += piece;
+        from += piece;
+        bytes -= piece;
+    }
+    return ret;
+}

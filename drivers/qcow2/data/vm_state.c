@@ -1,0 +1,56 @@
+/*
+ * The state of a machine, in the same tables as the disk: it begins at the first L1 entry that the
+ * disk does not need, and internal snapshots keep it with the disk. Only a snapshot says how long
+ * it is. No backing file shows through here.
+ */
+#include <errno.h>
+
+#include "blockcore/base/units.h"
+#include "drivers/qcow2/qcow2.h"
+
+uint64_t qcow2_vm_state_offset(const struct blk_node *node)
+{
+    const struct qcow2_state *s = qcow2_state(node);
+    return qcow2_l1_entries_for(blk_size(node), s->cluster_bits, s->extended) * s->l2_entries *
+           s->cluster_bytes;
+}
+
+/* Where in the guest's address space the range is. */
+static int locate(const struct blk_node *node, uint64_t offset, uint64_t bytes, uint64_t *at,
+                  struct blk_error *err)
+{
+    uint64_t start = qcow2_vm_state_offset(node);
+    if (!range_within(offset, bytes, BLK_MAX_BYTES - start))
+        return blk_fail_why(err, EFBIG, "no image reaches that far", "machine state of '%s'",
+                            node->name);
+    *at = start + offset;
+    return 0;
+}
+
+int qcow2_vm_state_read(struct blk_node *node, uint64_t offset, uint64_t bytes, void *buf,
+                        struct blk_error *err)
+{
+    uint64_t at = 0;
+    int ret = locate(node, offset, bytes, &at, err);
+    if (ret < 0)
+        return ret;
+    blk_event(qcow2_file(node), BLK_EVENT_VMSTATE_LOAD);
+    return qcow2_pread(node, at, bytes, buf, err);
+}
+
+int qcow2_vm_state_write(struct blk_node *node, uint64_t offset, uint64_t bytes, const void *buf,
+                         struct blk_error *err)
+{
+    const struct qcow2_state *s = qcow2_state(node);
+    uint64_t at = 0, entries;
+    int ret = locate(node, offset, bytes, &at, err);
+    if (ret < 0)
+        return ret;
+
+    blk_event(qcow2_file(node), BLK_EVENT_VMSTATE_SAVE);
+    /* By whole clusters of the table: what is saved grows piece by piece. */
+    entries = qcow2_l1_entries_for(at + bytes, s->cluster_bits, s->extended);
+    if (entries > s->header.l1_entries)
+        ret = qcow2_grow_l1(node, round_up(entries, s->cluster_bytes / 8), err);
+    return ret < 0 ? ret : qcow2_pwrite(node, at, bytes, buf, 0, err);
+}

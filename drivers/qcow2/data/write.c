@@ -1,0 +1,506 @@
+/*
+ * Writing guest data.
+ *
+ * A request is cut into runs of clusters that are treated alike:
+ *
+ *   in place   the host clusters belong to these guest clusters alone, and all touched
+ *              (sub)clusters hold data: one write, under the range held shared;
+ *   kept       the host clusters are there, but some read as zeroes or partly as the backing file;
+ *   new        there are none, or they are shared or compressed: a run of free clusters is taken.
+ *
+ * For the last two the range is held in whole clusters, against all but readers: (1) under the lock
+ * the place is chosen; (2) without it data and whatever of the (sub)clusters' old content surrounds
+ * it are written there; (3) when no reader is there any more, the mapping is changed under the
+ * lock. So a mapping never shows data that has not been written (C2), a failure before (3) leaves
+ * what was there, and a cluster that is left behind is not being read when it is freed (C3).
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "blockcore/base/memory.h"
+#include "drivers/qcow2/qcow2.h"
+
+/* Up to here head, data and tail are put together and written at once. */
+#define MERGE_BYTES (1 * MIB)
+
+/* What is written: bytes from memory, bytes of another file, or zeroes. */
+struct payload {
+    const uint8_t *buf;
+    struct blk_node *source;
+    uint64_t source_offset;
+};
+
+static void advance(struct payload *payload, uint64_t bytes)
+{
+    if (payload->buf)
+        payload->buf += bytes;
+    payload->source_offset += bytes;
+}
+
+enum way { IN_PLACE, KEPT, NEW };
+
+struct run {
+    enum way way;
+    bool first_data, last_data; /* all that is touched of the outer clusters is data in place */
+    uint64_t guest;    /* of the first cluster */
+    uint64_t clusters;
+    uint64_t host;     /* of the first cluster */
+    bool virgin;       /* what is not written there reads as zeroes */
+    uint64_t from, to; /* guest range that the request writes */
+    uint64_t fill_from, fill_to; /* what has to be complete: [from, to) and old content around */
+};
+
+static int put_payload(struct blk_node *node, uint64_t host, uint64_t bytes,
+                       const struct payload *payload, struct blk_error *err)
+{
+    struct blk_node *data = qcow2_data(node);
+    blk_event(qcow2_file(node), BLK_EVENT_WRITE_AIO);
+    if (payload->buf)
+        return blk_child_pwrite(data, host, bytes, payload->buf, 0, err);
+    if (payload->source)
+        return blk_child_copy_range(data, host, payload->source, payload->source_offset, bytes,
+                                    err);
+    return blk_child_write_zeroes(data, host, bytes, 0, err);
+}
+
+/* ---- in place ---- */
+
+/* The tables' places are nearly always known, so that the lock can be shared. */
+int qcow2_check_target(struct blk_node *node, uint64_t host, uint64_t bytes, struct blk_error *err)
+{
+    struct qcow2_state *s = qcow2_state(node);
+    if (s->data_file)
+        return 0;
+
+    pthread_rwlock_rdlock(&s->lock);
+    bool known = s->metadata_known;
+    int ret = known ? qcow2_check_overlap(node, host, bytes, err) : 0;
+    pthread_rwlock_unlock(&s->lock);
+    if (known)
+        return ret;
+
+    qcow2_lock(s);
+    ret = qcow2_check_overlap(node, host, bytes, err);
+    qcow2_unlock(s);
+    return ret;
+}
+
+static bool is_in_place(const struct qcow2_mapping *mapping)
+{
+    return mapping->kind == QCOW2_DATA && mapping->copied;
+}
+
+/*
+ * Whether what follows the mapping lies right behind it in the file but reads as zeroes or as the
+ * backing file: both are written at once then, as "kept".
+ */
+static int goes_on_kept(struct blk_node *node, uint64_t offset, uint64_t bytes,
+                        const struct qcow2_mapping *mapping, bool *kept, struct blk_error *err)
+{
+    struct qcow2_mapping next;
+
+    *kept = false;
+    if (mapping->bytes == bytes)
+        return 0;
+    int ret = qcow2_map(node, offset + mapping->bytes, bytes - mapping->bytes, &next, err);
+    *kept = ret == 0 && next.copied && next.host_offset == mapping->host_offset + mapping->bytes &&
+            (next.kind == QCOW2_ZERO_HOST || next.kind == QCOW2_UNALLOCATED_HOST);
+    return ret;
+}
+
+/* Writes what can be written in place from `offset` on; *done is 0 when nothing can, or more. */
+static int write_in_place(struct blk_node *node, uint64_t offset, uint64_t bytes,
+                          const struct payload *payload, uint64_t *done, struct blk_error *err)
+{
+    struct qcow2_mapping mapping;
+    bool kept;
+    *done = 0;
+    int ret = qcow2_map(node, offset, bytes, &mapping, err);
+    if (ret < 0 || !is_in_place(&mapping))
+        return ret;
+    ret = goes_on_kept(node, offset, bytes, &mapping, &kept, err);
+    if (ret < 0 || kept)
+        return ret;
+
+    struct blk_range range;
+    blk_range_take_shared(&node->ranges, &range, offset, bytes, 1);
+    ret = qcow2_map(node, offset, bytes, &mapping, err);
+    if (ret == 0 && is_in_place(&mapping)) {
+        ret = qcow2_check_target(node, mapping.host_offset, mapping.bytes, err);
+        if (ret == 0)
+            ret = put_payload(node, mapping.host_offset, mapping.bytes, payload, err);
+        *done = mapping.bytes;
+    }
+    blk_range_release(&node->ranges, &range);
+    return ret;
+}
+
+/* ---- (1) choosing the place ---- */
+
+static unsigned first_subcluster(const struct qcow2_state *s, uint64_t offset)
+{
+    return (unsigned)((offset & (s->cluster_bytes - 1)) / s->subcluster_bytes);
+}
+
+/* Bits [first, last] of the allocation half of a bitmap. */
+static uint64_t bits(unsigned first, unsigned last)
+{
+    return (QCOW2_SUBCLUSTERS_ALL_ALLOCATED >> (QCOW2_SUBCLUSTERS - 1 - (last - first))) << first;
+}
+
+/* How the part [from, to) of one cluster, within that cluster, can be written. */
+static int classify(struct blk_node *node, struct qcow2_entry entry, uint64_t from, uint64_t to,
+                    enum way *way, struct blk_error *err)
+{
+    const struct qcow2_state *s = qcow2_state(node);
+    bool all_data = true, host = false;
+
+    for (unsigned sub = first_subcluster(s, from); sub <= first_subcluster(s, to - 1); sub++) {
+        enum qcow2_kind kind;
+        const char *problem;
+        if (qcow2_entry_kind(s, entry, sub, &kind, &problem) < 0)
+            return qcow2_corrupt(node, err, "guest offset %llu is mapped to %s",
+                                 (unsigned long long)from, problem);
+        all_data = all_data && kind == QCOW2_DATA;
+        host = kind == QCOW2_DATA || kind == QCOW2_ZERO_HOST || kind == QCOW2_UNALLOCATED_HOST;
+    }
+    bool own = host && entry.entry & QCOW2_ENTRY_COPIED;
+    if (s->data_file)
+        *way = own && all_data ? IN_PLACE : KEPT;
+    else
+        *way = !own ? NEW : all_data ? IN_PLACE : KEPT;
+    return 0;
+}
+
+static uint64_t host_of(const struct qcow2_state *s, struct qcow2_entry entry, uint64_t guest)
+{
+    return s->data_file ? guest : entry.entry & QCOW2_ENTRY_OFFSET;
+}
+
+/* Whether a cluster that is written this way can be written together with those of the run. */
+static bool joins(const struct qcow2_state *s, const struct run *run, enum way way, uint64_t host)
+{
+    if (way == NEW || run->way == NEW)
+        return way == run->way;
+    return host == run->host + run->clusters * s->cluster_bytes;
+}
+
+/* Fills way, host and clusters: the longest row of clusters that are treated alike. */
+static int find_run(struct blk_node *node, const struct qcow2_table *slice, uint32_t index,
+                    struct run *run, struct blk_error *err)
+{
+    const struct qcow2_state *s = qcow2_state(node);
+    uint64_t cluster_bytes = s->cluster_bytes;
+
+    run->clusters = 0;
+    for (uint64_t at = run->guest; at < run->to && index < s->slice_entries; at += cluster_bytes) {
+        struct qcow2_entry entry = qcow2_entry_get(s, slice->data, index++);
+        enum way way = NEW;
+        int ret = classify(node, entry, u64_max(at, run->from),
+                           u64_min(at + cluster_bytes, run->to), &way, err);
+        if (ret < 0)
+            return ret;
+        uint64_t host = host_of(s, entry, at);
+        if (!run->clusters) {
+            run->way = way;
+            run->first_data = way == IN_PLACE;
+            run->host = host;
+        } else if (!joins(s, run, way, host)) {
+            break;
+        }
+        if (way == KEPT)
+            run->way = KEPT;
+        run->last_data = way == IN_PLACE;
+        run->clusters++;
+    }
+    run->to = u64_min(run->to, run->guest + run->clusters * cluster_bytes);
+    return 0;
+}
+
+/*
+ * Subclusters of the entry that must be complete after the write touches `touched` of them: what
+ * is in a cluster that is left behind comes along.
+ */
+static uint64_t needed_subclusters(struct qcow2_entry entry, enum way way, uint64_t touched)
+{
+    if (way == KEPT)
+        return touched;
+    if (entry.entry & QCOW2_ENTRY_COMPRESSED)
+        return QCOW2_SUBCLUSTERS_ALL_ALLOCATED;
+    return touched | (entry.bitmap & QCOW2_SUBCLUSTERS_ALL_ALLOCATED);
+}
+
+/*
+ * Whether the subcluster holds data that stays where it is, so that nothing has to be filled
+ * around a write in it.
+ */
+static bool stays(struct qcow2_entry entry, enum way way, unsigned subcluster)
+{
+    return way == KEPT && entry.bitmap >> subcluster & 1;
+}
+
+/* fill_from and fill_to with extended L2: as little as the two outer clusters allow. */
+static void find_fill_extended(const struct qcow2_state *s, const struct qcow2_table *slice,
+                               uint32_t index, struct run *run)
+{
+    uint32_t last_index = index + (uint32_t)run->clusters - 1;
+    uint64_t last_guest = run->guest + (run->clusters - 1) * s->cluster_bytes;
+    struct qcow2_entry first = qcow2_entry_get(s, slice->data, index);
+    struct qcow2_entry last = qcow2_entry_get(s, slice->data, last_index);
+    unsigned from_sub = first_subcluster(s, run->from), to_sub = first_subcluster(s, run->to - 1);
+
+    uint64_t head = needed_subclusters(
+        first, run->way, bits(from_sub, run->clusters > 1 ? QCOW2_SUBCLUSTERS - 1 : to_sub));
+    uint64_t tail =
+        needed_subclusters(last, run->way, bits(run->clusters > 1 ? 0 : from_sub, to_sub));
+    uint64_t low = (uint64_t)__builtin_ctzll(head);
+    uint64_t high = 63 - (uint64_t)__builtin_clzll(tail);
+
+    run->fill_from = stays(first, run->way, from_sub)
+                         ? run->from
+                         : run->guest + low * s->subcluster_bytes;
+    run->fill_to = stays(last, run->way, to_sub) ? run->to
+                                                 : last_guest + (high + 1) * s->subcluster_bytes;
+}
+
+static void find_fill(const struct qcow2_state *s, const struct qcow2_table *slice, uint32_t index,
+                      struct run *run)
+{
+    run->fill_from = run->first_data ? run->from : run->guest;
+    run->fill_to = run->last_data ? run->to : run->guest + run->clusters * s->cluster_bytes;
+    if (s->extended)
+        find_fill_extended(s, slice, index, run);
+}
+
+/* [locked] Chooses run, place and what has to be filled for a write of [run->from, run->to). */
+static int choose(struct blk_node *node, struct run *run, struct blk_error *err)
+{
+    struct qcow2_state *s = qcow2_state(node);
+    struct qcow2_table *slice;
+    uint32_t index;
+    int ret = qcow2_slice_write(node, run->guest, &slice, &index, err);
+    if (ret == 0)
+        ret = find_run(node, slice, index, run, err);
+    if (ret < 0)
+        return ret;
+
+    if (run->way == NEW) {
+        uint64_t bytes;
+        ret = qcow2_alloc_run(node, run->clusters * s->cluster_bytes, &run->host, &bytes,
+                              &run->virgin, err);
+        if (ret < 0)
+            return ret;
+        run->clusters = bytes / s->cluster_bytes;
+        run->to = u64_min(run->to, run->guest + bytes);
+    } else if (!s->data_file) {
+        ret = qcow2_check_overlap(node, run->host, run->clusters * s->cluster_bytes, err);
+    }
+    if (run->way == IN_PLACE) {
+        run->fill_from = run->from;
+        run->fill_to = run->to;
+    } else {
+        find_fill(s, slice, index, run);
+    }
+    return ret;
+}
+
+/* ---- (2) writing there ---- */
+
+static uint64_t to_host(const struct run *run, uint64_t guest)
+{
+    return run->host + (guest - run->guest);
+}
+
+/* Brings the old content of [from, to) over. */
+static int fill(struct blk_node *node, const struct run *run, uint64_t from, uint64_t to,
+                struct blk_error *err)
+{
+    if (from == to)
+        return 0;
+    BLK_AUTOFREE uint8_t *buf = blk_buffer_alloc(to - from);
+    if (!buf)
+        return blk_fail(err, ENOMEM, "copying a cluster of '%s'", node->name);
+
+    blk_event(qcow2_file(node), BLK_EVENT_COW_READ);
+    int ret = qcow2_read_held(node, from, to - from, buf, err);
+    if (ret < 0 || (run->virgin && bytes_are_zero(buf, to - from)))
+        return ret;
+    blk_event(qcow2_file(node), BLK_EVENT_COW_WRITE);
+    return blk_child_pwrite(qcow2_data(node), to_host(run, from), to - from, buf, 0, err);
+}
+
+/* Head, data and tail in one write. */
+static int write_merged(struct blk_node *node, const struct run *run,
+                        const struct payload *payload, struct blk_error *err)
+{
+    uint64_t head = run->from - run->fill_from, tail = run->fill_to - run->to;
+    uint64_t total = run->fill_to - run->fill_from;
+    BLK_AUTOFREE uint8_t *buf = blk_buffer_alloc(total);
+    if (!buf)
+        return blk_fail(err, ENOMEM, "copying a cluster of '%s'", node->name);
+
+    blk_event(qcow2_file(node), BLK_EVENT_COW_READ);
+    int ret = qcow2_read_held(node, run->fill_from, head, buf, err);
+    if (ret == 0)
+        ret = qcow2_read_held(node, run->to, tail, buf + total - tail, err);
+    if (ret < 0)
+        return ret;
+    memcpy(buf + head, payload->buf, run->to - run->from);
+
+    /* What is zero on untouched ground need not be written. */
+    uint64_t start = run->virgin && bytes_are_zero(buf, head) ? head : 0;
+    uint64_t end = run->virgin && bytes_are_zero(buf + total - tail, tail) ? total - tail : total;
+    blk_event(qcow2_file(node), BLK_EVENT_WRITE_AIO);
+    return blk_child_pwrite(qcow2_data(node), to_host(run, run->fill_from + start), end - start,
+                            buf + start, 0, err);
+}
+
+static int write_run(struct blk_node *node, struct run *run, const struct payload *payload,
+                     struct blk_error *err)
+{
+    bool has_edges = run->fill_from < run->from || run->to < run->fill_to;
+    bool edges_zero = false;
+    int ret = 0;
+
+    if (has_edges && run->virgin) {
+        ret = qcow2_is_known_zero(node, run->fill_from, run->from - run->fill_from, &edges_zero,
+                                  err);
+        if (ret == 0 && edges_zero)
+            ret = qcow2_is_known_zero(node, run->to, run->fill_to - run->to, &edges_zero, err);
+        if (ret < 0)
+            return ret;
+    }
+    if (!has_edges || edges_zero)
+        return put_payload(node, to_host(run, run->from), run->to - run->from, payload, err);
+    if (payload->buf && run->fill_to - run->fill_from <= MERGE_BYTES)
+        return write_merged(node, run, payload, err);
+
+    ret = put_payload(node, to_host(run, run->from), run->to - run->from, payload, err);
+    if (ret == 0)
+        ret = fill(node, run, run->fill_from, run->from, err);
+    if (ret == 0)
+        ret = fill(node, run, run->to, run->fill_to, err);
+    return ret;
+}
+
+/* ---- (3) changing the mapping ---- */
+
+static struct qcow2_entry linked(const struct qcow2_state *s, const struct run *run,
+                                 struct qcow2_entry old, uint64_t cluster)
+{
+    uint64_t guest = run->guest + cluster * s->cluster_bytes;
+    struct qcow2_entry entry = {
+        .entry = (run->host + cluster * s->cluster_bytes) | QCOW2_ENTRY_COPIED,
+    };
+    if (!s->extended)
+        return entry;
+
+    uint64_t from = u64_max(run->fill_from, guest);
+    uint64_t to = u64_min(run->fill_to, guest + s->cluster_bytes);
+    uint64_t written = bits(first_subcluster(s, from), first_subcluster(s, to - 1));
+    if (!(old.entry & QCOW2_ENTRY_COMPRESSED))
+        entry.bitmap = old.bitmap;
+    entry.bitmap = (entry.bitmap & ~(written << QCOW2_SUBCLUSTERS)) | written;
+    return entry;
+}
+
+static int link_run(struct blk_node *node, const struct run *run, struct blk_error *err)
+{
+    const struct qcow2_state *s = qcow2_state(node);
+    struct qcow2_table *slice;
+    uint32_t index;
+    int ret = qcow2_slice_write(node, run->guest, &slice, &index, err);
+
+    for (uint64_t i = 0; i < run->clusters && ret == 0; i++) {
+        struct qcow2_entry old = qcow2_entry_get(s, slice->data, index + (uint32_t)i);
+        ret = qcow2_slice_set(node, slice, index + (uint32_t)i, linked(s, run, old, i),
+                              QCOW2_FREE_OTHER, err);
+    }
+    return ret;
+}
+
+static int write_held(struct blk_node *node, struct run *run, struct blk_range *range,
+                      const struct payload *payload, struct blk_error *err)
+{
+    struct qcow2_state *s = qcow2_state(node);
+    qcow2_lock(s);
+    int ret = choose(node, run, err);
+    qcow2_unlock(s);
+    if (ret < 0)
+        return ret;
+
+    ret = write_run(node, run, payload, err);
+    if (ret == 0 && run->way != IN_PLACE) {
+        blk_range_upgrade(&node->ranges, range);
+        qcow2_lock(s);
+        ret = link_run(node, run, err);
+        qcow2_unlock(s);
+    } else if (ret < 0 && run->way == NEW) {
+        /* Nothing points to what was taken: it can go back at once. */
+        qcow2_unalloc(node, run->host, run->clusters * s->cluster_bytes, NULL);
+    }
+    return ret;
+}
+
+/* Writes the first run of clusters at `offset` that cannot be written in place. */
+static int write_allocating(struct blk_node *node, uint64_t offset, uint64_t bytes,
+                            const struct payload *payload, uint64_t *done, struct blk_error *err)
+{
+    const struct qcow2_state *s = qcow2_state(node);
+    uint64_t per_slice = (uint64_t)s->slice_entries << s->cluster_bits;
+    bytes = u64_min(bytes, per_slice - offset % per_slice);
+
+    int ret = qcow2_relieve(node, err);
+    if (ret < 0)
+        return ret;
+    struct run run = {
+        .guest = round_down(offset, s->cluster_bytes),
+        .from = offset,
+        .to = offset + bytes,
+    };
+    struct blk_range range;
+    blk_range_take_update(&node->ranges, &range, offset, bytes, s->cluster_bytes);
+    ret = write_held(node, &run, &range, payload, err);
+    blk_range_release(&node->ranges, &range);
+    *done = run.to - run.from;
+    return ret;
+}
+
+static int write_payload(struct blk_node *node, uint64_t offset, uint64_t bytes,
+                         struct payload payload, struct blk_error *err)
+{
+    int ret = qcow2_check_poison(node, err);
+    while (bytes && ret == 0) {
+        uint64_t done;
+        ret = write_in_place(node, offset, bytes, &payload, &done, err);
+        if (ret == 0 && !done)
+            ret = write_allocating(node, offset, bytes, &payload, &done, err);
+        if (ret < 0)
+            break;
+        advance(&payload, done);
+        offset += done;
+        bytes -= done;
+    }
+    return ret;
+}
+
+int qcow2_pwrite(struct blk_node *node, uint64_t offset, uint64_t bytes, const void *buf,
+                 unsigned flags, struct blk_error *err)
+{
+    (void)flags; /* supports_fua is not set */
+    return write_payload(node, offset, bytes, (struct payload){ .buf = buf }, err);
+}
+
+int qcow2_write_zero_data(struct blk_node *node, uint64_t offset, uint64_t bytes,
+                          struct blk_error *err)
+{
+    return write_payload(node, offset, bytes, (struct payload){ .buf = NULL }, err);
+}
+
+int qcow2_copy_range(struct blk_node *node, uint64_t offset, struct blk_node *source,
+                     uint64_t source_offset, uint64_t bytes, struct blk_error *err)
+{
+    struct payload payload = { .source = source, .source_offset = source_offset };
+    return write_payload(node, offset, bytes, payload, err);
+}

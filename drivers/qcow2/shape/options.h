@@ -1,0 +1,29 @@
+/*
+ * The runtime options of a qcow2 node.
+ */
+#ifndef DRIVERS_QCOW2_SHAPE_OPTIONS_H
+#define DRIVERS_QCOW2_SHAPE_OPTIONS_H
+
+#include "drivers/qcow2/qcow2.h"
+
+struct qcow2_settings {
+    uint64_t l2_cache, refcount_cache; /* bytes */
+    uint64_t slice_bytes;              /* of an L2 slice */
+    struct qcow2_pass_discard pass_discard;
+    unsigned overlap_checks; /* enum qcow2_overlap */
+    bool discard_no_unref;
+};
+
+/*
+ * Reads all options but the data file's; what is not given gets its default. The header is known.
+ * Errors: -EINVAL, naming the option.
+ */
+int qcow2_options_open(struct blk_node *node, struct blk_options *options,
+                       struct qcow2_settings *settings, struct blk_error *err);
+
+/* The driver's options_read and options_apply: what is not given stays. */
+int qcow2_options_read(struct blk_node *node, struct blk_options *options, void **settings,
+                       struct blk_error *err);
+void qcow2_options_apply(struct blk_node *node, const void *settings);
+
+#endif

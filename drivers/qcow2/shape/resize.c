@@ -1,0 +1,566 @@
+/*
+ * Another size, and an empty image.
+ *
+ * What changes at once for all is one header sector (C4): growing prepares everything past the old
+ * end, where nobody looks, and then switches the size; shrinking switches the size and then frees
+ * what is past it. A crash in between leaves mappings past the end. They are harmless until the
+ * image grows again, and growing takes them away first.
+ *
+ * Emptying switches to an L1 table of nothing, gives back what the old one led to, and then the
+ * room in the file: each step begins when the one before is stable, so that nothing is punched out
+ * or cut off that the medium refers to. The tables that are left move to the front for that, one
+ * switch each.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "blockcore/base/units.h"
+#include "blockcore/bitmap/identity.h"
+#include "drivers/qcow2/bitmap/bitmap.h"
+#include "drivers/qcow2/shape/shadow.h"
+
+/* ---- L1 tables ---- */
+
+/*
+ * Writes `entries` of `table` (zeroes behind its `count`) to newly allocated clusters; not
+ * flushed.
+ */
+static int write_l1(struct blk_node *node, const uint64_t *table, uint32_t count, uint32_t entries,
+                    uint64_t *offset, struct blk_error *err)
+{
+    struct qcow2_state *s = qcow2_state(node);
+    uint64_t bytes = round_up(u64_max((uint64_t)entries * 8, 8), s->cluster_bytes);
+
+    blk_event(qcow2_file(node), BLK_EVENT_L1_GROW_ALLOC_TABLE);
+    uint8_t *buf = blk_buffer_alloc(bytes);
+    if (!buf)
+        return blk_fail(err, ENOMEM, "writing an L1 table of '%s'", node->name);
+    memset(buf, 0, bytes);
+    for (uint32_t i = 0; i < count; i++)
+        be64_put(buf + (size_t)i * 8, table[i]);
+
+    qcow2_lock(s);
+    int ret = qcow2_metadata_load(node, err);
+    if (ret == 0)
+        ret = qcow2_alloc(node, bytes, offset, err);
+    qcow2_unlock(s);
+    if (ret == 0) {
+        blk_event(qcow2_file(node), BLK_EVENT_L1_GROW_WRITE_TABLE);
+        ret = blk_child_pwrite(qcow2_file(node), *offset, bytes, buf, 0, err);
+    }
+    free(buf);
+    return ret;
+}
+
+/*
+ * Makes the table at `offset`, which is written, the active one on the medium and in memory, and
+ * frees (later) the old one.
+ */
+static int activate_l1(struct blk_node *node, uint64_t offset, uint64_t *table, uint32_t entries,
+                       enum qcow2_free_why why, struct blk_error *err)
+{
+    struct qcow2_state *s = qcow2_state(node);
+    uint8_t *dirty = calloc(div_round_up((uint64_t)entries * 8, s->l1_unit) + 1, 1);
+    if (!dirty)
+        return blk_fail(err, ENOMEM, "changing the L1 table of '%s'", node->name);
+
+    int ret = qcow2_settle(node, err);
+    if (ret == 0) {
+        struct qcow2_header next = s->header;
+        next.l1_offset = offset;
+        next.l1_entries = entries;
+        blk_event(qcow2_file(node), BLK_EVENT_L1_GROW_ACTIVATE_TABLE);
+        ret = qcow2_header_switch(node, &next, err);
+    }
+    if (ret < 0) {
+        free(dirty);
+        return ret;
+    }
+    qcow2_lock(s);
+    qcow2_free_later(node, s->l1_offset, (uint64_t)s->l1_entries * 8, why);
+    free(s->l1);
+    free(s->l1_dirty);
+    s->l1 = table;
+    s->l1_dirty = dirty;
+    s->l1_any_dirty = false;
+    s->l1_entries = entries;
+    s->l1_offset = offset;
+    qcow2_unlock(s);
+    return 0;
+}
+
+static int load_l1(struct blk_node *node, struct blk_error *err)
+{
+    struct qcow2_state *s = qcow2_state(node);
+    qcow2_lock(s);
+    int ret = qcow2_l1_load(node, err);
+    qcow2_unlock(s);
+    return ret;
+}
+
+int qcow2_grow_l1(struct blk_node *node, uint64_t entries, struct blk_error *err)
+{
+    struct qcow2_state *s = qcow2_state(node);
+    int ret = load_l1(node, err);
+    if (ret < 0 || entries <= s->l1_entries)
+        return ret;
+    if (entries > QCOW2_MAX_L1_BYTES / 8)
+        return blk_fail_why(err, EFBIG, "its L1 table would become too large", "resizing '%s'",
+                            node->name);
+    /* The table is copied as it is: it must not change between here and the switch. */
+    ret = qcow2_settle(node, err);
+    if (ret < 0)
+        return ret;
+    uint64_t *table = calloc(entries, sizeof(*table));
+    if (!table)
+        return blk_fail(err, ENOMEM, "resizing '%s'", node->name);
+    memcpy(table, s->l1, (size_t)s->l1_entries * 8);
+
+    uint64_t offset;
+    ret = write_l1(node, table, s->l1_entries, (uint32_t)entries, &offset, err);
+    if (ret == 0)
+        ret = activate_l1(node, offset, table, (uint32_t)entries, QCOW2_FREE_OTHER, err);
+    if (ret < 0)
+        free(table);
+    return ret;
+}
+
+/* [locked] Frees (later) an L2 table that nothing points to any more, and all that it points to. */
+static int free_l2(struct blk_node *node, uint64_t table, enum qcow2_free_why why,
+                   struct blk_error *err)
+{
+    struct qcow2_state *s = qcow2_state(node);
+    if (table & (s->cluster_bytes - 1))
+        return qcow2_corrupt(node, err, "an L2 table at the unaligned offset %llu",
+                             (unsigned long long)table);
+
+    /*
+     * All of it is read first: a part that cannot be read leaves the table, and nothing is freed.
+     */
+    for (uint64_t at = 0; at < s->cluster_bytes; at += s->l2_cache.entry_bytes) {
+        struct qcow2_table *slice;
+        int ret = qcow2_cache_get(node, &s->l2_cache, table + at, &slice, err);
+        if (ret < 0)
+            return ret;
+    }
+    for (uint64_t at = 0; at < s->cluster_bytes; at += s->l2_cache.entry_bytes) {
+        const struct qcow2_table *slice = qcow2_cache_find(&s->l2_cache, table + at);
+        for (uint32_t i = 0; i < s->slice_entries; i++)
+            qcow2_entry_free(node, qcow2_entry_get(s, slice->data, i), why);
+    }
+    qcow2_cache_drop(&s->l2_cache, table, s->cluster_bytes);
+    qcow2_metadata_remove(s, table);
+    qcow2_free_later(node, table, s->cluster_bytes, why);
+    return 0;
+}
+
+/* Empties the L1 entries from `first` to `end`. */
+static int clear_l1(struct blk_node *node, uint64_t first, uint64_t end, struct blk_error *err)
+{
+    struct qcow2_state *s = qcow2_state(node);
+    int ret = 0;
+
+    blk_event(qcow2_file(node), BLK_EVENT_L1_SHRINK_WRITE_TABLE);
+    for (uint64_t i = first; i < end && ret == 0; i++) {
+        uint64_t table = s->l1[i] & QCOW2_ENTRY_OFFSET;
+        if (!table)
+            continue;
+        qcow2_lock(s);
+        ret = qcow2_metadata_load(node, err);
+        if (ret == 0)
+            ret = free_l2(node, table, QCOW2_FREE_SHRINK, err);
+        if (ret == 0)
+            qcow2_l1_set(node, (uint32_t)i, 0);
+        qcow2_unlock(s);
+        if (ret == 0)
+            ret = qcow2_relieve(node, err);
+    }
+    return ret;
+}
+
+/*
+ * Takes away all mappings behind the smaller of two sizes, between which the disk changes; a
+ * machine's state only where its place changes with the disk's size.
+ */
+static int clear_behind(struct blk_node *node, uint64_t size, uint64_t larger,
+                        struct blk_error *err)
+{
+    struct qcow2_state *s = qcow2_state(node);
+    uint64_t state = qcow2_l1_entries_for(larger, s->cluster_bits, s->extended);
+    bool stays = state == qcow2_l1_entries_for(size, s->cluster_bits, s->extended);
+    uint64_t end = stays ? u64_min(state, s->l1_entries) : s->l1_entries;
+    uint64_t per_table = (uint64_t)s->l2_entries << s->cluster_bits;
+    uint64_t start = round_up(size, s->cluster_bytes);
+    uint64_t whole = div_round_up(start, per_table);
+
+    int ret = 0;
+    if (start < whole * per_table && whole <= s->l1_entries)
+        ret = qcow2_unmap(node, start, whole * per_table - start, QCOW2_FREE_SHRINK, err);
+    return ret < 0 ? ret : clear_l1(node, whole, end, err);
+}
+
+/* ---- the end of the file ---- */
+
+/* How many clusters the file has up to the last that is in use. */
+static int count_to_last_used(struct blk_node *node, uint64_t *clusters, struct blk_error *err)
+{
+    struct qcow2_state *s = qcow2_state(node);
+    uint64_t count = 0;
+    int ret = 0;
+
+    *clusters = div_round_up(blk_size(qcow2_file(node)), s->cluster_bytes);
+    qcow2_lock(s);
+    while (*clusters && ret == 0) {
+        ret = qcow2_refcount(node, *clusters - 1, &count, err);
+        if (ret < 0 || count)
+            break;
+        --*clusters;
+    }
+    qcow2_unlock(s);
+    return ret;
+}
+
+/* Cuts off what is free at the end of the file. Everything is settled. */
+static int trim_file(struct blk_node *node, struct blk_error *err)
+{
+    struct qcow2_state *s = qcow2_state(node);
+    struct blk_node *file = qcow2_file(node);
+    uint64_t clusters;
+
+    if (!file->driver->growable)
+        return 0;
+    int ret = count_to_last_used(node, &clusters, err);
+    uint64_t end = clusters << s->cluster_bits;
+    if (ret < 0 || end >= blk_size(file))
+        return ret;
+    ret = blk_child_truncate(file, end, BLK_PREALLOC_OFF, false, err);
+    if (ret < 0)
+        return ret;
+    qcow2_lock(s);
+    s->virgin = end;
+    qcow2_unlock(s);
+    return 0;
+}
+
+/* ---- growing ---- */
+
+/* Data between the old end and the end of its cluster was never the guest's: it becomes zeroes. */
+static int zero_old_end(struct blk_node *node, uint64_t old_size, struct blk_error *err)
+{
+    const struct qcow2_state *s = qcow2_state(node);
+    uint64_t end = round_up(old_size, s->cluster_bytes);
+    int ret = 0;
+
+    for (uint64_t at = old_size; at < end && ret == 0;) {
+        struct qcow2_mapping mapping;
+        ret = qcow2_map(node, at, end - at, &mapping, err);
+        if (ret == 0 && (mapping.kind == QCOW2_DATA || mapping.kind == QCOW2_COMPRESSED))
+            ret = qcow2_write_zero_data(node, at, mapping.bytes, err);
+        at += mapping.bytes;
+    }
+    return ret;
+}
+
+/* What a longer backing file has behind the old end must not show. */
+static int hide_backing(struct blk_node *node, uint64_t old_size, uint64_t size,
+                        struct blk_error *err)
+{
+    const struct qcow2_state *s = qcow2_state(node);
+    struct blk_node *backing = blk_child(node, BLK_ROLE_BACKING);
+    uint64_t end = backing ? u64_min(size, blk_size(backing)) : 0;
+    if (end <= old_size)
+        return 0;
+
+    uint64_t aligned = round_up(old_size, s->subcluster_bytes);
+    if (s->header.version < 3)
+        aligned = end;
+    int ret = 0;
+    if (aligned > old_size)
+        ret = qcow2_write_zero_data(node, old_size, aligned - old_size, err);
+    if (ret == 0 && end > aligned)
+        ret = qcow2_zero_behind(node, aligned, round_up(end, s->subcluster_bytes) - aligned, err);
+    return ret;
+}
+
+static int grow(struct blk_node *node, uint64_t old_size, uint64_t size,
+                enum blk_prealloc prealloc, struct blk_error *err)
+{
+    struct qcow2_state *s = qcow2_state(node);
+    int ret = load_l1(node, err);
+    if (ret == 0)
+        ret = clear_behind(node, old_size, size, err);
+    if (ret == 0)
+        ret = qcow2_grow_l1(node, qcow2_l1_entries_for(size, s->cluster_bits, s->extended), err);
+    if (ret == 0)
+        ret = zero_old_end(node, old_size, err);
+    if (ret == 0)
+        ret = hide_backing(node, old_size, size, err);
+    if (ret == 0 && s->data_file)
+        ret = blk_child_truncate(blk_child(node, BLK_ROLE_DATA), size,
+                                 prealloc == BLK_PREALLOC_METADATA ? BLK_PREALLOC_OFF : prealloc,
+                                 false, err);
+    /* Others may write a raw data file directly: all of it has to be mapped. */
+    if (s->data_file_raw && prealloc == BLK_PREALLOC_OFF)
+        prealloc = BLK_PREALLOC_METADATA;
+    if (ret == 0)
+        ret = qcow2_preallocate(node, old_size, size - old_size, prealloc, err);
+    return ret;
+}
+
+/* ---- the operations ---- */
+
+static int switch_size(struct blk_node *node, uint64_t size, struct blk_error *err)
+{
+    struct qcow2_state *s = qcow2_state(node);
+    int ret = qcow2_settle(node, err);
+    if (ret < 0)
+        return ret;
+    struct qcow2_header next = s->header;
+    next.size = size;
+    ret = qcow2_header_switch(node, &next, err);
+    if (ret == 0) {
+        blk_node_set_size(node, size);
+        ret = blk_bitmaps_resize(node, size, err);
+    }
+    return ret;
+}
+
+static int shrink(struct blk_node *node, uint64_t size, struct blk_error *err)
+{
+    const struct qcow2_state *s = qcow2_state(node);
+    uint64_t old_size = blk_size(node);
+    int ret = load_l1(node, err);
+    if (ret == 0)
+        ret = switch_size(node, size, err);
+    if (ret == 0)
+        ret = clear_behind(node, size, old_size, err);
+    if (ret == 0)
+        ret = qcow2_settle(node, err);
+    /* What a snapshot may still need stays. */
+    if (ret == 0 && s->data_file && (s->data_file_raw || !s->header.snapshot_count))
+        ret = blk_child_truncate(blk_child(node, BLK_ROLE_DATA), size, BLK_PREALLOC_OFF, false,
+                                 err);
+    return ret < 0 ? ret : trim_file(node, err);
+}
+
+int qcow2_truncate(struct blk_node *node, uint64_t size, enum blk_prealloc prealloc, bool exact,
+                   struct blk_error *err)
+{
+    const struct qcow2_state *s = qcow2_state(node);
+    uint64_t old_size = blk_size(node);
+    (void)exact; /* always */
+
+    if (size % BLK_SECTOR_BYTES)
+        return blk_fail_why(err, EINVAL, "the new size must be a multiple of 512", "resizing '%s'",
+                            node->name);
+    if (size > BLK_MAX_BYTES)
+        return blk_fail(err, EFBIG, "resizing '%s'", node->name);
+    if (size < old_size && prealloc != BLK_PREALLOC_OFF)
+        return blk_fail_why(err, EINVAL, "preallocation is for growing, not for shrinking",
+                            "resizing '%s'", node->name);
+    if (s->header.version < 3 && s->header.snapshot_count)
+        return blk_fail_why(err, ENOTSUP, "snapshots of version 2 do not record the disk size",
+                            "resizing '%s'", node->name);
+    if (size == old_size)
+        return 0;
+
+    int ret = qcow2_check_poison(node, err);
+    if (ret == 0)
+        ret = blk_identity_will_change(node, err);
+    if (ret == 0)
+        ret = qcow2_bitmaps_suspend(node, size, err);
+    if (ret == 0 && size < old_size)
+        return shrink(node, size, err);
+    if (ret == 0)
+        ret = grow(node, old_size, size, prealloc, err);
+    return ret < 0 ? ret : switch_size(node, size, err);
+}
+
+/* ---- emptying ---- */
+
+/*
+ * Puts an L1 table of nothing in the first place that is free, if that lies before `limit`; the
+ * old one is freed (later).
+ */
+static int renew_l1(struct blk_node *node, uint64_t limit, struct blk_error *err)
+{
+    struct qcow2_state *s = qcow2_state(node);
+    uint32_t entries = s->l1_entries;
+    uint64_t offset, *empty = calloc(entries ? entries : 1, sizeof(*empty));
+    if (!empty)
+        return blk_fail(err, ENOMEM, "emptying '%s'", node->name);
+
+    int ret = write_l1(node, empty, 0, entries, &offset, err);
+    if (ret == 0 && offset < limit) {
+        ret = activate_l1(node, offset, empty, entries, QCOW2_FREE_SNAPSHOT, err);
+        if (ret == 0)
+            return 0;
+    } else if (ret == 0) {
+        ret = qcow2_unalloc(node, offset, u64_max((uint64_t)entries * 8, 8), err);
+    }
+    free(empty);
+    return ret;
+}
+
+/* Lets the data file forget what the slice maps: a hint, which may fail. */
+static void discard_slice(struct blk_node *node, const uint8_t *slice)
+{
+    const struct qcow2_state *s = qcow2_state(node);
+    struct blk_node *data = blk_child(node, BLK_ROLE_DATA);
+    uint64_t start = 0, end = 0;
+
+    for (uint32_t i = 0; i < s->slice_entries; i++) {
+        struct qcow2_entry entry = qcow2_entry_get(s, slice, i);
+        if (entry.entry & QCOW2_ENTRY_COMPRESSED || !qcow2_entry_has_host(s, entry))
+            continue;
+        uint64_t host = entry.entry & QCOW2_ENTRY_OFFSET;
+        if (host != end) {
+            blk_child_discard(data, start, end - start, NULL);
+            start = host;
+        }
+        end = host + s->cluster_bytes;
+    }
+    blk_child_discard(data, start, end - start, NULL);
+}
+
+/* The same for all that an L2 table maps, to which nothing stable points any more. */
+static int discard_in_data_file(struct blk_node *node, uint64_t table, struct blk_error *err)
+{
+    struct qcow2_state *s = qcow2_state(node);
+    uint32_t bytes = s->l2_cache.entry_bytes;
+    uint8_t *copy = malloc(bytes);
+    int ret = copy ? 0 : blk_fail(err, ENOMEM, "emptying '%s'", node->name);
+
+    for (uint64_t at = 0; at < s->cluster_bytes && ret == 0; at += bytes) {
+        struct qcow2_table *slice;
+        qcow2_lock(s);
+        ret = qcow2_cache_get(node, &s->l2_cache, table + at, &slice, err);
+        if (ret == 0)
+            memcpy(copy, slice->data, bytes);
+        qcow2_unlock(s);
+        if (ret == 0)
+            discard_slice(node, copy);
+    }
+    free(copy);
+    return ret;
+}
+
+/* Gives back what the old L1 table, of which the medium has nothing any more, led to. */
+static int free_tree(struct blk_node *node, const uint64_t *l1, uint32_t entries,
+                     struct blk_error *err)
+{
+    struct qcow2_state *s = qcow2_state(node);
+    bool punch_data = s->data_file && !s->data_file_raw && s->pass_discard.snapshot &&
+                      !s->header.snapshot_count;
+    int ret = 0;
+
+    for (uint32_t i = 0; i < entries && ret == 0; i++) {
+        uint64_t table = l1[i] & QCOW2_ENTRY_OFFSET;
+        if (!table)
+            continue;
+        if (punch_data && table % s->cluster_bytes == 0)
+            ret = discard_in_data_file(node, table, err);
+        qcow2_lock(s);
+        if (ret == 0)
+            ret = free_l2(node, table, QCOW2_FREE_SNAPSHOT, err);
+        qcow2_unlock(s);
+        if (ret == 0)
+            ret = qcow2_relieve(node, err);
+    }
+    return ret;
+}
+
+/* Whether the cluster is in the refcount table, or a refcount block. Everything is settled. */
+static bool is_of_refcounts(const struct qcow2_state *s, uint64_t cluster)
+{
+    uint64_t offset = cluster << s->cluster_bits;
+    if (offset >= s->reftable_offset && offset - s->reftable_offset < s->reftable_entries * 8)
+        return true;
+    for (uint64_t i = 0; i < s->reftable_entries; i++)
+        if (s->reftable[i] == offset)
+            return true;
+    return false;
+}
+
+/* Rebuilds the refcounts in free space, and switches to them if the file can end earlier. */
+static int renew_refcounts(struct blk_node *node, uint64_t clusters, struct blk_error *err)
+{
+    struct qcow2_state *s = qcow2_state(node);
+    struct qcow2_header next = s->header;
+    struct qcow2_shadow shadow;
+    int ret = qcow2_shadow_begin(node, s->refcount_order, true, NULL, &shadow, err);
+    if (ret < 0)
+        return ret;
+
+    ret = qcow2_shadow_finish(&shadow, true, &next, err);
+    uint64_t after = shadow.clusters;
+    while (after && !qcow2_shadow_get(&shadow, after - 1))
+        after--;
+    bool better = after < clusters;
+    if (ret == 0 && better)
+        ret = qcow2_barrier(node, err);
+    if (ret == 0 && better)
+        ret = qcow2_header_switch(node, &next, err);
+    /* Also of what was not switched to: it may have made the file longer. */
+    qcow2_forget_tables(node);
+    if (ret == 0 && better)
+        qcow2_shadow_discard_freed(&shadow);
+    qcow2_shadow_end(&shadow);
+    return ret;
+}
+
+/*
+ * Cuts the file of an empty image. The tables that it still has may lie at the end, behind what
+ * was freed: they move to the front first. Everything is settled.
+ */
+static int cut_empty(struct blk_node *node, struct blk_error *err)
+{
+    struct qcow2_state *s = qcow2_state(node);
+    uint64_t clusters;
+
+    if (!qcow2_file(node)->driver->growable)
+        return 0;
+    int ret = renew_l1(node, s->l1_offset, err);
+    if (ret == 0)
+        ret = qcow2_settle(node, err);
+    if (ret == 0)
+        ret = count_to_last_used(node, &clusters, err);
+    if (ret == 0 && clusters && is_of_refcounts(s, clusters - 1))
+        ret = renew_refcounts(node, clusters, err);
+    return ret < 0 ? ret : trim_file(node, err);
+}
+
+int qcow2_make_empty(struct blk_node *node, struct blk_error *err)
+{
+    struct qcow2_state *s = qcow2_state(node);
+
+    blk_event(qcow2_file(node), BLK_EVENT_EMPTY_IMAGE_PREPARE);
+    int ret = load_l1(node, err);
+    if (ret == 0)
+        ret = qcow2_settle(node, err);
+    if (ret < 0)
+        return ret;
+
+    uint32_t entries = s->l1_entries;
+    uint64_t *old = malloc(entries ? entries * sizeof(*old) : 1);
+    if (!old)
+        return blk_fail(err, ENOMEM, "emptying '%s'", node->name);
+    memcpy(old, s->l1, entries * sizeof(*old));
+    ret = renew_l1(node, UINT64_MAX, err);
+    if (ret == 0)
+        ret = free_tree(node, old, entries, err);
+    free(old);
+    if (ret == 0 && s->data_file_raw)
+        ret = blk_child_write_zeroes(blk_child(node, BLK_ROLE_DATA), 0, blk_size(node),
+                                     BLK_REQ_MAY_UNMAP, err);
+    if (ret == 0)
+        ret = qcow2_settle(node, err);
+    if (ret < 0)
+        return ret;
+    ret = cut_empty(node, err);
+    if (ret < 0)
+        blk_left_behind(err, "'%s' is empty, but its file is longer than necessary",
+                        node->name);
+    return ret;
+}

@@ -1,0 +1,98 @@
+/*
+ * Internal snapshots.
+ *
+ *   snapshot_table.c   the table: parsing with every check, encoding
+ *   snapshot_tree.c    counting and rebuilding what an L1 table reaches, for operations that
+ *                      switch to new tables
+ *   snapshot.c         list, create, apply, delete, load
+ */
+#ifndef DRIVERS_QCOW2_SNAPSHOT_SNAPSHOT_H
+#define DRIVERS_QCOW2_SNAPSHOT_SNAPSHOT_H
+
+#include "drivers/qcow2/shape/shadow.h"
+
+/*
+ * Shown of ids and names, and accepted of new names; QEMU's limits. The format would have room
+ * for 65535.
+ */
+#define QCOW2_SHOWN_ID_BYTES 127
+#define QCOW2_SHOWN_NAME_BYTES 255
+
+/* Extra data that an entry must have in version 3: size of the VM state, size of the disk. */
+#define QCOW2_SNAPSHOT_EXTRA_V3_BYTES 16
+
+/* One entry of the table. */
+struct qcow2_snapshot {
+    uint64_t l1_offset;
+    uint32_t l1_entries;
+    char *id, *name;
+    uint32_t date_seconds, date_nanoseconds;
+    uint64_t vm_clock_ns;
+    uint64_t vm_state_bytes;
+    uint64_t disk_bytes;
+    uint64_t icount;        /* UINT64_MAX: not known */
+    uint32_t extra_bytes;
+    const uint8_t *raw; /* as it is stored, without the padding behind it */
+    uint32_t raw_bytes;
+    /* A check also sees entries whose extra data are too long, cut down in `raw`; and too many. */
+    uint64_t stored_bytes; /* more than raw_bytes: with the extra data that were cut */
+    bool is_excess;        /* past the limits */
+};
+
+/*
+ * Reads the table entry by entry (memory is bounded by one entry) and calls `visit` for each; the
+ * entry is valid only during the call. Stops at the first that is not 0 and returns it.
+ * *table_bytes (may be NULL): its length. Errors: -EINVAL for a damaged table, -EFBIG beyond the
+ * limits.
+ */
+int qcow2_snapshot_table_walk(struct blk_node *node,
+                              int (*visit)(void *opaque, const struct qcow2_snapshot *snapshot,
+                                           struct blk_error *err),
+                              void *opaque, uint64_t *table_bytes, struct blk_error *err);
+
+/* A table that is being put together. */
+struct qcow2_snapshot_table {
+    uint8_t *data; /* malloc()ed */
+    uint64_t bytes, room;
+    uint32_t count;
+};
+
+/*
+ * Adds an entry: the stored form of one that has it (`raw`), padded; else encodes the fields.
+ * Errors: -ENOMEM, -EFBIG when the table grows beyond the limits.
+ */
+int qcow2_snapshot_table_add(struct qcow2_snapshot_table *table,
+                             const struct qcow2_snapshot *snapshot, struct blk_error *err);
+
+/*
+ * Writes the table to a new place and sets the fields of *next for it; the live table, which is
+ * `old_bytes` long, loses its count. An empty table needs no place.
+ */
+int qcow2_snapshot_table_replace(struct qcow2_shadow *shadow,
+                                 const struct qcow2_snapshot_table *table, uint64_t old_bytes,
+                                 struct qcow2_header *next, struct blk_error *err);
+
+/* ---- snapshot_tree.c ---- */
+
+/*
+ * Adds `delta` (+1 or -1) to the new counts of all that the L1 table reaches: L2 tables, data,
+ * compressed pieces; each as often as there are references. -EIO for entries that point to where
+ * nothing can be.
+ */
+int qcow2_tree_count(struct qcow2_shadow *shadow, const uint64_t *l1, uint64_t entries, int delta,
+                     struct blk_error *err);
+
+/*
+ * Makes the COPIED flags of an L1 table and its L2 tables agree with the new counts, without
+ * touching what is stored: L2 tables that need other flags are copied to new places, which takes
+ * a reference from the old ones. l1[] is changed; *changed says whether it or anything below it
+ * was.
+ */
+int qcow2_tree_set_copied(struct qcow2_shadow *shadow, uint64_t *l1, uint64_t entries,
+                          bool *changed, struct blk_error *err);
+
+/* Writes an L1 table to a new place. Without entries it needs none: *offset is 0. */
+int qcow2_tree_write_l1(struct qcow2_shadow *shadow, const uint64_t *l1, uint64_t entries,
+                        uint64_t *offset, struct blk_error *err);
+
+#endif

@@ -1,0 +1,432 @@
+/*
+ * Finding free clusters, and giving clusters back.
+ *
+ * First fit from a hint below which nothing is free. Regions of the file that have no refcount
+ * block yet count as free; the first to allocate there puts the missing blocks at the beginning of
+ * what it takes, so a growing file gets one block and then a long run of data.
+ *
+ * A cluster is given back in two ways: at once, when nothing on the medium ever pointed to it; or
+ * later, by an entry in the open epoch's list, when the change that unpointed it is stable (C3).
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "blockcore/base/memory.h"
+#include "drivers/qcow2/tables/refcount.h"
+
+/* ---- finding ---- */
+
+/* Free clusters in a row. */
+struct run {
+    uint64_t start, count;
+    uint64_t first_free; /* the first one seen that stays free; UINT64_MAX: none */
+};
+
+/*
+ * Length of the row of clusters at `cluster` that are all free (or all in use), as far as one
+ * slice of counts tells, at most `most`.
+ */
+static int row_in_slice(struct blk_node *node, uint64_t cluster, uint64_t most, bool *is_free,
+                        uint64_t *length, struct blk_error *err)
+{
+    struct qcow2_state *s = qcow2_state(node);
+    struct qcow2_table *slice;
+    uint64_t index;
+    int ret = qcow2_refslice(node, cluster, &slice, &index, err);
+    if (ret < 0)
+        return ret;
+    if (!slice) {
+        *is_free = true;
+        *length = u64_min(most, s->refblock_entries - cluster % s->refblock_entries);
+        return 0;
+    }
+    uint64_t end = u64_min(index + most, qcow2_counts_per_slice(s));
+    uint64_t at = index;
+    *is_free = qcow2_count_get(slice->data, s->refcount_order, at) == 0;
+    while (++at < end && (qcow2_count_get(slice->data, s->refcount_order, at) == 0) == *is_free)
+        ;
+    *length = at - index;
+    return 0;
+}
+
+/*
+ * The first row of at least `least` free clusters at or behind `from`; reports at most `most` of
+ * it.
+ */
+static int find_run(struct blk_node *node, uint64_t from, uint64_t least, uint64_t most,
+                    struct run *run, struct blk_error *err)
+{
+    const struct qcow2_state *s = qcow2_state(node);
+    uint64_t limit = QCOW2_MAX_HOST_OFFSET >> s->cluster_bits;
+
+    *run = (struct run){ .start = from, .first_free = UINT64_MAX };
+    for (uint64_t at = from; run->count < most;) {
+        bool is_free;
+        uint64_t length;
+        int ret = row_in_slice(node, at, UINT64_MAX >> 8,
+                               &is_free, &length, err);
+        if (ret < 0)
+            return ret;
+        if (is_free)
+            run->first_free = u64_min(run->first_free, at);
+        at += length;
+        if (is_free) {
+            run->count += length;
+        } else if (run->count >= least) {
+            break;
+        } else {
+            run->start = at;
+            run->count = 0;
+        }
+        if (at >= limit)
+            return blk_fail(err, EFBIG, "allocating clusters in '%s'", node->name);
+    }
+    run->count = u64_min(run->count, most);
+    return 0;
+}
+
+/* ---- taking ---- */
+
+/* Refcount blocks that the clusters of the run need and that do not exist. */
+static uint64_t missing_blocks(const struct qcow2_state *s, const struct run *run)
+{
+    uint64_t missing = 0;
+    for (uint64_t block = run->start / s->refblock_entries;
+         block <= (run->start + run->count - 1) / s->refblock_entries; block++)
+        missing += block >= s->reftable_entries || !s->reftable[block];
+    return missing;
+}
+
+int qcow2_take_room(struct blk_node *node, uint64_t offset, uint64_t bytes, struct blk_error *err)
+{
+    struct blk_node *file = qcow2_file(node);
+    return file->unnamed ? 0 : blk_child_write_zeroes(file, offset, bytes, 0, err);
+}
+
+static int make_block(struct blk_node *node, uint64_t block, uint64_t offset, struct blk_error *err)
+{
+    struct qcow2_state *s = qcow2_state(node);
+    int ret = qcow2_take_room(node, offset, s->cluster_bytes, err);
+    if (ret == 0)
+        ret = qcow2_reftable_grow(node, block, err);
+    if (ret < 0)
+        return ret;
+    blk_event(qcow2_file(node), BLK_EVENT_REFBLOCK_ALLOC);
+    for (uint64_t at = 0; at < s->cluster_bytes && ret == 0; at += s->refblock_cache.entry_bytes) {
+        struct qcow2_table *slice;
+        ret = qcow2_cache_new(&s->refblock_cache, offset + at, &slice, err);
+    }
+    if (ret == 0)
+        ret = qcow2_metadata_add(s, offset, err);
+    if (ret == 0)
+        qcow2_reftable_set(s, block, offset);
+    else
+        qcow2_cache_drop(&s->refblock_cache, offset, s->cluster_bytes);
+    return ret;
+}
+
+/* Sets the counts of the run to 1. */
+static int set_counts(struct blk_node *node, const struct run *run, struct blk_error *err)
+{
+    struct qcow2_state *s = qcow2_state(node);
+    for (uint64_t cluster = run->start; cluster < run->start + run->count; cluster++) {
+        struct qcow2_table *slice;
+        uint64_t index;
+        int ret = qcow2_refslice(node, cluster, &slice, &index, err);
+        if (ret < 0)
+            return ret;
+        qcow2_refslice_put(s, slice, index, 1);
+    }
+    return 0;
+}
+
+/*
+ * Takes the run: blocks that its clusters lack go to its beginning and are cut off from it. The
+ * clusters are checked against everything that must not be written over.
+ */
+static int take_run(struct blk_node *node, struct run *run, struct blk_error *err)
+{
+    struct qcow2_state *s = qcow2_state(node);
+    uint64_t blocks = missing_blocks(s, run);
+
+    int ret = qcow2_check_overlap(node, run->start << s->cluster_bits,
+                                  run->count << s->cluster_bits, err);
+    if (ret < 0)
+        return ret;
+    uint64_t next_place = run->start;
+    uint64_t last = (run->start + run->count - 1) / s->refblock_entries;
+    for (uint64_t block = run->start / s->refblock_entries; block <= last; block++) {
+        if (block < s->reftable_entries && s->reftable[block])
+            continue;
+        ret = make_block(node, block, next_place << s->cluster_bits, err);
+        if (ret < 0)
+            break;
+        next_place++;
+    }
+    if (ret == 0)
+        ret = set_counts(node, run, err);
+    if (ret < 0) {
+        /* A block that is hooked up and lacks a count of its own must not reach the medium (C1). */
+        if (next_place > run->start)
+            qcow2_poison(s, -ret);
+        return ret;
+    }
+    s->virgin = u64_max(s->virgin, (run->start + run->count) << s->cluster_bits);
+    if (run->first_free == run->start)
+        run->first_free = UINT64_MAX; /* not any more */
+    run->start += blocks;
+    run->count -= blocks;
+    return 0;
+}
+
+/*
+ * Takes at least `least` clusters, the first fit at or behind `from`. Up to `most` are looked
+ * for, and a few more may come when fewer blocks were needed than there was room left for.
+ */
+static int take(struct blk_node *node, uint64_t from, uint64_t least, uint64_t most,
+                struct run *run, bool *virgin, struct blk_error *err)
+{
+    struct qcow2_state *s = qcow2_state(node);
+    int ret = qcow2_reftable_load(node, err);
+    if (ret < 0)
+        return ret;
+
+    uint64_t extra = 0;
+    for (;;) {
+        ret = find_run(node, from, least + extra, most + extra, run, err);
+        if (ret < 0)
+            return ret;
+        uint64_t missing = missing_blocks(s, run);
+        if (missing <= extra || run->count - u64_min(missing, run->count) >= least)
+            break;
+        extra = missing;
+    }
+    /* Only what lies behind all that was ever written can be known to be zero. */
+    bool untouched = run->start << s->cluster_bits >= s->virgin;
+    ret = take_run(node, run, err);
+    if (ret == 0 && virgin)
+        *virgin = untouched;
+    return ret;
+}
+
+static int give_back(struct blk_node *node, const struct run *run, uint64_t keep,
+                     struct blk_error *err)
+{
+    const struct qcow2_state *s = qcow2_state(node);
+    return qcow2_refcount_decrease(node, (run->start + keep) << s->cluster_bits,
+                                   (run->count - keep) << s->cluster_bits, err);
+}
+
+static int alloc_exactly(struct blk_node *node, uint64_t from, uint64_t bytes, uint64_t *offset,
+                         struct blk_error *err)
+{
+    struct qcow2_state *s = qcow2_state(node);
+    uint64_t wanted = div_round_up(bytes, s->cluster_bytes);
+    struct run run;
+    int ret = take(node, from, wanted, wanted, &run, NULL, err);
+    if (ret == 0 && run.count > wanted)
+        ret = give_back(node, &run, wanted, err);
+    if (ret < 0)
+        return ret;
+
+    *offset = run.start << s->cluster_bits;
+    if (from == s->free_hint)
+        s->free_hint = u64_min(run.first_free, run.start + wanted);
+    return 0;
+}
+
+int qcow2_alloc_unplaced(struct blk_node *node, uint64_t bytes, uint64_t *offset,
+                         struct blk_error *err)
+{
+    return alloc_exactly(node, qcow2_state(node)->free_hint, bytes, offset, err);
+}
+
+int qcow2_alloc(struct blk_node *node, uint64_t bytes, uint64_t *offset, struct blk_error *err)
+{
+    blk_event(qcow2_file(node), BLK_EVENT_CLUSTER_ALLOC);
+    int ret = qcow2_alloc_unplaced(node, bytes, offset, err);
+    return ret < 0 ? ret : qcow2_reftable_place(node, err);
+}
+
+int qcow2_alloc_end(struct blk_node *node, uint64_t bytes, uint64_t *offset, struct blk_error *err)
+{
+    struct qcow2_state *s = qcow2_state(node);
+    int ret = qcow2_reftable_load(node, err);
+    if (ret == 0)
+        ret = alloc_exactly(node, s->virgin >> s->cluster_bits, bytes, offset, err);
+    return ret < 0 ? ret : qcow2_reftable_place(node, err);
+}
+
+int qcow2_alloc_run(struct blk_node *node, uint64_t max_bytes, uint64_t *offset, uint64_t *bytes,
+                    bool *virgin, struct blk_error *err)
+{
+    struct qcow2_state *s = qcow2_state(node);
+    uint64_t most = u64_max(max_bytes >> s->cluster_bits, 1);
+    struct run run;
+
+    blk_event(qcow2_file(node), BLK_EVENT_CLUSTER_ALLOC);
+    int ret = take(node, s->free_hint, 1, most, &run, virgin, err);
+    if (ret < 0)
+        return ret;
+    s->free_hint = run.start + run.count;
+    if (run.count > most) {
+        ret = give_back(node, &run, most, err);
+        if (ret < 0)
+            return ret;
+        run.count = most;
+    }
+
+    *offset = run.start << s->cluster_bits;
+    *bytes = run.count << s->cluster_bits;
+    return qcow2_reftable_place(node, err);
+}
+
+/* ---- compressed pieces ---- */
+
+/* Puts the piece behind the previous one, reaching into the next cluster if that is free. */
+static int pack(struct blk_node *node, uint32_t bytes, uint64_t *offset, bool *packed,
+                struct blk_error *err)
+{
+    struct qcow2_state *s = qcow2_state(node);
+    uint64_t at = s->compressed_next;
+    uint64_t room = round_up(at, s->cluster_bytes) - at;
+
+    *packed = false;
+    if (!at || !room)
+        return 0;
+    uint64_t count;
+    int ret = qcow2_refcount(node, at >> s->cluster_bits, &count, err);
+    if (ret < 0 || !count || count == s->refcount_max)
+        return ret;
+    if (bytes > room) {
+        struct run next;
+        uint64_t cluster = (at >> s->cluster_bits) + 1;
+        ret = find_run(node, cluster, 1, 1, &next, err);
+        if (ret < 0 || next.start != cluster || missing_blocks(s, &next))
+            return ret;
+        ret = take_run(node, &next, err);
+        if (ret < 0)
+            return ret;
+        if (s->free_hint == cluster)
+            s->free_hint = cluster + 1;
+    }
+    ret = qcow2_refcount_increase(node, at, 1, err);
+    if (ret < 0)
+        return ret;
+    *offset = at;
+    *packed = true;
+    s->compressed_next = at + bytes;
+    return 0;
+}
+
+int qcow2_alloc_compressed(struct blk_node *node, uint32_t bytes, uint64_t *offset,
+                           struct blk_error *err)
+{
+    struct qcow2_state *s = qcow2_state(node);
+    bool packed;
+
+    blk_event(qcow2_file(node), BLK_EVENT_CLUSTER_ALLOC_BYTES);
+    int ret = pack(node, bytes, offset, &packed, err);
+    if (ret < 0 || packed)
+        return ret;
+    uint64_t cluster_bytes = s->cluster_bytes;
+    ret = qcow2_alloc_run(node, cluster_bytes, offset, &cluster_bytes, NULL, err);
+    if (ret == 0)
+        s->compressed_next = *offset + bytes;
+    return ret;
+}
+
+/* ---- giving back ---- */
+
+void qcow2_cluster_freed(struct qcow2_state *s, uint64_t cluster)
+{
+    s->free_hint = u64_min(s->free_hint, cluster);
+    s->virgin = u64_max(s->virgin, (cluster + 1) << s->cluster_bits);
+    /* Nothing may be packed into a cluster that somebody else can be given. */
+    if (s->compressed_next && (s->compressed_next - 1) >> s->cluster_bits == cluster)
+        s->compressed_next = 0;
+}
+
+void qcow2_free_later(struct blk_node *node, uint64_t offset, uint64_t bytes,
+                      enum qcow2_free_why why)
+{
+    struct qcow2_state *s = qcow2_state(node);
+    struct qcow2_frees *frees = &s->frees;
+    uint64_t start = round_down(offset, s->cluster_bytes);
+    uint64_t end = round_up(offset + bytes, s->cluster_bytes);
+    bool discard = why == QCOW2_FREE_REQUEST    ? s->pass_discard.request
+                   : why == QCOW2_FREE_SNAPSHOT ? s->pass_discard.snapshot
+                   : why == QCOW2_FREE_SHRINK   ? true
+                                                : s->pass_discard.other;
+
+    blk_event(qcow2_file(node), BLK_EVENT_CLUSTER_FREE);
+    if (!bytes)
+        return;
+    if (frees->count) {
+        struct qcow2_free *last = &frees->list[frees->count - 1];
+        if (last->offset + last->bytes == start && last->discard == discard) {
+            last->bytes += end - start;
+            return;
+        }
+    }
+    if (frees->count == frees->capacity) {
+        frees->capacity = frees->capacity ? frees->capacity * 2 : 64;
+        frees->list = blk_xrealloc(frees->list, frees->capacity, sizeof(*frees->list));
+    }
+    frees->list[frees->count++] = (struct qcow2_free){ start, end - start, discard };
+}
+
+/* Whether taking one from the cluster's count frees it, and nothing will be packed into it. */
+static bool is_last_use(struct blk_node *node, uint64_t cluster)
+{
+    struct qcow2_state *s = qcow2_state(node);
+    uint64_t count = 0;
+    if (s->compressed_next && (s->compressed_next - 1) >> s->cluster_bits == cluster)
+        return false;
+    return qcow2_refcount(node, cluster, &count, NULL) == 0 && count == 1;
+}
+
+/*
+ * Lets the file forget what is about to be freed: before it is, so that nobody has been given it
+ * yet.
+ */
+static void pass_discard(struct blk_node *node, const struct qcow2_free *entry)
+{
+    struct qcow2_state *s = qcow2_state(node);
+    uint64_t end = entry->offset + entry->bytes;
+
+    for (uint64_t at = entry->offset; at < end;) {
+        uint64_t from = at;
+        qcow2_lock(s);
+        while (at < end && is_last_use(node, at >> s->cluster_bits))
+            at += s->cluster_bytes;
+        qcow2_unlock(s);
+        if (at > from)
+            blk_child_discard(qcow2_file(node), from, at - from, NULL); /* a hint: may fail */
+        else
+            at += s->cluster_bytes;
+    }
+}
+
+int qcow2_unalloc(struct blk_node *node, uint64_t offset, uint64_t bytes, struct blk_error *err)
+{
+    struct qcow2_state *s = qcow2_state(node);
+    qcow2_lock(s);
+    int ret = qcow2_refcount_decrease(node, offset, bytes, err);
+    qcow2_unlock(s);
+    return ret;
+}
+
+int qcow2_frees_apply(struct blk_node *node, const struct qcow2_frees *frees,
+                      struct blk_error *err)
+{
+    int ret = 0;
+    for (size_t i = 0; i < frees->count && ret == 0; i++) {
+        const struct qcow2_free *entry = &frees->list[i];
+        if (entry->discard && qcow2_file(node)->flags & BLK_UNMAP)
+            pass_discard(node, entry);
+        ret = qcow2_unalloc(node, entry->offset, entry->bytes, err);
+    }
+    return ret;
+}

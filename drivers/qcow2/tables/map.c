@@ -1,0 +1,547 @@
+/*
+ * Where guest data is: L1 -> L2 slice -> entry -> state of a cluster or subcluster.
+ *
+ * Lookups share the lock; only a slice that is not in memory makes one take it for writing. Entries
+ * are judged when they are used: an impossible one is a corruption and never followed.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "blockcore/base/memory.h"
+#include "drivers/qcow2/qcow2.h"
+
+/* ---- entries ---- */
+
+struct qcow2_entry qcow2_entry_get(const struct qcow2_state *s, const uint8_t *slice,
+                                   uint32_t index)
+{
+    const uint8_t *at = slice + (size_t)index * s->l2_entry_bytes;
+    return (struct qcow2_entry){ be64_get(at), s->extended ? be64_get(at + 8) : 0 };
+}
+
+static void entry_put(const struct qcow2_state *s, uint8_t *slice, uint32_t index,
+                      struct qcow2_entry entry)
+{
+    uint8_t *at = slice + (size_t)index * s->l2_entry_bytes;
+    be64_put(at, entry.entry);
+    if (s->extended)
+        be64_put(at + 8, entry.bitmap);
+}
+
+/*
+ * With a data file, guest offset 0 is at host offset 0: there only COPIED tells that it is
+ * allocated.
+ */
+bool qcow2_entry_has_host(const struct qcow2_state *s, struct qcow2_entry entry)
+{
+    return entry.entry & QCOW2_ENTRY_OFFSET || (s->data_file && entry.entry & QCOW2_ENTRY_COPIED);
+}
+
+static int extended_kind(const struct qcow2_state *s, struct qcow2_entry entry, unsigned subcluster,
+                         enum qcow2_kind *kind, const char **why)
+{
+    bool allocated = entry.bitmap >> subcluster & 1;
+    bool zero = entry.bitmap >> (subcluster + QCOW2_SUBCLUSTERS) & 1;
+    bool host = qcow2_entry_has_host(s, entry);
+
+    if (allocated && (zero || !host)) {
+        *why = zero ? "a subcluster that is allocated and zero at once"
+                    : "an allocated subcluster in no cluster";
+        return -EIO;
+    }
+    if (allocated)
+        *kind = QCOW2_DATA;
+    else if (zero)
+        *kind = host ? QCOW2_ZERO_HOST : QCOW2_ZERO;
+    else
+        *kind = host ? QCOW2_UNALLOCATED_HOST : QCOW2_UNALLOCATED;
+    return 0;
+}
+
+int qcow2_entry_kind(const struct qcow2_state *s, struct qcow2_entry entry, unsigned subcluster,
+                     enum qcow2_kind *kind, const char **why)
+{
+    if (entry.entry & QCOW2_ENTRY_COMPRESSED) {
+        *kind = QCOW2_COMPRESSED;
+        *why = "a compressed cluster in an image with an external data file";
+        return s->data_file ? -EIO : 0;
+    }
+    if ((entry.entry & QCOW2_ENTRY_OFFSET) & (s->cluster_bytes - 1)) {
+        *why = "a cluster at an unaligned offset";
+        return -EIO;
+    }
+    if (s->extended)
+        return extended_kind(s, entry, subcluster, kind, why);
+
+    bool host = qcow2_entry_has_host(s, entry);
+    if (entry.entry & QCOW2_ENTRY_ZERO) {
+        *kind = host ? QCOW2_ZERO_HOST : QCOW2_ZERO;
+        *why = "a zero cluster, which version 2 does not have";
+        return s->header.version < 3 ? -EIO : 0;
+    }
+    *kind = host ? QCOW2_DATA : QCOW2_UNALLOCATED;
+    return 0;
+}
+
+/* ---- tables ---- */
+
+bool qcow2_is_cut_off(const struct blk_node *node, const struct blk_node *file, uint64_t offset,
+                      uint64_t bytes)
+{
+    const struct qcow2_state *s = qcow2_state(node);
+    /* A check judges by itself. A file that others are writing may be longer than it was. */
+    if (node->flags & (BLK_IN_CHECK | BLK_FORCE_SHARE))
+        return false;
+    /* The last cluster need not be whole, unless the file is known to have been longer. */
+    bool exact = file == qcow2_file(node) && atomic_load(&s->saw_cut);
+    uint64_t end = blk_size(file);
+    return !range_within(offset, bytes, exact ? end : round_up(end, s->cluster_bytes));
+}
+
+int qcow2_fail_cut_short(const struct blk_node *file, uint64_t offset, const char *what,
+                         struct blk_error *err)
+{
+    char why[96];
+    snprintf(why, sizeof(why), "the file is cut short at %llu",
+             (unsigned long long)blk_size(file));
+    return blk_fail_why(err, EIO, why, "reading the %s at offset %llu of '%s'", what,
+                        (unsigned long long)offset, file->name);
+}
+
+int qcow2_check_cut_off(const struct blk_node *node, const struct blk_node *file, uint64_t offset,
+                        uint64_t bytes, const char *what, struct blk_error *err)
+{
+    if (!qcow2_is_cut_off(node, file, offset, bytes))
+        return 0;
+    atomic_store(&qcow2_state(node)->saw_damage, true);
+    if (file == qcow2_file(node))
+        atomic_store(&qcow2_state(node)->saw_cut, true);
+    return qcow2_fail_cut_short(file, offset, what, err);
+}
+
+uint64_t qcow2_bytes_there(const struct blk_node *node, const struct blk_node *file,
+                           uint64_t offset, uint64_t bytes)
+{
+    uint64_t end = blk_size(file);
+    if (node->flags & BLK_FORCE_SHARE)
+        return bytes;
+    return offset < end ? u64_min(bytes, end - offset) : 0;
+}
+
+int qcow2_read_table(struct blk_node *node, uint64_t offset, uint64_t entries, uint64_t max_bytes,
+                     uint64_t **table, const char *what, struct blk_error *err)
+{
+    const struct qcow2_state *s = qcow2_state(node);
+    *table = NULL;
+    if (entries > max_bytes / 8)
+        return blk_fail_why(err, EFBIG, "it is too large", "reading the %s of '%s'", what,
+                            node->name);
+    if (offset & (s->cluster_bytes - 1) ||
+        !range_within(offset, entries * 8, QCOW2_MAX_HOST_OFFSET))
+        return blk_fail_why(err, EIO, "its offset is invalid", "reading the %s of '%s'", what,
+                            node->name);
+
+    int ret = qcow2_check_cut_off(node, qcow2_file(node), offset, entries * 8, what, err);
+    if (ret < 0)
+        return ret;
+    uint64_t *buf = blk_malloc(entries ? entries * 8 : 8);
+    if (!buf)
+        return blk_fail(err, ENOMEM, "reading the %s of '%s'", what, node->name);
+    ret = blk_child_pread(qcow2_file(node), offset, entries * 8, buf, err);
+    if (ret < 0) {
+        free(buf);
+        return ret;
+    }
+    for (uint64_t i = 0; i < entries; i++)
+        buf[i] = be64_get(&buf[i]);
+    *table = buf;
+    return 0;
+}
+
+static int load_l1(struct blk_node *node, uint64_t offset, uint32_t entries, struct blk_error *err)
+{
+    struct qcow2_state *s = qcow2_state(node);
+    uint64_t *table;
+    int ret = qcow2_read_table(node, offset, entries, QCOW2_MAX_L1_BYTES, &table, "L1 table", err);
+    if (ret < 0)
+        return ret;
+    uint8_t *dirty = blk_calloc(div_round_up((uint64_t)entries * 8, s->l1_unit) + 1, 1);
+    if (!dirty) {
+        free(table);
+        return blk_fail(err, ENOMEM, "reading the L1 table of '%s'", node->name);
+    }
+    free(s->l1);
+    free(s->l1_dirty);
+    s->l1 = table;
+    s->l1_dirty = dirty;
+    s->l1_entries = entries;
+    s->l1_offset = offset;
+    return 0;
+}
+
+/*
+ * A new image may end before an L1 table of zeroes that nobody wrote. A file that was cut short
+ * looks the same but for its refcounts: they count what the table led to.
+ */
+static bool was_never_filled(struct blk_node *node)
+{
+    const struct qcow2_state *s = qcow2_state(node);
+    uint64_t structure = 1 + s->header.reftable_clusters +
+                         div_round_up((uint64_t)s->header.l1_entries * 8, s->cluster_bytes);
+    uint64_t in_use = 0, blocks = 0;
+
+    if (s->header.snapshot_count || s->header.autoclear & QCOW2_AUTOCLEAR_BITMAPS ||
+        qcow2_reftable_load(node, NULL) < 0)
+        return false;
+    for (uint64_t i = 0; i < s->reftable_entries; i++) {
+        blocks += s->reftable[i] != 0;
+        for (uint64_t j = 0; s->reftable[i] && j < s->refblock_entries; j++) {
+            uint64_t count;
+            if (qcow2_refcount(node, i * s->refblock_entries + j, &count, NULL) < 0)
+                return false;
+            in_use += count != 0;
+            if (in_use > structure + blocks)
+                return false;
+        }
+        if (blocks > 16)
+            return false; /* this many mean data */
+    }
+    return blocks > 0;
+}
+
+/* [locked] An L1 table of nothing. */
+static int make_empty_l1(struct blk_node *node, struct blk_error *err)
+{
+    struct qcow2_state *s = qcow2_state(node);
+    uint64_t bytes = (uint64_t)s->header.l1_entries * 8;
+
+    s->l1 = calloc(1, u64_max(bytes, 8));
+    s->l1_dirty = calloc(div_round_up(bytes, s->l1_unit) + 1, 1);
+    if (s->l1 && s->l1_dirty)
+        return 0;
+    free(s->l1);
+    free(s->l1_dirty);
+    s->l1 = NULL;
+    s->l1_dirty = NULL;
+    return blk_fail(err, ENOMEM, "reading the L1 table of '%s'", node->name);
+}
+
+int qcow2_l1_load(struct blk_node *node, struct blk_error *err)
+{
+    const struct qcow2_state *s = qcow2_state(node);
+
+    if (s->l1)
+        return 0;
+    if (!blk_is_writable(node) && s->header.l1_offset >= blk_size(qcow2_file(node)) &&
+        was_never_filled(node))
+        return make_empty_l1(node, err);
+    return load_l1(node, s->header.l1_offset, s->header.l1_entries, err);
+}
+
+int qcow2_use_l1(struct blk_node *node, uint64_t offset, uint32_t entries, uint64_t size,
+                 struct blk_error *err)
+{
+    struct qcow2_state *s = qcow2_state(node);
+    uint64_t needed = qcow2_l1_entries_for(size, s->cluster_bits, s->extended);
+    if (entries < needed)
+        return blk_fail_why(err, EIO, "its L1 table is too small for its size",
+                            "reading a snapshot of '%s'", node->name);
+    qcow2_lock(s);
+    int ret = load_l1(node, offset, entries, err);
+    qcow2_unlock(s);
+    if (ret == 0)
+        blk_node_set_size(node, size);
+    return ret;
+}
+
+void qcow2_l1_set(struct blk_node *node, uint32_t index, uint64_t entry)
+{
+    struct qcow2_state *s = qcow2_state(node);
+    s->l1[index] = entry;
+    s->l1_dirty[(uint64_t)index * 8 / s->l1_unit] = 1;
+    s->l1_any_dirty = true;
+}
+
+static uint64_t l1_index(const struct qcow2_state *s, uint64_t offset)
+{
+    return (offset >> s->cluster_bits) / s->l2_entries;
+}
+
+/*
+ * Host offset of the slice that maps the guest offset, in the L2 table at l2_offset; and the
+ * index in it.
+ */
+static uint64_t slice_offset(const struct qcow2_state *s, uint64_t l2_offset, uint64_t offset,
+                             uint32_t *index)
+{
+    uint64_t in_table = (offset >> s->cluster_bits) % s->l2_entries;
+    *index = (uint32_t)(in_table % s->slice_entries);
+    return l2_offset + in_table / s->slice_entries * s->l2_cache.entry_bytes;
+}
+
+static int bad_l1_entry(struct blk_node *node, uint64_t offset, struct blk_error *err)
+{
+    const struct qcow2_state *s = qcow2_state(node);
+    uint64_t index = l1_index(s, offset);
+    return qcow2_corrupt(node, err, "L1 entry %llu is 0x%llx", (unsigned long long)index,
+                         (unsigned long long)s->l1[index]);
+}
+
+/* [locked] As qcow2_slice_write(), to read: *slice is NULL where there is no L2 table. */
+static int slice_read(struct blk_node *node, uint64_t offset, struct qcow2_table **slice,
+                      uint32_t *index, struct blk_error *err)
+{
+    struct qcow2_state *s = qcow2_state(node);
+    *slice = NULL;
+    int ret = qcow2_l1_load(node, err);
+    if (ret < 0)
+        return ret;
+
+    uint64_t at = l1_index(s, offset);
+    uint64_t table = at < s->l1_entries ? s->l1[at] & QCOW2_ENTRY_OFFSET : 0;
+    if (!table)
+        return 0;
+    if (table & (s->cluster_bytes - 1))
+        return bad_l1_entry(node, offset, err);
+    return qcow2_cache_get(node, &s->l2_cache, slice_offset(s, table, offset, index), slice, err);
+}
+
+/* Gives the L1 entry an L2 table of its own: an empty one, or a copy of the shared one at `old`. */
+static int make_table(struct blk_node *node, uint64_t index, uint64_t old, struct blk_error *err)
+{
+    struct qcow2_state *s = qcow2_state(node);
+    uint64_t table;
+    int ret = qcow2_alloc(node, s->cluster_bytes, &table, err);
+    if (ret < 0)
+        return ret;
+
+    ret = qcow2_take_room(node, table, s->cluster_bytes, err);
+    for (uint64_t at = 0; at < s->cluster_bytes && ret == 0; at += s->l2_cache.entry_bytes) {
+        struct qcow2_table *from = NULL, *to;
+        if (old)
+            ret = qcow2_cache_get(node, &s->l2_cache, old + at, &from, err);
+        if (ret == 0)
+            ret = qcow2_cache_new(&s->l2_cache, table + at, &to, err);
+        if (ret == 0 && from)
+            memcpy(to->data, from->data, s->l2_cache.entry_bytes);
+    }
+    if (ret == 0)
+        ret = qcow2_metadata_add(s, table, err);
+    if (ret < 0) {
+        qcow2_cache_drop(&s->l2_cache, table, s->cluster_bytes);
+        qcow2_refcount_decrease(node, table, s->cluster_bytes, NULL);
+        return ret;
+    }
+    if (old) {
+        qcow2_cache_drop(&s->l2_cache, old, s->cluster_bytes);
+        qcow2_metadata_remove(s, old);
+        qcow2_free_later(node, old, s->cluster_bytes, QCOW2_FREE_OTHER);
+    }
+    qcow2_l1_set(node, (uint32_t)index, table | QCOW2_ENTRY_COPIED);
+    return 0;
+}
+
+int qcow2_slice_write(struct blk_node *node, uint64_t offset, struct qcow2_table **slice,
+                      uint32_t *index, struct blk_error *err)
+{
+    struct qcow2_state *s = qcow2_state(node);
+    int ret = qcow2_l1_load(node, err);
+    if (ret == 0)
+        ret = qcow2_metadata_load(node, err);
+    if (ret < 0)
+        return ret;
+
+    uint64_t at = l1_index(s, offset);
+    if (at >= s->l1_entries)
+        return blk_fail_why(err, EIO, "the L1 table does not reach that far",
+                            "mapping offset %llu of '%s'", (unsigned long long)offset, node->name);
+    uint64_t entry = s->l1[at];
+    uint64_t table = entry & QCOW2_ENTRY_OFFSET;
+    if (table & (s->cluster_bytes - 1))
+        return bad_l1_entry(node, offset, err);
+    if (!table || !(entry & QCOW2_ENTRY_COPIED)) {
+        ret = make_table(node, at, table, err);
+        if (ret < 0)
+            return ret;
+    }
+    return slice_read(node, offset, slice, index, err);
+}
+
+void qcow2_entry_free(struct blk_node *node, struct qcow2_entry entry, enum qcow2_free_why why)
+{
+    const struct qcow2_state *s = qcow2_state(node);
+    if (s->data_file)
+        return;
+    if (entry.entry & QCOW2_ENTRY_COMPRESSED)
+        qcow2_free_later(node, qcow2_compressed_offset(entry.entry, s->cluster_bits),
+                         qcow2_compressed_bytes(entry.entry, s->cluster_bits), why);
+    else if (entry.entry & QCOW2_ENTRY_OFFSET)
+        qcow2_free_later(node, entry.entry & QCOW2_ENTRY_OFFSET, s->cluster_bytes, why);
+}
+
+int qcow2_slice_set(struct blk_node *node, struct qcow2_table *slice, uint32_t index,
+                    struct qcow2_entry entry, enum qcow2_free_why why, struct blk_error *err)
+{
+    struct qcow2_state *s = qcow2_state(node);
+    struct qcow2_entry old = qcow2_entry_get(s, slice->data, index);
+    enum qcow2_kind kind;
+    const char *problem;
+    if (qcow2_entry_kind(s, old, 0, &kind, &problem) < 0)
+        return qcow2_corrupt(node, err, "an L2 table describes %s", problem);
+
+    bool same_host = !((old.entry | entry.entry) & QCOW2_ENTRY_COMPRESSED) &&
+                     !((old.entry ^ entry.entry) & QCOW2_ENTRY_OFFSET);
+    if (!same_host)
+        qcow2_entry_free(node, old, why);
+    entry_put(s, slice->data, index, entry);
+    qcow2_cache_dirty(&s->l2_cache, slice, index * s->l2_entry_bytes, s->l2_entry_bytes);
+    return 0;
+}
+
+/* ---- lookup ---- */
+
+/* State of the (sub)cluster that has the guest offset. -EIO: impossible, *problem says what. */
+static int map_one(const struct qcow2_state *s, const struct qcow2_table *slice, uint32_t index,
+                   uint64_t offset, struct qcow2_mapping *mapping, const char **problem)
+{
+    struct qcow2_entry entry = qcow2_entry_get(s, slice->data, index);
+    uint64_t in_cluster = offset & (s->cluster_bytes - 1);
+
+    *mapping = (struct qcow2_mapping){ .copied = entry.entry & QCOW2_ENTRY_COPIED };
+    if (qcow2_entry_kind(s, entry, (unsigned)(in_cluster / s->subcluster_bytes), &mapping->kind,
+                         problem) < 0)
+        return -EIO;
+    if (mapping->kind == QCOW2_COMPRESSED) {
+        mapping->bytes = s->cluster_bytes - in_cluster;
+        mapping->host_offset = qcow2_compressed_offset(entry.entry, s->cluster_bits);
+        mapping->compressed_bytes = qcow2_compressed_bytes(entry.entry, s->cluster_bits);
+        return 0;
+    }
+    mapping->bytes = s->subcluster_bytes - in_cluster % s->subcluster_bytes;
+    if (mapping->kind == QCOW2_UNALLOCATED || mapping->kind == QCOW2_ZERO)
+        return 0;
+    mapping->host_offset = (entry.entry & QCOW2_ENTRY_OFFSET) + in_cluster;
+    *problem = "another offset of the data file";
+    return s->data_file && mapping->host_offset != offset ? -EIO : 0;
+}
+
+/* Whether `next` continues `first`, which is `bytes` long so far. */
+static bool continues(const struct qcow2_mapping *first, const struct qcow2_mapping *next)
+{
+    if (next->kind != first->kind || next->copied != first->copied ||
+        next->kind == QCOW2_COMPRESSED)
+        return false;
+    return next->kind == QCOW2_UNALLOCATED || next->kind == QCOW2_ZERO ||
+           next->host_offset == first->host_offset + first->bytes;
+}
+
+/* The uniform range at `offset` within the slice. */
+static int map_in_slice(struct blk_node *node, const struct qcow2_table *slice, uint32_t index,
+                        uint64_t offset, uint64_t bytes, struct qcow2_mapping *mapping,
+                        struct blk_error *err)
+{
+    const struct qcow2_state *s = qcow2_state(node);
+    uint64_t start = round_down(offset, s->cluster_bytes);
+    const char *problem;
+    if (map_one(s, slice, index, offset, mapping, &problem) < 0)
+        return qcow2_corrupt(node, err, "guest offset %llu is mapped to %s",
+                             (unsigned long long)offset, problem);
+
+    while (mapping->bytes < bytes) {
+        uint64_t at = offset + mapping->bytes;
+        uint64_t further = index + (at - start) / s->cluster_bytes;
+        struct qcow2_mapping next;
+        /* A bad entry further on is for the request that starts there to report. */
+        if (further >= s->slice_entries ||
+            map_one(s, slice, (uint32_t)further, at, &next, &problem) < 0 ||
+            !continues(mapping, &next))
+            break;
+        mapping->bytes += next.bytes;
+    }
+    mapping->bytes = u64_min(mapping->bytes, bytes);
+    return 0;
+}
+
+/*
+ * L1 entries that one lookup goes through at most. Above a backing file of short extents the same
+ * gap is looked up for each of them.
+ */
+#define MAX_L1_RUN 512
+
+/* Where there is no L2 table, nor in the L1 entries that follow. */
+static void map_nothing(const struct qcow2_state *s, uint64_t offset, uint64_t bytes,
+                        struct qcow2_mapping *mapping)
+{
+    uint64_t per_table = (uint64_t)s->l2_entries << s->cluster_bits;
+    uint64_t length = per_table - offset % per_table;
+    uint64_t first = l1_index(s, offset);
+
+    for (uint64_t at = first + 1; length < bytes && at < first + MAX_L1_RUN; at++) {
+        if (at < s->l1_entries && s->l1[at] & QCOW2_ENTRY_OFFSET)
+            break;
+        length += per_table;
+    }
+    *mapping = (struct qcow2_mapping){ .kind = QCOW2_UNALLOCATED, .bytes = u64_min(length, bytes) };
+}
+
+/*
+ * Looks up without loading anything; false if something has to be loaded. The lock is held for
+ * reading.
+ */
+static bool map_cached(struct blk_node *node, uint64_t offset, uint64_t bytes,
+                       struct qcow2_mapping *mapping, int *ret, struct blk_error *err)
+{
+    struct qcow2_state *s = qcow2_state(node);
+    uint64_t at = l1_index(s, offset);
+    uint64_t table = s->l1 && at < s->l1_entries ? s->l1[at] & QCOW2_ENTRY_OFFSET : 0;
+    uint32_t index;
+
+    if (!s->l1 || table & (s->cluster_bytes - 1))
+        return false;
+    *ret = 0;
+    if (!table) {
+        map_nothing(s, offset, bytes, mapping);
+        return true;
+    }
+    struct qcow2_table *slice =
+        qcow2_cache_find(&s->l2_cache, slice_offset(s, table, offset, &index));
+    if (!slice)
+        return false;
+    *ret = map_in_slice(node, slice, index, offset, bytes, mapping, err);
+    return true;
+}
+
+/* [locked] qcow2_map() itself. */
+static int map_locked(struct blk_node *node, uint64_t offset, uint64_t bytes,
+                      struct qcow2_mapping *mapping, struct blk_error *err)
+{
+    struct qcow2_table *slice;
+    uint32_t index;
+    int ret = slice_read(node, offset, &slice, &index, err);
+    if (ret < 0)
+        return ret;
+    if (slice)
+        return map_in_slice(node, slice, index, offset, bytes, mapping, err);
+    map_nothing(qcow2_state(node), offset, bytes, mapping);
+    return 0;
+}
+
+int qcow2_map(struct blk_node *node, uint64_t offset, uint64_t bytes,
+              struct qcow2_mapping *mapping, struct blk_error *err)
+{
+    struct qcow2_state *s = qcow2_state(node);
+    int ret;
+
+    pthread_rwlock_rdlock(&s->lock);
+    bool done = map_cached(node, offset, bytes, mapping, &ret, err);
+    pthread_rwlock_unlock(&s->lock);
+    if (done)
+        return ret;
+
+    qcow2_lock(s);
+    ret = map_locked(node, offset, bytes, mapping, err);
+    qcow2_unlock(s);
+    return ret;
+}

@@ -1,0 +1,225 @@
+/*
+ * What must never be overwritten, and what happens when a table turns out to be invalid.
+ *
+ * An image whose tables contradict each other cannot be written without making it worse. The
+ * first such finding sets the corrupt bit, so that nobody else writes to it before a check, and
+ * poisons the image for this run. Reading stays possible where the tables allow it.
+ *
+ * Structures at known places (header, L1, refcount table, snapshot table) are compared as ranges.
+ * Active L2 tables and refcount blocks can be anywhere: a hash set of their clusters is filled
+ * from L1 and refcount table before the first change and kept in step, so that a check costs one
+ * probe a cluster.
+ */
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "blockcore/base/memory.h"
+#include "drivers/qcow2/qcow2.h"
+
+#define EMPTY UINT64_C(0)
+#define DELETED UINT64_MAX
+
+/*
+ * Sets the corrupt bit in sector 0. Best effort: the caller fails anyway, and the image is
+ * poisoned.
+ */
+static void set_corrupt_bit(struct blk_node *node)
+{
+    struct qcow2_state *s = qcow2_state(node);
+
+    pthread_mutex_lock(&s->header_mutex);
+    uint64_t incompatible = s->header.incompatible | QCOW2_INCOMPAT_CORRUPT;
+    if (s->header.version >= 3 && incompatible != s->header.incompatible) {
+        s->header.incompatible = incompatible;
+        be64_put(s->sector0 + QCOW2_AT_INCOMPATIBLE, incompatible);
+        if (blk_child_pwrite(qcow2_file(node), 0, sizeof(s->sector0), s->sector0, 0, NULL) == 0)
+            blk_child_flush(qcow2_file(node), NULL);
+    }
+    pthread_mutex_unlock(&s->header_mutex);
+}
+
+int qcow2_corrupt(struct blk_node *node, struct blk_error *err, const char *why, ...)
+{
+    struct qcow2_state *s = qcow2_state(node);
+    char text[512] = "Image is corrupt: ";
+    size_t length = strlen(text);
+    va_list args;
+    va_start(args, why);
+    vsnprintf(text + length, sizeof(text) - length, why, args);
+    va_end(args);
+
+    atomic_store(&s->saw_damage, true);
+    if (blk_is_writable(node) && !(node->flags & BLK_IN_CHECK) && qcow2_poison(s, EIO)) {
+        atomic_store(&s->found_corrupt, true);
+        set_corrupt_bit(node);
+    }
+    return blk_fail_why(err, EIO, text, "using the qcow2 image '%s'", node->name);
+}
+
+/* ---- the set ---- */
+
+static uint64_t *slot_of(const struct qcow2_cluster_set *set, uint64_t key)
+{
+    size_t at = (size_t)((key * UINT64_C(0x9e3779b97f4a7c15)) >> 20) & (set->capacity - 1);
+    uint64_t *deleted = NULL;
+
+    for (;; at = (at + 1) & (set->capacity - 1)) {
+        uint64_t *slot = &set->slots[at];
+        if (*slot == key)
+            return slot;
+        if (*slot == DELETED && !deleted)
+            deleted = slot;
+        if (*slot == EMPTY)
+            return deleted ? deleted : slot;
+    }
+}
+
+static int make_room(struct qcow2_cluster_set *set)
+{
+    if (set->capacity && (set->used + 1) * 3 < set->capacity * 2)
+        return 0;
+    struct qcow2_cluster_set larger = { .capacity = set->capacity ? set->capacity * 2 : 256 };
+    larger.slots = blk_calloc(larger.capacity, sizeof(*larger.slots));
+    if (!larger.slots)
+        return -ENOMEM;
+    for (size_t i = 0; i < set->capacity; i++) {
+        if (set->slots[i] == EMPTY || set->slots[i] == DELETED)
+            continue;
+        *slot_of(&larger, set->slots[i]) = set->slots[i];
+        larger.used++;
+    }
+    free(set->slots);
+    *set = larger;
+    return 0;
+}
+
+static bool contains(const struct qcow2_cluster_set *set, uint64_t cluster)
+{
+    return set->capacity && *slot_of(set, cluster + 1) == cluster + 1;
+}
+
+int qcow2_metadata_add(struct qcow2_state *s, uint64_t offset, struct blk_error *err)
+{
+    if (!s->metadata_known)
+        return 0;
+    if (make_room(&s->metadata) < 0)
+        return blk_fail(err, ENOMEM, "recording where tables are");
+    uint64_t key = (offset >> s->cluster_bits) + 1;
+    uint64_t *slot = slot_of(&s->metadata, key);
+    if (*slot != key) {
+        s->metadata.used += *slot == EMPTY;
+        *slot = key;
+    }
+    return 0;
+}
+
+void qcow2_metadata_remove(struct qcow2_state *s, uint64_t offset)
+{
+    uint64_t key = (offset >> s->cluster_bits) + 1;
+    if (!s->metadata.capacity)
+        return;
+    uint64_t *slot = slot_of(&s->metadata, key);
+    if (*slot == key)
+        *slot = DELETED;
+}
+
+/* ---- overlaps ---- */
+
+static int found_overlap(struct blk_node *node, uint64_t offset, uint64_t bytes, const char *what,
+                         struct blk_error *err)
+{
+    return qcow2_corrupt(node, err, "Preventing invalid write of %llu bytes at offset %llu of the "
+                         "file (overlaps with %s)", (unsigned long long)bytes,
+                         (unsigned long long)offset, what);
+}
+
+static int check_ranges(struct blk_node *node, uint64_t offset, uint64_t bytes,
+                        struct blk_error *err)
+{
+    const struct qcow2_state *s = qcow2_state(node);
+    uint64_t cluster_bytes = s->cluster_bytes;
+    unsigned checks = atomic_load(&s->overlap_checks);
+    const struct {
+        unsigned check;
+        uint64_t offset, bytes;
+        const char *what;
+    } ranges[] = {
+        { QCOW2_OVERLAP_HEADER, 0, cluster_bytes, "the header" },
+        { QCOW2_OVERLAP_L1, s->l1_offset, (uint64_t)s->l1_entries * 8, "the L1 table" },
+        { QCOW2_OVERLAP_REFTABLE, s->reftable_homeless ? 0 : s->reftable_offset,
+          s->reftable_homeless ? 0 : s->reftable_entries * 8, "the refcount table" },
+        { QCOW2_OVERLAP_SNAPSHOTS, s->header.snapshots_offset,
+          s->header.snapshot_count ? cluster_bytes : 0, "the snapshot table" },
+    };
+    for (size_t i = 0; i < sizeof(ranges) / sizeof(ranges[0]); i++)
+        if (checks & ranges[i].check &&
+            ranges_overlap(ranges[i].offset, ranges[i].bytes, offset, bytes))
+            return found_overlap(node, offset, bytes, ranges[i].what, err);
+    return 0;
+}
+
+/* One table that L1 or refcount table points to; two pointers to one place are a contradiction. */
+static int note_table(struct blk_node *node, uint64_t offset, const char *what,
+                      struct blk_error *err)
+{
+    struct qcow2_state *s = qcow2_state(node);
+    if (offset & (s->cluster_bytes - 1))
+        return qcow2_corrupt(node, err, "%s at the unaligned offset %llu", what,
+                             (unsigned long long)offset);
+    if (contains(&s->metadata, offset >> s->cluster_bits))
+        return qcow2_corrupt(node, err, "%s at offset %llu is also in use for something else", what,
+                             (unsigned long long)offset);
+    int ret = check_ranges(node, offset, s->cluster_bytes, err);
+    return ret < 0 ? ret : qcow2_metadata_add(s, offset, err);
+}
+
+static int fill_set(struct blk_node *node, struct blk_error *err)
+{
+    struct qcow2_state *s = qcow2_state(node);
+    int ret = qcow2_l1_load(node, err);
+    if (ret == 0)
+        ret = qcow2_reftable_load(node, err);
+
+    s->metadata_known = true;
+    for (uint32_t i = 0; ret == 0 && i < s->l1_entries; i++)
+        if (s->l1[i] & QCOW2_ENTRY_OFFSET)
+            ret = note_table(node, s->l1[i] & QCOW2_ENTRY_OFFSET, "an L2 table", err);
+    for (uint64_t i = 0; ret == 0 && i < s->reftable_entries; i++)
+        if (s->reftable[i])
+            ret = note_table(node, s->reftable[i], "a refcount block", err);
+    if (ret < 0) {
+        free(s->metadata.slots);
+        s->metadata = (struct qcow2_cluster_set){ .capacity = 0 };
+        s->metadata_known = false;
+    }
+    return ret;
+}
+
+int qcow2_metadata_load(struct blk_node *node, struct blk_error *err)
+{
+    if (qcow2_state(node)->metadata_known || node->flags & BLK_IN_CHECK)
+        return 0;
+    return fill_set(node, err);
+}
+
+int qcow2_check_overlap(struct blk_node *node, uint64_t offset, uint64_t bytes,
+                        struct blk_error *err)
+{
+    struct qcow2_state *s = qcow2_state(node);
+    /* First, so that the places of all tables are known. */
+    int ret = qcow2_metadata_load(node, err);
+    if (ret == 0)
+        ret = check_ranges(node, offset, bytes, err);
+    /* The set does not tell tables from blocks: either check looks for both. */
+    if (ret < 0 || !(atomic_load(&s->overlap_checks) & (QCOW2_OVERLAP_L2 | QCOW2_OVERLAP_REFBLOCK)))
+        return ret;
+
+    uint64_t end = (offset + bytes - 1) >> s->cluster_bits;
+    for (uint64_t cluster = offset >> s->cluster_bits; bytes && cluster <= end; cluster++)
+        if (contains(&s->metadata, cluster))
+            return found_overlap(node, offset, bytes, "an L2 table or refcount block", err);
+    return 0;
+}

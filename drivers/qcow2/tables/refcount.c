@@ -1,0 +1,207 @@
+/*
+ * How often each host cluster is referred to: the refcount table in memory, its blocks through
+ * the cache.
+ *
+ * Increments go into the cached blocks at once and reach the medium in an epoch before any
+ * pointer to the cluster does; decrements wait until what pointed there is gone from the medium
+ * (epoch.c). So a count on the medium is never below the references there (C1).
+ */
+#include "drivers/qcow2/tables/refcount.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+int qcow2_reftable_load(struct blk_node *node, struct blk_error *err)
+{
+    struct qcow2_state *s = qcow2_state(node);
+    if (s->reftable)
+        return 0;
+
+    uint64_t entries = s->header.reftable_clusters * (uint64_t)s->cluster_bytes / 8;
+    blk_event(qcow2_file(node), BLK_EVENT_REFTABLE_LOAD);
+    uint64_t *table;
+    int ret = qcow2_read_table(node, s->header.reftable_offset, entries, QCOW2_MAX_REFTABLE_BYTES,
+                               &table, "refcount table", err);
+    if (ret < 0)
+        return ret;
+    for (uint64_t i = 0; i < entries; i++)
+        if (table[i] % s->cluster_bytes || table[i] >= QCOW2_MAX_HOST_OFFSET) {
+            ret = qcow2_corrupt(node, err, "entry %llu of the refcount table is 0x%llx",
+                                (unsigned long long)i, (unsigned long long)table[i]);
+            free(table);
+            return ret;
+        }
+    s->reftable = table;
+    s->reftable_entries = entries;
+    s->reftable_offset = s->header.reftable_offset;
+    s->virgin = round_up(blk_size(qcow2_file(node)), s->cluster_bytes);
+    return 0;
+}
+
+int qcow2_refslice(struct blk_node *node, uint64_t cluster, struct qcow2_table **slice,
+                   uint64_t *index, struct blk_error *err)
+{
+    struct qcow2_state *s = qcow2_state(node);
+    *slice = NULL;
+    int ret = qcow2_reftable_load(node, err);
+    if (ret < 0)
+        return ret;
+
+    uint64_t block = cluster / s->refblock_entries;
+    if (block >= s->reftable_entries || !s->reftable[block])
+        return 0;
+    uint64_t in_block = cluster % s->refblock_entries;
+    uint64_t per_slice = qcow2_counts_per_slice(s);
+    *index = in_block % per_slice;
+    uint64_t offset = s->reftable[block] + in_block / per_slice * s->refblock_cache.entry_bytes;
+    return qcow2_cache_get(node, &s->refblock_cache, offset, slice, err);
+}
+
+int qcow2_refcount(struct blk_node *node, uint64_t cluster, uint64_t *count, struct blk_error *err)
+{
+    struct qcow2_table *slice;
+    uint64_t index;
+    int ret = qcow2_refslice(node, cluster, &slice, &index, err);
+    if (ret == 0)
+        *count = slice ? qcow2_count_get(slice->data, qcow2_state(node)->refcount_order, index) : 0;
+    return ret;
+}
+
+void qcow2_refslice_put(struct qcow2_state *s, struct qcow2_table *slice, uint64_t index,
+                        uint64_t count)
+{
+    qcow2_count_put(slice->data, s->refcount_order, index, count);
+    uint64_t byte = (index << s->refcount_order) / 8;
+    uint32_t bytes = s->refcount_order > 3 ? 1u << (s->refcount_order - 3) : 1;
+    qcow2_cache_dirty(&s->refblock_cache, slice, (uint32_t)byte, bytes);
+}
+
+static int no_count(struct blk_node *node, uint64_t cluster, struct blk_error *err)
+{
+    return qcow2_corrupt(node, err, "the cluster at offset %llu is in use, but its refcount is 0",
+                         (unsigned long long)(cluster << qcow2_state(node)->cluster_bits));
+}
+
+/*
+ * Adds `delta` to the counts of the clusters [first, last]; stops at the first that cannot
+ * change.
+ */
+static int change(struct blk_node *node, uint64_t first, uint64_t last, int delta, uint64_t *done,
+                  struct blk_error *err)
+{
+    struct qcow2_state *s = qcow2_state(node);
+    for (*done = first; *done <= last; ++*done) {
+        struct qcow2_table *slice;
+        uint64_t index;
+        int ret = qcow2_refslice(node, *done, &slice, &index, err);
+        if (ret < 0)
+            return ret;
+        uint64_t count = slice ? qcow2_count_get(slice->data, s->refcount_order, index) : 0;
+        if (!count)
+            return no_count(node, *done, err);
+        if (delta > 0 && count == s->refcount_max)
+            return blk_fail_why(err, ERANGE, "a refcount of that width cannot count further",
+                                "sharing a cluster of '%s'", node->name);
+        count += (uint64_t)(int64_t)delta;
+        qcow2_refslice_put(s, slice, index, count);
+        if (!count)
+            qcow2_cluster_freed(s, *done);
+    }
+    return 0;
+}
+
+int qcow2_refcount_increase(struct blk_node *node, uint64_t offset, uint64_t bytes,
+                            struct blk_error *err)
+{
+    struct qcow2_state *s = qcow2_state(node);
+    uint64_t first = offset >> s->cluster_bits, done;
+    if (!bytes)
+        return 0;
+    int ret = change(node, first, (offset + bytes - 1) >> s->cluster_bits, 1, &done, err);
+    uint64_t ignored;
+    if (ret < 0 && done > first)
+        change(node, first, done - 1, -1, &ignored, NULL);
+    return ret;
+}
+
+int qcow2_refcount_decrease(struct blk_node *node, uint64_t offset, uint64_t bytes,
+                            struct blk_error *err)
+{
+    struct qcow2_state *s = qcow2_state(node);
+    uint64_t done;
+    return bytes ? change(node, offset >> s->cluster_bits, (offset + bytes - 1) >> s->cluster_bits,
+                          -1, &done, err)
+                 : 0;
+}
+
+/* ---- growth ---- */
+
+int qcow2_reftable_grow(struct blk_node *node, uint64_t block, struct blk_error *err)
+{
+    struct qcow2_state *s = qcow2_state(node);
+    if (block < s->reftable_entries)
+        return 0;
+
+    uint64_t per_cluster = s->cluster_bytes / 8;
+    uint64_t entries = round_up(u64_max(block + 1, s->reftable_entries * 3 / 2), per_cluster);
+    if ((block + 1) * 8 > QCOW2_MAX_REFTABLE_BYTES)
+        return blk_fail_why(err, EFBIG, "its refcount table cannot grow any further",
+                            "allocating clusters in '%s'", node->name);
+    entries = u64_min(entries, QCOW2_MAX_REFTABLE_BYTES / 8);
+
+    blk_event(qcow2_file(node), BLK_EVENT_REFTABLE_GROW);
+    uint64_t *table = realloc(s->reftable, entries * 8);
+    if (!table)
+        return blk_fail(err, ENOMEM, "growing the refcount table of '%s'", node->name);
+    uint64_t old_entries = s->reftable_entries;
+    memset(table + old_entries, 0, (entries - old_entries) * 8);
+    s->reftable = table; /* at once: what follows may look something up in it */
+    s->reftable_entries = entries;
+
+    /*
+     * The place that it leaves: free once the header points elsewhere; at once if the header
+     * never did.
+     */
+    if (!s->reftable_homeless) {
+        uint64_t old_bytes = old_entries * 8;
+        if (s->reftable_moved)
+            qcow2_refcount_decrease(node, s->reftable_offset, old_bytes, NULL);
+        else
+            qcow2_free_later(node, s->reftable_offset, old_bytes, QCOW2_FREE_OTHER);
+    }
+    s->reftable_homeless = true;
+    s->reftable_moved = true;
+    return 0;
+}
+
+int qcow2_reftable_place(struct blk_node *node, struct blk_error *err)
+{
+    struct qcow2_state *s = qcow2_state(node);
+    /* Finding a place may make it grow again. */
+    while (s->reftable_homeless) {
+        uint64_t bytes = s->reftable_entries * 8, offset;
+        int ret = qcow2_alloc_unplaced(node, bytes, &offset, err);
+        if (ret == 0 && s->reftable_entries * 8 != bytes)
+            ret = qcow2_refcount_decrease(node, offset, bytes, err);
+        else if (ret == 0) {
+            s->reftable_offset = offset;
+            s->reftable_homeless = false;
+        }
+        if (ret < 0)
+            return ret;
+    }
+    return 0;
+}
+
+void qcow2_reftable_set(struct qcow2_state *s, uint64_t block, uint64_t offset)
+{
+    s->reftable[block] = offset;
+    if (s->reftable_dirty_start == s->reftable_dirty_end) {
+        s->reftable_dirty_start = block;
+        s->reftable_dirty_end = block + 1;
+    } else {
+        s->reftable_dirty_start = u64_min(s->reftable_dirty_start, block);
+        s->reftable_dirty_end = u64_max(s->reftable_dirty_end, block + 1);
+    }
+}
