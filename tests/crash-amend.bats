@@ -12,8 +12,10 @@ load lib/crash
 # make_image OPTIONS [ARG...]: data, compressed pieces, zero clusters of both kinds, holes; the snapshot
 # "first"; other data. Beside it raw files of what they hold.
 make_image() {
+    local piece='1M 64k'
+    [[ $1 != *cluster_size=2M* ]] || piece='2M 1M' # a whole cluster, or up to the end
     qemu-img create -q -f qcow2 -o "$@" a 3M
-    qemu-io -c 'write -P 1 0 300k' -c 'write -c -P 2 1M 64k' -c 'write -z 1200k 64k' -c 'write -P 3 2M 700k' \
+    qemu-io -c 'write -P 1 0 300k' -c "write -c -P 2 $piece" -c 'write -z 1200k 64k' -c 'write -P 3 2M 700k' \
         -c 'write -z 2100k 64k' a >/dev/null
     qemu-img convert -O raw a first.raw
     qemu-img snapshot -c first a
