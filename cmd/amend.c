@@ -21,23 +21,18 @@ struct request {
     bool show_progress;
 };
 
-/* The options that `driver` can change. -ENOTSUP when there are none. */
-static int amend_tables(const struct blk_driver *driver, struct option_tables *tables,
-                        struct blk_error *err)
+/* The options that `driver` can change. */
+static struct option_tables amend_tables(const struct blk_driver *driver)
 {
-    *tables = (struct option_tables){ .format = driver->name, .own = driver->amend_options };
-    if (driver->amend)
-        return 0;
-    return blk_fail_why(err, ENOTSUP, "the format has no options that can be changed",
-                        "format '%s'", driver->name);
+    return (struct option_tables){ .format = driver->name, .own = driver->amend_options };
 }
 
 static int print_help(const struct blk_driver *driver)
 {
     struct blk_error err = BLK_ERROR_INIT;
-    struct option_tables tables;
+    const struct option_tables tables = amend_tables(driver);
 
-    if (amend_tables(driver, &tables, &err) < 0)
+    if (blk_driver_require(driver, BLK_AMENDING, &err, "-o help") < 0)
         return report_error(&err);
     amend_options_help(&tables);
     return EXIT_OK;
@@ -47,9 +42,9 @@ static int change(struct blk_node *node, struct blk_options *options, const stru
                   struct progress *shown, struct blk_error *err)
 {
     const struct blk_progress progress = { progress_update, shown };
-    int ret = node->driver->amend(node, options, request->force, &progress, err);
+    int ret = blk_amend(node, options, request->force, &progress, err);
     if (ret < 0)
-        return blk_fail_if_unset(err, -ret, "amending '%s'", node->name);
+        return ret;
 
     const char *unused = blk_options_first_unused(options);
     if (unused)
@@ -62,15 +57,14 @@ static int amend(struct blk_node *root, const struct request *request)
 {
     struct blk_node *node = blk_skip_filters(root);
     struct blk_error err = BLK_ERROR_INIT;
-    struct option_tables tables;
+    const struct blk_driver *driver = blk_driver_find(blk_format_name(node));
+    const struct option_tables tables = amend_tables(driver);
 
     if (create_options_want_help(&request->texts))
-        return print_help(node->driver);
+        return print_help(driver);
     struct blk_options *options = blk_options_new();
-    int ret = amend_tables(node->driver, &tables, &err);
-    if (ret < 0)
-        blk_context(&err, "'%s'", node->name);
-    else
+    int ret = blk_require(node, BLK_AMENDING, &err, "amending '%s'", node->name);
+    if (ret == 0)
         ret = create_options_parse(&request->texts, &tables, options, &err);
     if (ret == 0) {
         struct progress progress;

@@ -28,11 +28,9 @@ struct request {
 /* QEMU's default: the cluster size, but 4 KiB at least and 64 KiB at most. */
 static int default_granularity(struct blk_node *node, uint64_t *granularity, struct blk_error *err)
 {
-    struct blk_info info = { .cluster_bytes = 0 };
-    int ret = node->driver->get_info ? node->driver->get_info(node, &info, err) : 0;
-    json_decref(info.specific);
-    *granularity = info.cluster_bytes ? u64_max(4 * KIB, u64_min(info.cluster_bytes, 64 * KIB))
-                                      : 64 * KIB;
+    uint64_t cluster_bytes;
+    int ret = blk_cluster_bytes(node, &cluster_bytes, err);
+    *granularity = cluster_bytes ? u64_max(4 * KIB, u64_min(cluster_bytes, 64 * KIB)) : 64 * KIB;
     return ret;
 }
 
@@ -44,9 +42,8 @@ static void break_chain(struct blk_node *node, const char *name)
 {
     struct blk_identity identity;
 
-    if (node->driver->identity_get && node->driver->identity_get(node, &identity, NULL) == 0 &&
-        blk_identity_forget(&identity, name))
-        node->driver->identity_set(node, &identity);
+    if (blk_identity_of(node, &identity, NULL) == 0 && blk_identity_forget(&identity, name))
+        blk_identity_set(node, &identity);
 }
 
 static int do_add(struct request *request, struct blk_error *err)

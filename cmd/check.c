@@ -109,7 +109,7 @@ static void print_json(const struct blk_node *node, const struct blk_check *chec
     json_t *object = json_object();
 
     json_object_set_new(object, "filename", json_text(node->name));
-    json_object_set_new(object, "format", json_text(node->driver->name));
+    json_object_set_new(object, "format", json_text(blk_format_name(node)));
     for (size_t i = 0; i < sizeof(members) / sizeof(members[0]); i++) {
         if (members[i].value || members[i].always)
             json_object_set_new(object, members[i].key, json_integer((json_int_t)members[i].value));
@@ -123,7 +123,7 @@ static void print_json(const struct blk_node *node, const struct blk_check *chec
 static int look(struct blk_node *node, struct blk_check *check, struct blk_error *err)
 {
     *check = (struct blk_check){ .message = print_finding };
-    return node->driver->check(node, 0, check, err);
+    return blk_check(node, 0, check, err);
 }
 
 /* Repairs, then looks at what is left. */
@@ -132,7 +132,7 @@ static int repair(struct blk_node *node, struct request *request, struct blk_che
 {
     struct blk_check first = { .message = print_while_repairing, .opaque = request };
 
-    int ret = node->driver->check(node, request->repair, &first, err);
+    int ret = blk_check(node, request->repair, &first, err);
     if (ret < 0)
         return ret;
     bool fixed = first.corruptions_fixed || first.leaks_fixed;
@@ -155,17 +155,10 @@ static int check(struct blk_node *root, struct request *request)
     struct blk_error err = BLK_ERROR_INIT;
     struct blk_check result;
 
-    int ret = -ENOTSUP;
-    if (node->driver->check)
-        ret = request->repair ? repair(node, request, &result, &err) : look(node, &result, &err);
-    if (ret == -ENOTSUP) {
-        report_failure("checking '%s': format '%s': This image format does not support checks",
-                       node->name, node->driver->name);
-        return CHECK_UNSUPPORTED;
-    }
+    int ret = request->repair ? repair(node, request, &result, &err) : look(node, &result, &err);
     if (ret < 0) {
-        blk_fail_if_unset(&err, -ret, "checking '%s'", node->name);
-        return report_error(&err);
+        int status = report_error(&err);
+        return ret == -ENOTSUP ? CHECK_UNSUPPORTED : status;
     }
 
     if (!request->quiet && request->format == OUTPUT_JSON)

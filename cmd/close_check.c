@@ -41,7 +41,7 @@ static void print_steps(const struct blk_close_report *report)
     for (size_t i = 0; i < report->count; i++) {
         const struct blk_close_entry *entry = &report->entries[i];
         print_escaped(stdout, entry->node);
-        printf(" (%s): %s%s%s: %s", entry->driver, entry->step, entry->detail ? " " : "",
+        printf(" (%s): %s%s%s: %s", entry->driver_name, entry->step, entry->detail ? " " : "",
                entry->detail ? entry->detail : "", blk_outcome_name(entry->outcome));
         if (entry->message) {
             fputs(": ", stdout);
@@ -81,17 +81,16 @@ static int close_strictly(struct blk_node *root, const char *filename, enum outp
 static int find_unclean(struct blk_node *root, char **why, struct blk_error *err)
 {
     struct blk_node *node = blk_skip_filters(root);
-    struct blk_info info = { .cluster_bytes = 0 };
+    BLK_AUTO_INFO struct blk_info info = { .dirty = false };
 
     *why = NULL;
-    if (!node->driver->check || !node->driver->get_info)
+    if (!blk_supports(node, BLK_CHECKS))
         return blk_fail_why(err, ENOTSUP, "this format does not record it",
                             "finding out whether '%s' (%s) was closed cleanly", root->name,
-                            node->driver->name);
-    int ret = node->driver->get_info(node, &info, err);
-    json_decref(info.specific);
+                            blk_format_name(node));
+    int ret = blk_get_info(node, &info, err);
     if (ret < 0)
-        return blk_fail_if_unset(err, -ret, "reading the state of '%s'", root->name);
+        return ret;
 
     const struct blk_dirty_bitmap *bitmap = node->bitmaps ? node->bitmaps->first : NULL;
     while (bitmap && !bitmap->inconsistent)

@@ -135,14 +135,14 @@ static int pass_identity_on(const struct commit *commit, struct blk_error *err)
     struct blk_identity from, to;
 
     int ret = blk_identity_of(commit->top, &from, err);
-    if (ret < 0 || blk_id_is_none(&from.backup) || !base->driver->identity_set ||
+    if (ret < 0 || blk_id_is_none(&from.backup) || !blk_supports(base, BLK_IDENTITY) ||
         blk_size(base) != blk_size(commit->top))
         return ret;
     ret = blk_identity_of(base, &to, err);
     if (ret < 0)
         return ret;
     to.backup = from.backup;
-    base->driver->identity_set(base, &to);
+    blk_identity_set(base, &to);
     return 0;
 }
 
@@ -158,7 +158,7 @@ static int loosen_parent(const struct commit *commit, struct blk_error *err)
     int ret = blk_identity_of(commit->top, &above, err);
     if (ret < 0 || !is_direct(commit) || !blk_id_is_known(&above.parent))
         return ret;
-    return commit->top->driver->identity_put(commit->top, NULL, &blk_id_unknown, err);
+    return blk_identity_put_parent(commit->top, &blk_id_unknown, err);
 }
 
 /* The base is stable, and says which backup it is. */
@@ -172,7 +172,7 @@ static int tie_parent(const struct commit *commit, struct blk_error *err)
     if (ret < 0 || !is_direct(commit) || blk_id_is_none(&below.backup) ||
         blk_id_is_none(&above.parent))
         return ret;
-    return commit->top->driver->identity_put(commit->top, NULL, &below.backup, err);
+    return blk_identity_put_parent(commit->top, &below.backup, err);
 }
 
 static int commit_into_base(struct commit *commit, struct blk_error *err)
@@ -201,13 +201,7 @@ static int commit_into_base(struct commit *commit, struct blk_error *err)
 
 static int empty_top(const struct commit *commit, struct blk_error *err)
 {
-    if (commit->keep_top)
-        return 0;
-    if (!commit->top->driver->make_empty)
-        return blk_fail_why(err, ENOTSUP, "the format does not support it; -d skips it",
-                            "emptying '%s'", commit->top->name);
-    int ret = commit->top->driver->make_empty(commit->top, err);
-    return ret < 0 ? blk_fail_if_unset(err, -ret, "emptying '%s'", commit->top->name) : 0;
+    return commit->keep_top ? 0 : blk_make_empty(commit->root, err);
 }
 
 /* `result`: what --output=json prints, or NULL. */

@@ -56,7 +56,7 @@ static int look_at_backing(const struct request *request, const char *name, cons
     if (!format) {
         status = report_failure("creating '%s': Backing file specified without backing format "
                                 "(-F); '%s' looks like %s", request->filename, name,
-                                backing->driver->name);
+                                blk_format_name(backing));
     } else if (!blk_options_peek(options, "size")) {
         blk_options_setf(options, "size", "%" PRIu64,
                          round_up(blk_size(backing), BLK_SECTOR_BYTES));
@@ -76,10 +76,10 @@ static int check_backing(const struct request *request, const struct option_tabl
     const char *file = blk_options_peek(options, "backing_file");
     const char *format = blk_options_peek(options, "backing_fmt");
     struct blk_error err = BLK_ERROR_INIT;
-    if ((file && !create_options_has(tables, "backing_file")) ||
-        (format && !create_options_has(tables, "backing_fmt")))
-        return report_failure("creating '%s': format '%s' has no backing files", request->filename,
-                              tables->format);
+    if ((file || format) &&
+        blk_driver_require(blk_driver_find(tables->format), BLK_BACKING, &err, "creating '%s'",
+                           request->filename) < 0)
+        return report_error(&err);
     if (!file)
         return !format ? EXIT_OK
                        : report_failure("creating '%s': a backing format was given, but no backing "

@@ -48,9 +48,6 @@ static int read_target(const char *format, const struct cmd_list *texts,
         ret = create_options_parse(texts, &tables, options, err);
     if (ret < 0)
         return ret;
-    if (!(*driver)->measure)
-        return blk_fail_why(err, ENOTSUP, "the format does not support it", "measuring format '%s'",
-                            format);
     if (size->given)
         blk_options_setf(options, "size", "%" PRIu64, size->value);
     return 0;
@@ -62,11 +59,8 @@ static int measure(const struct blk_driver *driver, struct blk_options *options,
     struct blk_error err = BLK_ERROR_INIT;
     struct blk_measure result = { 0 };
 
-    int ret = driver->measure(options, source, &result, &err);
-    if (ret < 0) {
-        blk_fail_if_unset(&err, -ret, "measuring format '%s'", driver->name);
+    if (blk_measure(driver, options, source, &result, &err) < 0)
         return report_error(&err);
-    }
     print_result(&result, format);
     return EXIT_OK;
 }

@@ -77,9 +77,9 @@ static int open_overlay(struct rebase *rebase, struct blk_error *err)
     if (ret < 0)
         return ret;
     rebase->top = blk_skip_filters(rebase->root);
-    if (!rebase->top->driver->change_backing)
-        return blk_fail_why(err, ENOTSUP, "its format has no backing files", "rebasing '%s' (%s)",
-                            rebase->root->name, rebase->top->driver->name);
+    ret = blk_require(rebase->top, BLK_BACKING, err, "rebasing '%s'", rebase->root->name);
+    if (ret < 0)
+        return ret;
     return request->unsafe ? 0 : blk_reopen(rebase->root, true, cache, err);
 }
 
@@ -112,7 +112,7 @@ static int refuse_without_format(struct rebase *rebase, struct blk_error *err)
         return ret;
     BLK_AUTOFREE char *why =
         rebase->backing ? blk_xasprintf("backing format must be specified (-F); it looks like %s",
-                                        blk_skip_filters(rebase->backing)->driver->name)
+                                        blk_format_name(blk_skip_filters(rebase->backing)))
                         : blk_xstrdup("backing format must be specified (-F)");
     return blk_fail_why(err, EINVAL, why, "rebasing '%s' onto '%s'", rebase->root->name, name);
 }
@@ -131,18 +131,11 @@ static void on_progress(void *opaque, uint64_t done, uint64_t total)
 static int find_granularity(struct rebase *rebase, uint64_t bytes, unsigned *bits,
                             struct blk_error *err)
 {
-    struct blk_info info = { .cluster_bytes = 0 };
     uint64_t unit = rebase->top->limits.zero_alignment;
 
-    if (rebase->request->compressed) {
-        int ret = rebase->top->driver->get_info
-                      ? rebase->top->driver->get_info(rebase->top, &info, err)
-                      : 0;
-        json_decref(info.specific);
-        if (ret < 0)
-            return blk_fail_if_unset(err, -ret, "reading the state of '%s'", rebase->root->name);
-        unit = info.cluster_bytes;
-    }
+    int ret = rebase->request->compressed ? blk_cluster_bytes(rebase->root, &unit, err) : 0;
+    if (ret < 0)
+        return ret;
     *bits = BLK_BITMAP_MIN_GRANULARITY_BITS;
     while (*bits < BLK_BITMAP_MAX_GRANULARITY_BITS && UINT64_C(1) << *bits < unit)
         ++*bits;
@@ -184,9 +177,9 @@ static int check_snapshots(struct rebase *rebase, struct blk_error *err)
     struct blk_dirty_bitmap *marks = NULL;
     size_t count = 0;
 
-    if (!top->driver->snapshot_list)
+    if (!blk_supports(top, BLK_SNAPSHOTS))
         return 0;
-    int ret = top->driver->snapshot_list(top, &list, &count, err);
+    int ret = blk_snapshot_list(rebase->root, &list, &count, err);
     uint64_t bytes = 0;
     for (size_t i = 0; i < count && ret == 0; i++)
         bytes = u64_max(bytes, list[i].disk_bytes ? list[i].disk_bytes : blk_size(top));
@@ -308,13 +301,7 @@ static int check_name(struct rebase *rebase, struct blk_error *err)
     if (request->unsafe && blk_same_file(blk_bottom(rebase->root)->name, path))
         return blk_fail_why(err, EINVAL, "an image cannot be its own backing file",
                             "rebasing '%s'", rebase->root->name);
-    if (!rebase->top->driver->can_change_backing)
-        return 0;
-    int ret = rebase->top->driver->can_change_backing(rebase->top, name, request->backing_format,
-                                                      err);
-    return ret < 0 ? blk_fail_if_unset(err, -ret, "changing the backing file of '%s'",
-                                       rebase->root->name)
-                   : 0;
+    return blk_can_change_backing(rebase->top, name, request->backing_format, err);
 }
 
 static int change_backing(struct rebase *rebase, struct blk_error *err)
@@ -327,8 +314,7 @@ static int change_backing(struct rebase *rebase, struct blk_error *err)
                             rebase->root->name);
     int ret = blk_change_backing(rebase->top, name, name ? request->backing_format : NULL, err);
     if (ret < 0)
-        return blk_fail_if_unset(err, -ret, "changing the backing file of '%s'",
-                                 rebase->root->name);
+        return ret;
     struct blk_node *former = blk_child(rebase->top, BLK_ROLE_BACKING);
     if (!former)
         return 0;
@@ -350,7 +336,7 @@ static int keep_identity(struct rebase *rebase, const struct blk_id *backup, str
         return ret;
     if (!blk_id_equal(&now.backup, backup)) {
         now.backup = *backup;
-        rebase->top->driver->identity_set(rebase->top, &now);
+        blk_identity_set(rebase->top, &now);
     }
     return blk_identity_move(rebase->top, rebase->backing, err);
 }
@@ -407,9 +393,9 @@ static int do_rebase(struct rebase *rebase, struct blk_error *err)
     bool named = new_name(request);
 
     int ret = open_overlay(rebase, err);
-    if (ret == 0 && request->compressed && !rebase->top->driver->write_compressed)
-        ret = blk_fail_why(err, ENOTSUP, "the format does not support compression",
-                           "compressing to '%s'", rebase->root->name);
+    if (ret == 0 && request->compressed)
+        ret = blk_require(rebase->top, BLK_COMPRESSION, err, "compressing to '%s'",
+                          rebase->root->name);
     if (ret == 0 && named && !request->backing_format)
         ret = refuse_without_format(rebase, err);
     if (ret == 0)

@@ -18,30 +18,22 @@ const struct command cmd_snapshot = {
 };
 
 /* What one of -a, -c and -d does to the image. */
-typedef int snapshot_fn(struct blk_node *node, const char *name, struct blk_error *err);
+typedef int snapshot_fn(struct blk_node *root, const char *name, struct blk_error *err);
 
 struct request {
     char action;      /* the letter; 0: none given */
     const char *name; /* of the snapshot */
-    const char *verb; /* for messages */
 };
 
 /* Called for each of -l, -a, -c and -d. */
 static int choose(void *opaque, const struct cmd_option *option, const char *text)
 {
-    static const char *const verbs[] = {
-        ['a'] = "applying",
-        ['c'] = "creating",
-        ['d'] = "deleting",
-    };
     struct request *request = opaque;
 
     if (request->action)
         return report_usage(&cmd_snapshot, "-l, -a, -c and -d exclude each other");
     request->action = option->letter;
     request->name = text;
-    if (text)
-        request->verb = verbs[(unsigned char)option->letter];
     return 0;
 }
 
@@ -66,21 +58,12 @@ static int list(struct blk_node *root, json_t *result)
 
 static int change(struct blk_node *root, const struct request *request)
 {
-    struct blk_node *node = blk_skip_filters(root);
     struct blk_error err = BLK_ERROR_INIT;
-    snapshot_fn *function = request->action == 'a'   ? node->driver->snapshot_apply
-                            : request->action == 'c' ? node->driver->snapshot_create
-                                                     : node->driver->snapshot_delete;
+    snapshot_fn *function = request->action == 'a'   ? blk_snapshot_apply
+                            : request->action == 'c' ? blk_snapshot_create
+                                                     : blk_snapshot_delete;
 
-    int ret = function ? function(node, request->name, &err)
-                       : blk_fail_why(&err, ENOTSUP, "its format has no snapshots",
-                                      "%s snapshot '%s' of '%s'", request->verb, request->name,
-                                      node->name);
-    if (ret == 0)
-        return EXIT_OK;
-    blk_fail_if_unset(&err, -ret, "%s snapshot '%s' of '%s'", request->verb, request->name,
-                      node->name);
-    return report_error(&err);
+    return function(root, request->name, &err) < 0 ? report_error(&err) : EXIT_OK;
 }
 
 static json_t *describe(enum output_format format, const char *filename,

@@ -9,7 +9,9 @@
 #include <stdlib.h>
 
 #include "blockcore/base/bytes.h"
+#include "blockcore/graph/feature.h"
 #include "blockcore/graph/io.h"
+#include "blockcore/graph/ops.h"
 #include "blockcore/graph/pass.h"
 #include "drivers/drivers.h"
 
@@ -28,19 +30,18 @@ static int refuse(const struct blk_node *format, struct blk_error *err)
 static int compress_open(struct blk_node *node, struct blk_options *options, struct blk_error *err)
 {
     struct blk_node *file = file_of(node), *format = blk_skip_filters(file);
-    struct blk_info info = { .cluster_bytes = 0 };
+    uint64_t cluster_bytes;
     (void)options;
 
-    if (!format->driver->write_compressed || !format->driver->get_info)
+    if (!blk_supports(format, BLK_COMPRESSION))
         return refuse(format, err);
-    int ret = format->driver->get_info(format, &info, err);
+    int ret = blk_child_cluster_bytes(format, &cluster_bytes, err);
     if (ret < 0)
         return ret;
-    json_decref(info.specific);
-    if (!info.cluster_bytes)
+    if (!cluster_bytes)
         return refuse(format, err);
 
-    node->limits.request_alignment = (uint32_t)info.cluster_bytes;
+    node->limits.request_alignment = (uint32_t)cluster_bytes;
     node->limits.memory_alignment = file->limits.memory_alignment;
     node->reads_zero = file->reads_zero;
     blk_node_set_size(node, blk_size(file));

@@ -11,7 +11,9 @@
 
 #include "blockcore/base/bytes.h"
 #include "blockcore/base/memory.h"
+#include "blockcore/graph/feature.h"
 #include "blockcore/graph/io.h"
+#include "blockcore/graph/ops.h"
 #include "blockcore/graph/pass.h"
 #include "blockcore/graph/reopen.h"
 #include "drivers/drivers.h"
@@ -42,16 +44,15 @@ static int cor_open(struct blk_node *node, struct blk_options *options, struct b
 {
     struct copy_on_read *cor = node->state;
     struct blk_node *file = file_of(node), *image = blk_skip_filters(file);
-    struct blk_info info = { .cluster_bytes = 0 };
+    uint64_t cluster_bytes = 0;
     (void)options;
 
     int ret = check_access(node, node->flags, err);
-    if (ret == 0 && image->driver->get_info)
-        ret = image->driver->get_info(image, &info, err);
+    if (ret == 0)
+        ret = blk_child_cluster_bytes(image, &cluster_bytes, err);
     if (ret < 0)
         return ret;
-    json_decref(info.specific);
-    cor->unit = u64_max(info.cluster_bytes, 1);
+    cor->unit = u64_max(cluster_bytes, 1);
     node->reads_zero = file->reads_zero;
     blk_node_set_size(node, blk_size(file));
     return 0;
@@ -77,7 +78,7 @@ static int is_missing(struct blk_node *node, uint64_t offset, uint64_t *bytes, b
     if (ret < 0)
         return ret;
     *missing = !(extent.flags & BLK_EXT_ALLOCATED) &&
-               blk_skip_filters(file)->driver->supports_backing;
+               blk_supports(blk_skip_filters(file), BLK_BACKING);
     *bytes = extent.bytes;
     return 0;
 }

@@ -18,6 +18,7 @@
 #include "blockcore/base/units.h"
 #include "blockcore/graph/io.h"
 #include "blockcore/graph/open.h"
+#include "blockcore/graph/ops.h"
 #include "blockcore/graph/options.h"
 #include "blockcore/graph/reopen.h"
 #include "drivers/drivers.h"
@@ -367,8 +368,7 @@ static int raw_measure(struct blk_options *options, struct blk_node *source,
 
 static int raw_get_info(struct blk_node *node, struct blk_info *info, struct blk_error *err)
 {
-    struct blk_node *file = file_of(node);
-    return file->driver->get_info ? file->driver->get_info(file, info, err) : 0;
+    return blk_child_get_info(file_of(node), info, err);
 }
 
 const struct blk_driver blk_driver_raw = {

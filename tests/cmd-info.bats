@@ -63,6 +63,15 @@ both_forms() {
     done
 }
 
+@test "qcow2: bitmaps and data files whose names are not UTF-8" {
+    need_format qcow2
+    blkimg create -q -f qcow2 b.qcow2 1M
+    blkimg bitmap --add b.qcow2 $'a\xffb'
+    both_forms b.qcow2
+    blkimg create -q -f qcow2 -o "data_file=$PWD/"$'d\xff.raw' d.qcow2 1M
+    both_forms d.qcow2
+}
+
 @test "qcow2: chains" {
     need_format qcow2
     mkdir sub

@@ -7,6 +7,7 @@
 
 #include "blockcore/base/memory.h"
 #include "blockcore/graph/driver.h"
+#include "blockcore/graph/feature.h"
 
 struct blk_dirty_bitmaps *blk_bitmaps_of(struct blk_node *node)
 {
@@ -128,10 +129,22 @@ int blk_bitmaps_get_usable(struct blk_node *node, const char *name,
 
 int blk_bitmaps_can_add(struct blk_node *node, struct blk_error *err)
 {
-    if (!node->driver->bitmaps_load)
-        return blk_fail_why(err, ENOTSUP, "its format has no bitmaps", "'%s' (%s)", node->name,
-                            node->driver->name);
-    return node->driver->bitmaps_can_add ? node->driver->bitmaps_can_add(node, err) : 0;
+    int ret = blk_require(node, BLK_BITMAPS, err, "'%s'", node->name);
+    if (ret < 0 || !node->driver->bitmaps_can_add)
+        return ret;
+    return node->driver->bitmaps_can_add(node, err);
+}
+
+int blk_bitmaps_can_create(const struct blk_driver *driver, const char *filename,
+                           const struct blk_options *creation, struct blk_error *err)
+{
+    int ret = blk_driver_require(driver, BLK_BITMAPS, err, "creating '%s' with bitmaps", filename);
+    if (ret < 0 || !driver->bitmaps_can_create)
+        return ret;
+    ret = driver->bitmaps_can_create(creation, err);
+    if (ret < 0)
+        blk_context(err, "creating '%s' with bitmaps", filename);
+    return ret;
 }
 
 int blk_bitmaps_check_usable(struct blk_node *node, struct blk_error *err)

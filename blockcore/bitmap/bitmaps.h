@@ -66,6 +66,9 @@ int blk_bitmaps_get_usable(struct blk_node *node, const char *name,
 
 /* 0 if the image can keep one more bitmap, else why not: -ENOTSUP for a format without bitmaps. */
 int blk_bitmaps_can_add(struct blk_node *node, struct blk_error *err);
+/* The same for the image of `driver` that these create options make; marks none as used. */
+int blk_bitmaps_can_create(const struct blk_driver *driver, const char *filename,
+                           const struct blk_options *creation, struct blk_error *err);
 
 /* -EINVAL or -ENOTSUP, as blk_bitmaps_get_usable(), unless all bitmaps are usable; loads them. */
 int blk_bitmaps_check_usable(struct blk_node *node, struct blk_error *err);

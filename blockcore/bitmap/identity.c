@@ -7,6 +7,7 @@
 #include <sys/random.h>
 
 #include "blockcore/graph/driver.h"
+#include "blockcore/graph/feature.h"
 
 const struct blk_id blk_id_unknown = {
     { 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff,
@@ -61,6 +62,21 @@ int blk_identity_of(struct blk_node *node, struct blk_identity *identity, struct
 {
     *identity = (struct blk_identity){ .bitmap_count = 0 };
     return node->driver->identity_get ? node->driver->identity_get(node, identity, err) : 0;
+}
+
+void blk_identity_set(struct blk_node *node, const struct blk_identity *identity)
+{
+    if (!blk_supports(node, BLK_IDENTITY))
+        return;
+    BLK_DRAIN_SCOPE(&node->gate);
+    node->driver->identity_set(node, identity);
+}
+
+int blk_identity_put_parent(struct blk_node *node, const struct blk_id *parent,
+                            struct blk_error *err)
+{
+    int ret = blk_require(node, BLK_IDENTITY, err, "'%s'", node->name);
+    return ret < 0 ? ret : node->driver->identity_put(node, NULL, parent, err);
 }
 
 int blk_identity_will_change(struct blk_node *node, struct blk_error *err)
@@ -140,7 +156,7 @@ int blk_identity_move(struct blk_node *overlay, struct blk_node *backing, struct
     if (ret < 0 || blk_id_equal(&identity.parent, &below.backup))
         return ret;
     identity.parent = below.backup;
-    overlay->driver->identity_set(overlay, &identity);
+    blk_identity_set(overlay, &identity);
     return 0;
 }
 

@@ -55,6 +55,16 @@ void blk_id_format(const struct blk_id *id, char text[BLK_ID_TEXT_BYTES]);
 int blk_identity_of(struct blk_node *node, struct blk_identity *identity, struct blk_error *err);
 
 /*
+ * What the image is to say, where its format can: it takes effect together with the bitmaps, in the
+ * next store, or with the next change of the backing file. Drains the node, as ops.h describes.
+ */
+void blk_identity_set(struct blk_node *node, const struct blk_identity *identity);
+
+/* Changes the parent of an image that has an identity, durably and at once. Drains nothing. */
+int blk_identity_put_parent(struct blk_node *node, const struct blk_id *parent,
+                            struct blk_error *err);
+
+/*
  * Whether `overlay` (a format, not a filter) may be read through `backing` (NULL: it has none): 0,
  * or -EINVAL with both files and ids named. It may not where it says which backup it was made on
  * and `backing` is another one, or is no backup any more; and not without a backing file where it

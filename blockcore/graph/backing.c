@@ -4,6 +4,7 @@
 
 #include "blockcore/graph/close.h"
 #include "blockcore/graph/driver.h"
+#include "blockcore/graph/feature.h"
 #include "blockcore/graph/open.h"
 
 static int sync_graph(struct blk_node *node, struct blk_error *err)
@@ -61,9 +62,43 @@ int blk_sync_named(struct blk_node *node, const char *name, const char *format,
     return ret;
 }
 
+/* A format that has backing files can also name another one. */
+static int require_change(const struct blk_node *node, struct blk_error *err)
+{
+    int ret = blk_require(node, BLK_BACKING, err, "changing the backing file of '%s'", node->name);
+    if (ret < 0 || node->driver->change_backing)
+        return ret;
+    return blk_fail(err, ENOTSUP, "changing the backing file of '%s'", node->name);
+}
+
+static int cannot_change(const struct blk_node *node, const char *name, int ret,
+                         struct blk_error *err)
+{
+    return name ? blk_fail_if_unset(err, -ret, "giving '%s' the backing file '%s'", node->name,
+                                    name)
+                : blk_fail_if_unset(err, -ret, "taking the backing file from '%s'", node->name);
+}
+
 int blk_change_backing(struct blk_node *node, const char *name, const char *format,
                        struct blk_error *err)
 {
-    int ret = name && *name ? blk_sync_named(node, name, format, err) : 0;
-    return ret < 0 ? ret : node->driver->change_backing(node, name, format, err);
+    int ret = require_change(node, err);
+    if (ret == 0 && name && *name)
+        ret = blk_sync_named(node, name, format, err);
+    if (ret < 0)
+        return ret;
+    BLK_DRAIN_SCOPE(&node->gate);
+    ret = node->driver->change_backing(node, name, format, err);
+    return ret < 0 ? cannot_change(node, name, ret, err) : 0;
+}
+
+int blk_can_change_backing(struct blk_node *node, const char *name, const char *format,
+                           struct blk_error *err)
+{
+    int ret = require_change(node, err);
+    if (ret < 0 || !node->driver->can_change_backing)
+        return ret;
+    BLK_DRAIN_SCOPE(&node->gate);
+    ret = node->driver->can_change_backing(node, name, format, err);
+    return ret < 0 ? cannot_change(node, name, ret, err) : 0;
 }

@@ -21,11 +21,15 @@ int blk_sync_named(struct blk_node *node, const char *name, const char *format,
                    struct blk_error *err);
 
 /*
- * Gives the image another backing file in its header; NULL: none. Does not touch the graph. The
- * driver must have change_backing. -errno: the header names the old one, or, if its write failed,
- * the old or the new one.
+ * Gives the image another backing file in its header; NULL: none. Does not touch the graph; drains
+ * the node. -ENOTSUP where the format has no backing files. Otherwise -errno: the header names the
+ * old one, or, if its write failed, the old or the new one.
  */
 int blk_change_backing(struct blk_node *node, const char *name, const char *format,
                        struct blk_error *err);
+
+/* Whether the header has room for that one; changes nothing. */
+int blk_can_change_backing(struct blk_node *node, const char *name, const char *format,
+                           struct blk_error *err);
 
 #endif

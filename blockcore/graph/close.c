@@ -38,7 +38,7 @@ void blk_close_report_add(struct blk_close_report *report, const struct blk_node
     struct blk_close_entry *entry = &report->entries[report->count++];
     *entry = (struct blk_close_entry){
         .node = blk_xstrdup(node->name),
-        .driver = node->driver->name,
+        .driver_name = node->driver->name,
         .step = step_names[step],
         .detail = blk_xstrdup(detail),
         .outcome = outcome,

@@ -24,7 +24,7 @@ enum blk_outcome { BLK_OUTCOME_OK, BLK_OUTCOME_FAILED, BLK_OUTCOME_SKIPPED };
 
 struct blk_close_entry {
     char *node;           /* name of the node */
-    const char *driver;
+    const char *driver_name;
     const char *step;     /* "flush", "store", ... */
     char *detail;         /* what within the step (a bitmap's name), or NULL */
     enum blk_outcome outcome;

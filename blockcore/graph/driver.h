@@ -13,13 +13,13 @@
 #ifndef BLOCKCORE_GRAPH_DRIVER_H
 #define BLOCKCORE_GRAPH_DRIVER_H
 
-#include <jansson.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
 #include "blockcore/base/error.h"
 #include "blockcore/graph/events.h"
+#include "blockcore/graph/info.h"
 #include "blockcore/graph/node.h"
 #include "blockcore/graph/types.h"
 

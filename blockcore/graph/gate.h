@@ -1,6 +1,6 @@
 /*
  * The in-flight count of a node. Each request that enters the graph passes
- * the gate once; a structural change (reopen, replace, truncate, close)
+ * the gate once; a structural change (reopen, replace, truncate, close, ops.h)
  * closes the gate, waits until nothing is in flight, and opens it again
  * afterwards. Never nested: only requests from outside the graph pass it.
  */
@@ -27,5 +27,21 @@ void blk_gate_leave(struct blk_gate *gate);
 /* Keeps new requests out and waits for those in flight. Must not be called from a request. */
 void blk_gate_drain_begin(struct blk_gate *gate);
 void blk_gate_drain_end(struct blk_gate *gate);
+
+static inline struct blk_gate *blk_gate_drain_scope(struct blk_gate *gate)
+{
+    blk_gate_drain_begin(gate);
+    return gate;
+}
+
+static inline void blk_gate_drain_scope_end(struct blk_gate **gate)
+{
+    blk_gate_drain_end(*gate);
+}
+
+/* Drained from here to the end of the scope. */
+#define BLK_DRAIN_SCOPE(gate)                                                                      \
+    __attribute__((cleanup(blk_gate_drain_scope_end), unused)) struct blk_gate *blk_drained =      \
+        blk_gate_drain_scope(gate)
 
 #endif

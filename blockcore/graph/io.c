@@ -19,6 +19,7 @@
 #include "blockcore/bitmap/bitmaps.h"
 #include "blockcore/bitmap/identity.h"
 #include "blockcore/graph/driver.h"
+#include "blockcore/graph/feature.h"
 
 #define BOUNCE_ALIGNMENT 4096
 #define ZERO_CHUNK_BYTES (1 * MIB)
@@ -383,9 +384,9 @@ int blk_child_write_compressed(struct blk_node *node, uint64_t offset, uint64_t 
     int ret = check_writable(node, err);
     if (ret < 0 || !bytes)
         return ret;
-    if (!node->driver->write_compressed)
-        return blk_fail_why(err, ENOTSUP, "the format does not support compression",
-                            "compressed write to '%s' (%s)", node->name, node->driver->name);
+    ret = blk_require(node, BLK_COMPRESSION, err, "compressed write to '%s'", node->name);
+    if (ret < 0)
+        return ret;
     ret = begin_change(node, offset, bytes, err);
     if (ret < 0)
         return ret;

@@ -4,7 +4,6 @@
 #ifndef BLOCKCORE_GRAPH_TYPES_H
 #define BLOCKCORE_GRAPH_TYPES_H
 
-#include <jansson.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -70,18 +69,6 @@ static inline void blk_progress_tell(const struct blk_progress *progress, uint64
 enum blk_want {
     BLK_WANT_ZERO = 1 << 0,  /* precise about zeroes, which may cost a look at the medium */
     BLK_WANT_HOLES = 1 << 1, /* with ZERO: also where that seldom pays; if all else is read */
-};
-
-/* What `info` shows of one node. Zeroed by the caller; `specific` is owned by the caller. */
-struct blk_info {
-    uint64_t cluster_bytes; /* 0: no clusters */
-    uint64_t vm_state_offset; /* where a machine's state would begin, or 0 */
-    bool dirty;
-    bool encrypted;
-    bool corrupt;
-    bool has_snapshots;     /* format can have them */
-    const char *specific_type;
-    json_t *specific;       /* format-specific object in the order to print, or NULL */
 };
 
 struct blk_measure {

@@ -5,6 +5,7 @@
  */
 #include "blockcore/jobs/copy.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <pthread.h>
 #include <stdlib.h>
@@ -16,7 +17,9 @@
 #include "blockcore/base/memory.h"
 #include "blockcore/base/workers.h"
 #include "blockcore/graph/driver.h"
+#include "blockcore/graph/feature.h"
 #include "blockcore/graph/io.h"
+#include "blockcore/graph/ops.h"
 #include "blockcore/jobs/digest.h"
 
 /* Data moves in pieces of this size; a multiple of every cluster size. */
@@ -496,22 +499,17 @@ static int allocate_buffers(struct job *job, struct blk_error *err)
 /* The cluster size of a target that is written compressed. */
 static int find_unit(const struct blk_copy_params *params, uint64_t *unit, struct blk_error *err)
 {
-    struct blk_info info = { .cluster_bytes = 0 };
+    struct blk_node *format = blk_skip_filters(params->target);
 
     *unit = 1;
     if (!params->compressed)
         return 0;
-    struct blk_node *format = blk_skip_filters(params->target);
-    int ret = format->driver->get_info ? format->driver->get_info(format, &info, err) : 0;
-    json_decref(info.specific);
-    if (ret < 0)
-        return ret;
-    if (!info.cluster_bytes || !format->driver->write_compressed)
-        return blk_fail_why(err, ENOTSUP, "the format does not support compression",
-                            "compressing to '%s' (%s)", params->target->name,
-                            format->driver->name);
-    *unit = info.cluster_bytes;
-    return 0;
+    int ret = blk_require(format, BLK_COMPRESSION, err, "compressing to '%s'",
+                          params->target->name);
+    if (ret == 0)
+        ret = blk_child_cluster_bytes(format, unit, err);
+    assert(ret < 0 || *unit);
+    return ret;
 }
 
 int blk_copy_run(const struct blk_copy_params *params, struct blk_error *err)

@@ -170,7 +170,7 @@ int backup_check_base(struct backup *backup, struct backup_disk *disk, struct bl
     }
     disk->parent = identity.backup;
     disk->backing_name = backing_name_for_header(disk->target_name, disk->base);
-    disk->backing_format = blk_xstrdup(base->driver->name);
+    disk->backing_format = blk_xstrdup(blk_format_name(base));
     return blk_close(root, NULL, err);
 }
 

@@ -19,11 +19,9 @@ static int find_granularity(struct blk_node *newer, const struct blk_node *older
 
     for (struct blk_node *node = newer; node != older && ret == 0;
          node = blk_child(blk_skip_filters(node), BLK_ROLE_BACKING)) {
-        struct blk_node *layer = blk_skip_filters(node);
-        struct blk_info info = { .cluster_bytes = 0 };
-        ret = layer->driver->get_info ? layer->driver->get_info(layer, &info, err) : 0;
-        json_decref(info.specific);
-        while (ret == 0 && UINT64_C(1) << *bits < info.cluster_bytes)
+        uint64_t cluster_bytes;
+        ret = blk_cluster_bytes(node, &cluster_bytes, err);
+        while (ret == 0 && UINT64_C(1) << *bits < cluster_bytes)
             ++*bits;
     }
     return ret;

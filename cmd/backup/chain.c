@@ -40,15 +40,14 @@ static void find_fault(struct link *link, const struct blk_info *info)
 static int look_at(struct blk_node *node, const struct backup_options *options, struct link *link,
                    struct blk_error *err)
 {
-    struct blk_info info = { .cluster_bytes = 0 };
+    BLK_AUTO_INFO struct blk_info info = { .corrupt = false };
     struct blk_node *backing = blk_child(node, BLK_ROLE_BACKING);
     struct blk_identity below = { .bitmap_count = 0 };
 
     *link = (struct link){ .node = node };
     int ret = blk_identity_of(node, &link->identity, err);
-    if (ret == 0 && node->driver->get_info)
-        ret = node->driver->get_info(node, &info, err);
-    json_decref(info.specific);
+    if (ret == 0)
+        ret = blk_get_info(node, &info, err);
     if (ret == 0 && backing)
         ret = blk_identity_of(blk_skip_filters(backing), &below, err);
     if (ret < 0)

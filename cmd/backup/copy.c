@@ -110,7 +110,7 @@ static int fill_gaps(struct backup_disk *disk, struct blk_error *err)
     uint64_t offset = 0, bytes;
     int ret = 0;
 
-    if (!disk->mask || !target->driver->supports_backing || blk_child(target, BLK_ROLE_BACKING))
+    if (!disk->mask || !blk_supports(target, BLK_BACKING) || blk_child(target, BLK_ROLE_BACKING))
         return 0;
     BLK_AUTOFREE uint8_t *zeroes = blk_buffer_alloc(GAP_BYTES);
     if (!zeroes)

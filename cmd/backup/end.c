@@ -99,18 +99,15 @@ static void set_source_identity(const struct backup_options *options, struct bac
                                 const char *new_bitmap)
 {
     struct blk_identity identity;
-    const struct blk_driver *driver = disk->format->driver;
 
-    if (!driver->identity_set)
-        return;
     /* An identity of an unknown form is replaced: this version cannot continue it. */
-    if (driver->identity_get(disk->format, &identity, NULL) < 0)
+    if (blk_identity_of(disk->format, &identity, NULL) < 0)
         identity = (struct blk_identity){ .bitmap_count = 0 };
     for (size_t i = 0; i < disk->bitmap_count && options->sync != SYNC_NEVER; i++)
         blk_identity_set_since(&identity, disk->bitmaps[i].live->name, &disk->id);
     if (new_bitmap)
         blk_identity_set_since(&identity, new_bitmap, &disk->id);
-    driver->identity_set(disk->format, &identity);
+    blk_identity_set(disk->format, &identity);
 }
 
 int backup_switch_source(const struct backup_options *options, struct backup_disk *disk,
@@ -152,10 +149,7 @@ static void unset_target_identity(struct backup_disk *disk)
     const struct blk_identity part = {
         .parent = blk_id_is_none(&disk->parent) ? blk_id_unknown : disk->parent,
     };
-    struct blk_node *node = blk_skip_filters(disk->target);
-
-    if (node->driver->identity_set)
-        node->driver->identity_set(node, &part);
+    blk_identity_set(blk_skip_filters(disk->target), &part);
 }
 
 /*

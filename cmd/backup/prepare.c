@@ -20,16 +20,15 @@ static int new_bitmap(struct backup_disk *disk, const char *name, unsigned granu
                       struct blk_dirty_bitmap **bitmap, struct blk_error *err)
 {
     struct blk_node *node = disk->format;
-    struct blk_info info = { .cluster_bytes = 0 };
+    uint64_t cluster_bytes = 0;
 
     int ret = blk_bitmaps_can_add(node, err);
     if (ret == 0)
-        ret = node->driver->get_info(node, &info, err);
-    json_decref(info.specific);
+        ret = blk_cluster_bytes(node, &cluster_bytes, err);
     if (ret < 0)
         return ret;
     if (!granularity_bits)
-        granularity_bits = blk_dirty_bitmap_default_granularity_bits(info.cluster_bytes);
+        granularity_bits = blk_dirty_bitmap_default_granularity_bits(cluster_bytes);
     ret = blk_dirty_bitmap_new(name, blk_size(node), granularity_bits, bitmap, err);
     if (ret < 0)
         return ret;
@@ -79,7 +78,7 @@ static int replace_broken(const struct backup_options *options, struct backup_di
 static bool can_replace(const struct backup_disk *disk, const char *name)
 {
     const struct blk_dirty_bitmap *bitmap = blk_bitmaps_find(disk->format, name);
-    return disk->format->driver->bitmaps_load &&
+    return blk_supports(disk->format, BLK_BITMAPS) &&
            (!bitmap || bitmap->inconsistent || !bitmap->enabled);
 }
 
@@ -160,9 +159,11 @@ int backup_open_source(struct backup *backup, struct backup_disk *disk, struct b
     disk->format = blk_skip_filters(disk->source);
     disk->mode = options->mode;
     disk->bytes = blk_size(disk->source);
-    if (disk->mode == BACKUP_TOP && !disk->format->driver->supports_backing)
-        return blk_fail_why(err, ENOTSUP, "its format has no layers", "'%s' (%s)",
-                            disk->source_name, disk->format->driver->name);
+    if (disk->mode == BACKUP_TOP)
+        ret = blk_require(disk->format, BLK_BACKING, err, "the layers of '%s'",
+                          disk->source_name);
+    if (ret < 0)
+        return ret;
     ret = freeze_bitmaps(options, disk, err);
     if (ret == 0 && (ret = blk_id_new(&disk->id)) < 0)
         ret = blk_fail(err, -ret, "making an id for the backup");
@@ -185,7 +186,7 @@ static int create_options(const struct backup_options *options, const struct blk
         return blk_fail_why(err, EINVAL,
                             "the size is that of the source, and --base names the backing file",
                             "creating '%s'", disk->target_name);
-    if (disk->mode != BACKUP_FULL && !driver->supports_backing)
+    if (disk->mode != BACKUP_FULL && !blk_driver_supports(driver, BLK_BACKING))
         return blk_fail_why(err, ENOTSUP, "the format cannot show what a partial backup leaves out",
                             "creating '%s' (%s)", disk->target_name, driver->name);
     if (disk->backing_name) {
@@ -204,12 +205,14 @@ static int create_target(const struct backup_options *options, struct backup_dis
 
     if (!driver)
         return -EINVAL;
-    if (options->compressed && !driver->write_compressed)
-        return blk_fail_why(err, ENOTSUP, "the format does not support compression",
-                            "creating '%s' (%s)", disk->target_name, driver->name);
+    int ret = 0;
+    if (options->compressed)
+        ret = blk_driver_require(driver, BLK_COMPRESSION, err, "creating '%s'", disk->target_name);
+    if (ret < 0)
+        return ret;
 
     struct blk_options *creation = blk_options_new();
-    int ret = create_options(options, driver, disk, creation, err);
+    ret = create_options(options, driver, disk, creation, err);
     disk->target_begun = ret == 0;
     if (ret == 0)
         ret = image_create(&options->target, name, driver, creation, BLK_WRITABLE | BLK_UNMAP,
@@ -237,7 +240,7 @@ static int check_size(const struct backup_disk *disk, struct blk_error *err)
 
     if (bytes == disk->bytes)
         return 0;
-    if (bytes > disk->bytes && !blk_skip_filters(disk->target)->driver->supports_backing &&
+    if (bytes > disk->bytes && !blk_supports(blk_skip_filters(disk->target), BLK_BACKING) &&
         stat(blk_bottom(disk->target)->name, &st) == 0 && S_ISBLK(st.st_mode))
         return 0;
     return blk_fail_why(err, bytes < disk->bytes ? ENOSPC : EINVAL,
@@ -293,17 +296,15 @@ static int mark_top(struct backup_disk *disk, struct blk_error *err)
 static int fit_mask(const struct backup_options *options, struct backup_disk *disk,
                     struct blk_error *err)
 {
-    struct blk_node *node = blk_skip_filters(disk->target);
-    struct blk_info info = { .cluster_bytes = 0 };
+    uint64_t cluster_bytes;
     struct blk_dirty_bitmap *marked = disk->mask;
     unsigned bits = marked ? marked->granularity_bits : BLK_BITMAP_MIN_GRANULARITY_BITS;
 
     if (disk->mode == BACKUP_FULL)
         return 0;
-    int ret = node->driver->get_info ? node->driver->get_info(node, &info, err) : 0;
-    json_decref(info.specific);
-    if (ret == 0 && info.cluster_bytes > UINT64_C(1) << bits)
-        bits = (unsigned)__builtin_ctzll(info.cluster_bytes);
+    int ret = blk_cluster_bytes(disk->target, &cluster_bytes, err);
+    if (ret == 0 && cluster_bytes > UINT64_C(1) << bits)
+        bits = (unsigned)__builtin_ctzll(cluster_bytes);
     if (ret == 0 && (!marked || bits > marked->granularity_bits)) {
         struct blk_dirty_bitmap *fitted;
         bits = blk_dirty_bitmap_fit_granularity(disk->bytes, bits);
@@ -325,11 +326,9 @@ static int fit_mask(const struct backup_options *options, struct backup_disk *di
 /* The target says which backup it is, where its format can. */
 static void set_target_identity(struct backup_disk *disk)
 {
-    struct blk_node *node = blk_skip_filters(disk->target);
-    struct blk_identity identity = { .backup = disk->id, .parent = disk->parent };
+    const struct blk_identity identity = { .backup = disk->id, .parent = disk->parent };
 
-    if (node->driver->identity_set)
-        node->driver->identity_set(node, &identity);
+    blk_identity_set(blk_skip_filters(disk->target), &identity);
 }
 
 static int check_names(const struct backup *backup, struct backup_disk *disk,

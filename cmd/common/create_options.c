@@ -73,11 +73,6 @@ static const struct blk_option_desc *find(const struct option_tables *tables, co
     return found ? found : find_in(tables->below, name);
 }
 
-bool create_options_has(const struct option_tables *tables, const char *name)
-{
-    return find(tables, name);
-}
-
 /* ---- parsing ---- */
 
 bool create_options_want_help(const struct cmd_list *texts)

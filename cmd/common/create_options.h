@@ -39,9 +39,6 @@ void amend_options_help(const struct option_tables *tables);
 int create_options_parse(const struct cmd_list *texts, const struct option_tables *tables,
                          struct blk_options *options, struct blk_error *err);
 
-/* Whether there is an option of that name. */
-bool create_options_has(const struct option_tables *tables, const char *name);
-
 /* Prints " name=value" as qemu-img does, in the tables' order: what is set, and some defaults. */
 void create_options_print(const struct option_tables *tables, const struct blk_options *options);
 

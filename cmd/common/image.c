@@ -6,7 +6,9 @@
 #include <string.h>
 
 #include "blockcore/graph/driver.h"
+#include "blockcore/graph/feature.h"
 #include "blockcore/graph/open.h"
+#include "blockcore/graph/ops.h"
 #include "cmd/common/dependents.h"
 
 int image_cache(const char *text, struct blk_cache_mode *mode, struct blk_error *err)
@@ -58,13 +60,13 @@ static int load_exact_snapshot(struct blk_node *node, const char *id, const char
     struct blk_snapshot *list = NULL;
     size_t count = 0, i = 0;
 
-    int ret = node->driver->snapshot_list(node, &list, &count, err);
+    int ret = blk_snapshot_list(node, &list, &count, err);
     if (ret < 0)
-        return blk_fail_if_unset(err, -ret, "listing the snapshots of '%s'", node->name);
+        return ret;
     while (i < count && !is_snapshot(&list[i], id, name))
         i++;
     if (i < count)
-        ret = node->driver->snapshot_load(node, list[i].id, err);
+        ret = blk_snapshot_load(node, list[i].id, err);
     else
         ret = blk_fail_why(err, ENOENT, "there is none", "'%s': snapshot with %s%s%s%s", node->name,
                            id ? "id " : "", id ? id : "", name ? " name " : "", name ? name : "");
@@ -75,25 +77,21 @@ static int load_exact_snapshot(struct blk_node *node, const char *id, const char
 int image_load_snapshot(struct blk_node *node, const char *text, struct blk_error *err)
 {
     node = blk_skip_filters(node);
-    if (!node->driver->snapshot_load || !node->driver->snapshot_list)
-        return blk_fail_why(err, ENOTSUP, "its format has no snapshots", "'%s' (%s)", node->name,
-                            node->driver->name);
+    int ret = blk_require(node, BLK_SNAPSHOTS, err, "loading snapshot '%s' of '%s'", text,
+                          node->name);
+    if (ret < 0 || strncmp(text, "snapshot.", strlen("snapshot.")) != 0)
+        return ret < 0 ? ret : blk_snapshot_load(node, text, err);
 
-    int ret;
-    if (strncmp(text, "snapshot.", strlen("snapshot.")) == 0) {
-        struct blk_options *options = blk_options_new();
-        ret = blk_options_parse_keyval(options, text, NULL, err);
-        const char *id = blk_options_get(options, "snapshot.id");
-        const char *name = blk_options_get(options, "snapshot.name");
-        if (ret == 0 && ((!id && !name) || blk_options_first_unused(options)))
-            ret = blk_fail_why(err, EINVAL, "only snapshot.id and snapshot.name are known",
-                               "snapshot '%s'", text);
-        if (ret == 0)
-            ret = load_exact_snapshot(node, id, name, err);
-        blk_options_free(options);
-    } else {
-        ret = node->driver->snapshot_load(node, text, err);
-    }
+    struct blk_options *options = blk_options_new();
+    ret = blk_options_parse_keyval(options, text, NULL, err);
+    const char *id = blk_options_get(options, "snapshot.id");
+    const char *name = blk_options_get(options, "snapshot.name");
+    if (ret == 0 && ((!id && !name) || blk_options_first_unused(options)))
+        ret = blk_fail_why(err, EINVAL, "only snapshot.id and snapshot.name are known",
+                           "snapshot '%s'", text);
+    if (ret == 0)
+        ret = load_exact_snapshot(node, id, name, err);
+    blk_options_free(options);
     return ret < 0 ? blk_fail_if_unset(err, -ret, "loading snapshot '%s' of '%s'", text, node->name)
                    : 0;
 }

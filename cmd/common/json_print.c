@@ -101,6 +101,33 @@ json_t *json_text(const char *text)
     return string;
 }
 
+json_t *json_of_value(const struct blk_value *value)
+{
+    json_t *result;
+
+    switch (value->type) {
+    case BLK_VALUE_BOOL:
+        return json_boolean(value->boolean);
+    case BLK_VALUE_NUMBER:
+        result = json_integer((json_int_t)value->number);
+        break;
+    case BLK_VALUE_TEXT:
+        return json_text(value->text);
+    default:
+        result = value->type == BLK_VALUE_LIST ? json_array() : json_object();
+        for (const struct blk_value *item = value->of.first; result && item; item = item->next) {
+            int ret = item->name ? json_object_set_new(result, item->name, json_of_value(item))
+                                 : json_array_append_new(result, json_of_value(item));
+            if (ret < 0)
+                blk_out_of_memory();
+        }
+        break;
+    }
+    if (!result)
+        blk_out_of_memory();
+    return result;
+}
+
 static void print_character(FILE *to, uint32_t code)
 {
     static const char escaped[] = "\"\"\\\\\bb\ff\nn\rr\tt";

@@ -8,6 +8,8 @@
 #include <stdbool.h>
 #include <stdio.h>
 
+#include "blockcore/graph/info.h"
+
 enum output_format { OUTPUT_HUMAN, OUTPUT_JSON };
 
 /*
@@ -42,6 +44,9 @@ void json_print_streaming(FILE *to, const json_t *value, unsigned level,
  * each, indented by four spaces a level, dashes in names shown as spaces.
  */
 void json_print_members(FILE *to, const json_t *value, unsigned level);
+
+/* What a driver says about an image, as JSON; the caller owns the result. */
+json_t *json_of_value(const struct blk_value *value);
 
 /* A string of any bytes, as file names are. json_print() shows what is not UTF-8 as U+FFFD. */
 json_t *json_text(const char *text);

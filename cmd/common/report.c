@@ -149,7 +149,7 @@ static size_t skip_alike(const struct blk_close_report *report, size_t *at)
 
     for (; *at + 1 < report->count; ++*at) {
         const struct blk_close_entry *next = &report->entries[*at + 1];
-        if (next->step != first->step || next->driver != first->driver ||
+        if (next->step != first->step || next->driver_name != first->driver_name ||
             strcmp(next->node, first->node) != 0)
             break;
         more += next->outcome == BLK_OUTCOME_FAILED && next->detail;
@@ -171,7 +171,7 @@ void report_close(const struct blk_close_report *report, const struct blk_error 
         BLK_AUTOFREE char *note = close_note && !named ? blk_xasprintf(" (%s)", close_note) : NULL;
         /* qemu-img's words, which callers look for. */
         const char *lost = strcmp(entry->step, "store") == 0 ? "Lost persistent bitmaps: " : "";
-        report_failure("closing '%s' (%s): %s%s%s%s%s: %s%s", entry->node, entry->driver, lost,
+        report_failure("closing '%s' (%s): %s%s%s%s%s: %s%s", entry->node, entry->driver_name, lost,
                        entry->step, entry->detail ? " " : "", entry->detail ? entry->detail : "",
                        others ? others : "",
                        entry->message ? entry->message : strerror(entry->code), note ? note : "");
@@ -187,7 +187,7 @@ void report_close_json(const struct blk_close_report *report, json_t *steps)
         const struct blk_close_entry *entry = &report->entries[i];
         json_t *object = json_object();
         set_text(object, "node", entry->node);
-        set_text(object, "driver", entry->driver);
+        set_text(object, "driver", entry->driver_name);
         set_text(object, "step", entry->step);
         set_text(object, "detail", entry->detail);
         set_text(object, "outcome", blk_outcome_name(entry->outcome));

@@ -3,12 +3,12 @@
 #include <errno.h>
 #include <sys/stat.h>
 
-#include "blockcore/graph/driver.h"
+#include "blockcore/graph/feature.h"
 
 int check_not_shrunk(const struct blk_node *source, struct blk_error *err)
 {
     struct stat st;
-    if (source->driver->kind == BLK_PROTOCOL && stat(source->name, &st) == 0 &&
+    if (blk_kind_of(source) == BLK_PROTOCOL && stat(source->name, &st) == 0 &&
         S_ISREG(st.st_mode) && (uint64_t)st.st_size < blk_size(source))
         return blk_fail_why(err, EIO, "it shrank while it was being read", "reading '%s'",
                             source->name);

@@ -7,8 +7,8 @@
 
 #include "blockcore/base/memory.h"
 #include "blockcore/base/units.h"
-#include "blockcore/graph/driver.h"
-#include "blockcore/graph/types.h"
+#include "blockcore/graph/feature.h"
+#include "blockcore/graph/ops.h"
 #include "cmd/common/json_print.h"
 
 static void set_text(json_t *object, const char *key, const char *text)
@@ -45,10 +45,9 @@ int snapshot_list_get(struct blk_node *node, struct snapshot_list *list, struct 
 {
     *list = (struct snapshot_list){ .items = NULL };
     node = blk_skip_filters(node);
-    if (!node->driver->snapshot_list)
-        return 0;
-    int ret = node->driver->snapshot_list(node, &list->items, &list->count, err);
-    return ret < 0 ? blk_fail_if_unset(err, -ret, "listing the snapshots of '%s'", node->name) : 0;
+    return blk_supports(node, BLK_SNAPSHOTS)
+               ? blk_snapshot_list(node, &list->items, &list->count, err)
+               : 0;
 }
 
 void snapshot_list_free(struct snapshot_list *list)

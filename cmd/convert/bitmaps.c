@@ -24,10 +24,9 @@ int convert_load_bitmaps(const struct convert_options *options, struct blk_node 
                          struct blk_error *err)
 {
     source = blk_skip_filters(source);
-    if (!source->driver->bitmaps_load)
-        return blk_fail_why(err, ENOTSUP, "its format has no bitmaps",
-                            "copying bitmaps of '%s' (%s)", source->name, source->driver->name);
-    int ret = blk_bitmaps_load(source, err);
+    int ret = blk_require(source, BLK_BITMAPS, err, "copying the bitmaps of '%s'", source->name);
+    if (ret == 0)
+        ret = blk_bitmaps_load(source, err);
     for (struct blk_dirty_bitmap *b = first_of(source); b && ret == 0; b = b->next) {
         struct blk_dirty_bitmap *usable;
         if (b->inconsistent && options->skip_broken_bitmaps)

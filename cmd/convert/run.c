@@ -10,6 +10,7 @@
 
 #include "blockcore/base/bytes.h"
 #include "blockcore/base/memory.h"
+#include "blockcore/bitmap/bitmaps.h"
 #include "blockcore/graph/options.h"
 #include "blockcore/jobs/copy.h"
 #include "cmd/common/backing.h"
@@ -36,9 +37,10 @@ static int check_compression(const struct convert_options *o, const struct blk_d
 {
     if (!o->compressed)
         return 0;
-    if (!driver->write_compressed)
-        return blk_fail_why(err, ENOTSUP, "the format does not support compression",
-                            "compressing to format '%s'", driver->name);
+    int ret = blk_driver_require(driver, BLK_COMPRESSION, err, "compressing to '%s'",
+                                 o->output);
+    if (ret < 0)
+        return ret;
     const char *prealloc = creation ? blk_options_peek(creation, "preallocation") : NULL;
     if (prealloc && strcmp(prealloc, "off") != 0)
         return blk_fail_why(err, EINVAL, "compressed clusters cannot be preallocated",
@@ -58,7 +60,7 @@ static int refuse_without_format(const struct convert_options *o, struct blk_err
         return ret;
     BLK_AUTOFREE char *why =
         blk_xasprintf("backing format must be specified (-F); it looks like %s",
-                      blk_skip_filters(backing)->driver->name);
+                      blk_format_name(blk_skip_filters(backing)));
     blk_drop(backing);
     return blk_fail_why(err, EINVAL, why, "backing file '%s'", o->backing);
 }
@@ -93,9 +95,10 @@ static int read_backing(struct convert_options *o, const struct option_tables *t
                             "creating '%s' with a backing format", o->output);
     if (!o->backing)
         return 0;
-    if (!create_options_has(tables, "backing_file"))
-        return blk_fail_why(err, ENOTSUP, "the format has no backing files",
-                            "creating '%s' (%s) over '%s'", o->output, tables->format, o->backing);
+    int ret = blk_driver_require(blk_driver_find(tables->format), BLK_BACKING, err,
+                                 "creating '%s' over '%s'", o->output, o->backing);
+    if (ret < 0)
+        return ret;
     if (!o->backing_format)
         return refuse_without_format(o, err);
     if (o->input_count > 1)
@@ -142,21 +145,6 @@ static int prepare_creation(struct convert_options *o, const struct blk_driver *
     return ret;
 }
 
-static int check_bitmaps_created(const struct convert_options *o, const struct blk_driver *driver,
-                                 const struct blk_options *creation, struct blk_error *err)
-{
-    int ret = 0;
-
-    if (!driver->bitmaps_load)
-        return blk_fail_why(err, ENOTSUP, "its format has no bitmaps", "'%s' (%s)", o->output,
-                            driver->name);
-    if (driver->bitmaps_can_create)
-        ret = driver->bitmaps_can_create(creation, err);
-    if (ret < 0)
-        blk_context(err, "creating '%s' with bitmaps", o->output);
-    return ret;
-}
-
 static int open_existing(const struct convert_options *o, uint64_t bytes, struct blk_node **target,
                          struct blk_error *err)
 {
@@ -166,7 +154,7 @@ static int open_existing(const struct convert_options *o, uint64_t bytes, struct
     if (ret < 0)
         return ret;
     struct blk_node *format = blk_skip_filters(*target);
-    ret = check_compression(o, format->driver, NULL, err);
+    ret = check_compression(o, blk_driver_find(blk_format_name(format)), NULL, err);
     if (ret == 0 && blk_size(*target) < bytes)
         ret = blk_fail_why(err, ENOSPC, "it is smaller than the source",
                            "target '%s' with %" PRIu64 " bytes instead of %" PRIu64, o->output,
@@ -293,16 +281,11 @@ static int copy_all(struct conversion *c, struct blk_error *err)
 
 static int find_cluster(struct conversion *c, struct blk_error *err)
 {
-    struct blk_info info = { .cluster_bytes = 0 };
-    struct blk_node *format = blk_skip_filters(c->target);
-
     c->cluster_bytes = 1;
-    if (!c->options->compressed || !format->driver->get_info)
+    if (!c->options->compressed)
         return 0;
-    int ret = format->driver->get_info(format, &info, err);
-    json_decref(info.specific);
-    if (ret == 0 && info.cluster_bytes)
-        c->cluster_bytes = info.cluster_bytes;
+    int ret = blk_cluster_bytes(c->target, &c->cluster_bytes, err);
+    c->cluster_bytes = u64_max(c->cluster_bytes, 1);
     return ret;
 }
 
@@ -334,7 +317,7 @@ static int convert(struct convert_options *o, const struct blk_driver *driver,
     if (ret == 0 && o->bitmaps)
         ret = convert_load_bitmaps(o, sources.roots[0], &err);
     if (ret == 0 && o->bitmaps && !o->no_create)
-        ret = check_bitmaps_created(o, driver, creation, &err);
+        ret = blk_bitmaps_can_create(driver, o->output, creation, &err);
     if (ret == 0) {
         uint64_t bytes = convert_total(&sources);
         ret = o->no_create ? open_existing(o, bytes, &c.target, &err)
@@ -349,9 +332,10 @@ static int convert(struct convert_options *o, const struct blk_driver *driver,
     if (ret < 0)
         blk_fail_if_unset(&err, -ret, "converting to '%s'", o->output);
     json_t *result = result_new(o->format, &cmd_convert, o->output);
-    result_set_text(result, "format", c.target ? blk_skip_filters(c.target)->driver->name : NULL);
-    if (c.target)
+    if (c.target) {
+        result_set_text(result, "format", blk_format_name(blk_skip_filters(c.target)));
         result_set_bytes(result, "virtual-size", blk_size(c.target));
+    }
     result_set_bytes(result, "bytes", c.bytes_moved);
     result_set_text(result, "backing-filename", o->backing);
     return convert_finish(&sources, c.target, ret < 0 ? report_error(&err) : EXIT_OK, result);

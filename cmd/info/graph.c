@@ -50,7 +50,7 @@ static bool is_held(int fd, off_t byte)
 static const char *lock_state(const struct blk_node *node)
 {
     struct stat st;
-    if (node->driver->kind != BLK_PROTOCOL || stat(node->name, &st) < 0 ||
+    if (blk_kind_of(node) != BLK_PROTOCOL || stat(node->name, &st) < 0 ||
         !(S_ISREG(st.st_mode) || S_ISBLK(st.st_mode)))
         return NULL;
     int fd = open(node->name, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
@@ -87,7 +87,7 @@ static char *describe(const struct blk_node *node, bool writable)
 
     bool may_write = writable && access(blk_bottom((struct blk_node *)node)->name, W_OK) == 0;
     blk_format_size(blk_size(node), size);
-    fprintf(to, "%s\n%s%s, %s, %s", node->name, node->driver->name,
+    fprintf(to, "%s\n%s%s, %s, %s", node->name, blk_format_name(node),
             node->probed ? " (guessed)" : "", size, may_write ? "writable" : "read-only");
     const char *lock = lock_state(node);
     if (lock)
@@ -166,7 +166,7 @@ static unsigned print_dot(const struct blk_node *node, unsigned number, bool wri
     BLK_AUTOFREE char *text = describe(node, writable);
     unsigned next = number + 1;
 
-    printf("    n%u [shape=%s, label=", number, shapes[node->driver->kind]);
+    printf("    n%u [shape=%s, label=", number, shapes[blk_kind_of(node)]);
     print_quoted(text);
     puts("];");
     for (int i = 0; i < BLK_ROLE_COUNT; i++) {

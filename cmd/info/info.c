@@ -36,37 +36,6 @@ static void set_number(json_t *object, const char *key, uint64_t value)
     set(object, key, json_integer((json_int_t)value));
 }
 
-/* What a layer occupies: its own answer, or what its files do. -ENOTSUP when nobody knows. */
-static int allocated_bytes(struct blk_node *node, uint64_t *bytes, struct blk_error *err)
-{
-    if (node->driver->allocated_bytes)
-        return node->driver->allocated_bytes(node, bytes, err);
-
-    struct blk_node *file = blk_child(node, BLK_ROLE_FILE);
-    if (!file)
-        return -ENOTSUP;
-    int ret = allocated_bytes(file, bytes, err);
-    struct blk_node *data = blk_child(node, BLK_ROLE_DATA);
-    if (ret < 0 || !data)
-        return ret;
-    uint64_t more;
-    ret = allocated_bytes(data, &more, err);
-    if (ret == 0)
-        *bytes += more;
-    return ret;
-}
-
-/*
- * Drivers that only pass their file through have no information of their own; a protocol has none
- * to give.
- */
-static int get_info(struct blk_node *node, struct blk_info *info, struct blk_error *err)
-{
-    while (node && !node->driver->get_info)
-        node = blk_child(node, BLK_ROLE_FILE);
-    return node ? node->driver->get_info(node, info, err) : 0;
-}
-
 /* The list may be long: the object only has a place for it. */
 static int add_snapshots(json_t *object, struct blk_node *node, struct snapshot_list *snapshots,
                          struct blk_error *err)
@@ -79,9 +48,9 @@ static int add_snapshots(json_t *object, struct blk_node *node, struct snapshot_
 
 static int add_format_info(json_t *object, struct blk_node *node, struct blk_error *err)
 {
-    struct blk_info info = { 0 };
+    BLK_AUTO_INFO struct blk_info info = { .cluster_bytes = 0 };
 
-    int ret = get_info(node, &info, err);
+    int ret = blk_get_info(node, &info, err);
     if (ret < 0)
         return ret;
     if (info.cluster_bytes)
@@ -89,10 +58,10 @@ static int add_format_info(json_t *object, struct blk_node *node, struct blk_err
     if (info.encrypted)
         set(object, "encrypted", json_true());
     set(object, "dirty-flag", json_boolean(info.dirty));
-    if (info.specific) {
+    if (info.specific_type) {
         json_t *specific = json_object();
         set(specific, "type", json_text(info.specific_type));
-        set(specific, "data", info.specific);
+        set(specific, "data", json_of_value(&info.specific));
         set(object, "format-specific", specific);
     }
     return 0;
@@ -142,12 +111,12 @@ static int describe(struct blk_node *node, bool in_use, struct layer *layer, str
         blk_out_of_memory();
 
     set(result, "filename", json_text(node->name));
-    set(result, "format", json_text(node->driver->name));
+    set(result, "format", json_text(blk_format_name(node)));
     set_number(result, "virtual-size", round_up(blk_size(node), BLK_SECTOR_BYTES));
     if (in_use)
         set(result, "in-use", json_true());
 
-    int ret = allocated_bytes(node, &allocated, err);
+    int ret = blk_allocated_bytes(node, &allocated, err);
     if (ret == 0)
         set_number(result, "actual-size", allocated);
     if (ret == 0 || ret == -ENOTSUP)

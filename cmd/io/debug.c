@@ -10,20 +10,11 @@
 
 #include "blockcore/base/cancel.h"
 #include "blockcore/base/memory.h"
-#include "blockcore/graph/driver.h"
+#include "blockcore/graph/ops.h"
 #include "cmd/io/io.h"
 
 /* How often wait_break looks. */
 #define POLL_NS (1000 * 1000)
-
-/* The node with breakpoints, or NULL. */
-static struct blk_node *debug_node(struct io_session *session)
-{
-    struct blk_node *node = session->node;
-    while (node && !node->driver->debug_break)
-        node = blk_child(node, BLK_ROLE_FILE);
-    return node;
-}
 
 static void remember_tag(struct io_session *session, const char *tag)
 {
@@ -33,11 +24,9 @@ static void remember_tag(struct io_session *session, const char *tag)
 
 void io_release_breaks(struct io_session *session)
 {
-    struct blk_node *node = debug_node(session);
     for (size_t i = 0; i < session->tag_count; i++) {
         /* One that was used up or removed is not there any more: nothing to report. */
-        if (node)
-            node->driver->debug_remove_break(node, session->tags[i], NULL);
+        blk_debug_remove_break(session->node, session->tags[i], NULL);
         free(session->tags[i]);
     }
     free(session->tags);
@@ -48,8 +37,7 @@ void io_release_breaks(struct io_session *session)
 int io_break(struct io_session *session, int argc, char **argv)
 {
     (void)argc;
-    struct blk_node *node = debug_node(session);
-    int ret = node ? node->driver->debug_break(node, argv[1], argv[2], NULL) : -ENOTSUP;
+    int ret = blk_debug_break(session->node, argv[1], argv[2], NULL);
     if (ret < 0) {
         printf("Could not set breakpoint: %s\n", strerror(-ret));
         return ret;
@@ -61,8 +49,7 @@ int io_break(struct io_session *session, int argc, char **argv)
 int io_remove_break(struct io_session *session, int argc, char **argv)
 {
     (void)argc;
-    struct blk_node *node = debug_node(session);
-    int ret = node ? node->driver->debug_remove_break(node, argv[1], NULL) : -ENOTSUP;
+    int ret = blk_debug_remove_break(session->node, argv[1], NULL);
     if (ret < 0)
         printf("Could not remove breakpoint %s: %s\n", argv[1], strerror(-ret));
     return ret;
@@ -71,9 +58,8 @@ int io_remove_break(struct io_session *session, int argc, char **argv)
 int io_resume(struct io_session *session, int argc, char **argv)
 {
     (void)argc;
-    struct blk_node *node = debug_node(session);
     flockfile(stdout); /* the request's own lines come after this one */
-    int ret = node ? node->driver->debug_resume(node, argv[1], NULL) : -ENOTSUP;
+    int ret = blk_debug_resume(session->node, argv[1], NULL);
     if (ret < 0)
         printf("Could not resume request: %s\n", strerror(-ret));
     else
@@ -86,12 +72,11 @@ int io_wait_break(struct io_session *session, int argc, char **argv)
 {
     (void)argc;
     static const struct timespec poll = { .tv_nsec = POLL_NS };
-    struct blk_node *node = debug_node(session);
-    if (!node)
+    if (!blk_has_breakpoints(session->node))
         return io_misuse(argv[0], "'%s' has no breakpoints (no blkdebug node)",
                          session->node->name);
 
-    while (!node->driver->debug_is_suspended(node, argv[1])) {
+    while (!blk_debug_is_suspended(session->node, argv[1])) {
         if (blk_cancelled())
             return -ECANCELED; /* the session says that a signal ended it */
         nanosleep(&poll, NULL);

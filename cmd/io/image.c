@@ -7,8 +7,10 @@
 
 #include "blockcore/graph/close.h"
 #include "blockcore/graph/driver.h"
+#include "blockcore/graph/feature.h"
 #include "blockcore/graph/general_options.h"
 #include "blockcore/graph/open.h"
+#include "blockcore/graph/ops.h"
 #include "blockcore/graph/reopen.h"
 #include "cmd/common/report.h"
 #include "cmd/io/io.h"
@@ -42,21 +44,15 @@ static int open_described(const struct io_open_how *how, unsigned flags, struct 
     return ret;
 }
 
-/* Asked now, because a driver may be asked for its info only while no request is in flight. */
+/* Asked now, because asking waits until no request is in flight. */
 static int find_compressed_bytes(struct io_session *session, struct blk_error *err)
 {
     struct blk_node *image = blk_skip_filters(session->node);
-    struct blk_info info = { .cluster_bytes = 0 };
 
     session->compressed_bytes = 0;
-    if (!image->driver->write_compressed || !image->driver->get_info)
-        return 0;
-    int ret = image->driver->get_info(image, &info, err);
-    if (ret < 0)
-        return blk_fail_if_unset(err, -ret, "reading what '%s' is", image->name);
-    json_decref(info.specific);
-    session->compressed_bytes = info.cluster_bytes;
-    return 0;
+    return blk_supports(image, BLK_COMPRESSION)
+               ? blk_cluster_bytes(session->node, &session->compressed_bytes, err)
+               : 0;
 }
 
 /* The image as it is named, without what -s and -C put over it. */

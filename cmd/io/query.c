@@ -7,7 +7,9 @@
 
 #include "blockcore/base/bytes.h"
 #include "blockcore/graph/driver.h"
+#include "blockcore/graph/feature.h"
 #include "blockcore/graph/io.h"
+#include "blockcore/graph/ops.h"
 #include "cmd/common/json_print.h"
 #include "cmd/io/io.h"
 
@@ -25,7 +27,7 @@ static int next_run(struct blk_node *image, uint64_t offset, uint64_t bytes, boo
         int ret = blk_block_status(image, offset + *run, bytes - *run, 0, &extent, err);
         if (ret < 0)
             return ret;
-        bool is_allocated = extent.flags & BLK_EXT_ALLOCATED || !image->driver->supports_backing;
+        bool is_allocated = extent.flags & BLK_EXT_ALLOCATED || !blk_supports(image, BLK_BACKING);
         if (*run && is_allocated != *allocated)
             return 0;
         *allocated = is_allocated;
@@ -104,27 +106,24 @@ static void print_format_name(const struct blk_driver *driver)
 int io_info(struct io_session *session, int argc, char **argv)
 {
     (void)argc, (void)argv;
-    struct blk_node *node = session->image, *asked = node;
+    struct blk_node *node = session->image;
     struct blk_error err = BLK_ERROR_INIT;
-    struct blk_info info = { .cluster_bytes = 0 };
+    BLK_AUTO_INFO struct blk_info info = { .cluster_bytes = 0 };
     char cluster[64], vm_state[64];
 
-    io_pool_wait(session->pool); /* get_info runs alone */
-    print_format_name(node->driver);
-    while (asked->driver->kind == BLK_FILTER && !asked->driver->get_info)
-        asked = blk_child(asked, BLK_ROLE_FILE);
-    int ret = asked->driver->get_info ? asked->driver->get_info(asked, &info, &err) : 0;
-    if (ret < 0) {
-        blk_fail_if_unset(&err, -ret, "reading what '%s' is", node->name);
+    io_pool_wait(session->pool); /* what is asked runs alone */
+    print_format_name(blk_driver_find(blk_format_name(node)));
+    if (blk_get_info(node, &info, &err) < 0)
         return io_report_error(&err);
-    }
     io_format_bytes((double)info.cluster_bytes, cluster);
     io_format_bytes((double)info.vm_state_offset, vm_state);
     printf("cluster size: %s\nvm state offset: %s\n", cluster, vm_state);
-    if (info.specific && asked == node) {
+    /* A filter says it of the format below, where it is not its own. */
+    if (info.specific_type && blk_kind_of(node) != BLK_FILTER) {
+        json_t *specific = json_of_value(&info.specific);
         printf("Format specific information:\n");
-        json_print_members(stdout, info.specific, 1);
+        json_print_members(stdout, specific, 1);
+        json_decref(specific);
     }
-    json_decref(info.specific);
     return 0;
 }

@@ -37,7 +37,7 @@ int mirror_prove(struct blk_node *source, struct blk_node *target, unsigned work
 static const char *target_format(const struct mirror *mirror)
 {
     return mirror->request->target.format ? mirror->request->target.format
-                                          : mirror->format->driver->name;
+                                          : blk_format_name(mirror->format);
 }
 
 /* A copy of the top layer has the backing file of the source. */
@@ -51,7 +51,7 @@ static void name_backing(const struct mirror *mirror, struct blk_options *creati
                                                        mirror->format->backing_name);
     BLK_AUTOFREE char *name = backing_name_for_header(request->target_name, path);
     blk_options_set(creation, "backing_file", name);
-    blk_options_set(creation, "backing_fmt", blk_skip_filters(backing)->driver->name);
+    blk_options_set(creation, "backing_fmt", blk_format_name(blk_skip_filters(backing)));
 }
 
 int mirror_make_target(struct mirror *mirror, struct blk_error *err)
@@ -63,9 +63,10 @@ int mirror_make_target(struct mirror *mirror, struct blk_error *err)
     int ret = driver ? create_tables(driver, request->target_name, &tables, err) : -EINVAL;
     if (ret < 0)
         return ret;
-    if (request->top && !create_options_has(&tables, "backing_file"))
-        return blk_fail_why(err, ENOTSUP, "the format has no backing files", "creating '%s' (%s)",
-                            request->target_name, driver->name);
+    if (request->top)
+        ret = blk_driver_require(driver, BLK_BACKING, err, "creating '%s'", request->target_name);
+    if (ret < 0)
+        return ret;
 
     struct blk_options *creation = blk_options_new();
     ret = create_options_parse(&request->creation, &tables, creation, err);

@@ -58,9 +58,9 @@ int pivot_open_overlay(const struct pivot *pivot, struct pivot_overlay *overlay,
     if (ret < 0)
         return ret;
     const struct blk_node *node = blk_skip_filters(overlay->root);
-    if (!node->driver->change_backing)
-        return blk_fail_why(err, ENOTSUP, "its format has no backing files", "'%s' (%s)",
-                            overlay->filename, node->driver->name);
+    ret = blk_require(node, BLK_BACKING, err, "'%s'", overlay->filename);
+    if (ret < 0)
+        return ret;
     if (!node->backing_name)
         return blk_fail_why(err, EINVAL, "it has no backing file", "'%s'", overlay->filename);
     return 0;
@@ -163,14 +163,10 @@ static int plan_one(const struct pivot *pivot, struct pivot_overlay *overlay, co
     struct blk_node *node = blk_skip_filters(overlay->root);
 
     overlay->new_name = backing_name_for_header(file_of(overlay), to);
-    overlay->new_format = blk_xstrdup(blk_skip_filters(to_node)->driver->name);
-    int ret = node->driver->can_change_backing
-                  ? node->driver->can_change_backing(node, overlay->new_name, overlay->new_format,
-                                                     err)
-                  : 0;
+    overlay->new_format = blk_xstrdup(blk_format_name(blk_skip_filters(to_node)));
+    int ret = blk_can_change_backing(node, overlay->new_name, overlay->new_format, err);
     if (ret < 0)
-        return blk_fail_if_unset(err, -ret, "giving '%s' the backing file '%s'",
-                                 overlay->filename, overlay->new_name);
+        return ret;
     ret = pivot_open_backing(pivot, overlay, overlay->new_name, overlay->new_format,
                              &overlay->new_backing, err);
     return ret < 0 ? ret : mirror_prove(overlay->new_backing, to_node, pivot->workers, err);
@@ -186,21 +182,12 @@ int pivot_plan(struct pivot *pivot, const char *to, struct blk_node *node, struc
 
 /* ---- the switch ---- */
 
-static int change_backing(struct pivot_overlay *overlay, const char *name, const char *format,
-                          struct blk_error *err)
-{
-    struct blk_node *node = blk_skip_filters(overlay->root);
-    int ret = blk_change_backing(node, name, format, err);
-    return ret < 0 ? blk_fail_if_unset(err, -ret, "giving '%s' the backing file '%s'",
-                                       overlay->filename, name)
-                   : 0;
-}
-
 int pivot_set_backing(struct pivot_overlay *overlay, const char *name, const char *format,
                       struct blk_node *backing, struct blk_error *err)
 {
-    int ret = blk_identity_move(blk_skip_filters(overlay->root), backing, err);
-    return ret < 0 ? ret : change_backing(overlay, name, format, err);
+    struct blk_node *node = blk_skip_filters(overlay->root);
+    int ret = blk_identity_move(node, backing, err);
+    return ret < 0 ? ret : blk_change_backing(node, name, format, err);
 }
 
 static int switch_all(struct pivot *pivot, struct blk_error *err)
@@ -248,7 +235,7 @@ static void restore_identity(struct pivot_overlay *overlay)
 {
     struct blk_node *node = blk_skip_filters(overlay->root);
     if (!blk_id_is_none(&overlay->old_identity.parent))
-        node->driver->identity_set(node, &overlay->old_identity);
+        blk_identity_set(node, &overlay->old_identity);
 }
 
 /* A header whose write failed is poisoned in this process: it is reopened to restore it. */
@@ -259,7 +246,8 @@ static int put_back_one(struct pivot *pivot, struct pivot_overlay *overlay, stru
     int ret = pivot_open_overlay(pivot, overlay, err);
     if (ret == 0 && !pivot_names(overlay, overlay->old_name, overlay->old_format)) {
         restore_identity(overlay);
-        ret = change_backing(overlay, overlay->old_name, overlay->old_format, err);
+        ret = blk_change_backing(blk_skip_filters(overlay->root), overlay->old_name,
+                                 overlay->old_format, err);
     }
     if (ret < 0)
         return ret;

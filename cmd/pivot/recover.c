@@ -5,6 +5,7 @@
  */
 #include <errno.h>
 
+#include "blockcore/graph/backing.h"
 #include "cmd/mirror/mirror.h"
 
 /* What the overlay should name in the end. */
@@ -42,9 +43,7 @@ static int prove_one(const struct recover_request *request, struct pivot *pivot,
     struct blk_node *node = blk_skip_filters(overlay->root);
     struct wanted wanted = wanted_of(request, overlay);
 
-    int ret = node->driver->can_change_backing
-                  ? node->driver->can_change_backing(node, wanted.name, wanted.format, err)
-                  : 0;
+    int ret = blk_can_change_backing(node, wanted.name, wanted.format, err);
     if (ret == 0)
         ret = pivot_open_backing(pivot, overlay, wanted.name, wanted.format, backing, err);
     if (ret < 0 || request->trust)

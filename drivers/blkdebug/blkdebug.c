@@ -27,6 +27,7 @@
 #include "blockcore/graph/driver.h"
 #include "blockcore/graph/io.h"
 #include "blockcore/graph/open.h"
+#include "blockcore/graph/ops.h"
 #include "blockcore/graph/options.h"
 #include "drivers/blkdebug/break.h"
 #include "drivers/blkdebug/rules.h"
@@ -123,12 +124,8 @@ static int get_limit(struct blk_options *options, const char *key, uint64_t unit
 /* What the file discards at once, 1 if it does not say: a piece is a multiple of it, as in QEMU. */
 static int file_discard_unit(const struct blk_node *node, uint64_t *unit, struct blk_error *err)
 {
-    struct blk_node *format = blk_skip_filters(file_of(node));
-    struct blk_info info = { .cluster_bytes = 0 };
-    int ret = format->driver->get_info ? format->driver->get_info(format, &info, err) : 0;
-
-    json_decref(info.specific);
-    *unit = u64_max(info.cluster_bytes, 1);
+    int ret = blk_child_cluster_bytes(blk_skip_filters(file_of(node)), unit, err);
+    *unit = u64_max(*unit, 1);
     return ret;
 }
 

@@ -296,6 +296,33 @@ static void qcow2_reopen_commit(struct blk_reopen *reopen)
 
 /* ---- information ---- */
 
+static void add_specific(struct blk_node *node, struct blk_info *info)
+{
+    const struct qcow2_state *s = qcow2_state(node);
+    const struct qcow2_header *header = &s->header;
+    struct blk_value *specific = &info->specific;
+
+    info->specific_type = "qcow2";
+    blk_value_add_text(specific, "compat", header->version < 3 ? "0.10" : "1.1");
+    blk_value_add_text(specific, "compression-type",
+                       header->compression == QCOW2_ZSTD ? "zstd" : "zlib");
+    if (header->version < 3) {
+        blk_value_add_number(specific, "refcount-bits", UINT64_C(1) << s->refcount_order);
+        return;
+    }
+    blk_value_add_bool(specific, "lazy-refcounts",
+                       header->compatible & QCOW2_COMPAT_LAZY_REFCOUNTS);
+    qcow2_bitmaps_info(node, specific);
+    blk_value_add_number(specific, "refcount-bits", UINT64_C(1) << s->refcount_order);
+    BLK_AUTOFREE char *data_file = s->data_file ? data_file_name(s) : NULL;
+    if (data_file)
+        blk_value_add_text(specific, "data-file", data_file);
+    if (s->data_file)
+        blk_value_add_bool(specific, "data-file-raw", s->data_file_raw);
+    blk_value_add_bool(specific, "corrupt", info->corrupt);
+    blk_value_add_bool(specific, "extended-l2", s->extended);
+}
+
 static int qcow2_get_info(struct blk_node *node, struct blk_info *info, struct blk_error *err)
 {
     const struct qcow2_state *s = qcow2_state(node);
@@ -308,28 +335,7 @@ static int qcow2_get_info(struct blk_node *node, struct blk_info *info, struct b
     info->encrypted = header->crypt != QCOW2_CRYPT_NONE;
     info->has_snapshots = true;
     info->vm_state_offset = qcow2_vm_state_offset(node);
-    info->specific_type = "qcow2";
-    json_t *specific = info->specific = json_object();
-    json_object_set_new(specific, "compat", json_string(header->version < 3 ? "0.10" : "1.1"));
-    json_object_set_new(specific, "compression-type",
-                        json_string(header->compression == QCOW2_ZSTD ? "zstd" : "zlib"));
-    if (header->version < 3) {
-        json_object_set_new(specific, "refcount-bits", json_integer(1 << s->refcount_order));
-        return 0;
-    }
-    json_object_set_new(specific, "lazy-refcounts",
-                        json_boolean(header->compatible & QCOW2_COMPAT_LAZY_REFCOUNTS));
-    json_t *bitmaps = qcow2_bitmaps_info(node);
-    if (bitmaps)
-        json_object_set_new(specific, "bitmaps", bitmaps);
-    json_object_set_new(specific, "refcount-bits", json_integer(1 << s->refcount_order));
-    BLK_AUTOFREE char *data_file = s->data_file ? data_file_name(s) : NULL;
-    if (data_file)
-        json_object_set_new(specific, "data-file", json_string(data_file));
-    if (s->data_file)
-        json_object_set_new(specific, "data-file-raw", json_boolean(s->data_file_raw));
-    json_object_set_new(specific, "corrupt", json_boolean(info->corrupt));
-    json_object_set_new(specific, "extended-l2", json_boolean(s->extended));
+    add_specific(node, info);
     return 0;
 }
 

@@ -4,7 +4,6 @@
  */
 #include <assert.h>
 #include <errno.h>
-#include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
@@ -13,6 +12,7 @@
 #include "blockcore/base/memory.h"
 #include "blockcore/filters/cbw/record.h"
 #include "blockcore/graph/driver.h"
+#include "blockcore/graph/ops.h"
 
 #define MIN_CLUSTER_BYTES (64 * KIB)
 
@@ -21,13 +21,9 @@
 /* The clusters in which a node is written best; 1 where it has none. */
 static int cluster_bytes_of(struct blk_node *node, uint64_t *bytes, struct blk_error *err)
 {
-    struct blk_info info = { .cluster_bytes = 0 };
-
-    node = blk_skip_filters(node);
-    int ret = node->driver->get_info ? node->driver->get_info(node, &info, err) : 0;
-    json_decref(info.specific);
-    *bytes = u64_max(info.cluster_bytes, 1);
-    return ret < 0 ? blk_fail_if_unset(err, -ret, "examining '%s'", node->name) : 0;
+    int ret = blk_child_cluster_bytes(blk_skip_filters(node), bytes, err);
+    *bytes = u64_max(*bytes, 1);
+    return ret;
 }
 
 static int find_cluster_bytes(struct blk_cbw *cbw, uint64_t at_least, struct blk_error *err)

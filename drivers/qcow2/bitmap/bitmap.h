@@ -82,8 +82,8 @@ void qcow2_bitmap_release(struct blk_dirty_bitmap *bitmap);
 int qcow2_bitmaps_can_add(struct blk_node *node, struct blk_error *err);
 /* The driver's bitmaps_load: the bits of all usable bitmaps. */
 int qcow2_bitmaps_load(struct blk_node *node, struct blk_error *err);
-/* The array for info: name, granularity, flags; NULL when the image has no bitmaps. */
-json_t *qcow2_bitmaps_info(struct blk_node *node);
+/* Adds the list for info, if there are any: flags, name, granularity. */
+void qcow2_bitmaps_info(const struct blk_node *node, struct blk_value *to);
 
 /* ---- bitmap_in_use.c ---- */
 

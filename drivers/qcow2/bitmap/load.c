@@ -90,26 +90,22 @@ int qcow2_bitmaps_can_add(struct blk_node *node, struct blk_error *err)
     return 0;
 }
 
-json_t *qcow2_bitmaps_info(struct blk_node *node)
+void qcow2_bitmaps_info(const struct blk_node *node, struct blk_value *to)
 {
     if (!node->bitmaps || !node->bitmaps->first)
-        return NULL;
+        return;
 
-    json_t *list = json_array();
-    for (struct blk_dirty_bitmap *b = node->bitmaps->first; b; b = b->next) {
-        json_t *flags = json_array();
+    struct blk_value *list = blk_value_add_list(to, "bitmaps");
+    for (const struct blk_dirty_bitmap *b = node->bitmaps->first; b; b = b->next) {
+        struct blk_value *one = blk_value_add_object(list, NULL);
+        struct blk_value *flags = blk_value_add_list(one, "flags");
         if (b->inconsistent)
-            json_array_append_new(flags, json_string("in-use"));
+            blk_value_add_text(flags, NULL, "in-use");
         if (b->enabled)
-            json_array_append_new(flags, json_string("auto"));
-        json_t *one = json_object();
-        json_object_set_new(one, "flags", flags);
-        json_object_set_new(one, "name", json_string(b->name));
-        json_object_set_new(one, "granularity",
-                            json_integer((json_int_t)1 << b->granularity_bits));
-        json_array_append_new(list, one);
+            blk_value_add_text(flags, NULL, "auto");
+        blk_value_add_text(one, "name", b->name);
+        blk_value_add_number(one, "granularity", UINT64_C(1) << b->granularity_bits);
     }
-    return list;
 }
 
 /* ---- bits ---- */
