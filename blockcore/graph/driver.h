@@ -76,7 +76,8 @@ struct blk_driver {
     /*
      * Makes the node usable: reads options, fills node->size, limits and state. The file child
      * (formats and filters) is open and attached before; the backing child is opened after, from
-     * node->backing_name. On failure it must leave nothing to release in the state.
+     * node->backing_name. On failure it must leave nothing to release in the state. NULL: only a
+     * job makes such a node, and no name leads to this driver.
      */
     int (*open)(struct blk_node *node, struct blk_options *options, struct blk_error *err);
 
@@ -276,7 +277,7 @@ struct blk_driver {
 /* All drivers, NULL at the end; defined in drivers/registry.c. */
 extern const struct blk_driver *const blk_drivers[];
 
-/* The driver of that name, or NULL. */
+/* The driver of that name that can be opened, or NULL. */
 const struct blk_driver *blk_driver_find(const char *name);
 
 /* Fails with -EINVAL: there is no driver of that name. Suggests the nearest one. */
