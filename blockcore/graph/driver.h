@@ -94,14 +94,13 @@ struct blk_driver {
     int (*create)(struct blk_create *create, struct blk_node **node, struct blk_error *err);
 
     /*
-     * The steps of a strict close, in this order, after a flush (close.h). Each can fail. store and
-     * mark_clean run only on writable nodes; publish only where nothing failed before. The name is
-     * given in a way that can be taken back, and added to `published`, even where publish fails
-     * after that. release always runs, exactly once, frees the state whatever it returns, and does
-     * not touch children.
+     * The steps of a strict close, in this order, after a flush (close.h). Each can fail. store
+     * runs only on writable nodes; publish only where nothing failed before. The name is given in a
+     * way that can be taken back, and added to `published`, even where publish fails after that.
+     * release always runs, exactly once, frees the state whatever it returns, and does not touch
+     * children.
      */
     int (*store)(struct blk_node *node, struct blk_close_report *report, struct blk_error *err);
-    int (*mark_clean)(struct blk_node *node, struct blk_error *err);
     int (*publish)(struct blk_node *node, struct blk_published *published, struct blk_error *err);
     int (*release)(struct blk_node *node, struct blk_error *err);
 

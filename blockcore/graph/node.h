@@ -101,7 +101,7 @@ struct blk_node {
     struct blk_dirty_bitmaps *bitmaps; /* NULL until the first one is added */
 
     unsigned refs;     /* changed only by the thread that opens and closes graphs */
-    bool abandoned;    /* the run failed: publish nothing, call nothing clean */
+    bool abandoned;    /* the run failed: publish nothing */
 };
 
 static inline struct blk_node *blk_child(const struct blk_node *node, enum blk_role role)
