@@ -6,6 +6,7 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "blockcore/base/memory.h"
 #include "blockcore/bitmap/bitmaps.h"
@@ -34,14 +35,47 @@ const char *blk_outcome_name(enum blk_outcome outcome)
     return names[outcome];
 }
 
+/* The report's copy of a node's name. */
+static const char *keep_name(struct blk_close_report *report, const char *name)
+{
+    for (size_t i = 0; i < report->name_count; i++)
+        if (!strcmp(report->names[i], name))
+            return report->names[i];
+    report->names = blk_xgrow(report->names, report->name_count, sizeof(*report->names));
+    return report->names[report->name_count++] = blk_xstrdup(name);
+}
+
+static void make_room(struct blk_close_report *report, size_t more)
+{
+    if (report->room - report->count >= more)
+        return;
+    report->room = report->count + more;
+    report->entries = blk_xrealloc(report->entries, report->room, sizeof(*report->entries));
+}
+
+/* How many steps the close of the graph can have; keeps the names of its nodes. */
+static size_t count_steps(struct blk_close_report *report, const struct blk_node *node)
+{
+    size_t steps = BLK_STEP_COUNT;
+
+    keep_name(report, node->name);
+    for (struct blk_dirty_bitmap *b = node->bitmaps ? node->bitmaps->first : NULL; b; b = b->next)
+        steps++; /* some are left out of a store, or fail */
+    for (int role = 0; role < BLK_ROLE_COUNT; role++)
+        if (node->children[role])
+            steps += count_steps(report, node->children[role]);
+    return steps;
+}
+
 /* A step that went well, of the node called `name`. The entry is valid until the next one. */
 static struct blk_close_entry *new_entry(struct blk_close_report *report, const char *name,
                                          const struct blk_driver *driver, enum blk_close_step step)
 {
-    report->entries = blk_xgrow(report->entries, report->count, sizeof(*report->entries));
+    if (report->count == report->room)
+        make_room(report, BLK_STEP_COUNT + report->count);
     struct blk_close_entry *entry = &report->entries[report->count++];
     *entry = (struct blk_close_entry){
-        .node = blk_xstrdup(name),
+        .node = keep_name(report, name),
         .driver = driver->name,
         .step = step_names[step],
         .outcome = BLK_OUTCOME_OK,
@@ -80,10 +114,12 @@ void blk_close_report_add(struct blk_close_report *report, const struct blk_node
 void blk_close_report_free(struct blk_close_report *report)
 {
     for (size_t i = 0; i < report->count; i++) {
-        free(report->entries[i].node);
         free(report->entries[i].detail);
         free(report->entries[i].message);
     }
+    for (size_t i = 0; i < report->name_count; i++)
+        free(report->names[i]);
+    free(report->names);
     free(report->entries);
     *report = (struct blk_close_report)BLK_CLOSE_REPORT_INIT;
 }
@@ -209,8 +245,11 @@ int blk_close_held(struct blk_node *root, struct blk_published *published,
         .first = err,
     };
 
-    if (root)
+    if (root) {
+        /* A run that is out of memory ends at once: not between a name and what it replaces. */
+        make_room(closing.report, count_steps(closing.report, root));
         close_node(&closing, root);
+    }
     blk_close_report_free(&own);
     return closing.ret;
 }

@@ -22,7 +22,7 @@ enum blk_close_step {
 enum blk_outcome { BLK_OUTCOME_OK, BLK_OUTCOME_FAILED, BLK_OUTCOME_SKIPPED };
 
 struct blk_close_entry {
-    char *node;           /* name of the node */
+    const char *node;     /* name of the node; one of the report's */
     const char *driver;
     const char *step;     /* "flush", "store", ... */
     char *detail;         /* what within the step (a bitmap's name), or NULL */
@@ -35,6 +35,9 @@ struct blk_close_entry {
 struct blk_close_report {
     struct blk_close_entry *entries;
     size_t count;
+    size_t room;   /* entries that there is memory for */
+    char **names;  /* of the nodes, each once */
+    size_t name_count;
     bool failed; /* any entry failed */
 };
 
