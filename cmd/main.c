@@ -102,7 +102,8 @@ static void print_help(void)
         printf("  %s %s\n", (*command)->name, (*command)->synopsis);
     printf("\nSupported formats:");
     for (const struct blk_driver *const *driver = blk_drivers; *driver; driver++)
-        printf(" %s", (*driver)->name);
+        if ((*driver)->open)
+            printf(" %s", (*driver)->name);
     printf("\n\nSee blkimg(1) and 'blkimg COMMAND --help' for more.\n");
 }
 

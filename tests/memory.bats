@@ -108,3 +108,20 @@ teardown() {
     done
     ((status == 0))
 }
+
+@test "the last allocations of a run that replaces a file: nothing is left beside it" {
+    local preload=$TEST_TOOLS/malloc-preload.so count i
+    [[ -e $preload ]] || skip "the preloaded object is not built"
+    mkdir place
+    cd place || return
+    echo old >raw
+    FAULT_COUNT_FILE=$T/count LD_PRELOAD=$preload "$BLKIMG" convert -O raw "$SCENE/base" raw
+    count=$(($(stat -c %s "$T/count") / 96))
+    for ((i = count - 15; i <= count + 1; i++)); do
+        echo old >raw
+        FAULT_N=$i LD_PRELOAD=$preload run "$BLKIMG" convert -O raw "$SCENE/base" raw
+        echo "allocation $i: status $status, $(ls -A)"
+        [[ $(ls -A) == raw ]]
+        ((status == 0)) || [[ $(<raw) == old ]]
+    done
+}

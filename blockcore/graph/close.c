@@ -1,7 +1,12 @@
+/*
+ * One close: parents before children, each node in its steps, all nodes whatever fails; and the
+ * report of it. Names that were given are made final when everything is closed, or taken back.
+ */
 #include "blockcore/graph/close.h"
 
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "blockcore/base/memory.h"
 #include "blockcore/bitmap/bitmaps.h"
@@ -9,8 +14,10 @@
 #include "blockcore/graph/io.h"
 
 static const char *const step_names[BLK_STEP_COUNT] = {
-    [BLK_STEP_FLUSH] = "flush",     [BLK_STEP_STORE] = "store",     [BLK_STEP_MARK] = "mark",
-    [BLK_STEP_PUBLISH] = "publish", [BLK_STEP_RELEASE] = "release",
+    [BLK_STEP_FLUSH] = "flush",
+    [BLK_STEP_STORE] = "store",
+    [BLK_STEP_PUBLISH] = "publish",
+    [BLK_STEP_RELEASE] = "release",
 };
 
 const char *blk_close_step_name(enum blk_close_step step)
@@ -28,35 +35,91 @@ const char *blk_outcome_name(enum blk_outcome outcome)
     return names[outcome];
 }
 
+/* The report's copy of a node's name. */
+static const char *keep_name(struct blk_close_report *report, const char *name)
+{
+    for (size_t i = 0; i < report->name_count; i++)
+        if (!strcmp(report->names[i], name))
+            return report->names[i];
+    report->names = blk_xgrow(report->names, report->name_count, sizeof(*report->names));
+    return report->names[report->name_count++] = blk_xstrdup(name);
+}
+
+static void make_room(struct blk_close_report *report, size_t more)
+{
+    if (report->room - report->count >= more)
+        return;
+    report->room = report->count + more;
+    report->entries = blk_xrealloc(report->entries, report->room, sizeof(*report->entries));
+}
+
+/* How many steps the close of the graph can have; keeps the names of its nodes. */
+static size_t count_steps(struct blk_close_report *report, const struct blk_node *node)
+{
+    size_t steps = BLK_STEP_COUNT;
+
+    keep_name(report, node->name);
+    for (struct blk_dirty_bitmap *b = node->bitmaps ? node->bitmaps->first : NULL; b; b = b->next)
+        steps++; /* some are left out of a store, or fail */
+    for (int role = 0; role < BLK_ROLE_COUNT; role++)
+        if (node->children[role])
+            steps += count_steps(report, node->children[role]);
+    return steps;
+}
+
+/* A step that went well, of the node called `name`. The entry is valid until the next one. */
+static struct blk_close_entry *new_entry(struct blk_close_report *report, const char *name,
+                                         const struct blk_driver *driver, enum blk_close_step step)
+{
+    if (report->count == report->room)
+        make_room(report, BLK_STEP_COUNT + report->count);
+    struct blk_close_entry *entry = &report->entries[report->count++];
+    *entry = (struct blk_close_entry){
+        .node = keep_name(report, name),
+        .driver_name = driver->name,
+        .step = step_names[step],
+        .outcome = BLK_OUTCOME_OK,
+    };
+    return entry;
+}
+
+static void entry_failed(struct blk_close_report *report, struct blk_close_entry *entry,
+                         const struct blk_error *err)
+{
+    report->failed = true;
+    entry->outcome = BLK_OUTCOME_FAILED;
+    entry->code = err->code;
+    entry->message = err->left[0] ? blk_xasprintf("%s: %s (%s)", err->what, err->why, err->left)
+                                  : blk_xasprintf("%s: %s", err->what, err->why);
+}
+
+static void entry_skipped(struct blk_close_entry *entry, const char *why)
+{
+    entry->outcome = BLK_OUTCOME_SKIPPED;
+    entry->message = blk_xstrdup(why);
+}
+
 void blk_close_report_add(struct blk_close_report *report, const struct blk_node *node,
                           enum blk_close_step step, const char *detail, enum blk_outcome outcome,
                           const struct blk_error *err)
 {
-    report->failed |= outcome == BLK_OUTCOME_FAILED;
-    report->entries =
-        blk_xgrow(report->entries, report->count, sizeof(*report->entries));
-    struct blk_close_entry *entry = &report->entries[report->count++];
-    *entry = (struct blk_close_entry){
-        .node = blk_xstrdup(node->name),
-        .driver_name = node->driver->name,
-        .step = step_names[step],
-        .detail = blk_xstrdup(detail),
-        .outcome = outcome,
-    };
-    if (outcome == BLK_OUTCOME_FAILED) {
-        entry->code = err->code;
-        entry->message = err->left[0] ? blk_xasprintf("%s: %s (%s)", err->what, err->why, err->left)
-                                      : blk_xasprintf("%s: %s", err->what, err->why);
-    }
+    struct blk_close_entry *entry = new_entry(report, node->name, node->driver, step);
+
+    entry->detail = blk_xstrdup(detail);
+    entry->outcome = outcome;
+    if (outcome == BLK_OUTCOME_FAILED)
+        entry_failed(report, entry, err);
 }
 
 void blk_close_report_free(struct blk_close_report *report)
 {
     for (size_t i = 0; i < report->count; i++) {
-        free(report->entries[i].node);
         free(report->entries[i].detail);
         free(report->entries[i].message);
     }
+    for (size_t i = 0; i < report->name_count; i++)
+        free(report->names[i]);
+    free(report->names);
     free(report->entries);
     *report = (struct blk_close_report)BLK_CLOSE_REPORT_INIT;
 }
@@ -86,9 +149,8 @@ static void add_result(struct closing *closing, struct blk_node *node, enum blk_
 
 static void skip(struct closing *closing, struct blk_node *node, enum blk_close_step step)
 {
-    blk_close_report_add(closing->report, node, step, NULL, BLK_OUTCOME_SKIPPED, NULL);
-    closing->report->entries[closing->report->count - 1].message =
-        blk_xstrdup(node->abandoned ? "the work was not completed" : "an earlier step failed");
+    entry_skipped(new_entry(closing->report, node->name, node->driver, step),
+                  node->abandoned ? "the work was not completed" : "an earlier step failed");
 }
 
 static void flush_step(struct closing *closing, struct blk_node *node)
@@ -106,9 +168,9 @@ static int bitmaps_lost(const struct blk_node *node, struct blk_error *err)
 }
 
 /*
- * The three steps that call an image clean or finished, and so must not follow a failed one. A run
- * that was abandoned stores its bitmaps anyway: what it wrote to the image stays, and so the
- * bitmaps must keep what they have recorded of it.
+ * The two steps that call an image complete, and so must not follow a failed one. A run that was
+ * abandoned stores its bitmaps anyway: what it wrote to the image stays, and so the bitmaps must
+ * keep what they have recorded of it.
  */
 static void store_step(struct closing *closing, struct blk_node *node)
 {
@@ -124,19 +186,6 @@ static void store_step(struct closing *closing, struct blk_node *node)
     }
     int ret = node->driver->store(node, closing->report, &err);
     add_result(closing, node, BLK_STEP_STORE, ret, &err);
-}
-
-static void mark_step(struct closing *closing, struct blk_node *node)
-{
-    if (!node->driver->mark_clean)
-        return;
-    if (closing->report->failed || node->abandoned) {
-        skip(closing, node, BLK_STEP_MARK);
-        return;
-    }
-    struct blk_error err = BLK_ERROR_INIT;
-    int ret = node->driver->mark_clean(node, &err);
-    add_result(closing, node, BLK_STEP_MARK, ret, &err);
 }
 
 static void publish_step(struct closing *closing, struct blk_node *node)
@@ -168,7 +217,6 @@ static void close_node(struct closing *closing, struct blk_node *node)
     if (blk_is_writable(node)) {
         flush_step(closing, node);
         store_step(closing, node);
-        mark_step(closing, node);
         publish_step(closing, node);
     }
     release_step(closing, node);
@@ -197,8 +245,11 @@ int blk_close_held(struct blk_node *root, struct blk_published *published,
         .first = err,
     };
 
-    if (root)
+    if (root) {
+        /* A run that is out of memory ends at once: not between a name and what it replaces. */
+        make_room(closing.report, count_steps(closing.report, root));
         close_node(&closing, root);
+    }
     blk_close_report_free(&own);
     return closing.ret;
 }
@@ -207,10 +258,8 @@ void blk_close_report_taken_back(struct blk_close_report *report)
 {
     for (size_t i = 0; i < report->count; i++) {
         struct blk_close_entry *entry = &report->entries[i];
-        if (entry->step != step_names[BLK_STEP_PUBLISH] || entry->outcome != BLK_OUTCOME_OK)
-            continue;
-        entry->outcome = BLK_OUTCOME_SKIPPED;
-        entry->message = blk_xstrdup("taken back: another step failed");
+        if (entry->step == step_names[BLK_STEP_PUBLISH] && entry->outcome == BLK_OUTCOME_OK)
+            entry_skipped(entry, "taken back: another step failed");
     }
 }
 
@@ -246,7 +295,7 @@ static int close_all_or_none(struct blk_node *root, struct blk_close_report *rep
 {
     struct blk_published published = BLK_PUBLISHED_INIT;
     BLK_AUTOFREE char *name = blk_xstrdup(root->name);
-    const struct blk_node closed = { .driver = root->driver, .name = name };
+    const struct blk_driver *driver = root->driver;
     struct blk_error end_err = BLK_ERROR_INIT;
 
     int ret = blk_close_held(root, &published, report, err);
@@ -255,7 +304,7 @@ static int close_all_or_none(struct blk_node *root, struct blk_close_report *rep
     int end_ret = ret == 0 ? blk_published_keep(&published, &end_err)
                            : blk_published_take_back(&published, &end_err);
     if (end_ret < 0) {
-        blk_close_report_add(report, &closed, BLK_STEP_PUBLISH, NULL, BLK_OUTCOME_FAILED, &end_err);
+        entry_failed(report, new_entry(report, name, driver, BLK_STEP_PUBLISH), &end_err);
         if (ret == 0 && err)
             *err = end_err;
     } else if (end_err.left[0]) {

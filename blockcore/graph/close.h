@@ -14,7 +14,6 @@
 enum blk_close_step {
     BLK_STEP_FLUSH,   /* everything written reaches the medium */
     BLK_STEP_STORE,   /* changed bitmaps are stored */
-    BLK_STEP_MARK,    /* the image is marked as cleanly closed */
     BLK_STEP_PUBLISH, /* a file made by this run gets its name */
     BLK_STEP_RELEASE, /* memory, locks, descriptors */
     BLK_STEP_COUNT,
@@ -23,7 +22,7 @@ enum blk_close_step {
 enum blk_outcome { BLK_OUTCOME_OK, BLK_OUTCOME_FAILED, BLK_OUTCOME_SKIPPED };
 
 struct blk_close_entry {
-    char *node;           /* name of the node */
+    const char *node;     /* name of the node; one of the report's */
     const char *driver_name;
     const char *step;     /* "flush", "store", ... */
     char *detail;         /* what within the step (a bitmap's name), or NULL */
@@ -36,6 +35,9 @@ struct blk_close_entry {
 struct blk_close_report {
     struct blk_close_entry *entries;
     size_t count;
+    size_t room;   /* entries that there is memory for */
+    char **names;  /* of the nodes, each once */
+    size_t name_count;
     bool failed; /* any entry failed */
 };
 
@@ -44,7 +46,7 @@ struct blk_close_report {
 /*
  * Drops the caller's reference to `root`. Nodes that lose their last one are closed, parents before
  * children; every one is reached whatever fails. After a failed step, steps that would call an
- * image clean or publish it are skipped, and a name that was given before is taken back: after a
+ * image complete (store, publish) are skipped, and a name that was given before is taken back: after a
  * failure there is no target, or the old one, and the failure says which. Returns 0, or the first
  * failure as -errno with `err` filled. `report` (may be NULL) gets an entry a node and step.
  */
@@ -69,16 +71,13 @@ int blk_close_held(struct blk_node *root, struct blk_published *published,
 void blk_close_report_taken_back(struct blk_close_report *report);
 
 /*
- * For early error paths: releases the graph without calling anything clean
- * and without publishing anything. What was written but not flushed may be
- * lost; a file made by this run disappears. A NULL root does nothing.
+ * For early error paths: releases the graph without storing bitmaps and without publishing
+ * anything. What was written but not flushed may be lost; a file made by this run disappears. A
+ * NULL root does nothing.
  */
 void blk_drop(struct blk_node *root);
 
-/*
- * Marks a graph as failed: a later blk_close() still
- * flushes and closes all, but publishes and cleans nothing.
- */
+/* Marks a graph as failed: a later blk_close() still flushes and closes all, publishing nothing. */
 void blk_abandon(struct blk_node *root);
 
 void blk_close_report_add(struct blk_close_report *report, const struct blk_node *node,

@@ -76,7 +76,8 @@ struct blk_driver {
     /*
      * Makes the node usable: reads options, fills node->size, limits and state. The file child
      * (formats and filters) is open and attached before; the backing child is opened after, from
-     * node->backing_name. On failure it must leave nothing to release in the state.
+     * node->backing_name. On failure it must leave nothing to release in the state. NULL: only a
+     * job makes such a node, and no name leads to this driver.
      */
     int (*open)(struct blk_node *node, struct blk_options *options, struct blk_error *err);
 
@@ -93,14 +94,13 @@ struct blk_driver {
     int (*create)(struct blk_create *create, struct blk_node **node, struct blk_error *err);
 
     /*
-     * The steps of a strict close, in this order, after a flush (close.h). Each can fail. store and
-     * mark_clean run only on writable nodes; publish only where nothing failed before. The name is
-     * given in a way that can be taken back, and added to `published`, even where publish fails
-     * after that. release always runs, exactly once, frees the state whatever it returns, and does
-     * not touch children.
+     * The steps of a strict close, in this order, after a flush (close.h). Each can fail. store
+     * runs only on writable nodes; publish only where nothing failed before. The name is given in a
+     * way that can be taken back, and added to `published`, even where publish fails after that.
+     * release always runs, exactly once, frees the state whatever it returns, and does not touch
+     * children.
      */
     int (*store)(struct blk_node *node, struct blk_close_report *report, struct blk_error *err);
-    int (*mark_clean)(struct blk_node *node, struct blk_error *err);
     int (*publish)(struct blk_node *node, struct blk_published *published, struct blk_error *err);
     int (*release)(struct blk_node *node, struct blk_error *err);
 
@@ -276,7 +276,7 @@ struct blk_driver {
 /* All drivers, NULL at the end; defined in drivers/registry.c. */
 extern const struct blk_driver *const blk_drivers[];
 
-/* The driver of that name, or NULL. */
+/* The driver of that name that can be opened, or NULL. */
 const struct blk_driver *blk_driver_find(const char *name);
 
 /* Fails with -EINVAL: there is no driver of that name. Suggests the nearest one. */

@@ -21,7 +21,6 @@
 
 struct blk_driver;
 struct blk_options;
-struct blk_cbw;
 struct blk_dirty_bitmaps;
 
 /* What a child is to its parent. The values index blk_node.children. */
@@ -100,10 +99,9 @@ struct blk_node {
     struct blk_range_lock ranges;   /* what must not overlap: read-modify-write, copy-on-write */
     pthread_mutex_t to_disk;        /* held over flush_to_disk until its result is in flush_error */
     struct blk_dirty_bitmaps *bitmaps; /* NULL until the first one is added */
-    struct blk_cbw *cbw; /* of a copy-before-write filter: what it has saved (cbw.h); or NULL */
 
     unsigned refs;     /* changed only by the thread that opens and closes graphs */
-    bool abandoned;    /* the run failed: publish nothing, call nothing clean */
+    bool abandoned;    /* the run failed: publish nothing */
 };
 
 static inline struct blk_node *blk_child(const struct blk_node *node, enum blk_role role)

@@ -114,10 +114,10 @@ static int run_both(struct backup *backup, struct backup_disk *disk, struct blk_
     if (ret < 0)
         return ret;
     disk->guest_ran = true;
-    ret = copy_all(backup, disk, filter->cbw, err);
+    ret = copy_all(backup, disk, blk_cbw_of(filter), err);
     int guest_ret = guest_wait(guest, &guest_err);
     if (ret == 0)
-        ret = blk_cbw_check(filter->cbw, err);
+        ret = blk_cbw_check(blk_cbw_of(filter), err);
     if (ret == 0 && guest_ret < 0) {
         ret = guest_ret;
         if (err)

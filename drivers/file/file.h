@@ -1,18 +1,27 @@
 /*
  * The parts of the file driver, which serves regular files and block devices.
  *
- *   file.c       life, options, reading, writing, flush, size
- *   reopen.c     the same file under another descriptor
- *   lock.c       locks that keep this program and a running VM apart
- *   target.c     files made by this run: where they are written
- *   publish.c    and how they get their name when they are complete (C6)
- *   take_back.c  and lose it again when what follows fails
- *   foreign.c    syncing files that others wrote and a header is to name
- *   in_place.c   what has to keep its inode
- *   held.c       the first sector of a target that is overwritten in place, kept back until then
- *   holes.c      what is a hole, making holes, zeroing, copying within the kernel
- *   truncate.c   the size, and preallocation
- *   device.c     block devices, and the alignment that O_DIRECT demands
+ * From the top down; a file calls only those below it:
+ *
+ *   file.c        the drivers: life, reading, writing, flush
+ *   reopen.c      the same file under another descriptor
+ *   foreign.c     syncing files that others wrote and a header is to name
+ *   target.c      files made by this run: where they are written
+ *   publish.c     and how they get their name when they are complete (C6)
+ *   take_back.c   and lose it again when what follows fails
+ *   holes.c       what is a hole, making holes, zeroing, copying within the kernel
+ *   truncate.c    the size, and preallocation
+ *   held.c        the first sector of a target that is overwritten in place, kept back until then
+ *   open.c        options, opening, the state
+ *   medium.c      the content: whole transfers, the size, the sync
+ *   device.c      block devices, and the alignment that O_DIRECT demands
+ *   lock.c        locks that keep this program and a running VM apart
+ *   holder.c      who else holds a file
+ *   in_place.c    what has to keep its inode
+ *   attributes.c  what a file that replaces another inherits
+ *   naming.c      symlinks, temporary names, directories
+ *   uring.c       reads and writes by io_uring
+ *   descriptor.c  a descriptor, and nothing of nodes
  *
  * Data operations run in several threads on one descriptor, which only a reopen and the release
  * replace, with nothing in flight.
@@ -89,7 +98,36 @@ struct file_state {
     atomic_bool no_seek, no_copy_range, no_clone;
 };
 
-/* ---- file.c ---- */
+/* To be called after every change, failed or not: a flush has something to do. */
+static inline void file_changed(struct file_state *s)
+{
+    atomic_fetch_add_explicit(&s->changes, 1, memory_order_release);
+}
+
+/* ---- descriptor.c ---- */
+
+/* The flags of open(2) for a node's flags and cache mode. */
+int file_open_mode(unsigned flags, struct blk_cache_mode cache);
+
+/* close(2) of a descriptor that may be -1, which becomes -1. 0 or -errno. */
+int file_close(int *fd);
+
+/* Closes a descriptor that is a copy: NFS and FUSE report lost writes there. 0 or -errno. */
+int file_close_copy(int fd);
+
+/* fallocate(2), repeated when interrupted: 0 or -errno. */
+int file_fallocate(int fd, int mode, uint64_t offset, uint64_t bytes);
+
+/* ftruncate(2), repeated when interrupted: 0 or -errno. */
+int file_set_size(int fd, uint64_t size);
+
+/*
+ * Whether an error of fallocate or ioctl says that it is not done here, rather than that it
+ * failed.
+ */
+bool file_is_unsupported(int ret);
+
+/* ---- open.c ---- */
 
 /* What the options of a node say. Strings belong to the option set. */
 struct file_settings {
@@ -100,9 +138,6 @@ struct file_settings {
 
 int file_read_settings(struct blk_options *options, struct file_settings *settings,
                        struct blk_error *err);
-
-/* The flags of open(2) for a node's flags and cache mode. */
-int file_open_mode(unsigned flags, struct blk_cache_mode cache);
 
 /*
  * Opens an existing file or device without ever blocking, takes the locks, and makes sure that the
@@ -120,6 +155,8 @@ int file_open_locked(const char *path, unsigned flags, struct blk_cache_mode cac
 int file_init(struct blk_node *node, int fd, const struct stat *st, const struct file_locks *locks,
               const struct file_settings *settings, struct blk_error *err);
 
+/* ---- medium.c ---- */
+
 /*
  * Whole transfers from and to a buffer that is aligned as the file needs it: 0 or -errno. Reads
  * past the end of the file give zeroes; -EIO where the file has no bytes although its end is
@@ -129,29 +166,27 @@ int file_read(const struct blk_node *node, uint64_t offset, uint64_t bytes, void
               struct blk_error *err);
 int file_write(const struct file_state *s, uint64_t offset, uint64_t bytes, const void *buf);
 
+/* The same into a buffer of any alignment. */
+int file_read_aligned(const struct blk_node *node, uint64_t offset, uint64_t bytes, void *buf,
+                      struct blk_error *err);
+
 /*
  * -EIO when the file, as it is now, ends before `end` and before the node's size: somebody who
  * takes no locks has cut it, and what is missing must not be called zeroes.
  */
 int file_check_end(const struct blk_node *node, uint64_t end, struct blk_error *err);
 
-/* Writes from a buffer of any alignment, NULL for zeroes, and notes the change. 0 or -errno. */
+/* Writes, keeps the node's size behind what is there, and notes the change. 0 or -errno. */
+int file_write_medium(struct blk_node *node, uint64_t offset, uint64_t bytes, const void *buf);
+
+/* The same from a buffer of any alignment; NULL writes zeroes. */
 int file_write_aligned(struct blk_node *node, uint64_t offset, uint64_t bytes, const void *buf);
 
-/* To be called after every change, failed or not: a flush has something to do. */
-static inline void file_changed(struct file_state *s)
-{
-    atomic_fetch_add_explicit(&s->changes, 1, memory_order_release);
-}
+/* Sets the size of a regular file to at least `size`. 0 or -errno. */
+int file_extend(struct blk_node *node, uint64_t size);
 
 /* Makes the kernel write all completed changes to the medium, if there are any. */
 int file_sync(struct file_state *s);
-
-/* Closes a descriptor that is a copy: NFS and FUSE report lost writes there. 0 or -errno. */
-int file_close_copy(int fd);
-
-/* close(2) of a descriptor that may be -1, which becomes -1. 0 or -errno. */
-int file_close(int *fd);
 
 /* ---- uring.c ---- */
 
@@ -196,31 +231,36 @@ struct file_target {
 };
 
 extern const struct blk_option_desc file_create_options[];
-int file_create(struct blk_create *create, struct blk_node **node, struct blk_error *err);
-
-/* Gives the new file what the old one has: owner, mode, ACL, extended attributes. 0 or -errno. */
-int file_copy_attributes(int old_fd, int new_fd);
-
-/* Gives a file that has no name yet (O_TMPFILE) one in the target's directory. 0 or -errno. */
-int file_link_unnamed(int fd, const struct file_target *t, const char *name);
-
-/* A name beside `base` that nobody uses yet; malloc()ed. */
-char *file_temporary_name(const char *base);
+/* The node that results is one of `driver`. */
+int file_create(struct blk_create *create, const struct blk_driver *driver, struct blk_node **node,
+                struct blk_error *err);
 
 int file_publish(struct blk_node *node, struct blk_published *published, struct blk_error *err);
-
-/* The folder's entry reaches the medium (fsync(2)); `fd`: a file in it. 0 or -errno. */
-int file_target_sync_folder(const struct file_target *t, int fd);
 
 /*
  * Frees the target; what was not published is gone. 0, or -errno with `err` when something was
  * left behind.
  */
 int file_target_free(struct blk_node *node, struct blk_error *err);
-void file_target_drop(struct file_target *t);
+
+/* ---- attributes.c ---- */
+
+/* Gives the new file what the old one has: owner, mode, ACL, extended attributes. 0 or -errno. */
+int file_copy_attributes(int old_fd, int new_fd);
+
+/* ---- naming.c ---- */
 
 /* Replaces *path, a malloc()ed name of a symlink, by what it points to. 0 or -errno. */
 int file_follow_symlink(char **path);
+
+/* A name beside `base` that nobody uses yet; malloc()ed. */
+char *file_temporary_name(const char *base);
+
+/* Gives a file that has no name yet (O_TMPFILE) one in the target's directory. 0 or -errno. */
+int file_link_unnamed(int fd, const struct file_target *t, const char *name);
+
+/* The directory's entry reaches the medium (fsync(2)); `fd`: a file in it. 0 or -errno. */
+int file_target_sync_folder(const struct file_target *t, int fd);
 
 /* ---- in_place.c ---- */
 
@@ -236,9 +276,11 @@ int file_sync_foreign(struct blk_node *node, struct blk_error *err);
 
 /* ---- take_back.c ---- */
 
+/* Frees the target and what it has open. */
+void file_target_drop(struct file_target *t);
+
 /* Makes what file_target_hold() needs, so that nothing can fail once the name is given. */
 void file_target_prepare_hold(struct blk_node *node);
-void file_target_forget_hold(struct file_target *t);
 
 /*
  * The node's name has just been given: it can be taken back through `published`, which owns the
@@ -286,22 +328,10 @@ int file_block_status(struct blk_node *node, uint64_t offset, uint64_t bytes, un
 int file_copy_range(struct blk_node *node, uint64_t offset, struct blk_node *source,
                     uint64_t source_offset, uint64_t bytes, struct blk_error *err);
 
-/* fallocate(2), repeated when interrupted: 0 or -errno. */
-int file_fallocate(int fd, int mode, uint64_t offset, uint64_t bytes);
-
-/*
- * Whether an error of fallocate or ioctl says that it is not done here, rather than that it
- * failed.
- */
-bool file_is_unsupported(int ret);
-
 /* ---- truncate.c ---- */
 
 int file_truncate(struct blk_node *node, uint64_t size, enum blk_prealloc prealloc, bool exact,
                   struct blk_error *err);
-
-/* Sets the size of a regular file to at least `size`. 0 or -errno. */
-int file_extend(struct blk_node *node, uint64_t size);
 
 /* ---- device.c ---- */
 

@@ -12,23 +12,7 @@
 #include "blockcore/base/bytes.h"
 #include "blockcore/base/sys.h"
 #include "blockcore/graph/io.h"
-#include "drivers/drivers.h"
 #include "drivers/file/file.h"
-
-int file_fallocate(int fd, int mode, uint64_t offset, uint64_t bytes)
-{
-    int ret;
-    do
-        ret = blk_sys->fallocate(fd, mode, (off_t)offset, (off_t)bytes) < 0 ? -errno : 0;
-    while (ret == -EINTR);
-    return ret;
-}
-
-bool file_is_unsupported(int ret)
-{
-    return ret == -EOPNOTSUPP || ret == -ENOSYS || ret == -ENOTTY || ret == -EINVAL ||
-           ret == -ENODEV;
-}
 
 /* Makes a hole; what lies past the end stays so. */
 static int punch(struct file_state *s, uint64_t offset, uint64_t bytes)
@@ -209,7 +193,7 @@ int file_block_status(struct blk_node *node, uint64_t offset, uint64_t bytes, un
 
 static bool is_file_node(const struct blk_node *node)
 {
-    return node->driver == &blk_driver_file || node->driver == &blk_driver_host_device;
+    return node->driver->copy_range == file_copy_range;
 }
 
 /* Errors that only say that this pair of files cannot be copied so. */

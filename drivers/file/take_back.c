@@ -13,6 +13,7 @@
 
 #include "blockcore/base/memory.h"
 #include "blockcore/base/sys.h"
+#include "blockcore/base/temporaries.h"
 #include "blockcore/graph/io.h"
 #include "blockcore/graph/published.h"
 #include "drivers/file/file.h"
@@ -26,6 +27,30 @@ struct given {
     bool no_flush;
     int path_fd; /* in place: leads back to the file, whatever its name is; else -1 */
 };
+
+/* ---- the end of a target ---- */
+
+static void forget_hold(struct file_target *t)
+{
+    if (t->given)
+        free(t->given->name);
+    free(t->given);
+    t->given = NULL;
+}
+
+void file_target_drop(struct file_target *t)
+{
+    blk_temporary_forget(t->temporary);
+    forget_hold(t);
+    file_close(&t->old_fd);
+    file_close(&t->folder_fd);
+    pthread_mutex_destroy(&t->erase_mutex);
+    pthread_mutex_destroy(&t->held_mutex);
+    free(t->held);
+    free(t->base);
+    free(t->temporary);
+    free(t);
+}
 
 /* What is closed here leads to the file; nothing was written through it. */
 static void free_given(struct given *given)
@@ -191,14 +216,6 @@ void file_target_prepare_hold(struct blk_node *node)
     s->target->given = blk_xcalloc(1, sizeof(*s->target->given));
     s->target->given->name = blk_xstrdup(node->name);
     s->target->given->path_fd = -1;
-}
-
-void file_target_forget_hold(struct file_target *t)
-{
-    if (t->given)
-        free(t->given->name);
-    free(t->given);
-    t->given = NULL;
 }
 
 void file_target_hold(struct blk_node *node, struct blk_published *published)

@@ -21,7 +21,6 @@
 #include "blockcore/base/temporaries.h"
 #include "blockcore/graph/open.h"
 #include "blockcore/graph/open_files.h"
-#include "drivers/drivers.h"
 #include "drivers/file/file.h"
 
 #define NEW_FILE_MODE 0644
@@ -37,6 +36,7 @@ const struct blk_option_desc file_create_options[] = {
 /* What is known while a target is being made. */
 struct making {
     struct blk_create *create;
+    const struct blk_driver *driver; /* of the node that results */
     struct file_settings settings;
     unsigned flags;
     char *path; /* with symlinks of the last component followed */
@@ -47,22 +47,6 @@ struct making {
 };
 
 /* ---- which file ---- */
-
-int file_follow_symlink(char **path)
-{
-    char text[PATH_MAX];
-    ssize_t length = blk_sys->readlinkat(AT_FDCWD, *path, text, sizeof(text));
-    if (length < 0)
-        return -errno;
-    if (length == 0 || (size_t)length == sizeof(text))
-        return -ENAMETOOLONG;
-    const char *slash = strrchr(*path, '/');
-    int folder = text[0] != '/' && slash ? (int)(slash - *path + 1) : 0;
-    char *next = blk_xasprintf("%.*s%.*s", folder, *path, (int)length, text);
-    free(*path);
-    *path = next;
-    return 0;
-}
 
 /*
  * Finds the file that `filename` stands for: *path is not a symlink. Returns 1 when it exists (*st
@@ -103,21 +87,6 @@ static int resolve(const char *filename, char **path, bool *by_descriptor, struc
 }
 
 /* ---- a new file ---- */
-
-char *file_temporary_name(const char *base)
-{
-    static const char letters[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789";
-    static unsigned counter;
-    char random[7] = "";
-    struct timespec now;
-    clock_gettime(CLOCK_REALTIME, &now);
-    uint64_t value = (uint64_t)now.tv_nsec * 2654435761u ^ (uint64_t)getpid() << 20 ^
-                     (uint64_t)now.tv_sec ^ (uint64_t)++counter << 40;
-    for (int i = 0; i < 6; i++, value /= 62)
-        random[i] = letters[value % 62];
-    /* With what is added it stays below the 255 bytes of a name. */
-    return blk_xasprintf(".%.230s.blkimg-%s", base, random);
-}
 
 static bool lacks_unnamed_files(int code)
 {
@@ -447,8 +416,8 @@ static int make_node(struct making *making, struct blk_node **node, struct blk_e
     if (ret < 0)
         return ret;
 
-    struct blk_node *made = blk_node_new(&blk_driver_file, making->settings.filename,
-                                         making->flags, making->create->cache);
+    struct blk_node *made = blk_node_new(making->driver, making->settings.filename, making->flags,
+                                         making->create->cache);
     ret = claim(made, t, err);
     if (ret == 0)
         ret = file_init(made, making->fd, &st, &making->locks, &making->settings, err);
@@ -465,20 +434,6 @@ static int make_node(struct making *making, struct blk_node **node, struct blk_e
     made->reads_zero = !s->device;
     *node = made;
     return 0;
-}
-
-void file_target_drop(struct file_target *t)
-{
-    blk_temporary_forget(t->temporary);
-    file_target_forget_hold(t);
-    file_close(&t->old_fd);
-    file_close(&t->folder_fd);
-    pthread_mutex_destroy(&t->erase_mutex);
-    pthread_mutex_destroy(&t->held_mutex);
-    free(t->held);
-    free(t->base);
-    free(t->temporary);
-    free(t);
 }
 
 /* Removes the temporary name, if there is one. */
@@ -530,10 +485,12 @@ static int make(struct making *making, struct blk_node **node, struct blk_error 
                         making->settings.filename);
 }
 
-int file_create(struct blk_create *create, struct blk_node **node, struct blk_error *err)
+int file_create(struct blk_create *create, const struct blk_driver *driver, struct blk_node **node,
+                struct blk_error *err)
 {
     struct making making = {
         .create = create,
+        .driver = driver,
         .flags = (create->flags | BLK_WRITABLE) & ~(unsigned)BLK_FORCE_SHARE,
         .locks = FILE_LOCKS_NONE,
         .fd = -1,

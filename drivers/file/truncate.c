@@ -5,7 +5,6 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "blockcore/base/bytes.h"
 #include "blockcore/base/cancel.h"
@@ -14,30 +13,6 @@
 #include "drivers/file/file.h"
 
 #define FULL_CHUNK_BYTES (1 * MIB)
-
-static int set_size(int fd, uint64_t size)
-{
-    int ret;
-    do
-        ret = blk_sys->ftruncate(fd, (off_t)size) < 0 ? -errno : 0;
-    while (ret == -EINTR);
-    return ret;
-}
-
-int file_extend(struct blk_node *node, uint64_t size)
-{
-    struct file_state *s = node->state;
-    struct stat st;
-
-    pthread_rwlock_wrlock(&s->growth);
-    int ret = blk_sys->fstat(s->fd, &st) < 0 ? -errno : 0;
-    if (ret == 0 && (uint64_t)st.st_size < size)
-        ret = set_size(s->fd, size);
-    if (ret == 0)
-        blk_node_grow_size(node, size);
-    pthread_rwlock_unlock(&s->growth);
-    return ret;
-}
 
 /*
  * Writes zeroes to [from, to). `from` is rounded up to what O_DIRECT demands: past the old end
@@ -78,7 +53,7 @@ static int preallocate(struct blk_node *node, uint64_t from, uint64_t to,
     if (file_is_unsupported(ret))
         ret = write_full(node, from, to, err);
     /* Whole blocks may have been written. */
-    return ret == 0 ? set_size(s->fd, to) : ret;
+    return ret == 0 ? file_set_size(s->fd, to) : ret;
 }
 
 static int resize_file(struct blk_node *node, uint64_t size, enum blk_prealloc prealloc,
@@ -94,7 +69,7 @@ static int resize_file(struct blk_node *node, uint64_t size, enum blk_prealloc p
         return blk_fail_why(err, ENOTSUP, "Unsupported preallocation mode: metadata",
                             "resizing '%s'", node->name);
     if (prealloc == BLK_PREALLOC_OFF || size == old_size)
-        return set_size(s->fd, size);
+        return file_set_size(s->fd, size);
     if (size < old_size)
         return blk_fail_why(err, ENOTSUP, "preallocation is for growing, not for shrinking",
                             "resizing '%s'", node->name);
@@ -104,7 +79,7 @@ static int resize_file(struct blk_node *node, uint64_t size, enum blk_prealloc p
         return 0;
     ret = blk_fail_if_unset(err, -ret, "preallocating '%s' up to %llu bytes", node->name,
                             (unsigned long long)size);
-    if (set_size(s->fd, old_size) < 0)
+    if (file_set_size(s->fd, old_size) < 0)
         blk_left_behind(err, "'%s' keeps the space that was allocated so far", node->name);
     return ret;
 }

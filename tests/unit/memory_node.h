@@ -34,7 +34,6 @@ enum memory_call {
     MEMORY_FLUSH_TO_OS,
     MEMORY_FLUSH,
     MEMORY_STORE,
-    MEMORY_MARK,
     MEMORY_PUBLISH,
     MEMORY_RELEASE,
     MEMORY_CALLS,
@@ -234,12 +233,6 @@ static inline int memory_store(struct blk_node *node, struct blk_close_report *r
     return memory_call(node, MEMORY_STORE);
 }
 
-static inline int memory_mark_clean(struct blk_node *node, struct blk_error *err)
-{
-    (void)err;
-    return memory_call(node, MEMORY_MARK);
-}
-
 static inline int memory_publish(struct blk_node *node, struct blk_published *published,
                                  struct blk_error *err)
 {
@@ -288,8 +281,8 @@ static inline int memory_pass_status(struct blk_node *node, uint64_t offset, uin
     .state_bytes = sizeof(struct memory_state), .pread = memory_pread, .pwrite = memory_pwrite, \
     .write_zeroes = memory_write_zeroes, .block_status = memory_block_status,                 \
     .truncate = memory_truncate, .flush_to_os = memory_flush_to_os,                           \
-    .flush_to_disk = memory_flush, .store = memory_store, .mark_clean = memory_mark_clean,    \
-    .publish = memory_publish, .release = memory_release
+    .flush_to_disk = memory_flush, .store = memory_store, .publish = memory_publish,          \
+    .release = memory_release
 
 static const struct blk_driver memory_protocol = {
     .name = "memory", .kind = BLK_PROTOCOL, .growable = true, MEMORY_DRIVER,

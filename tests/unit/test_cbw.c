@@ -177,7 +177,7 @@ static bool begin(struct scene *s, const struct blk_cbw_params *params)
         printf("# %s: %s\n", err.what, err.why);
         return false;
     }
-    s->cbw = s->filter->cbw;
+    s->cbw = blk_cbw_of(s->filter);
     return true;
 }
 

@@ -1,7 +1,7 @@
 /*
  * A close that fails: every step of every node in turn. All nodes are reached, each failure is
- * reported once and is the result, and nothing that follows a failure calls an image clean or gives
- * it a name.
+ * reported once and is the result, and nothing that follows a failure calls an image complete or
+ * gives it a name.
  */
 #include "blockcore/graph/close.h"
 #include "tests/unit/check.h"
@@ -54,10 +54,10 @@ static const struct blk_close_entry *entry_of(const struct blk_close_report *rep
 TEST(a_clean_close_reports_every_step_in_order)
 {
     static const char *const want[][2] = {
-        { "top", "flush" },    { "top", "store" },     { "top", "mark" },
-        { "top", "publish" },  { "top", "release" },   { "file", "flush" },
-        { "file", "store" },   { "file", "mark" },     { "file", "publish" },
-        { "file", "release" }, { "backing", "release" }, { "memory", "release" },
+        { "top", "flush" },       { "top", "store" },      { "top", "publish" },
+        { "top", "release" },     { "file", "flush" },     { "file", "store" },
+        { "file", "publish" },    { "file", "release" },   { "backing", "release" },
+        { "memory", "release" },
     };
     struct graph graph = { .root = NULL };
     struct blk_close_report report = BLK_CLOSE_REPORT_INIT;
@@ -113,7 +113,7 @@ static void check_failing(bool top, enum memory_call step, const char *name)
     CHECK_INT(graph.file.count[MEMORY_RELEASE], 1);
     CHECK_INT(graph.backing.count[MEMORY_RELEASE], 1);
     if (step == MEMORY_FLUSH && top)
-        CHECK_STR(blk_outcome_name(entry_of(&report, "top", "mark")->outcome), "skipped");
+        CHECK_STR(blk_outcome_name(entry_of(&report, "top", "store")->outcome), "skipped");
     if (step != MEMORY_PUBLISH && !(step == MEMORY_RELEASE && !top))
         CHECK_STR(blk_outcome_name(entry_of(&report, "file", "publish")->outcome), "skipped");
     blk_close_report_free(&report);
@@ -126,8 +126,8 @@ TEST(each_step_failing_in_turn)
         const char *step;
     } steps[] = {
         { MEMORY_FLUSH_TO_OS, "flush" }, { MEMORY_FLUSH, "flush" },
-        { MEMORY_STORE, "store" },       { MEMORY_MARK, "mark" },
-        { MEMORY_PUBLISH, "publish" },   { MEMORY_RELEASE, "release" },
+        { MEMORY_STORE, "store" },       { MEMORY_PUBLISH, "publish" },
+        { MEMORY_RELEASE, "release" },
     };
     for (size_t i = 0; i < sizeof(steps) / sizeof(steps[0]); i++) {
         check_failing(true, steps[i].call, steps[i].step);
@@ -160,7 +160,7 @@ TEST(an_earlier_flush_that_failed_fails_the_close)
     blk_close_report_free(&report);
 }
 
-TEST(what_is_abandoned_is_flushed_but_neither_marked_nor_published)
+TEST(what_is_abandoned_is_flushed_but_not_published)
 {
     struct graph graph = { .root = NULL };
     struct blk_close_report report = BLK_CLOSE_REPORT_INIT;
@@ -169,10 +169,9 @@ TEST(what_is_abandoned_is_flushed_but_neither_marked_nor_published)
     blk_abandon(graph.root);
     CHECK_INT(blk_close(graph.root, &report, NULL), 0);
     CHECK_INT(graph.file.count[MEMORY_FLUSH] > 0, true);
-    CHECK_INT(graph.top.count[MEMORY_MARK] + graph.file.count[MEMORY_MARK], 0);
     CHECK_INT(graph.top.count[MEMORY_PUBLISH] + graph.file.count[MEMORY_PUBLISH], 0);
     CHECK_INT(entry_of(&report, "file", "publish")->outcome, BLK_OUTCOME_SKIPPED);
-    CHECK_STR(entry_of(&report, "top", "mark")->message, "the work was not completed");
+    CHECK_STR(entry_of(&report, "top", "publish")->message, "the work was not completed");
     blk_close_report_free(&report);
 }
 

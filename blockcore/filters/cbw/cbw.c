@@ -1,6 +1,6 @@
 /*
- * The record of copy-before-write: what is frozen, what of it has been copied, who is copying, and
- * whether it still holds. cbw_record.h says what keeps it right.
+ * The life of the record of copy-before-write, and what a guest's write must wait for. record.h
+ * says what keeps it right.
  */
 #include <assert.h>
 #include <errno.h>
@@ -9,7 +9,6 @@
 #include <time.h>
 
 #include "blockcore/base/bytes.h"
-#include "blockcore/base/memory.h"
 #include "blockcore/filters/cbw/record.h"
 #include "blockcore/graph/driver.h"
 #include "blockcore/graph/ops.h"
@@ -56,14 +55,10 @@ static int make_bitmaps(struct blk_cbw *cbw, const struct blk_dirty_bitmap *mask
         return 0;
     }
     blk_dirty_bitmap_merge(cbw->pending, mask);
-    return blk_dirty_bitmap_copy(cbw->pending, &cbw->mask, err);
-}
-
-static void free_record(struct blk_cbw *cbw)
-{
-    blk_dirty_bitmap_free(cbw->pending);
-    blk_dirty_bitmap_free(cbw->mask);
-    free(cbw);
+    ret = blk_dirty_bitmap_copy(cbw->pending, &cbw->mask, err);
+    if (ret < 0)
+        blk_dirty_bitmap_free(cbw->pending);
+    return ret;
 }
 
 static void init_locks(struct blk_cbw *cbw)
@@ -86,10 +81,9 @@ static int check_nodes(const struct blk_cbw *cbw, struct blk_error *err)
     return 0;
 }
 
-int blk_cbw_attach(struct blk_node *filter, const struct blk_cbw_params *params,
-                   struct blk_error *err)
+int cbw_begin(struct blk_node *filter, const struct blk_cbw_params *params, struct blk_error *err)
 {
-    struct blk_cbw *cbw = blk_xcalloc(1, sizeof(*cbw));
+    struct blk_cbw *cbw = filter->state;
 
     cbw->source = blk_child(filter, BLK_ROLE_FILE);
     cbw->target = blk_child(filter, BLK_ROLE_TARGET);
@@ -101,54 +95,22 @@ int blk_cbw_attach(struct blk_node *filter, const struct blk_cbw_params *params,
         ret = find_cluster_bytes(cbw, params->min_cluster_bytes, err);
     if (ret == 0)
         ret = make_bitmaps(cbw, params->mask, err);
-    if (ret < 0) {
-        free_record(cbw);
+    if (ret < 0)
         return ret;
-    }
     init_locks(cbw);
-    filter->cbw = cbw;
     blk_node_set_size(filter, cbw->size);
     filter->limits.zero_alignment = cbw->source->limits.zero_alignment;
     return 0;
 }
 
-void blk_cbw_detach(struct blk_node *filter)
+void cbw_end(struct blk_cbw *cbw)
 {
-    struct blk_cbw *cbw = filter->cbw;
-
-    if (!cbw)
-        return;
     cbw_stop_helpers(cbw);
     blk_range_lock_destroy(&cbw->reads);
     pthread_cond_destroy(&cbw->changed);
     pthread_mutex_destroy(&cbw->mutex);
-    free_record(cbw);
-    filter->cbw = NULL;
-}
-
-int blk_cbw_insert(struct blk_node *source, struct blk_node *target,
-                   const struct blk_cbw_params *params, struct blk_node **filter,
-                   struct blk_error *err)
-{
-    *filter = NULL;
-    /* Found by name: blockcore knows no driver. */
-    const struct blk_driver *driver = blk_driver_find("copy-before-write");
-    if (!driver)
-        return blk_fail_why(err, ENOTSUP, "it is not in this build", "driver 'copy-before-write'");
-
-    struct blk_node *node = blk_node_new(driver, source->name, source->flags, source->cache);
-    blk_node_attach(node, BLK_ROLE_FILE, source);
-    blk_node_attach(node, BLK_ROLE_TARGET, target);
-    int ret = blk_cbw_attach(node, params, err);
-    if (ret < 0) {
-        node->children[BLK_ROLE_FILE] = NULL;
-        node->children[BLK_ROLE_TARGET] = NULL;
-        blk_node_free(node);
-        return ret;
-    }
-    blk_node_ref(target);
-    *filter = node;
-    return 0;
+    blk_dirty_bitmap_free(cbw->pending);
+    blk_dirty_bitmap_free(cbw->mask);
 }
 
 /* ---- the state ---- */
@@ -163,25 +125,6 @@ uint64_t blk_cbw_pending_bytes(const struct blk_cbw *cbw)
     return blk_dirty_bitmap_count(cbw->pending);
 }
 
-int cbw_check_locked(struct blk_cbw *cbw, struct blk_error *err)
-{
-    if (!cbw->broken)
-        return 0;
-    char why[sizeof(err->why)];
-    snprintf(why, sizeof(why), "the snapshot is broken since a save failed: %.600s: %.300s",
-             cbw->why.what, cbw->why.why);
-    return blk_fail_why(err, cbw->why.code, why, "reading the frozen content of '%s'",
-                        cbw->source->name);
-}
-
-int blk_cbw_check(struct blk_cbw *cbw, struct blk_error *err)
-{
-    pthread_mutex_lock(&cbw->mutex);
-    int ret = cbw_check_locked(cbw, err);
-    pthread_mutex_unlock(&cbw->mutex);
-    return ret;
-}
-
 /* Keeps the first reason. All that wait for a claim wake up: there is nothing to copy any more. */
 static void break_snapshot(struct blk_cbw *cbw, const struct blk_error *why)
 {
@@ -192,38 +135,6 @@ static void break_snapshot(struct blk_cbw *cbw, const struct blk_error *why)
         pthread_cond_broadcast(&cbw->changed);
     }
     pthread_mutex_unlock(&cbw->mutex);
-}
-
-/* ---- claims ---- */
-
-void cbw_claim_add(struct blk_cbw *cbw, struct cbw_claim *claim, uint64_t offset, uint64_t bytes)
-{
-    uint64_t start = round_down(offset, cbw->cluster_bytes);
-    uint64_t end = u64_min(round_up(offset + bytes, cbw->cluster_bytes), cbw->size);
-    struct cbw_claim **tail = &cbw->claims;
-
-    assert(start < end);
-    *claim = (struct cbw_claim){ .offset = start, .bytes = end - start };
-    while (*tail)
-        tail = &(*tail)->next;
-    *tail = claim;
-}
-
-bool cbw_claim_is_free(const struct blk_cbw *cbw, const struct cbw_claim *claim)
-{
-    for (const struct cbw_claim *other = cbw->claims; other != claim; other = other->next)
-        if (ranges_overlap(other->offset, other->bytes, claim->offset, claim->bytes))
-            return false;
-    return true;
-}
-
-void cbw_claim_remove(struct blk_cbw *cbw, struct cbw_claim *claim)
-{
-    struct cbw_claim **at = &cbw->claims;
-    while (*at != claim)
-        at = &(*at)->next;
-    *at = claim->next;
-    pthread_cond_broadcast(&cbw->changed);
 }
 
 /* ---- before a guest's write ---- */

@@ -57,15 +57,8 @@ int blk_cbw_insert(struct blk_node *source, struct blk_node *target,
                    const struct blk_cbw_params *params, struct blk_node **filter,
                    struct blk_error *err);
 
-/*
- * For the filter's driver: makes the record of a node that has its file and target. Sets node->cbw
- * and size.
- */
-int blk_cbw_attach(struct blk_node *filter, const struct blk_cbw_params *params,
-                   struct blk_error *err);
-
-/* Waits for saves whose guest has given up, and frees the record. */
-void blk_cbw_detach(struct blk_node *filter);
+/* The record of a copy-before-write filter; NULL for any other node. */
+struct blk_cbw *blk_cbw_of(const struct blk_node *filter);
 
 /* ---- for the drivers ---- */
 

@@ -1,7 +1,7 @@
 /*
  * The copy-before-write filter: before what is in its file changes, the old data goes to its
- * target. The work is done by blockcore/filters/cbw/cbw.h; here are the options, and the requests that pass
- * through.
+ * target. The work is done by cbw.c and save.c; here are the options, the requests that pass
+ * through, and what puts the filter into a graph.
  *
  * Options, as QEMU's: file, target, on-cbw-error (break-guest-write or break-snapshot), cbw-timeout
  * (seconds, 0: without limit), min-cluster-size (what is saved at once at least). The target is
@@ -12,12 +12,13 @@
 #include <string.h>
 
 #include "blockcore/base/bytes.h"
-#include "blockcore/filters/cbw/cbw.h"
+#include "blockcore/filters/cbw/record.h"
+#include "blockcore/filters/filters.h"
 #include "blockcore/graph/io.h"
 #include "blockcore/graph/open.h"
 #include "blockcore/graph/options.h"
+#include "blockcore/graph/pass.h"
 #include "blockcore/graph/reopen.h"
-#include "drivers/drivers.h"
 
 /* Each save has a cluster in memory. */
 #define MAX_MIN_CLUSTER_BYTES (64 * MIB)
@@ -98,14 +99,14 @@ static int cbw_open(struct blk_node *node, struct blk_options *options, struct b
     if (ret == 0)
         ret = open_target(node, options, err);
     if (ret == 0)
-        ret = blk_cbw_attach(node, &params, err);
+        ret = cbw_begin(node, &params, err);
     return ret;
 }
 
 static int cbw_release(struct blk_node *node, struct blk_error *err)
 {
     (void)err;
-    blk_cbw_detach(node);
+    cbw_end(node->state);
     return 0;
 }
 
@@ -130,43 +131,29 @@ static int cbw_pread(struct blk_node *node, uint64_t offset, uint64_t bytes, voi
 static int cbw_pwrite(struct blk_node *node, uint64_t offset, uint64_t bytes, const void *buf,
                       unsigned flags, struct blk_error *err)
 {
-    int ret = blk_cbw_before_write(node->cbw, offset, bytes, err);
+    int ret = blk_cbw_before_write(node->state, offset, bytes, err);
     return ret < 0 ? ret : blk_child_pwrite(file_of(node), offset, bytes, buf, flags, err);
 }
 
 static int cbw_write_zeroes(struct blk_node *node, uint64_t offset, uint64_t bytes, unsigned flags,
                             struct blk_error *err)
 {
-    int ret = blk_cbw_before_write(node->cbw, offset, bytes, err);
+    int ret = blk_cbw_before_write(node->state, offset, bytes, err);
     return ret < 0 ? ret : blk_child_write_zeroes(file_of(node), offset, bytes, flags, err);
 }
 
 static int cbw_discard(struct blk_node *node, uint64_t offset, uint64_t bytes,
                        struct blk_error *err)
 {
-    int ret = blk_cbw_before_write(node->cbw, offset, bytes, err);
+    int ret = blk_cbw_before_write(node->state, offset, bytes, err);
     return ret < 0 ? ret : blk_child_discard(file_of(node), offset, bytes, err);
 }
 
 static int cbw_write_compressed(struct blk_node *node, uint64_t offset, uint64_t bytes,
                                 const void *buf, struct blk_error *err)
 {
-    int ret = blk_cbw_before_write(node->cbw, offset, bytes, err);
+    int ret = blk_cbw_before_write(node->state, offset, bytes, err);
     return ret < 0 ? ret : blk_child_write_compressed(file_of(node), offset, bytes, buf, err);
-}
-
-static int cbw_block_status(struct blk_node *node, uint64_t offset, uint64_t bytes, unsigned want,
-                            struct blk_extent *extent, struct blk_error *err)
-{
-    (void)want;
-    (void)err;
-    *extent = (struct blk_extent){
-        .bytes = bytes,
-        .flags = BLK_EXT_PASS,
-        .host = file_of(node),
-        .host_offset = offset,
-    };
-    return 0;
 }
 
 /* ---- shape ---- */
@@ -175,18 +162,15 @@ static int cbw_block_status(struct blk_node *node, uint64_t offset, uint64_t byt
 static int cbw_truncate(struct blk_node *node, uint64_t size, enum blk_prealloc prealloc,
                         bool exact, struct blk_error *err)
 {
-    uint64_t frozen = blk_cbw_size(node->cbw);
-    int ret = size < frozen ? blk_cbw_before_write(node->cbw, size, frozen - size, err) : 0;
-    if (ret == 0)
-        ret = blk_child_truncate(file_of(node), size, prealloc, exact, err);
-    if (ret == 0)
-        blk_node_set_size(node, blk_size(file_of(node)));
-    return ret;
+    uint64_t frozen = blk_cbw_size(node->state);
+    int ret = size < frozen ? blk_cbw_before_write(node->state, size, frozen - size, err) : 0;
+    return ret < 0 ? ret : blk_pass_truncate(node, size, prealloc, exact, err);
 }
 
 const struct blk_driver blk_driver_copy_before_write = {
     .name = "copy-before-write",
     .kind = BLK_FILTER,
+    .state_bytes = sizeof(struct blk_cbw),
     .open = cbw_open,
     .release = cbw_release,
     .reopen_prepare = cbw_reopen_prepare,
@@ -196,6 +180,34 @@ const struct blk_driver blk_driver_copy_before_write = {
     .write_zeroes = cbw_write_zeroes,
     .discard = cbw_discard,
     .write_compressed = cbw_write_compressed,
-    .block_status = cbw_block_status,
+    .block_status = blk_pass_block_status,
     .truncate = cbw_truncate,
 };
+
+/* ---- for jobs ---- */
+
+int blk_cbw_insert(struct blk_node *source, struct blk_node *target,
+                   const struct blk_cbw_params *params, struct blk_node **filter,
+                   struct blk_error *err)
+{
+    *filter = NULL;
+    struct blk_node *node = blk_node_new(&blk_driver_copy_before_write, source->name,
+                                         source->flags, source->cache);
+    blk_node_attach(node, BLK_ROLE_FILE, source);
+    blk_node_attach(node, BLK_ROLE_TARGET, target);
+    int ret = cbw_begin(node, params, err);
+    if (ret < 0) {
+        node->children[BLK_ROLE_FILE] = NULL;
+        node->children[BLK_ROLE_TARGET] = NULL;
+        blk_node_free(node);
+        return ret;
+    }
+    blk_node_ref(target);
+    *filter = node;
+    return 0;
+}
+
+struct blk_cbw *blk_cbw_of(const struct blk_node *filter)
+{
+    return filter->driver == &blk_driver_copy_before_write ? filter->state : NULL;
+}

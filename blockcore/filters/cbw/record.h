@@ -1,6 +1,7 @@
 /*
- * What the files of copy-before-write share: the record itself (cbw.c), saving (cbw_save.c), the
- * frozen view (cbw_view.c).
+ * What the files of copy-before-write share: the record itself, which is the state of the filter's
+ * node. From the top down: filter.c and snapshot_access.c (the drivers), view.c (the frozen view),
+ * cbw.c (the record's life, guest writes), save.c (saving), claim.c (claims).
  *
  * Two things keep the view right. A *claim* makes one thread the only one that copies a range. And
  * the range lock `reads` is held, shared, by a thread that reads pending clusters of the source for
@@ -48,12 +49,21 @@ struct blk_cbw {
     bool broken;
     struct blk_error why; /* when broken */
 
-    /* the helper threads (cbw_save.c) */
+    /* the helper threads (save.c) */
     struct cbw_save *queue; /* saves that wait for their range and for a helper */
     unsigned queued, idle, helpers;
     pthread_t threads[CBW_MAX_HELPERS];
     bool closing;
 };
+
+/*
+ * Fills the zeroed state of a filter that has its file and target, and sets the node's size. On
+ * failure there is nothing to release.
+ */
+int cbw_begin(struct blk_node *filter, const struct blk_cbw_params *params, struct blk_error *err);
+
+/* Waits for saves whose guest has given up, and frees what the record has. */
+void cbw_end(struct blk_cbw *cbw);
 
 /*
  * With `mutex` held: adds a claim of whole clusters at the end; whether it may be held now; takes

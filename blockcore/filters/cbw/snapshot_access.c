@@ -7,12 +7,12 @@
 #include <errno.h>
 
 #include "blockcore/filters/cbw/cbw.h"
+#include "blockcore/filters/filters.h"
 #include "blockcore/graph/reopen.h"
-#include "drivers/drivers.h"
 
 static struct blk_cbw *cbw_of(const struct blk_node *node)
 {
-    return blk_child(node, BLK_ROLE_FILE)->cbw;
+    return blk_cbw_of(blk_child(node, BLK_ROLE_FILE));
 }
 
 static int refuse_writing(const struct blk_node *node, unsigned flags, struct blk_error *err)

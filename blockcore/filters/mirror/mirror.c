@@ -12,8 +12,9 @@
 
 #include "blockcore/base/bytes.h"
 #include "blockcore/base/cancel.h"
-#include "blockcore/graph/driver.h"
+#include "blockcore/filters/filters.h"
 #include "blockcore/graph/io.h"
+#include "blockcore/graph/pass.h"
 
 #define MIN_GRANULARITY_BITS 16
 #define PIECE_BYTES (1 * MIB)
@@ -185,20 +186,6 @@ static int mirror_write_compressed(struct blk_node *node, uint64_t offset, uint6
     return end_change(mirror, &change, ret, target_ret, &target_err);
 }
 
-static int mirror_block_status(struct blk_node *node, uint64_t offset, uint64_t bytes,
-                               unsigned want, struct blk_extent *extent, struct blk_error *err)
-{
-    (void)want;
-    (void)err;
-    *extent = (struct blk_extent){
-        .bytes = bytes,
-        .flags = BLK_EXT_PASS,
-        .host = mirror_of(node)->source,
-        .host_offset = offset,
-    };
-    return 0;
-}
-
 static int mirror_release(struct blk_node *node, struct blk_error *err)
 {
     struct mirror *mirror = mirror_of(node);
@@ -209,8 +196,8 @@ static int mirror_release(struct blk_node *node, struct blk_error *err)
     return 0;
 }
 
-/* Not in the registry: there is nothing that options could open. */
-static const struct blk_driver driver = {
+/* Without open: there is nothing that options could name. */
+const struct blk_driver blk_driver_mirror = {
     .name = "mirror",
     .kind = BLK_FILTER,
     .state_bytes = sizeof(struct mirror),
@@ -221,7 +208,7 @@ static const struct blk_driver driver = {
     .write_zeroes = mirror_write_zeroes,
     .discard = mirror_discard,
     .write_compressed = mirror_write_compressed,
-    .block_status = mirror_block_status,
+    .block_status = blk_pass_block_status,
 };
 
 /* ---- the job ---- */
@@ -252,7 +239,8 @@ int blk_mirror_insert(struct blk_node *source, struct blk_node *target, struct b
     if (ret < 0)
         return ret;
 
-    struct blk_node *node = blk_node_new(&driver, source->name, source->flags, source->cache);
+    struct blk_node *node = blk_node_new(&blk_driver_mirror, source->name, source->flags,
+                                         source->cache);
     struct mirror *mirror = mirror_of(node);
     mirror->source = source;
     mirror->target = target;
