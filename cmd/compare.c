@@ -16,6 +16,8 @@
 #include "blockcore/base/bytes.h"
 #include "blockcore/base/cancel.h"
 #include "blockcore/base/workers.h"
+#include "blockcore/graph/io.h"
+#include "blockcore/graph/status.h"
 #include "cmd/common/common.h"
 
 static int run(int argc, char **argv);

@@ -10,7 +10,7 @@
 #include "blockcore/base/memory.h"
 #include "blockcore/bitmap/bitmaps.h"
 #include "blockcore/graph/driver.h"
-#include "blockcore/graph/io.h"
+#include "blockcore/graph/flush.h"
 
 static const char *const step_names[BLK_STEP_COUNT] = {
     [BLK_STEP_FLUSH] = "flush",

@@ -3,13 +3,15 @@
  * one that has no name yet), filters are put above it, the format writes an empty image into it,
  * and these nodes are then used. Only a close without errors gives the file its name (C6).
  */
+#include "blockcore/graph/create.h"
+
 #include <errno.h>
 
 #include "blockcore/base/memory.h"
 #include "blockcore/graph/backing.h"
 #include "blockcore/graph/close.h"
 #include "blockcore/graph/driver.h"
-#include "blockcore/graph/io.h"
+#include "blockcore/graph/names.h"
 #include "blockcore/graph/open.h"
 
 static int create_bottom(struct blk_create *create, struct blk_options *options,

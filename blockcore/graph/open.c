@@ -12,10 +12,10 @@
 #include "blockcore/bitmap/identity.h"
 #include "blockcore/graph/close.h"
 #include "blockcore/graph/driver.h"
-#include "blockcore/graph/foreign.h"
 #include "blockcore/graph/general_options.h"
-#include "blockcore/graph/io.h"
+#include "blockcore/graph/names.h"
 #include "blockcore/graph/open_files.h"
+#include "blockcore/graph/probe.h"
 
 /* An overlay that is being opened, so that a backing chain which leads back to it is noticed. */
 struct overlay {
@@ -92,47 +92,6 @@ static int check_all_used(const struct blk_node *node, const struct blk_options 
     return blk_fail_why(err, EINVAL, "there is no such option",
                         "Could not open '%s' (%s): option '%s'",
                         node->name, node->driver->name, unused);
-}
-
-/* The best match for what begins with `head`, and its score. */
-static const struct blk_driver *probe_bytes(const uint8_t *head, size_t bytes, int *best_score)
-{
-    const struct blk_driver *best = NULL;
-
-    for (size_t i = 0; blk_drivers[i]; i++) {
-        const struct blk_driver *driver = blk_drivers[i];
-        int score = driver->probe ? driver->probe(head, bytes) : 0;
-        if (score > *best_score) {
-            best = driver;
-            *best_score = score;
-        }
-    }
-    return best;
-}
-
-const char *blk_probe_name(const uint8_t *head, size_t bytes)
-{
-    int score = 0;
-    const struct blk_driver *driver = probe_bytes(head, bytes, &score);
-    const struct blk_foreign *foreign =
-        score <= BLK_PROBE_ANY ? blk_foreign_by_head(head, bytes) : NULL;
-    return foreign ? foreign->name : driver->name;
-}
-
-/* Raw matches all, but not what is known to be of a format that no driver reads. */
-static int probe_file(struct blk_node *file, const struct blk_driver **driver,
-                      struct blk_error *err)
-{
-    uint8_t head[BLK_PROBE_BYTES] = { 0 };
-    uint64_t size = blk_size(file);
-    size_t bytes = size < sizeof(head) ? (size_t)size : sizeof(head);
-
-    int ret = blk_child_pread(file, 0, bytes, head, err);
-    if (ret < 0)
-        return ret;
-    int score = 0;
-    *driver = probe_bytes(head, bytes, &score);
-    return score <= BLK_PROBE_ANY ? blk_foreign_refuse(file, head, bytes, err) : 0;
 }
 
 /* A child given as a word is a reference by node name, as a running QEMU has them. */
@@ -251,7 +210,7 @@ static int open_format(const struct blk_driver *driver, struct blk_options *opti
     if (ret < 0)
         return ret;
     if (probed)
-        ret = probe_file(file, &driver, err);
+        ret = blk_probe_file(file, &driver, err);
     if (ret == 0)
         ret = open_over(driver, file, NULL, probed, options, context, result, err);
     if (ret < 0)

@@ -2,11 +2,12 @@
  * The state of ranges: what a node holds itself, what shows through from its backing chain, and
  * what the medium below knows about zeroes.
  */
+#include "blockcore/graph/status.h"
+
 #include <errno.h>
 
 #include "blockcore/base/bytes.h"
 #include "blockcore/graph/driver.h"
-#include "blockcore/graph/io.h"
 
 /* Asks the driver, with the request widened to its alignment and the answer cut to the request. */
 static int ask_driver(struct blk_node *node, uint64_t offset, uint64_t bytes, unsigned want,

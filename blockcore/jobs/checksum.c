@@ -13,6 +13,7 @@
 #include "blockcore/base/cancel.h"
 #include "blockcore/base/workers.h"
 #include "blockcore/graph/io.h"
+#include "blockcore/graph/status.h"
 
 #define BLOCK BLK_DIGEST_BLOCK_BYTES
 

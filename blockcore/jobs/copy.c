@@ -17,6 +17,7 @@
 #include "blockcore/base/workers.h"
 #include "blockcore/graph/driver.h"
 #include "blockcore/graph/io.h"
+#include "blockcore/graph/status.h"
 #include "blockcore/jobs/digest.h"
 
 /* Data moves in pieces of this size; a multiple of every cluster size. */

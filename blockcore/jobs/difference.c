@@ -15,6 +15,7 @@
 #include "blockcore/base/workers.h"
 #include "blockcore/graph/driver.h"
 #include "blockcore/graph/io.h"
+#include "blockcore/graph/status.h"
 
 #define CHUNK_BYTES (2 * MIB)
 #define FIND_GRANULARITY_BITS 20

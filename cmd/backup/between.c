@@ -8,7 +8,7 @@
 #include <inttypes.h>
 
 #include "blockcore/base/bytes.h"
-#include "blockcore/graph/io.h"
+#include "blockcore/graph/status.h"
 #include "cmd/backup/backup.h"
 
 /* The largest cluster of the layers from `newer` down to, without, `older`; at least `bits`. */

@@ -10,6 +10,7 @@
 
 #include "blockcore/base/cancel.h"
 #include "blockcore/base/memory.h"
+#include "blockcore/graph/status.h"
 #include "cmd/backup/backup.h"
 #include "cmd/common/dependents.h"
 

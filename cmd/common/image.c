@@ -5,7 +5,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "blockcore/graph/create.h"
 #include "blockcore/graph/driver.h"
+#include "blockcore/graph/names.h"
 #include "blockcore/graph/open.h"
 #include "cmd/common/dependents.h"
 

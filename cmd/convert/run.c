@@ -10,6 +10,8 @@
 
 #include "blockcore/base/bytes.h"
 #include "blockcore/base/memory.h"
+#include "blockcore/graph/io.h"
+#include "blockcore/graph/names.h"
 #include "blockcore/graph/options.h"
 #include "blockcore/jobs/copy.h"
 #include "cmd/common/backing.h"

@@ -8,6 +8,7 @@
 
 #include "blockcore/base/memory.h"
 #include "blockcore/graph/close.h"
+#include "blockcore/graph/create.h"
 #include "blockcore/graph/driver.h"
 #include "blockcore/graph/open.h"
 #include "cmd/io/io.h"

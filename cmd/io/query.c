@@ -7,7 +7,7 @@
 
 #include "blockcore/base/bytes.h"
 #include "blockcore/graph/driver.h"
-#include "blockcore/graph/io.h"
+#include "blockcore/graph/status.h"
 #include "cmd/common/json_print.h"
 #include "cmd/io/io.h"
 

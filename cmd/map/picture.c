@@ -17,7 +17,7 @@
 #include "blockcore/base/cancel.h"
 #include "blockcore/base/memory.h"
 #include "blockcore/base/units.h"
-#include "blockcore/graph/io.h"
+#include "blockcore/graph/status.h"
 #include "cmd/common/report.h"
 
 #define LABEL_COLUMNS 16

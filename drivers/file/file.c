@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "blockcore/base/sys.h"
+#include "blockcore/graph/create.h"
 #include "blockcore/graph/options.h"
 #include "drivers/drivers.h"
 #include "drivers/file/file.h"

@@ -7,7 +7,7 @@
 #include "blockcore/base/memory.h"
 #include "blockcore/base/sys.h"
 #include "blockcore/base/units.h"
-#include "blockcore/graph/open.h"
+#include "blockcore/graph/names.h"
 #include "blockcore/graph/open_files.h"
 #include "blockcore/graph/options.h"
 #include "drivers/file/file.h"

@@ -19,7 +19,7 @@
 #include "blockcore/base/memory.h"
 #include "blockcore/base/sys.h"
 #include "blockcore/base/temporaries.h"
-#include "blockcore/graph/open.h"
+#include "blockcore/graph/create.h"
 #include "blockcore/graph/open_files.h"
 #include "drivers/file/file.h"
 

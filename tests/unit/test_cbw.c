@@ -8,7 +8,9 @@
 
 #include "blockcore/filters/cbw/cbw.h"
 #include "blockcore/graph/close.h"
+#include "blockcore/graph/io.h"
 #include "blockcore/graph/open.h"
+#include "blockcore/graph/status.h"
 #include "tests/unit/check.h"
 #include "tests/unit/memory_node.h"
 

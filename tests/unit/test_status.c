@@ -4,6 +4,8 @@
  */
 
 #include "blockcore/graph/close.h"
+#include "blockcore/graph/io.h"
+#include "blockcore/graph/status.h"
 #include "tests/unit/check.h"
 #include "tests/unit/memory_node.h"
 

@@ -15,6 +15,7 @@
 #include "blockcore/base/bytes.h"
 #include "blockcore/filters/cbw/record.h"
 #include "blockcore/graph/io.h"
+#include "blockcore/graph/status.h"
 
 /* Data moves in pieces of at most this; a multiple of every cluster size up to it. */
 #define CHUNK_BYTES (1 * MIB)

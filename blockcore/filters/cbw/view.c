@@ -9,6 +9,7 @@
 #include "blockcore/base/bytes.h"
 #include "blockcore/filters/cbw/record.h"
 #include "blockcore/graph/io.h"
+#include "blockcore/graph/status.h"
 
 /*
  * The state of more is not looked up at once: a caller that goes through short extents of the

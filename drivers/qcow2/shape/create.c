@@ -11,6 +11,7 @@
 
 #include "blockcore/base/memory.h"
 #include "blockcore/graph/close.h"
+#include "blockcore/graph/create.h"
 #include "blockcore/graph/open.h"
 #include "blockcore/graph/options.h"
 #include "drivers/qcow2/shape/create.h"
