@@ -99,8 +99,9 @@ static bool look_at(struct job *job, int side)
     struct blk_error err = BLK_ERROR_INIT;
     if (job->extents[side].bytes)
         return true;
-    if (blk_block_status_above(job->roots[side], NULL, job->next, job->total - job->next,
-                               BLK_WANT_ZERO | BLK_WANT_HOLES, &job->extents[side], &err) == 0)
+    if (blk_block_status_above(blk_layers(job->roots[side], NULL), job->next,
+                               job->total - job->next, BLK_WANT_ZERO | BLK_WANT_HOLES,
+                               &job->extents[side], &err) == 0)
         return true;
     found(job, MAP_UNREADABLE, job->next, &err);
     return false;

@@ -196,6 +196,7 @@ static void close_node(struct closing *closing, struct blk_node *node)
         if (child)
             close_node(closing, child);
     }
+    blk_bitmaps_free(node);
     blk_node_free(node);
 }
 
@@ -307,6 +308,7 @@ static void drop_node(struct blk_node *node)
         if (child)
             drop_node(child);
     }
+    blk_bitmaps_free(node);
     blk_node_free(node);
 }
 

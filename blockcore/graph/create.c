@@ -33,8 +33,14 @@ static int create_filter(const struct blk_driver *driver, struct blk_create *cre
     if (ret < 0)
         return ret;
 
-    ret = blk_open_over(driver, child, options, create->flags | BLK_WRITABLE, create->cache, node,
-                        err);
+    const struct blk_open_over over = {
+        .driver = driver,
+        .file = child,
+        .options = options,
+        .flags = create->flags | BLK_WRITABLE,
+        .cache = create->cache,
+    };
+    ret = blk_open_over(&over, node, err);
     if (ret < 0) {
         blk_drop(child);
         return ret;
@@ -136,9 +142,16 @@ static int create_over(struct blk_create *create, struct blk_node *file,
                            "creating '%s' (%s): option '%s'", file->name, driver->name, unused);
 
     blk_options_remove(options, "driver");
+    const struct blk_open_over over = {
+        .driver = driver,
+        .file = file,
+        .data = create->data,
+        .options = options,
+        .flags = create->flags | BLK_WRITABLE,
+        .cache = create->cache,
+    };
     if (ret == 0)
-        ret = blk_open_over_data(driver, file, create->data, options,
-                                 create->flags | BLK_WRITABLE, create->cache, root, err);
+        ret = blk_open_over(&over, root, err);
     if (ret < 0)
         blk_drop(create->data);
     create->data = NULL;

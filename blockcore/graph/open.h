@@ -31,37 +31,37 @@ struct blk_open {
 int blk_open(const struct blk_open *how, struct blk_node **root, struct blk_error *err);
 
 /*
- * For drivers: opens the child that "<group>.*" in `options` describes and attaches it.
- * `protocol` says that without a driver the child is a protocol node and not probed.
+ * For drivers: opens the child that "<group>.*" in `options` describes, with the parent's flags,
+ * and attaches it. `protocol` says that without a driver the child is a protocol node and not
+ * probed.
  */
 int blk_open_child(struct blk_node *parent, enum blk_role role, struct blk_options *options,
-                   const char *group, unsigned flags, bool protocol, struct blk_error *err);
+                   const char *group, bool protocol, struct blk_error *err);
+
+/* A format or filter to be opened over what is open already. */
+struct blk_open_over {
+    const struct blk_driver *driver;
+    struct blk_node *file;
+    /*
+     * The DATA child, there before the driver's open, which must then not open another: for an
+     * image whose external data file was just made and has no name yet. Or NULL.
+     */
+    struct blk_node *data;
+    struct blk_options *options; /* the driver's; used ones get marked; or NULL */
+    unsigned flags;              /* enum blk_open_flags */
+    struct blk_cache_mode cache;
+};
+
+/* The references to file and data pass to the new node; on failure they stay with the caller. */
+int blk_open_over(const struct blk_open_over *over, struct blk_node **node, struct blk_error *err);
 
 /*
- * Opens the format `driver` over `file`, an open node whose reference passes to the new node (on
- * failure it stays with the caller). `options` (may be NULL) are the format's.
+ * Opens, read-only, what would be the backing file of `node`, without attaching it: filename
+ * (relative to the image's directory), format, flags and cache of `how`. -ELOOP when its chain
+ * leads back to `node`.
  */
-int blk_open_over(const struct blk_driver *driver, struct blk_node *file,
-                  struct blk_options *options, unsigned flags, struct blk_cache_mode cache,
-                  struct blk_node **node, struct blk_error *err);
-
-/*
- * The same with a DATA child that is there before the driver's open
- * (which must then not open another): for an image whose external
- * data file was just made and has no name yet. `data` may be NULL.
- */
-int blk_open_over_data(const struct blk_driver *driver, struct blk_node *file,
-                       struct blk_node *data, struct blk_options *options, unsigned flags,
-                       struct blk_cache_mode cache, struct blk_node **node, struct blk_error *err);
-
-/*
- * Opens, read-only, what would be the backing file of `node` by that name (relative to the image's
- * folder) and format (NULL: probed), without attaching it. `flags`: enum blk_open_flags. -ELOOP
- * when its chain leads back to `node`.
- */
-int blk_open_new_backing(struct blk_node *node, const char *name, const char *format,
-                         unsigned flags, struct blk_cache_mode cache, struct blk_node **backing,
-                         struct blk_error *err);
+int blk_open_new_backing(struct blk_node *node, const struct blk_open *how,
+                         struct blk_node **backing, struct blk_error *err);
 
 /*
  * Whether the header of `node` may name that file as its backing file: 0, or why not (-ENOTUNIQ,

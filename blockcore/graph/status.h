@@ -18,20 +18,28 @@
 int blk_block_status(struct blk_node *node, uint64_t offset, uint64_t bytes, unsigned want,
                      struct blk_extent *extent, struct blk_error *err);
 
+/* What shows from `top` down to but not including `base` (NULL: the whole chain). */
+struct blk_layers {
+    struct blk_node *top;
+    const struct blk_node *base;
+};
+
+static inline struct blk_layers blk_layers(struct blk_node *top, const struct blk_node *base)
+{
+    return (struct blk_layers){ top, base };
+}
+
 /*
- * The same for the content seen through the backing chain, down to but not including `base` (NULL:
- * the whole chain). ALLOCATED is clear when nothing above `base` decides. extent->depth says which
- * layer does. Past the end of `node`: ZERO | EOF.
+ * The same for the content seen through the backing chain. ALLOCATED is clear when nothing above
+ * `base` decides. extent->depth says which layer does. Past the end of `top`: ZERO | EOF.
  */
-int blk_block_status_above(struct blk_node *node, const struct blk_node *base, uint64_t offset,
-                           uint64_t bytes, unsigned want, struct blk_extent *extent,
-                           struct blk_error *err);
+int blk_block_status_above(struct blk_layers layers, uint64_t offset, uint64_t bytes, unsigned want,
+                           struct blk_extent *extent, struct blk_error *err);
 
 /* For drivers, on their children: not counted in flight. */
 int blk_child_block_status(struct blk_node *node, uint64_t offset, uint64_t bytes, unsigned want,
                            struct blk_extent *extent, struct blk_error *err);
-int blk_child_block_status_above(struct blk_node *node, const struct blk_node *base,
-                                 uint64_t offset, uint64_t bytes, unsigned want,
-                                 struct blk_extent *extent, struct blk_error *err);
+int blk_child_block_status_above(struct blk_layers layers, uint64_t offset, uint64_t bytes,
+                                 unsigned want, struct blk_extent *extent, struct blk_error *err);
 
 #endif

@@ -158,7 +158,8 @@ int blk_cbw_block_status(struct blk_cbw *cbw, uint64_t offset, uint64_t bytes, u
     if (ret == 0)
         bytes = run_at(cbw->pending, offset, bytes, &pending);
     if (ret == 0 && pending)
-        ret = blk_child_block_status_above(cbw->source, NULL, offset, bytes, want, extent, err);
+        ret = blk_child_block_status_above(blk_layers(cbw->source, NULL), offset, bytes, want,
+                                           extent, err);
     blk_range_release(&cbw->reads, &range);
     if (ret < 0)
         return ret;
@@ -167,7 +168,8 @@ int blk_cbw_block_status(struct blk_cbw *cbw, uint64_t offset, uint64_t bytes, u
         show_source(extent);
         return 0;
     }
-    ret = blk_child_block_status_above(cbw->target, NULL, offset, bytes, want, extent, err);
+    ret = blk_child_block_status_above(blk_layers(cbw->target, NULL), offset, bytes, want, extent,
+                                       err);
     if (ret == 0)
         show_target(extent);
     return ret;
