@@ -15,6 +15,8 @@
 #include "blockcore/base/bytes.h"
 #include "blockcore/base/cancel.h"
 #include "blockcore/base/clock.h"
+#include "blockcore/graph/flush.h"
+#include "blockcore/graph/io.h"
 #include "cmd/common/common.h"
 
 static int run(int argc, char **argv);

@@ -14,6 +14,8 @@
 #include "blockcore/base/memory.h"
 #include "blockcore/bitmap/bitmaps.h"
 #include "blockcore/bitmap/identity.h"
+#include "blockcore/graph/io.h"
+#include "blockcore/graph/names.h"
 #include "blockcore/graph/reopen.h"
 #include "blockcore/jobs/copy.h"
 #include "cmd/common/common.h"

@@ -16,6 +16,8 @@
 #include "blockcore/base/bytes.h"
 #include "blockcore/base/cancel.h"
 #include "blockcore/base/workers.h"
+#include "blockcore/graph/io.h"
+#include "blockcore/graph/status.h"
 #include "cmd/common/common.h"
 
 static int run(int argc, char **argv);
@@ -97,8 +99,9 @@ static bool look_at(struct job *job, int side)
     struct blk_error err = BLK_ERROR_INIT;
     if (job->extents[side].bytes)
         return true;
-    if (blk_block_status_above(job->roots[side], NULL, job->next, job->total - job->next,
-                               BLK_WANT_ZERO | BLK_WANT_HOLES, &job->extents[side], &err) == 0)
+    if (blk_block_status_above(blk_layers(job->roots[side], NULL), job->next,
+                               job->total - job->next, BLK_WANT_ZERO | BLK_WANT_HOLES,
+                               &job->extents[side], &err) == 0)
         return true;
     found(job, MAP_UNREADABLE, job->next, &err);
     return false;

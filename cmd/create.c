@@ -9,6 +9,7 @@
 
 #include "blockcore/base/bytes.h"
 #include "blockcore/base/memory.h"
+#include "blockcore/graph/names.h"
 #include "cmd/common/backing.h"
 #include "cmd/common/common.h"
 

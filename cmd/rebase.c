@@ -18,8 +18,12 @@
 #include "blockcore/base/memory.h"
 #include "blockcore/bitmap/identity.h"
 #include "blockcore/graph/backing.h"
+#include "blockcore/graph/io.h"
+#include "blockcore/graph/names.h"
+#include "blockcore/graph/open.h"
 #include "blockcore/graph/reopen.h"
 #include "blockcore/graph/replace.h"
+#include "blockcore/graph/status.h"
 #include "blockcore/jobs/copy.h"
 #include "blockcore/jobs/difference.h"
 #include "cmd/common/common.h"
@@ -86,15 +90,18 @@ static int open_overlay(struct rebase *rebase, struct blk_error *err)
 static int open_new_backing(struct rebase *rebase, unsigned flags, struct blk_error *err)
 {
     const struct request *request = rebase->request;
-    struct blk_cache_mode cache;
+    struct blk_open how = {
+        .filename = request->backing,
+        .format = request->backing_format,
+        .flags = flags,
+    };
 
-    int ret = image_cache(request->source_cache, &cache, err);
+    int ret = image_cache(request->source_cache, &how.cache, err);
     if (ret < 0)
         return ret;
     if (request->image.force_share)
-        flags |= BLK_FORCE_SHARE;
-    return blk_open_new_backing(rebase->top, request->backing, request->backing_format, flags,
-                                cache, &rebase->backing, err);
+        how.flags |= BLK_FORCE_SHARE;
+    return blk_open_new_backing(rebase->top, &how, &rebase->backing, err);
 }
 
 /*

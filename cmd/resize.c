@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "blockcore/graph/io.h"
 #include "cmd/common/common.h"
 
 /* The size that "10G", "+1G" or "-1G" means for the image. Returns 0 or an exit status. */

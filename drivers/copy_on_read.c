@@ -16,6 +16,7 @@
 #include "blockcore/graph/ops.h"
 #include "blockcore/graph/pass.h"
 #include "blockcore/graph/reopen.h"
+#include "blockcore/graph/status.h"
 #include "drivers/drivers.h"
 
 /* The longest copy; a cluster that is longer is one all the same. */

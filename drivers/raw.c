@@ -16,10 +16,12 @@
 #include "blockcore/base/bytes.h"
 #include "blockcore/base/memory.h"
 #include "blockcore/base/units.h"
+#include "blockcore/graph/create.h"
 #include "blockcore/graph/io.h"
 #include "blockcore/graph/open.h"
 #include "blockcore/graph/ops.h"
 #include "blockcore/graph/options.h"
+#include "blockcore/graph/probe.h"
 #include "blockcore/graph/reopen.h"
 #include "drivers/drivers.h"
 

@@ -47,7 +47,7 @@ bool blk_bitmaps_unsaved(const struct blk_node *node);
  */
 void blk_bitmaps_name(const struct blk_node *node, const char *action, struct blk_error *err);
 
-/* Frees the node's set and all in it. For blk_node_free(). */
+/* Frees the node's set and all in it; before blk_node_free(). */
 void blk_bitmaps_free(struct blk_node *node);
 
 /* The bitmap of that name, or NULL. */

@@ -31,10 +31,17 @@ static bool is_shortage(int code)
 static int open_named(struct blk_node *node, const char *name, const char *format,
                       struct blk_node **root, struct blk_error *err)
 {
-    int ret = blk_open_new_backing(node, name, format, BLK_FORCE_SHARE, node->cache, root, err);
+    struct blk_open how = {
+        .filename = name,
+        .format = format,
+        .flags = BLK_FORCE_SHARE,
+        .cache = node->cache,
+    };
+    int ret = blk_open_new_backing(node, &how, root, err);
     if (ret < 0 && !is_shortage(-ret)) {
         blk_error_clear(err);
-        ret = blk_open_new_backing(node, name, "raw", BLK_FORCE_SHARE, node->cache, root, err);
+        how.format = "raw";
+        ret = blk_open_new_backing(node, &how, root, err);
     }
     if (ret == 0 || is_shortage(-ret))
         return ret;

@@ -11,7 +11,7 @@
 #include "blockcore/base/memory.h"
 #include "blockcore/bitmap/bitmaps.h"
 #include "blockcore/graph/driver.h"
-#include "blockcore/graph/io.h"
+#include "blockcore/graph/flush.h"
 
 static const char *const step_names[BLK_STEP_COUNT] = {
     [BLK_STEP_FLUSH] = "flush",
@@ -232,6 +232,7 @@ static void close_node(struct closing *closing, struct blk_node *node)
         if (child)
             close_node(closing, child);
     }
+    blk_bitmaps_free(node);
     blk_node_free(node);
 }
 
@@ -346,6 +347,7 @@ static void drop_node(struct blk_node *node)
         if (child)
             drop_node(child);
     }
+    blk_bitmaps_free(node);
     blk_node_free(node);
 }
 

@@ -3,13 +3,15 @@
  * one that has no name yet), filters are put above it, the format writes an empty image into it,
  * and these nodes are then used. Only a close without errors gives the file its name (C6).
  */
+#include "blockcore/graph/create.h"
+
 #include <errno.h>
 
 #include "blockcore/base/memory.h"
 #include "blockcore/graph/backing.h"
 #include "blockcore/graph/close.h"
 #include "blockcore/graph/driver.h"
-#include "blockcore/graph/io.h"
+#include "blockcore/graph/names.h"
 #include "blockcore/graph/open.h"
 
 static int create_bottom(struct blk_create *create, struct blk_options *options,
@@ -31,8 +33,14 @@ static int create_filter(const struct blk_driver *driver, struct blk_create *cre
     if (ret < 0)
         return ret;
 
-    ret = blk_open_over(driver, child, options, create->flags | BLK_WRITABLE, create->cache, node,
-                        err);
+    const struct blk_open_over over = {
+        .driver = driver,
+        .file = child,
+        .options = options,
+        .flags = create->flags | BLK_WRITABLE,
+        .cache = create->cache,
+    };
+    ret = blk_open_over(&over, node, err);
     if (ret < 0) {
         blk_drop(child);
         return ret;
@@ -134,9 +142,16 @@ static int create_over(struct blk_create *create, struct blk_node *file,
                            "creating '%s' (%s): option '%s'", file->name, driver->name, unused);
 
     blk_options_remove(options, "driver");
+    const struct blk_open_over over = {
+        .driver = driver,
+        .file = file,
+        .data = create->data,
+        .options = options,
+        .flags = create->flags | BLK_WRITABLE,
+        .cache = create->cache,
+    };
     if (ret == 0)
-        ret = blk_open_over_data(driver, file, create->data, options,
-                                 create->flags | BLK_WRITABLE, create->cache, root, err);
+        ret = blk_open_over(&over, root, err);
     if (ret < 0)
         blk_drop(create->data);
     create->data = NULL;

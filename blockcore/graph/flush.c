@@ -6,10 +6,11 @@
  * repeated fsync succeeds although pages were lost. So the first failure is kept in the node, and
  * every later flush returns it.
  */
+#include "blockcore/graph/flush.h"
+
 #include <errno.h>
 
 #include "blockcore/graph/driver.h"
-#include "blockcore/graph/io.h"
 
 static int poisoned(struct blk_node *node, int code, struct blk_error *err)
 {

@@ -20,6 +20,7 @@
 #include "blockcore/bitmap/identity.h"
 #include "blockcore/graph/driver.h"
 #include "blockcore/graph/feature.h"
+#include "blockcore/graph/flush.h"
 
 #define BOUNCE_ALIGNMENT 4096
 #define ZERO_CHUNK_BYTES (1 * MIB)

@@ -54,12 +54,6 @@ int blk_copy_range(struct blk_node *node, uint64_t offset, struct blk_node *sour
                    uint64_t source_offset, uint64_t bytes, struct blk_error *err);
 
 /*
- * Makes all completed writes survive the death of this process and, unless the cache mode is
- * unsafe, of the machine. A failure is permanent for the node: every later flush returns it too.
- */
-int blk_flush(struct blk_node *node, struct blk_error *err);
-
-/*
  * Changes the size. Grown space reads as zeroes. `exact`: -ENOTSUP rather than a different size, as
  * for devices, which otherwise only need to be large enough. Drains the node.
  */
@@ -75,25 +69,6 @@ int blk_vm_state_read(struct blk_node *node, uint64_t offset, uint64_t bytes, vo
 int blk_vm_state_write(struct blk_node *node, uint64_t offset, uint64_t bytes, const void *buf,
                        struct blk_error *err);
 
-/* ---- state of ranges (status.c) ---- */
-
-/*
- * State of the longest uniform range at `offset`, at most `bytes`, in this node alone. ALLOCATED is
- * clear where its backing file shows through. Past the end: ZERO | EOF.
- */
-int blk_block_status(struct blk_node *node, uint64_t offset, uint64_t bytes, unsigned want,
-                     struct blk_extent *extent, struct blk_error *err);
-
-/*
- * The same for the content seen through the backing chain, down to but
- * not including `base` (NULL: the whole chain). ALLOCATED is clear when
- * nothing above `base` decides. extent->depth says which layer does.
- * Past the end of `node`: ZERO | EOF.
- */
-int blk_block_status_above(struct blk_node *node, const struct blk_node *base, uint64_t offset,
-                           uint64_t bytes, unsigned want, struct blk_extent *extent,
-                           struct blk_error *err);
-
 /* ---- for drivers, on their children ---- */
 
 int blk_child_pread(struct blk_node *node, uint64_t offset, uint64_t bytes, void *buf,
@@ -108,12 +83,6 @@ int blk_child_write_compressed(struct blk_node *node, uint64_t offset, uint64_t 
                                const void *buf, struct blk_error *err);
 int blk_child_copy_range(struct blk_node *node, uint64_t offset, struct blk_node *source,
                          uint64_t source_offset, uint64_t bytes, struct blk_error *err);
-int blk_child_block_status(struct blk_node *node, uint64_t offset, uint64_t bytes, unsigned want,
-                           struct blk_extent *extent, struct blk_error *err);
-int blk_child_block_status_above(struct blk_node *node, const struct blk_node *base,
-                                 uint64_t offset, uint64_t bytes, unsigned want,
-                                 struct blk_extent *extent, struct blk_error *err);
-int blk_child_flush(struct blk_node *node, struct blk_error *err);
 int blk_child_truncate(struct blk_node *node, uint64_t size, enum blk_prealloc prealloc,
                        bool exact, struct blk_error *err);
 

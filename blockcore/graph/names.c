@@ -1,13 +1,14 @@
 /*
  * File names: protocol prefixes, "json:", and backing file names relative to their overlay.
  */
+#include "blockcore/graph/names.h"
+
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "blockcore/base/memory.h"
 #include "blockcore/graph/driver.h"
-#include "blockcore/graph/open.h"
 #include "blockcore/graph/open_files.h"
 
 static bool is_json(const char *filename)

@@ -4,7 +4,6 @@
 #include <stdlib.h>
 
 #include "blockcore/base/memory.h"
-#include "blockcore/bitmap/bitmaps.h"
 #include "blockcore/graph/driver.h"
 #include "blockcore/graph/open_files.h"
 #include "blockcore/graph/options.h"
@@ -31,8 +30,8 @@ void blk_node_free(struct blk_node *node)
 {
     for (int role = 0; role < BLK_ROLE_COUNT; role++)
         assert(!node->children[role]);
+    assert(!node->bitmaps);
     blk_open_files_remove(node);
-    blk_bitmaps_free(node);
     blk_gate_destroy(&node->gate);
     blk_range_lock_destroy(&node->ranges);
     pthread_mutex_destroy(&node->to_disk);

@@ -132,7 +132,7 @@ void blk_node_grow_size(struct blk_node *node, uint64_t bytes);
 struct blk_node *blk_node_new(const struct blk_driver *driver, const char *name, unsigned flags,
                               struct blk_cache_mode cache);
 
-/* Frees a node whose driver state is released and whose children are detached. */
+/* Frees a node whose state is released, whose children are detached and whose bitmaps are freed. */
 void blk_node_free(struct blk_node *node);
 
 void blk_node_ref(struct blk_node *node);

@@ -9,13 +9,14 @@
 #include <string.h>
 
 #include "blockcore/base/memory.h"
+#include "blockcore/bitmap/bitmaps.h"
 #include "blockcore/bitmap/identity.h"
 #include "blockcore/graph/close.h"
 #include "blockcore/graph/driver.h"
-#include "blockcore/graph/foreign.h"
 #include "blockcore/graph/general_options.h"
-#include "blockcore/graph/io.h"
+#include "blockcore/graph/names.h"
 #include "blockcore/graph/open_files.h"
+#include "blockcore/graph/probe.h"
 
 /* An overlay that is being opened, so that a backing chain which leads back to it is noticed. */
 struct overlay {
@@ -36,6 +37,7 @@ struct open_context {
     const struct overlay *overlays;
     enum blk_detect_zeroes detect_zeroes; /* of this node: not inherited */
     bool protocol; /* without a driver the node is a protocol: nothing is probed */
+    bool probed;   /* of a format: it was guessed; not inherited */
 };
 
 static int open_node(struct blk_options *options, const struct open_context *context,
@@ -94,47 +96,6 @@ static int check_all_used(const struct blk_node *node, const struct blk_options 
                         node->name, node->driver->name, unused);
 }
 
-/* The best match for what begins with `head`, and its score. */
-static const struct blk_driver *probe_bytes(const uint8_t *head, size_t bytes, int *best_score)
-{
-    const struct blk_driver *best = NULL;
-
-    for (size_t i = 0; blk_drivers[i]; i++) {
-        const struct blk_driver *driver = blk_drivers[i];
-        int score = driver->probe ? driver->probe(head, bytes) : 0;
-        if (score > *best_score) {
-            best = driver;
-            *best_score = score;
-        }
-    }
-    return best;
-}
-
-const char *blk_probe_name(const uint8_t *head, size_t bytes)
-{
-    int score = 0;
-    const struct blk_driver *driver = probe_bytes(head, bytes, &score);
-    const struct blk_foreign *foreign =
-        score <= BLK_PROBE_ANY ? blk_foreign_by_head(head, bytes) : NULL;
-    return foreign ? foreign->name : driver->name;
-}
-
-/* Raw matches all, but not what is known to be of a format that no driver reads. */
-static int probe_file(struct blk_node *file, const struct blk_driver **driver,
-                      struct blk_error *err)
-{
-    uint8_t head[BLK_PROBE_BYTES] = { 0 };
-    uint64_t size = blk_size(file);
-    size_t bytes = size < sizeof(head) ? (size_t)size : sizeof(head);
-
-    int ret = blk_child_pread(file, 0, bytes, head, err);
-    if (ret < 0)
-        return ret;
-    int score = 0;
-    *driver = probe_bytes(head, bytes, &score);
-    return score <= BLK_PROBE_ANY ? blk_foreign_refuse(file, head, bytes, err) : 0;
-}
-
 /* A child given as a word is a reference by node name, as a running QEMU has them. */
 static int no_such_node(const char *option, const char *name, struct blk_error *err)
 {
@@ -149,6 +110,7 @@ static void discard_node(struct blk_node *node)
         blk_drop(node->children[role]);
         node->children[role] = NULL;
     }
+    blk_bitmaps_free(node);
     blk_node_free(node);
 }
 
@@ -212,31 +174,30 @@ static int open_file_child(const struct blk_driver *driver, struct blk_options *
     return ret;
 }
 
-static int open_over(const struct blk_driver *driver, struct blk_node *file,
-                     struct blk_node *data, bool probed, struct blk_options *options,
-                     const struct open_context *context, struct blk_node **result,
-                     struct blk_error *err)
+/* The context has flags and cache; the options are there. */
+static int open_over(const struct blk_open_over *over, const struct open_context *context,
+                     struct blk_node **result, struct blk_error *err)
 {
     struct open_context own = *context;
-    if (!blk_is_writable(file))
+    if (!blk_is_writable(over->file))
         own.flags &= ~(unsigned)BLK_WRITABLE;
 
-    struct blk_node *node = blk_node_new(driver, file->name, own.flags, own.cache);
-    node->probed = probed;
-    node->unnamed = file->unnamed;
-    blk_node_attach(node, BLK_ROLE_FILE, file);
-    if (data)
-        blk_node_attach(node, BLK_ROLE_DATA, data);
-    int ret = finish_open(node, options, &own, err);
+    struct blk_node *node = blk_node_new(over->driver, over->file->name, own.flags, own.cache);
+    node->probed = own.probed;
+    node->unnamed = over->file->unnamed;
+    blk_node_attach(node, BLK_ROLE_FILE, over->file);
+    if (over->data)
+        blk_node_attach(node, BLK_ROLE_DATA, over->data);
+    int ret = finish_open(node, over->options, &own, err);
     if (ret < 0) {
         node->children[BLK_ROLE_FILE] = NULL; /* the caller keeps it */
-        if (data)
+        if (over->data)
             node->children[BLK_ROLE_DATA] = NULL;
         discard_node(node);
-    } else {
-        *result = node;
+        return ret;
     }
-    return ret;
+    *result = node;
+    return 0;
 }
 
 /* Formats and filters, and the case that the format has to be found out. */
@@ -244,18 +205,19 @@ static int open_format(const struct blk_driver *driver, struct blk_options *opti
                        const struct open_context *context, struct blk_node **result,
                        struct blk_error *err)
 {
-    struct blk_node *file = NULL;
-    bool probed = !driver;
+    struct blk_open_over over = { .driver = driver, .options = options };
+    struct open_context own = *context;
 
-    int ret = open_file_child(driver, options, context, &file, err);
+    int ret = open_file_child(driver, options, context, &over.file, err);
     if (ret < 0)
         return ret;
-    if (probed)
-        ret = probe_file(file, &driver, err);
+    own.probed = !driver;
+    if (own.probed)
+        ret = blk_probe_file(over.file, &over.driver, err);
     if (ret == 0)
-        ret = open_over(driver, file, NULL, probed, options, context, result, err);
+        ret = open_over(&over, &own, result, err);
     if (ret < 0)
-        blk_drop(file);
+        blk_drop(over.file);
     return ret;
 }
 
@@ -416,14 +378,13 @@ static int open_and_attach_backing(struct blk_node *node, struct blk_options *op
     return ret;
 }
 
-int blk_open_new_backing(struct blk_node *node, const char *name, const char *format,
-                         unsigned flags, struct blk_cache_mode cache, struct blk_node **backing,
-                         struct blk_error *err)
+int blk_open_new_backing(struct blk_node *node, const struct blk_open *how,
+                         struct blk_node **backing, struct blk_error *err)
 {
-    const struct backing_name named = { name, format };
+    const struct backing_name named = { how->filename, how->format };
     struct open_context context = {
-        .flags = flags | (node->flags & BLK_TRUST),
-        .cache = cache,
+        .flags = how->flags | (node->flags & BLK_TRUST),
+        .cache = how->cache,
         .defaults = node->defaults,
     };
     struct blk_options *options = blk_options_new();
@@ -440,11 +401,14 @@ int blk_open_new_backing(struct blk_node *node, const char *name, const char *fo
 static int look_behind(struct blk_node *node, const struct backing_name *named, unsigned flags,
                        struct blk_node **backing, struct blk_error *err)
 {
-    struct blk_cache_mode cache = { .direct = false };
+    const struct blk_open how = {
+        .filename = named->name,
+        .format = named->format,
+        .flags = flags | BLK_FORCE_SHARE,
+    };
     struct blk_error why = BLK_ERROR_INIT;
 
-    int ret = blk_open_new_backing(node, named->name, named->format, flags | BLK_FORCE_SHARE,
-                                   cache, backing, &why);
+    int ret = blk_open_new_backing(node, &how, backing, &why);
     if ((ret == -ENOTUNIQ || ret == -ELOOP) && err)
         *err = why;
     return ret;
@@ -575,10 +539,10 @@ int blk_open(const struct blk_open *how, struct blk_node **root, struct blk_erro
 }
 
 int blk_open_child(struct blk_node *parent, enum blk_role role, struct blk_options *options,
-                   const char *group, unsigned flags, bool protocol, struct blk_error *err)
+                   const char *group, bool protocol, struct blk_error *err)
 {
     struct open_context context = {
-        .flags = flags | BLK_UNMAP | (parent->flags & BLK_TRUST),
+        .flags = parent->flags | BLK_UNMAP,
         .cache = parent->cache,
         .defaults = parent->defaults,
         .protocol = protocol,
@@ -593,24 +557,24 @@ int blk_open_child(struct blk_node *parent, enum blk_role role, struct blk_optio
     return ret;
 }
 
-int blk_open_over_data(const struct blk_driver *driver, struct blk_node *file,
-                       struct blk_node *data, struct blk_options *options, unsigned flags,
-                       struct blk_cache_mode cache, struct blk_node **node, struct blk_error *err)
+int blk_open_over(const struct blk_open_over *over, struct blk_node **node, struct blk_error *err)
 {
-    struct open_context context = { .flags = flags, .cache = cache, .defaults = file->defaults };
-    struct blk_options *none = options ? NULL : blk_options_new();
+    struct open_context context = {
+        .flags = over->flags,
+        .cache = over->cache,
+        .defaults = over->file->defaults,
+    };
+    struct blk_open_over own = *over;
+    struct blk_options *none = NULL;
+    int ret = 0;
 
     *node = NULL;
-    int ret = options ? read_general_options(options, &context, err) : 0;
+    if (over->options)
+        ret = read_general_options(over->options, &context, err);
+    else
+        own.options = none = blk_options_new();
     if (ret == 0)
-        ret = open_over(driver, file, data, false, options ? options : none, &context, node, err);
+        ret = open_over(&own, &context, node, err);
     blk_options_free(none);
     return ret;
-}
-
-int blk_open_over(const struct blk_driver *driver, struct blk_node *file,
-                  struct blk_options *options, unsigned flags, struct blk_cache_mode cache,
-                  struct blk_node **node, struct blk_error *err)
-{
-    return blk_open_over_data(driver, file, NULL, options, flags, cache, node, err);
 }

@@ -7,8 +7,8 @@
 #include "blockcore/base/memory.h"
 #include "blockcore/bitmap/identity.h"
 #include "blockcore/graph/driver.h"
+#include "blockcore/graph/flush.h"
 #include "blockcore/graph/general_options.h"
-#include "blockcore/graph/io.h"
 #include "blockcore/graph/options.h"
 #include "blockcore/graph/replace.h"
 

@@ -2,11 +2,12 @@
  * The state of ranges: what a node holds itself, what shows through from its backing chain, and
  * what the medium below knows about zeroes.
  */
+#include "blockcore/graph/status.h"
+
 #include <errno.h>
 
 #include "blockcore/base/bytes.h"
 #include "blockcore/graph/driver.h"
-#include "blockcore/graph/io.h"
 
 /* Asks the driver, with the request widened to its alignment and the answer cut to the request. */
 static int ask_driver(struct blk_node *node, uint64_t offset, uint64_t bytes, unsigned want,
@@ -112,16 +113,17 @@ int blk_block_status(struct blk_node *node, uint64_t offset, uint64_t bytes, uns
     return ret;
 }
 
-/* Walks down the chain from `node`, which has been asked and has nothing at `offset`. */
-static int status_below(struct blk_node *node, const struct blk_node *base, uint64_t offset,
-                        unsigned want, struct blk_extent *extent, struct blk_error *err)
+/* Walks down the chain from the top, which has been asked and has nothing at `offset`. */
+static int status_below(struct blk_layers layers, uint64_t offset, unsigned want,
+                        struct blk_extent *extent, struct blk_error *err)
 {
+    struct blk_node *node = layers.top;
     uint64_t eof = extent->flags & BLK_EXT_EOF ? offset + extent->bytes : 0;
     unsigned depth = 0;
 
     for (;;) {
         struct blk_node *next = blk_child(blk_skip_filters(node), BLK_ROLE_BACKING);
-        if (!next || next == base || blk_skip_filters(next) == base)
+        if (!next || next == layers.base || blk_skip_filters(next) == layers.base)
             break;
         node = next;
         depth++;
@@ -144,25 +146,24 @@ static int status_below(struct blk_node *node, const struct blk_node *base, uint
     return 0;
 }
 
-int blk_child_block_status_above(struct blk_node *node, const struct blk_node *base,
-                                 uint64_t offset, uint64_t bytes, unsigned want,
-                                 struct blk_extent *extent, struct blk_error *err)
+int blk_child_block_status_above(struct blk_layers layers, uint64_t offset, uint64_t bytes,
+                                 unsigned want, struct blk_extent *extent, struct blk_error *err)
 {
-    int ret = blk_child_block_status(node, offset, bytes, want, extent, err);
-    if (ret == 0)
-        extent->depth = 0;
+    int ret = blk_child_block_status(layers.top, offset, bytes, want, extent, err);
+    if (ret < 0)
+        return ret;
+    extent->depth = 0;
     /* Of a backing file that is longer nothing shows through past the end. */
-    if (ret == 0 && !(extent->flags & BLK_EXT_ALLOCATED) && offset < blk_size(node))
-        ret = status_below(node, base, offset, want, extent, err);
-    return ret;
+    if (extent->flags & BLK_EXT_ALLOCATED || offset >= blk_size(layers.top))
+        return 0;
+    return status_below(layers, offset, want, extent, err);
 }
 
-int blk_block_status_above(struct blk_node *node, const struct blk_node *base, uint64_t offset,
-                           uint64_t bytes, unsigned want, struct blk_extent *extent,
-                           struct blk_error *err)
+int blk_block_status_above(struct blk_layers layers, uint64_t offset, uint64_t bytes, unsigned want,
+                           struct blk_extent *extent, struct blk_error *err)
 {
-    blk_gate_enter(&node->gate);
-    int ret = blk_child_block_status_above(node, base, offset, bytes, want, extent, err);
-    blk_gate_leave(&node->gate);
+    blk_gate_enter(&layers.top->gate);
+    int ret = blk_child_block_status_above(layers, offset, bytes, want, extent, err);
+    blk_gate_leave(&layers.top->gate);
     return ret;
 }

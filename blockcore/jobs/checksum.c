@@ -13,6 +13,7 @@
 #include "blockcore/base/cancel.h"
 #include "blockcore/base/workers.h"
 #include "blockcore/graph/io.h"
+#include "blockcore/graph/status.h"
 
 #define BLOCK BLK_DIGEST_BLOCK_BYTES
 
@@ -38,8 +39,8 @@ struct chunk {
 static int status_at(struct job *job, uint64_t offset, uint64_t bytes, struct blk_extent *extent,
                      struct blk_error *err)
 {
-    return blk_block_status_above(job->params->node, NULL, offset, bytes, BLK_WANT_ZERO, extent,
-                                  err);
+    return blk_block_status_above(blk_layers(job->params->node, NULL), offset, bytes,
+                                  BLK_WANT_ZERO, extent, err);
 }
 
 static void count_done(struct job *job, uint64_t bytes)

@@ -20,6 +20,7 @@
 #include "blockcore/graph/feature.h"
 #include "blockcore/graph/io.h"
 #include "blockcore/graph/ops.h"
+#include "blockcore/graph/status.h"
 #include "blockcore/jobs/digest.h"
 
 /* Data moves in pieces of this size; a multiple of every cluster size. */
@@ -71,8 +72,8 @@ static int look_at_source(struct job *job, uint64_t bytes, struct blk_error *err
     const struct blk_node *base = p->only_allocated ? p->base : NULL;
     uint64_t offset = p->source_offset + job->next;
 
-    int ret = blk_block_status_above(p->source, base, offset, bytes, BLK_WANT_ZERO | BLK_WANT_HOLES,
-                                     &job->extent, err);
+    int ret = blk_block_status_above(blk_layers(p->source, base), offset, bytes,
+                                     BLK_WANT_ZERO | BLK_WANT_HOLES, &job->extent, err);
     if (ret < 0 && p->salvage) {
         /* The map itself is unreadable: let the read decide, piece by piece. */
         blk_error_clear(err);

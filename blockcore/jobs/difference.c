@@ -15,6 +15,7 @@
 #include "blockcore/base/workers.h"
 #include "blockcore/graph/driver.h"
 #include "blockcore/graph/io.h"
+#include "blockcore/graph/status.h"
 
 #define CHUNK_BYTES (2 * MIB)
 #define FIND_GRANULARITY_BITS 20
@@ -115,8 +116,8 @@ static int look(const struct side *side, uint64_t offset, uint64_t *bytes, enum 
     if (side->common && blk_skip_filters(side->node) == side->common)
         return 0;
 
-    int ret = blk_block_status_above(side->node, side->common, offset, *bytes, BLK_WANT_ZERO,
-                                     &extent, err);
+    int ret = blk_block_status_above(blk_layers(side->node, side->common), offset, *bytes,
+                                     BLK_WANT_ZERO, &extent, err);
     if (ret < 0)
         return ret;
     *bytes = extent.bytes;

@@ -50,22 +50,42 @@ struct blk_digest {
     struct open_block *open;
 };
 
-static int hash_tagged(uint8_t tag, const void *first, size_t first_bytes, const void *second,
-                       size_t second_bytes, uint8_t hash[HASH], struct blk_error *err)
+struct part {
+    const void *bytes;
+    size_t count;
+};
+
+static int hash_tagged(uint8_t tag, struct part first, struct part second, uint8_t hash[HASH],
+                       struct blk_error *err)
 {
     const struct iovec parts[] = {
         { &tag, 1 },
-        { (void *)first, first_bytes },
-        { (void *)second, second_bytes },
+        { (void *)first.bytes, first.count },
+        { (void *)second.bytes, second.count },
     };
     return blk_sha256(parts, 3, hash, err);
+}
+
+/* The hash of a block of BLOCK bytes. */
+static int hash_leaf(const uint8_t *block, uint8_t hash[HASH], struct blk_error *err)
+{
+    return hash_tagged(TAG_BLOCK, (struct part){ block, BLOCK }, (struct part){ NULL, 0 }, hash,
+                       err);
+}
+
+/* The hash of a subtree whose halves have these hashes. */
+static int hash_inner(const uint8_t left[HASH], const uint8_t right[HASH], uint8_t hash[HASH],
+                      struct blk_error *err)
+{
+    return hash_tagged(TAG_INNER, (struct part){ left, HASH }, (struct part){ right, HASH }, hash,
+                       err);
 }
 
 static int hash_block(const struct blk_digest *digest, const uint8_t *block, uint8_t hash[HASH],
                       struct blk_error *err)
 {
     if (!bytes_are_zero(block, BLOCK))
-        return hash_tagged(TAG_BLOCK, block, BLOCK, NULL, 0, hash, err);
+        return hash_leaf(block, hash, err);
     memcpy(hash, digest->zero_hash[0], HASH);
     return 0;
 }
@@ -99,8 +119,7 @@ static void free_subtree(struct subtree *at)
 
 static int combine(struct subtree *at, struct blk_error *err)
 {
-    int ret = hash_tagged(TAG_INNER, at->half[0]->hash, HASH, at->half[1]->hash, HASH, at->hash,
-                          err);
+    int ret = hash_inner(at->half[0]->hash, at->half[1]->hash, at->hash, err);
     if (ret < 0)
         return ret;
     at->complete = true;
@@ -257,10 +276,10 @@ static int hash_zeroes(struct blk_digest *digest, struct blk_error *err)
     if (!block)
         return blk_fail(err, ENOMEM, "computing a digest");
 
-    int ret = hash_tagged(TAG_BLOCK, block, BLOCK, NULL, 0, digest->zero_hash[0], err);
+    int ret = hash_leaf(block, digest->zero_hash[0], err);
     for (unsigned level = 1; level <= digest->height && ret == 0; level++) {
         const uint8_t *below = digest->zero_hash[level - 1];
-        ret = hash_tagged(TAG_INNER, below, HASH, below, HASH, digest->zero_hash[level], err);
+        ret = hash_inner(below, below, digest->zero_hash[level], err);
     }
     free(block);
     return ret;
@@ -334,7 +353,8 @@ int blk_digest_finish(struct blk_digest *digest, uint8_t result[BLK_DIGEST_BYTES
         return blk_fail_why(err, EINVAL, "a part of the content was not added",
                             "computing a digest");
     be64_put(size, digest->size);
-    return hash_tagged(TAG_ROOT, size, sizeof(size), digest->root.hash, HASH, result, err);
+    return hash_tagged(TAG_ROOT, (struct part){ size, sizeof(size) },
+                       (struct part){ digest->root.hash, HASH }, result, err);
 }
 
 void blk_digest_free(struct blk_digest *digest)

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "blockcore/base/memory.h"
+#include "blockcore/graph/names.h"
 
 #define DEFAULT_WORKERS 4
 

@@ -8,7 +8,8 @@
 #include <inttypes.h>
 
 #include "blockcore/base/memory.h"
-#include "blockcore/graph/io.h"
+#include "blockcore/graph/names.h"
+#include "blockcore/graph/status.h"
 #include "cmd/backup/backup.h"
 #include "cmd/common/backing.h"
 

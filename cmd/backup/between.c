@@ -8,7 +8,7 @@
 #include <inttypes.h>
 
 #include "blockcore/base/bytes.h"
-#include "blockcore/graph/io.h"
+#include "blockcore/graph/status.h"
 #include "cmd/backup/backup.h"
 
 /* The largest cluster of the layers from `newer` down to, without, `older`; at least `bits`. */
@@ -36,7 +36,8 @@ static int mark_layers(struct blk_node *newer, struct blk_node *older,
     struct blk_extent extent;
 
     for (uint64_t offset = 0; offset < end; offset += extent.bytes) {
-        int ret = blk_block_status_above(newer, older, offset, end - offset, 0, &extent, err);
+        int ret = blk_block_status_above(blk_layers(newer, older), offset, end - offset, 0, &extent,
+                                         err);
         if (ret < 0)
             return ret;
         if (extent.flags & BLK_EXT_ALLOCATED)

@@ -9,6 +9,8 @@
 #include "blockcore/base/bytes.h"
 #include "blockcore/base/cancel.h"
 #include "blockcore/base/memory.h"
+#include "blockcore/graph/io.h"
+#include "blockcore/graph/status.h"
 #include "blockcore/jobs/checksum.h"
 #include "blockcore/jobs/copy.h"
 #include "blockcore/jobs/difference.h"

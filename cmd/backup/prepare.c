@@ -10,6 +10,7 @@
 
 #include "blockcore/base/cancel.h"
 #include "blockcore/base/memory.h"
+#include "blockcore/graph/status.h"
 #include "cmd/backup/backup.h"
 #include "cmd/common/dependents.h"
 
@@ -275,8 +276,8 @@ static int mark_top(struct backup_disk *disk, struct blk_error *err)
         if (blk_cancelled())
             return blk_fail_why(err, ECANCELED, "stopped by a signal", "reading the map of '%s'",
                                 disk->source_name);
-        int ret = blk_block_status_above(disk->source, base, offset, disk->bytes - offset,
-                                         BLK_WANT_ZERO, &extent, err);
+        int ret = blk_block_status_above(blk_layers(disk->source, base), offset,
+                                         disk->bytes - offset, BLK_WANT_ZERO, &extent, err);
         if (ret < 0)
             return ret;
         /*

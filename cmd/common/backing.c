@@ -6,7 +6,7 @@
 
 #include "blockcore/base/memory.h"
 #include "blockcore/graph/close.h"
-#include "blockcore/graph/open.h"
+#include "blockcore/graph/names.h"
 
 int backing_open(const struct image_args *args, const char *name, unsigned flags,
                  const char *overlay, struct blk_node **backing, struct blk_error *err)

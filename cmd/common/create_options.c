@@ -9,7 +9,7 @@
 #include "blockcore/base/memory.h"
 #include "blockcore/base/nearest.h"
 #include "blockcore/base/units.h"
-#include "blockcore/graph/open.h"
+#include "blockcore/graph/names.h"
 
 /* ---- tables ---- */
 

@@ -10,6 +10,7 @@
 #include "blockcore/base/memory.h"
 #include "blockcore/bitmap/identity.h"
 #include "blockcore/graph/close.h"
+#include "blockcore/graph/names.h"
 #include "blockcore/graph/open.h"
 
 /* Opens the header of the file at `path`; NULL if that cannot be done. For blk_drop(). */

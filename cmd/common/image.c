@@ -5,8 +5,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "blockcore/graph/create.h"
 #include "blockcore/graph/driver.h"
 #include "blockcore/graph/feature.h"
+#include "blockcore/graph/names.h"
 #include "blockcore/graph/open.h"
 #include "blockcore/graph/ops.h"
 #include "cmd/common/dependents.h"

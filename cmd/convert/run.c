@@ -11,6 +11,8 @@
 #include "blockcore/base/bytes.h"
 #include "blockcore/base/memory.h"
 #include "blockcore/bitmap/bitmaps.h"
+#include "blockcore/graph/io.h"
+#include "blockcore/graph/names.h"
 #include "blockcore/graph/options.h"
 #include "blockcore/jobs/copy.h"
 #include "cmd/common/backing.h"

@@ -3,6 +3,7 @@
 
 #include "blockcore/base/bytes.h"
 #include "blockcore/base/memory.h"
+#include "blockcore/graph/io.h"
 #include "cmd/convert/convert.h"
 
 static int open_source(const struct convert_options *options, const char *name,

@@ -5,6 +5,7 @@
 
 #include "blockcore/base/memory.h"
 #include "blockcore/bitmap/identity.h"
+#include "blockcore/graph/names.h"
 #include "cmd/common/common.h"
 
 static void set(json_t *object, const char *key, json_t *value)

@@ -14,6 +14,7 @@
 
 #include "blockcore/base/bytes.h"
 #include "blockcore/base/memory.h"
+#include "blockcore/graph/names.h"
 #include "cmd/common/common.h"
 #include "cmd/common/program.h"
 #include "cmd/common/snapshot_list.h"

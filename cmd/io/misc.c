@@ -12,6 +12,7 @@
 
 #include "blockcore/base/cancel.h"
 #include "blockcore/base/units.h"
+#include "blockcore/graph/flush.h"
 #include "blockcore/graph/io.h"
 #include "cmd/io/io.h"
 

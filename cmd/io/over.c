@@ -8,6 +8,7 @@
 
 #include "blockcore/base/memory.h"
 #include "blockcore/graph/close.h"
+#include "blockcore/graph/create.h"
 #include "blockcore/graph/driver.h"
 #include "blockcore/graph/open.h"
 #include "cmd/io/io.h"
@@ -56,9 +57,14 @@ struct blk_node *io_drop_overlay(struct blk_node *root, struct blk_node *overlay
 
 int io_put_copy_on_read(struct blk_node **node, struct blk_error *err)
 {
+    const struct blk_open_over over = {
+        .driver = blk_driver_find("copy-on-read"),
+        .file = *node,
+        .flags = (*node)->flags,
+        .cache = (*node)->cache,
+    };
     struct blk_node *filter;
-    int ret = blk_open_over(blk_driver_find("copy-on-read"), *node, NULL, (*node)->flags,
-                            (*node)->cache, &filter, err);
+    int ret = blk_open_over(&over, &filter, err);
     if (ret == 0)
         *node = filter;
     return ret;

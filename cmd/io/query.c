@@ -10,6 +10,7 @@
 #include "blockcore/graph/feature.h"
 #include "blockcore/graph/io.h"
 #include "blockcore/graph/ops.h"
+#include "blockcore/graph/status.h"
 #include "cmd/common/json_print.h"
 #include "cmd/io/io.h"
 

@@ -10,6 +10,7 @@
 #include "blockcore/base/bytes.h"
 #include "blockcore/base/cancel.h"
 #include "blockcore/bitmap/bitmaps.h"
+#include "blockcore/graph/status.h"
 #include "cmd/common/common.h"
 #include "cmd/map/picture.h"
 

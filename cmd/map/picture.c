@@ -17,7 +17,7 @@
 #include "blockcore/base/cancel.h"
 #include "blockcore/base/memory.h"
 #include "blockcore/base/units.h"
-#include "blockcore/graph/io.h"
+#include "blockcore/graph/status.h"
 #include "cmd/common/report.h"
 
 #define LABEL_COLUMNS 16
@@ -100,8 +100,8 @@ static int fill(struct picture *picture, struct blk_node *root, struct blk_error
     for (uint64_t at = picture->start; at < picture->end; at += extent.bytes) {
         if (blk_cancelled())
             return blk_fail_why(err, ECANCELED, "stopped by a signal", "mapping '%s'", root->name);
-        int ret = blk_block_status_above(root, NULL, at, picture->end - at, BLK_WANT_ZERO, &extent,
-                                         err);
+        int ret = blk_block_status_above(blk_layers(root, NULL), at, picture->end - at,
+                                         BLK_WANT_ZERO, &extent, err);
         if (ret < 0)
             return ret;
         bool zero = extent.flags & BLK_EXT_ZERO || !(extent.flags & BLK_EXT_DATA);

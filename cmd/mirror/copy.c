@@ -6,6 +6,7 @@
 
 #include "blockcore/base/bytes.h"
 #include "blockcore/base/memory.h"
+#include "blockcore/graph/names.h"
 #include "blockcore/jobs/copy.h"
 #include "blockcore/jobs/difference.h"
 #include "cmd/common/backing.h"

@@ -5,6 +5,7 @@
 #include "blockcore/base/cancel.h"
 #include "blockcore/base/memory.h"
 #include "blockcore/graph/backing.h"
+#include "blockcore/graph/names.h"
 #include "cmd/common/backing.h"
 #include "cmd/mirror/mirror.h"
 

@@ -24,8 +24,10 @@
 
 #include "blockcore/base/bytes.h"
 #include "blockcore/base/memory.h"
+#include "blockcore/graph/create.h"
 #include "blockcore/graph/driver.h"
 #include "blockcore/graph/io.h"
+#include "blockcore/graph/names.h"
 #include "blockcore/graph/open.h"
 #include "blockcore/graph/ops.h"
 #include "blockcore/graph/options.h"

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "blockcore/base/sys.h"
+#include "blockcore/graph/create.h"
 #include "blockcore/graph/options.h"
 #include "drivers/drivers.h"
 #include "drivers/file/file.h"
@@ -25,13 +26,12 @@ static int file_open(struct blk_node *node, struct blk_options *options, struct 
     if (ret < 0)
         return ret;
 
-    struct file_locks locks;
-    struct stat st;
+    struct file_opened opened;
     int fd = file_open_locked(settings.filename, node->flags, node->cache, &settings.lock_policy,
-                              &locks, &st, err);
+                              &opened, err);
     if (fd < 0)
         return fd;
-    ret = file_init(node, fd, &st, &locks, &settings, err);
+    ret = file_init(node, fd, &opened, &settings, err);
     if (ret < 0)
         blk_sys->close(fd);
     return ret;

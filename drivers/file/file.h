@@ -139,20 +139,26 @@ struct file_settings {
 int file_read_settings(struct blk_options *options, struct file_settings *settings,
                        struct blk_error *err);
 
+/* A file that is open and locked, as it is under the locks. */
+struct file_opened {
+    struct file_locks locks;
+    struct stat st;
+};
+
 /*
  * Opens an existing file or device without ever blocking, takes the locks, and makes sure that the
- * name still leads to what was locked. Returns the descriptor or -errno; *st describes the file as
- * it is under the locks. Whatever else is to be known about it has to be found out after this.
+ * name still leads to what was locked. Returns the descriptor or -errno. Whatever else is to be
+ * known about the file has to be found out after this.
  */
 int file_open_locked(const char *path, unsigned flags, struct blk_cache_mode cache,
-                     const struct file_lock_policy *policy, struct file_locks *locks,
-                     struct stat *st, struct blk_error *err);
+                     const struct file_lock_policy *policy, struct file_opened *opened,
+                     struct blk_error *err);
 
 /*
  * Fills an empty state with an open descriptor; sets size and limits. The descriptor stays the
  * caller's on failure.
  */
-int file_init(struct blk_node *node, int fd, const struct stat *st, const struct file_locks *locks,
+int file_init(struct blk_node *node, int fd, const struct file_opened *opened,
               const struct file_settings *settings, struct blk_error *err);
 
 /* ---- medium.c ---- */

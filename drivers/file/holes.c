@@ -11,7 +11,6 @@
 
 #include "blockcore/base/bytes.h"
 #include "blockcore/base/sys.h"
-#include "blockcore/graph/io.h"
 #include "drivers/file/file.h"
 
 /* Makes a hole; what lies past the end stays so. */

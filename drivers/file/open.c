@@ -7,7 +7,7 @@
 #include "blockcore/base/memory.h"
 #include "blockcore/base/sys.h"
 #include "blockcore/base/units.h"
-#include "blockcore/graph/open.h"
+#include "blockcore/graph/names.h"
 #include "blockcore/graph/open_files.h"
 #include "blockcore/graph/options.h"
 #include "drivers/file/file.h"
@@ -148,17 +148,19 @@ static bool leads_to(const char *path, const struct stat *st)
 }
 
 int file_open_locked(const char *path, unsigned flags, struct blk_cache_mode cache,
-                     const struct file_lock_policy *policy, struct file_locks *locks,
-                     struct stat *st, struct blk_error *err)
+                     const struct file_lock_policy *policy, struct file_opened *opened,
+                     struct blk_error *err)
 {
+    struct stat *st = &opened->st;
+
     for (int tries = 0; tries < MAX_OPEN_TRIES; tries++) {
-        *locks = (struct file_locks)FILE_LOCKS_NONE;
+        opened->locks = (struct file_locks)FILE_LOCKS_NONE;
         int fd = open_path(path, flags, cache, st, err);
         if (fd < 0)
             return fd;
         int ret = blk_open_files_check(NULL, st, flags & BLK_WRITABLE, path, err);
         if (ret == 0)
-            ret = file_locks_take(locks, fd, file_lock_bits(flags), policy, path, err);
+            ret = file_locks_take(&opened->locks, fd, file_lock_bits(flags), policy, path, err);
         if (ret == 0)
             ret = look_again(fd, path, st, err);
         if (ret == 0 && leads_to(path, st))
@@ -171,9 +173,10 @@ int file_open_locked(const char *path, unsigned flags, struct blk_cache_mode cac
                         "Could not open '%s'", path);
 }
 
-int file_init(struct blk_node *node, int fd, const struct stat *st, const struct file_locks *locks,
+int file_init(struct blk_node *node, int fd, const struct file_opened *opened,
               const struct file_settings *settings, struct blk_error *err)
 {
+    const struct stat *st = &opened->st;
     struct file_state *s = node->state;
     uint64_t size;
     int ret = file_medium_size(fd, st, &size);
@@ -191,7 +194,7 @@ int file_init(struct blk_node *node, int fd, const struct stat *st, const struct
         blk_node_rename(node, name);
     }
     s->fd = s->first_fd = fd;
-    s->locks = *locks;
+    s->locks = opened->locks;
     s->lock_policy = settings->lock_policy;
     s->uring = settings->uring;
     s->device = S_ISBLK(st->st_mode);

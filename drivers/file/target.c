@@ -19,7 +19,7 @@
 #include "blockcore/base/memory.h"
 #include "blockcore/base/sys.h"
 #include "blockcore/base/temporaries.h"
-#include "blockcore/graph/open.h"
+#include "blockcore/graph/create.h"
 #include "blockcore/graph/open_files.h"
 #include "drivers/file/file.h"
 
@@ -317,14 +317,18 @@ static void leave_old(struct file_target *t)
 static int lock_old(struct making *making, struct stat *st, struct blk_error *err)
 {
     struct file_target *t = making->target;
+    struct file_opened opened;
+
     t->old_fd = file_open_locked(making->path, making->flags, making->create->cache,
-                                 &making->settings.lock_policy, &t->old_locks, st, err);
+                                 &making->settings.lock_policy, &opened, err);
     if (t->old_fd == -ENOENT) {
         blk_error_clear(err);
         return 0;
     }
     if (t->old_fd < 0)
         return t->old_fd;
+    t->old_locks = opened.locks;
+    *st = opened.st;
 
     struct stat reached;
     if (blk_sys->fstatat(AT_FDCWD, making->settings.filename, &reached, 0) == 0 &&
@@ -403,13 +407,13 @@ static int claim(struct blk_node *node, const struct file_target *t, struct blk_
 static int make_node(struct making *making, struct blk_node **node, struct blk_error *err)
 {
     struct file_target *t = making->target;
-    struct stat st;
-    if (blk_sys->fstat(making->fd, &st) < 0)
+    struct file_opened opened = { .locks = making->locks };
+    if (blk_sys->fstat(making->fd, &opened.st) < 0)
         return blk_fail(err, errno, "creating '%s'", making->path);
 
     int ret = 0;
     if (t->kind != FILE_TARGET_IN_PLACE)
-        ret = file_locks_take(&making->locks, making->fd, file_lock_bits(making->flags),
+        ret = file_locks_take(&opened.locks, making->fd, file_lock_bits(making->flags),
                               &making->settings.lock_policy, making->path, err);
     if (ret == 0)
         ret = apply_hints(making->fd, making->create->options, err);
@@ -420,7 +424,7 @@ static int make_node(struct making *making, struct blk_node **node, struct blk_e
                                          making->create->cache);
     ret = claim(made, t, err);
     if (ret == 0)
-        ret = file_init(made, making->fd, &st, &making->locks, &making->settings, err);
+        ret = file_init(made, making->fd, &opened, &making->settings, err);
     if (ret < 0) {
         blk_node_free(made);
         return ret;

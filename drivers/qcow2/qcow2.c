@@ -132,7 +132,7 @@ static int open_data_file(struct blk_node *node, struct blk_options *options, st
          */
         blk_options_set(options, "data-file.filename", name);
     }
-    int ret = blk_open_child(node, BLK_ROLE_DATA, options, "data-file", node->flags, true, err);
+    int ret = blk_open_child(node, BLK_ROLE_DATA, options, "data-file", true, err);
     if (ret < 0)
         blk_context(err, "data file of '%s'", node->name);
     return ret;

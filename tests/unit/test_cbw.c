@@ -8,7 +8,9 @@
 
 #include "blockcore/filters/cbw/cbw.h"
 #include "blockcore/graph/close.h"
+#include "blockcore/graph/io.h"
 #include "blockcore/graph/open.h"
+#include "blockcore/graph/status.h"
 #include "tests/unit/check.h"
 #include "tests/unit/memory_node.h"
 
@@ -158,8 +160,12 @@ struct scene {
 static int open_view(struct blk_node *filter, struct blk_node **view, struct blk_error *err)
 {
     blk_node_ref(filter);
-    return blk_open_over(blk_driver_find("snapshot-access"), filter, NULL, 0, filter->cache, view,
-                         err);
+    const struct blk_open_over over = {
+        .driver = blk_driver_find("snapshot-access"),
+        .file = filter,
+        .cache = filter->cache,
+    };
+    return blk_open_over(&over, view, err);
 }
 
 static bool begin(struct scene *s, const struct blk_cbw_params *params)

@@ -4,6 +4,7 @@
  * gives it a name.
  */
 #include "blockcore/graph/close.h"
+#include "blockcore/graph/flush.h"
 #include "tests/unit/check.h"
 #include "tests/unit/memory_node.h"
 

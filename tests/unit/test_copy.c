@@ -7,6 +7,7 @@
 
 #include "blockcore/base/cancel.h"
 #include "blockcore/graph/close.h"
+#include "blockcore/graph/io.h"
 #include "blockcore/jobs/copy.h"
 #include "tests/unit/check.h"
 #include "tests/unit/memory_node.h"

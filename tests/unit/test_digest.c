@@ -9,6 +9,7 @@
 #include "blockcore/base/bytes.h"
 #include "blockcore/base/sha256.h"
 #include "blockcore/graph/close.h"
+#include "blockcore/graph/io.h"
 #include "blockcore/jobs/checksum.h"
 #include "blockcore/jobs/digest.h"
 #include "config.h"

@@ -14,11 +14,14 @@
 #include "blockcore/base/memory.h"
 #include "blockcore/base/sys.h"
 #include "blockcore/graph/close.h"
+#include "blockcore/graph/create.h"
 #include "blockcore/graph/driver.h"
+#include "blockcore/graph/flush.h"
 #include "blockcore/graph/io.h"
 #include "blockcore/graph/open.h"
 #include "blockcore/graph/open_files.h"
 #include "blockcore/graph/reopen.h"
+#include "blockcore/graph/status.h"
 #include "tests/unit/check.h"
 
 /* ---- a private folder ---- */

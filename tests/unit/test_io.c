@@ -6,6 +6,8 @@
 
 #include "blockcore/bitmap/bitmaps.h"
 #include "blockcore/graph/close.h"
+#include "blockcore/graph/flush.h"
+#include "blockcore/graph/io.h"
 #include "tests/unit/check.h"
 #include "tests/unit/memory_node.h"
 

@@ -4,7 +4,7 @@
 
 #include "blockcore/base/memory.h"
 #include "blockcore/graph/driver.h"
-#include "blockcore/graph/open.h"
+#include "blockcore/graph/names.h"
 #include "tests/unit/check.h"
 
 TEST(protocol_prefixes)

@@ -10,6 +10,7 @@
 
 #include "blockcore/base/bytes.h"
 #include "blockcore/graph/close.h"
+#include "blockcore/graph/flush.h"
 #include "blockcore/graph/io.h"
 #include "blockcore/graph/open.h"
 #include "tests/unit/check.h"

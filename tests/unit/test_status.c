@@ -4,6 +4,8 @@
  */
 
 #include "blockcore/graph/close.h"
+#include "blockcore/graph/io.h"
+#include "blockcore/graph/status.h"
 #include "tests/unit/check.h"
 #include "tests/unit/memory_node.h"
 
@@ -76,7 +78,8 @@ static void walk(const struct chain *chain, int base, unsigned *seed)
 
     for (; offset < size; offset += extent.bytes) {
         uint64_t bytes = 1 + pick(seed, size - offset);
-        REQUIRE(blk_block_status_above(chain->top, end, offset, bytes, 0, &extent, NULL) == 0);
+        REQUIRE(blk_block_status_above(blk_layers(chain->top, end), offset, bytes, 0, &extent,
+                                       NULL) == 0);
         REQUIRE(extent.bytes > 0 && extent.bytes <= bytes);
         for (uint64_t at = offset; at < offset + extent.bytes; at++)
             REQUIRE(agrees(chain, base, at / SECTOR, &extent));
@@ -119,9 +122,10 @@ TEST(past_the_end_nothing_of_a_longer_backing_file_shows)
     for (int i = 0; i < 8; i++)
         memory_of(base)->map[i] = MEMORY_DATA;
     blk_node_attach(top, BLK_ROLE_BACKING, base);
-    CHECK_INT(blk_block_status_above(top, NULL, 0, 8 * SECTOR, 0, &extent, NULL), 0);
+    CHECK_INT(blk_block_status_above(blk_layers(top, NULL), 0, 8 * SECTOR, 0, &extent, NULL), 0);
     CHECK(extent.bytes == 2 * SECTOR && extent.flags & BLK_EXT_DATA && extent.depth == 1);
-    CHECK_INT(blk_block_status_above(top, NULL, 4 * SECTOR, 4 * SECTOR, 0, &extent, NULL), 0);
+    CHECK_INT(blk_block_status_above(blk_layers(top, NULL), 4 * SECTOR, 4 * SECTOR, 0, &extent,
+                                     NULL), 0);
     CHECK_INT(extent.bytes, 4 * SECTOR);
     CHECK_INT(extent.flags, BLK_EXT_ZERO | BLK_EXT_EOF);
     CHECK_INT(extent.depth, 0);
@@ -191,7 +195,7 @@ TEST(an_error_of_any_layer_comes_back)
     struct blk_error err = BLK_ERROR_INIT;
     struct blk_extent extent;
     blk_node_attach(top, BLK_ROLE_BACKING, base);
-    CHECK_INT(blk_block_status_above(top, NULL, 0, 4096, 0, &extent, &err), -EIO);
+    CHECK_INT(blk_block_status_above(blk_layers(top, NULL), 0, 4096, 0, &extent, &err), -EIO);
     CHECK_INT(err.code, EIO);
     blk_drop(top);
 }

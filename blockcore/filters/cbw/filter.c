@@ -89,7 +89,7 @@ static int open_target(struct blk_node *node, struct blk_options *options, struc
                             "Could not open an image with driver copy-before-write");
     /* As for the file of a filter: what a plain file name stands for is a protocol. */
     bool protocol = blk_options_peek(options, "target.filename");
-    return blk_open_child(node, BLK_ROLE_TARGET, options, "target", node->flags, protocol, err);
+    return blk_open_child(node, BLK_ROLE_TARGET, options, "target", protocol, err);
 }
 
 static int cbw_open(struct blk_node *node, struct blk_options *options, struct blk_error *err)

@@ -15,6 +15,7 @@
 #include "blockcore/base/bytes.h"
 #include "blockcore/filters/cbw/record.h"
 #include "blockcore/graph/io.h"
+#include "blockcore/graph/status.h"
 
 /* Data moves in pieces of at most this; a multiple of every cluster size up to it. */
 #define CHUNK_BYTES (1 * MIB)
@@ -34,6 +35,11 @@ struct cbw_save {
 
 /* ---- copying ---- */
 
+struct buffer {
+    uint8_t *data;
+    uint64_t bytes;
+};
+
 static int write_target(struct blk_cbw *cbw, uint64_t offset, uint64_t bytes, const void *buf,
                         struct blk_error *err)
 {
@@ -48,12 +54,12 @@ static int write_target(struct blk_cbw *cbw, uint64_t offset, uint64_t bytes, co
  * Copies the first piece of a pending range that begins with a cluster; *copied gets its length, in
  * whole clusters or up to the end.
  */
-static int copy_piece(struct blk_cbw *cbw, uint64_t offset, uint64_t bytes, uint8_t *buf,
-                      uint64_t buf_bytes, uint64_t *copied, struct blk_error *err)
+static int copy_piece(struct blk_cbw *cbw, uint64_t offset, uint64_t bytes,
+                      const struct buffer *buffer, uint64_t *copied, struct blk_error *err)
 {
     struct blk_extent extent;
-    int ret = blk_child_block_status_above(cbw->source, NULL, offset, bytes, BLK_WANT_ZERO,
-                                           &extent, err);
+    int ret = blk_child_block_status_above(blk_layers(cbw->source, NULL), offset, bytes,
+                                           BLK_WANT_ZERO, &extent, err);
     if (ret < 0)
         return ret;
 
@@ -62,9 +68,9 @@ static int copy_piece(struct blk_cbw *cbw, uint64_t offset, uint64_t bytes, uint
         *copied = whole;
         return write_target(cbw, offset, whole, NULL, err);
     }
-    *copied = u64_min(u64_min(round_up(extent.bytes, cbw->cluster_bytes), bytes), buf_bytes);
-    ret = blk_child_pread(cbw->source, offset, *copied, buf, err);
-    return ret < 0 ? ret : write_target(cbw, offset, *copied, buf, err);
+    *copied = u64_min(u64_min(round_up(extent.bytes, cbw->cluster_bytes), bytes), buffer->bytes);
+    ret = blk_child_pread(cbw->source, offset, *copied, buffer->data, err);
+    return ret < 0 ? ret : write_target(cbw, offset, *copied, buffer->data, err);
 }
 
 /* Records a piece, unless the guest that it was for has given up. */
@@ -93,17 +99,20 @@ static bool next_pending(const struct blk_cbw *cbw, const struct cbw_claim *clai
 static int copy_claimed(struct blk_cbw *cbw, const struct cbw_claim *claim,
                         const struct cbw_save *save, struct blk_error *err)
 {
-    uint64_t buf_bytes = u64_min(claim->bytes, u64_max(CHUNK_BYTES, cbw->cluster_bytes));
+    struct buffer buffer = {
+        .bytes = u64_min(claim->bytes, u64_max(CHUNK_BYTES, cbw->cluster_bytes)),
+    };
     uint64_t offset, bytes, copied;
-    uint8_t *buf = blk_buffer_alloc(buf_bytes);
-    int ret = buf ? 0 : blk_fail(err, ENOMEM, "copying '%s'", cbw->source->name);
+
+    buffer.data = blk_buffer_alloc(buffer.bytes);
+    int ret = buffer.data ? 0 : blk_fail(err, ENOMEM, "copying '%s'", cbw->source->name);
 
     while (ret == 0 && next_pending(cbw, claim, &offset, &bytes)) {
-        ret = copy_piece(cbw, offset, bytes, buf, buf_bytes, &copied, err);
+        ret = copy_piece(cbw, offset, bytes, &buffer, &copied, err);
         if (ret == 0)
             ret = mark_for(cbw, save, offset, copied, err);
     }
-    free(buf);
+    free(buffer.data);
     return ret;
 }
 

@@ -9,6 +9,7 @@
 #include "blockcore/base/bytes.h"
 #include "blockcore/filters/cbw/record.h"
 #include "blockcore/graph/io.h"
+#include "blockcore/graph/status.h"
 
 /*
  * The state of more is not looked up at once: a caller that goes through short extents of the
@@ -157,7 +158,8 @@ int blk_cbw_block_status(struct blk_cbw *cbw, uint64_t offset, uint64_t bytes, u
     if (ret == 0)
         bytes = run_at(cbw->pending, offset, bytes, &pending);
     if (ret == 0 && pending)
-        ret = blk_child_block_status_above(cbw->source, NULL, offset, bytes, want, extent, err);
+        ret = blk_child_block_status_above(blk_layers(cbw->source, NULL), offset, bytes, want,
+                                           extent, err);
     blk_range_release(&cbw->reads, &range);
     if (ret < 0)
         return ret;
@@ -166,7 +168,8 @@ int blk_cbw_block_status(struct blk_cbw *cbw, uint64_t offset, uint64_t bytes, u
         show_source(extent);
         return 0;
     }
-    ret = blk_child_block_status_above(cbw->target, NULL, offset, bytes, want, extent, err);
+    ret = blk_child_block_status_above(blk_layers(cbw->target, NULL), offset, bytes, want, extent,
+                                       err);
     if (ret == 0)
         show_target(extent);
     return ret;

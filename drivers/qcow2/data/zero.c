@@ -211,8 +211,8 @@ static int reads_as_zeroes(struct blk_node *node, uint64_t offset, uint64_t end,
     end = u64_min(end, blk_size(node));
     for (*zero = true; offset < end && *zero;) {
         struct blk_extent extent;
-        int ret = blk_child_block_status_above(node, NULL, offset, end - offset, BLK_WANT_ZERO,
-                                               &extent, err);
+        int ret = blk_child_block_status_above(blk_layers(node, NULL), offset, end - offset,
+                                               BLK_WANT_ZERO, &extent, err);
         if (ret < 0)
             return ret;
         *zero = extent.flags & BLK_EXT_ZERO;

@@ -11,7 +11,7 @@
 
 #include "blockcore/base/memory.h"
 #include "blockcore/graph/backing.h"
-#include "blockcore/graph/open.h"
+#include "blockcore/graph/names.h"
 #include "blockcore/graph/open_files.h"
 #include "blockcore/graph/options.h"
 #include "drivers/qcow2/shape/amend.h"

@@ -11,6 +11,7 @@
 
 #include "blockcore/base/memory.h"
 #include "blockcore/graph/close.h"
+#include "blockcore/graph/create.h"
 #include "blockcore/graph/open.h"
 #include "blockcore/graph/options.h"
 #include "drivers/qcow2/shape/create.h"
@@ -197,8 +198,14 @@ static int write_l1(struct blk_node *file, const struct qcow2_request *request,
 /* The image opened for a moment over the same nodes, which the caller keeps. */
 static int open_again(struct blk_create *create, struct blk_node **node, struct blk_error *err)
 {
-    int ret = blk_open_over_data(create->driver, create->file, create->data, NULL,
-                                 BLK_WRITABLE | BLK_NO_BACKING, create->cache, node, err);
+    const struct blk_open_over over = {
+        .driver = create->driver,
+        .file = create->file,
+        .data = create->data,
+        .flags = BLK_WRITABLE | BLK_NO_BACKING,
+        .cache = create->cache,
+    };
+    int ret = blk_open_over(&over, node, err);
     if (ret < 0)
         return ret;
     blk_node_ref(create->file);

@@ -35,8 +35,8 @@ static int count_data(struct blk_node *source, uint64_t cluster_bytes, uint64_t 
     *data = 0;
     for (uint64_t offset = 0; offset < size;) {
         struct blk_extent extent;
-        int ret = blk_block_status_above(source, NULL, offset, size - offset, BLK_WANT_ZERO,
-                                         &extent, err);
+        int ret = blk_block_status_above(blk_layers(source, NULL), offset, size - offset,
+                                         BLK_WANT_ZERO, &extent, err);
         if (ret < 0)
             return ret;
         uint64_t end = offset + extent.bytes;

@@ -1,0 +1,45 @@
+/*
+ * Creating images.
+ */
+#ifndef BLOCKCORE_GRAPH_CREATE_H
+#define BLOCKCORE_GRAPH_CREATE_H
+
+#include <stdbool.h>
+
+#include "blockcore/base/error.h"
+#include "blockcore/graph/node.h"
+#include "blockcore/graph/options.h"
+
+/* How an image is created. */
+struct blk_create {
+    const char *filename;                     /* or NULL with target_options */
+    const struct blk_options *target_options; /* as from --target-image-opts, or NULL */
+    const struct blk_driver *driver; /* the format */
+    struct blk_options *options;     /* create options, "size" among them; used ones get marked */
+    unsigned flags;                  /* for the node that results; BLK_WRITABLE is implied */
+    struct blk_cache_mode cache;
+    bool in_place;                   /* a file that exists is overwritten and not replaced */
+    const struct blk_options *defaults; /* as in struct blk_open */
+
+    /* Set by blk_create() for the drivers. */
+    struct blk_options *protocol_options; /* for a protocol: "filename" and the like */
+    struct blk_node *file;                /* for a format: the open node to write the image into */
+
+    /* Set by a format's create(), with blk_create_data(): the external data file, or NULL. */
+    struct blk_node *data;
+};
+
+/*
+ * Creates an image and returns it open for writing; close publishes it (C6): until then no file of
+ * that name exists, or the one that did is untouched. On failure nothing is left.
+ */
+int blk_create(struct blk_create *create, struct blk_node **root, struct blk_error *err);
+
+/*
+ * For a format's create(): makes the external data file of that name, empty and open for writing,
+ * as create->data. It becomes the DATA child of the image, and gets its name when that is closed
+ * (before the image gets its own).
+ */
+int blk_create_data(struct blk_create *create, const char *filename, struct blk_error *err);
+
+#endif
