@@ -8,11 +8,10 @@
 static int run(int argc, char **argv);
 
 const struct command cmd_amend = {
-    "amend",
-    "Change the format options of an image",
-    "[--object objectdef] [--image-opts] [-p] [-q] [-f fmt] [-t cache] [--force] "
-    "[--output=ofmt] [--lock-wait=seconds] -o options filename",
-    run,
+    .name = "amend",
+    .summary = "Change the format options of an image",
+    .usage = "-o filename",
+    .run = run,
 };
 
 struct request {
@@ -90,13 +89,13 @@ static int run(int argc, char **argv)
     const char *cache = NULL;
     bool quiet = false;
     const struct cmd_option options[] = {
-        { 'o', "options", CMD_LIST, &request.texts, "NAME=VALUE,...",
+        { 'o', "options", CMD_LIST, &request.texts, "OPTIONS",
           "options to change; -o help lists them" },
         { 0, "force", CMD_FLAG, &request.force, NULL, "allow changes that may lose data" },
         { 'p', "progress", CMD_FLAG, &request.show_progress, NULL, "show the progress" },
         { 'q', "quiet", CMD_FLAG, &quiet, NULL, "print nothing but errors" },
         { 't', "cache", CMD_STRING, &cache, "CACHE", "cache mode" },
-        IMAGE_OPTIONS(&image),
+        WRITTEN_IMAGE_OPTIONS(&image),
         RESULT_OPTION(&format),
         CMD_OPTIONS_END,
     };

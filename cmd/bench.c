@@ -20,12 +20,10 @@
 static int run(int argc, char **argv);
 
 const struct command cmd_bench = {
-    "bench",
-    "Benchmark requests to an image",
-    "[-c count] [-d depth] [-f fmt] [--flush-interval=flush_interval] [-i aio] [-n] [--no-drain] "
-    "[-o offset] [--pattern=pattern] [-q] [-s buffer_size] [-S step_size] [-t cache] [-w] [-U] "
-    "[--image-opts] [--object objectdef] [--output=ofmt] [--lock-wait=seconds] filename",
-    run,
+    .name = "bench",
+    .summary = "Benchmark requests to an image",
+    .usage = "filename",
+    .run = run,
 };
 
 /* The command line. */
@@ -267,14 +265,14 @@ static int run(int argc, char **argv)
     bool quiet = false;
     const struct cmd_option options[] = {
         IMAGE_OPTIONS(&request.image),
-        { 'c', "count", CMD_UINT, &count, "NUMBER", "number of requests (75000)" },
-        { 'd', "depth", CMD_UINT, &depth, "NUMBER", "requests in flight (64)" },
+        { 'c', "count", CMD_UINT, &count, "N", "number of requests (75000)" },
+        { 'd', "depth", CMD_UINT, &depth, "N", "requests in flight (64)" },
         { 'o', "offset", CMD_SIZE, &offset, "OFFSET", "offset of the first one (0)" },
         { 's', "buffer-size", CMD_SIZE, &bytes, "SIZE", "bytes per request (4k)" },
         { 'S', "step-size", CMD_SIZE, &step, "SIZE", "offset from one to the next (-s)" },
         { 'w', "write", CMD_FLAG, &request.write, NULL, "write, which destroys the content" },
         { 0, "pattern", CMD_UINT, &pattern, "BYTE", "byte to write (0)" },
-        { 0, "flush-interval", CMD_UINT, &interval, "NUMBER", "flush after this many writes" },
+        { 0, "flush-interval", CMD_UINT, &interval, "N", "flush after this many writes" },
         { 0, "no-drain", CMD_FLAG, &request.no_drain, NULL,
           "do not wait for all writes before a flush" },
         { 'i', "aio", CMD_STRING, &request.image.aio, "threads|io_uring",

@@ -286,12 +286,12 @@ static int list_bitmaps(const struct image_args *image, const char *name, enum o
 static int run(int argc, char **argv);
 
 const struct command cmd_bitmap = {
-    "bitmap",
-    "Change or list the dirty bitmaps of an image",
-    "(--merge source | --add | --remove | --clear | --enable | --disable)... "
-    "[-b source_file [-F source_fmt]] [-g granularity] [--object objectdef] [--image-opts] "
-    "[-f fmt] [--list] [--output=ofmt] [-U] [--lock-wait=seconds] filename bitmap",
-    run,
+    .name = "bitmap",
+    .summary = "Change or list the dirty bitmaps of an image",
+    .usage = "[-f] [-U] [--output] "
+             "(--add | --remove | --clear | --enable | --disable | --merge)... filename bitmap\n"
+             "--list [-f] [-U] [--output] filename",
+    .run = run,
 };
 
 static json_t *describe(enum output_format output, const char *filename, const char *bitmap,
@@ -347,8 +347,8 @@ static int run(int argc, char **argv)
         { 0, "clear", CMD_MARK, &note, NULL, "mark everything clean" },
         { 0, "enable", CMD_MARK, &note, NULL, "record writes from now on" },
         { 0, "disable", CMD_MARK, &note, NULL, "stop recording writes" },
-        { 0, "merge", CMD_CALL, &note, "SOURCE", "merge another bitmap into this one" },
-        { 'b', "source-file", CMD_STRING, &source_file, "FILE", "image that holds SOURCE" },
+        { 0, "merge", CMD_CALL, &note, "NAME", "merge another bitmap into this one" },
+        { 'b', "source-file", CMD_STRING, &source_file, "FILE", "image that holds the bitmap to merge" },
         { 'F', "source-format", CMD_STRING, &source.format, "FMT", "its format" },
         { 'g', "granularity", CMD_SIZE, &granularity, "SIZE", "granularity of a new bitmap" },
         { 0, "list", CMD_FLAG, &list, NULL, "list all bitmaps; takes only an image" },

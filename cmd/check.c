@@ -20,11 +20,10 @@ enum check_status {
 static int run(int argc, char **argv);
 
 const struct command cmd_check = {
-    "check",
-    "Check the metadata of an image, and repair it",
-    "[--object objectdef] [--image-opts] [-q] [-f fmt] [--output=ofmt] [-r [leaks | all | lost]] "
-    "[-T src_cache] [-U] [--lock-wait=seconds] filename",
-    run,
+    .name = "check",
+    .summary = "Check the metadata of an image, and repair it",
+    .usage = "filename",
+    .run = run,
 };
 
 struct request {

@@ -11,11 +11,10 @@
 static int run(int argc, char **argv);
 
 const struct command cmd_checksum = {
-    "checksum",
-    "Compute a digest of the content of an image",
-    "[--object objectdef] [--image-opts] [-f fmt] [-T src_cache] [-m num_workers] "
-    "[--output=ofmt] [-p] [-U] [--lock-wait=seconds] filename",
-    run,
+    .name = "checksum",
+    .summary = "Compute a digest of the content of an image",
+    .usage = "filename",
+    .run = run,
 };
 
 #define DEFAULT_WORKERS 4
@@ -61,7 +60,7 @@ static int run(int argc, char **argv)
     const struct cmd_option table[] = {
         IMAGE_OPTIONS(&image),
         { 'T', "cache", CMD_STRING, &cache, "CACHE", "cache mode" },
-        { 'm', "parallel", CMD_UINT, &workers, "NUMBER", "number of threads (4)" },
+        { 'm', "parallel", CMD_UINT, &workers, "N", "number of threads (4)" },
         RESULT_OPTION(&format),
         { 'p', "progress", CMD_FLAG, &progress, NULL, "show the progress" },
         CMD_OPTIONS_END,

@@ -15,11 +15,10 @@
 static int run(int argc, char **argv);
 
 const struct command cmd_close_check = {
-    "close-check",
-    "Close an image step by step, or check whether it was closed cleanly",
-    "[--object objectdef] [--image-opts] [-f fmt] [-t cache] [--read-only [-U]] [--output=ofmt] "
-    "[-q] [--lock-wait=seconds] filename",
-    run,
+    .name = "close-check",
+    .summary = "Close an image step by step, or check whether it was closed cleanly",
+    .usage = "[-r [-U]] filename",
+    .run = run,
 };
 
 enum { NOT_CLEAN = 2 };

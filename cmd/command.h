@@ -6,12 +6,20 @@
 #ifndef CMD_COMMAND_H
 #define CMD_COMMAND_H
 
+#include <stdbool.h>
+
 struct command {
     const char *name;
-    const char *summary;  /* half a line for `blkimg help` */
-    const char *synopsis; /* options and operands, as after the name in a usage line */
+    const char *summary; /* half a line for `blkimg help` */
+    /*
+     * What follows the options in a usage line: the operands, and options that are required, belong
+     * together or exclude each other. Those are named without their argument, which is in the table
+     * of options. A second line is a second form of the command; all its options are in it.
+     */
+    const char *usage;
     /* argv[0] is the command's name. Returns the exit status. */
     int (*run)(int argc, char **argv);
+    bool needs_a_moment; /* what it reads shall be of one moment: -U is not what to suggest */
 };
 
 /* Exit statuses. `check` and `compare` have more of their own. */

@@ -235,11 +235,10 @@ static int do_commit(struct commit *commit, const char *base_name, bool show_pro
 static int run(int argc, char **argv);
 
 const struct command cmd_commit = {
-    "commit",
-    "Write the changes of an overlay to its backing file",
-    "[--object objectdef] [--image-opts] [-q] [-f fmt] [-t cache] [-b base] [-r rate_limit] [-d] "
-    "[-p] [--bitmaps] [--output=ofmt] [--lock-wait=seconds] filename",
-    run,
+    .name = "commit",
+    .summary = "Write the changes of an overlay to its backing file",
+    .usage = "filename",
+    .run = run,
 };
 
 static int run(int argc, char **argv)
@@ -251,9 +250,9 @@ static int run(int argc, char **argv)
     enum output_format format = OUTPUT_HUMAN;
     bool quiet = false, show_progress = false;
     const struct cmd_option options[] = {
-        IMAGE_OPTIONS(&image),
+        WRITTEN_IMAGE_OPTIONS(&image),
         { 't', "cache", CMD_STRING, &cache, "CACHE", "cache mode of the images" },
-        { 'b', "base", CMD_STRING, &base_name, "BASE",
+        { 'b', "base", CMD_STRING, &base_name, "FILE",
           "image of the chain to commit into; implies -d" },
         { 'r', "rate-limit", CMD_SIZE, &rate, "BYTES",
           "limit the copy to this many bytes per second" },

@@ -21,11 +21,10 @@
 static int run(int argc, char **argv);
 
 const struct command cmd_compare = {
-    "compare",
-    "Compare the content of two images",
-    "[--object objectdef] [--image-opts] [-f fmt] [-F fmt] [-T src_cache] [-p] [-q] [-s] [-U] "
-    "[--output=ofmt] [--lock-wait=seconds] filename1 filename2",
-    run,
+    .name = "compare",
+    .summary = "Compare the content of two images",
+    .usage = "filename1 filename2",
+    .run = run,
 };
 
 /* Small enough that what was read is still in the processor's cache when it is compared. */

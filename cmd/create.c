@@ -15,11 +15,10 @@
 static int run(int argc, char **argv);
 
 const struct command cmd_create = {
-    "create",
-    "Create a new image",
-    "[--object objectdef] [-q] [-f fmt] [-b backing_file [-F backing_fmt]] [-u] [-o options] "
-    "[--force] [--in-place] [--trust] [--output=ofmt] [--lock-wait=seconds] filename [size]",
-    run,
+    .name = "create",
+    .summary = "Create a new image",
+    .usage = "[-b [-F]] filename [size]",
+    .run = run,
 };
 
 /* The command line. */
@@ -198,7 +197,7 @@ static int run(int argc, char **argv)
         { 'F', "backing-format", CMD_STRING, &request.backing_format, "FMT",
           "format of the backing file" },
         { 'u', "unsafe", CMD_FLAG, &request.unsafe, NULL, "do not open the backing file" },
-        { 'o', "options", CMD_LIST, &request.texts, "NAME=VALUE,...",
+        { 'o', "options", CMD_LIST, &request.texts, "OPTIONS",
           "options of the format; -o help lists them" },
         { 'q', "quiet", CMD_FLAG, &request.quiet, NULL, "print nothing but errors" },
         IN_PLACE_OPTION(&request.backing),
@@ -208,7 +207,7 @@ static int run(int argc, char **argv)
           "take a backing file whose own chain does not fit" },
         { 0, "lock-wait", CMD_UINT, &request.backing.lock_wait, "SECONDS",
           "how long to wait for an image that is in use" },
-        { 0, "object", CMD_LIST, &request.backing.objects, "TYPE,id=ID,...",
+        { 0, "object", CMD_LIST, &request.backing.objects, "TYPE,id=ID",
           "declare an object such as a secret" },
         CMD_OPTIONS_END,
     };

@@ -16,6 +16,7 @@
 #include "blockcore/base/nearest.h"
 #include "blockcore/graph/driver.h"
 #include "cmd/command.h"
+#include "cmd/common/cmdline.h"
 #include "cmd/common/program.h"
 #include "cmd/common/progress.h"
 #include "cmd/common/report.h"
@@ -87,6 +88,14 @@ static int unknown_command(const char *name)
 
 /* ---- help ---- */
 
+static void print_syntax(const struct command *command)
+{
+    char name[16], syntax[] = CMD_SYNTAX;
+    snprintf(name, sizeof(name), "%s", command->name);
+    char *argv[] = { name, syntax, NULL };
+    command->run(2, argv);
+}
+
 static void print_help(void)
 {
     const char *name = program_name();
@@ -99,7 +108,7 @@ static void print_help(void)
         printf("  %-12s %s\n", (*command)->name, (*command)->summary);
     printf("\nCommand syntax:\n");
     for (const struct command *const *command = commands; *command; command++)
-        printf("  %s %s\n", (*command)->name, (*command)->synopsis);
+        print_syntax(*command);
     printf("\nSupported formats:");
     for (const struct blk_driver *const *driver = blk_drivers; *driver; driver++)
         printf(" %s", (*driver)->name);

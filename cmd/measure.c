@@ -74,11 +74,11 @@ static int measure(const struct blk_driver *driver, struct blk_options *options,
 static int run(int argc, char **argv);
 
 const struct command cmd_measure = {
-    "measure",
-    "Compute the file size that a new image needs",
-    "[--output=ofmt] [-O output_fmt] [-o options] [--size N | [--object objectdef] "
-    "[--image-opts] [-f fmt] [-l snapshot_param] [-U] [--lock-wait=seconds] filename]",
-    run,
+    .name = "measure",
+    .summary = "Compute the file size that a new image needs",
+    .usage = "[-O] [-o]... [--output] filename\n"
+             "--size [-O] [-o]... [--output]",
+    .run = run,
 };
 
 static int run(int argc, char **argv)
@@ -92,7 +92,7 @@ static int run(int argc, char **argv)
         IMAGE_OPTIONS(&image),
         { 'O', "target-format", CMD_STRING, &target_format, "FMT",
           "format of the new image (raw)" },
-        { 'o', "options", CMD_LIST, &texts, "NAME=VALUE,...",
+        { 'o', "options", CMD_LIST, &texts, "OPTIONS",
           "options of the format, as for create" },
         { 0, "size", CMD_SIZE, &size, "SIZE", "measure an empty image of this size" },
         { 'l', "snapshot", CMD_STRING, &snapshot, "SNAPSHOT",

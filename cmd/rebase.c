@@ -28,11 +28,10 @@
 static int run(int argc, char **argv);
 
 const struct command cmd_rebase = {
-    "rebase",
-    "Change the backing file of an overlay",
-    "[--object objectdef] [--image-opts] [-U] [-q] [-f fmt] [-t cache] [-T src_cache] [-p] [-u] "
-    "[-c] [--output=ofmt] [--lock-wait=seconds] -b backing_file [-F backing_fmt] filename",
-    run,
+    .name = "rebase",
+    .summary = "Change the backing file of an overlay",
+    .usage = "-b [-F] filename",
+    .run = run,
 };
 
 #define WORKERS 4

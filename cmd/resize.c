@@ -51,11 +51,10 @@ static int resize(struct blk_node *root, const char *text, enum blk_prealloc pre
 static int run(int argc, char **argv);
 
 const struct command cmd_resize = {
-    "resize",
-    "Change the size of an image",
-    "[--object objectdef] [--image-opts] [-f fmt] [--preallocation=prealloc] [-q] [--shrink] "
-    "[--output=ofmt] [--lock-wait=seconds] filename [+ | -]size",
-    run,
+    .name = "resize",
+    .summary = "Change the size of an image",
+    .usage = "filename [+ | -]size",
+    .run = run,
 };
 
 static int run(int argc, char **argv)
@@ -65,9 +64,9 @@ static int run(int argc, char **argv)
     enum output_format format = OUTPUT_HUMAN;
     bool quiet = false, shrink = false;
     const struct cmd_option options[] = {
-        IMAGE_OPTIONS(&image),
-        { 0, "preallocation", CMD_STRING, &prealloc_text, "MODE",
-          "how new space is allocated: off, metadata, falloc, full" },
+        WRITTEN_IMAGE_OPTIONS(&image),
+        { 0, "preallocation", CMD_STRING, &prealloc_text, "off|metadata|falloc|full",
+          "how new space is allocated" },
         { 0, "shrink", CMD_FLAG, &shrink, NULL, "allow the data beyond the new end to be lost" },
         { 'q', "quiet", CMD_FLAG, &quiet, NULL, "print nothing but errors" },
         RESULT_OPTION(&format),

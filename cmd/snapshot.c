@@ -10,11 +10,10 @@
 static int run(int argc, char **argv);
 
 const struct command cmd_snapshot = {
-    "snapshot",
-    "List, create, apply or delete internal snapshots",
-    "[--object objectdef] [--image-opts] [-f fmt] [-U] [-q] [--output=ofmt] "
-    "[--lock-wait=seconds] [-l | -a snapshot | -c snapshot | -d snapshot] filename",
-    run,
+    .name = "snapshot",
+    .summary = "List, create, apply or delete internal snapshots",
+    .usage = "[-l | -a | -c | -d] filename",
+    .run = run,
 };
 
 /* What one of -a, -c and -d does to the image. */

@@ -121,17 +121,12 @@ struct texts {
 static int run(int argc, char **argv);
 
 const struct command cmd_backup = {
-    "backup",
-    "Make a full or incremental backup of a disk",
-    "[--mode=full|top|bitmap] [--bitmap=name]... [--bitmap-sync=on-success|never|always] "
-    "[--on-broken-bitmap=fail|full] [--new-bitmap=name] [--base=previous]... [-F fmt] [--trust] "
-    "[--force] [--verify] [--checksum] [--keep-failed] [--in-place] [--guest-io=file] "
-    "[--on-cbw-error=break-guest-write|break-snapshot] [--cbw-timeout=seconds] "
-    "[--disk source=target]... [-f fmt] [-O output_fmt] "
-    "[-o options] [-c] [-n] [-t cache] [-T src_cache] [-m workers] [-r rate_limit] [-p] [-q] "
-    "[--image-opts] [--target-image-opts] [--output=ofmt] [--lock-wait=seconds] source target | "
-    "--list-chain=file [--verify]",
-    run,
+    .name = "backup",
+    .summary = "Make a full or incremental backup of a disk",
+    .usage = "[--base... [-F]] [--verify] [--output] (source target | --disk...)\n"
+             "--list-chain [--verify] [--output]",
+    .run = run,
+    .needs_a_moment = true,
 };
 
 /* The index of `text` in a list of names that ends with NULL, or -1 after having reported it. */
@@ -263,12 +258,13 @@ static int run(int argc, char **argv)
     };
     const struct cmd_option table[] = {
         IMAGE_OPTIONS(&options.source),
-        { 0, "mode", CMD_STRING, &texts.mode, "MODE", "full, top (this layer) or bitmap" },
+        { 0, "mode", CMD_STRING, &texts.mode, "full|top|bitmap",
+          "copy all, this layer, or what bitmaps mark" },
         { 0, "bitmap", CMD_LIST, &options.bitmaps, "NAME", "back up what this bitmap marks" },
-        { 0, "bitmap-sync", CMD_STRING, &texts.sync, "WHEN",
-          "when bitmaps start over: on-success, never, always" },
-        { 0, "on-broken-bitmap", CMD_STRING, &texts.broken, "WHAT",
-          "fail, or make a full backup and start the bitmap over" },
+        { 0, "bitmap-sync", CMD_STRING, &texts.sync, "on-success|never|always",
+          "when bitmaps start over" },
+        { 0, "on-broken-bitmap", CMD_STRING, &texts.broken, "fail|full",
+          "fail, or make a full backup and start it over" },
         { 0, "new-bitmap", CMD_STRING, &options.new_bitmap, "NAME",
           "add a bitmap that starts with this backup" },
         { 0, "base", CMD_LIST, &options.bases, "FILE",
@@ -282,12 +278,12 @@ static int run(int argc, char **argv)
         { 0, "disk", CMD_LIST, &texts.disks, "SOURCE=TARGET", "one of several disks" },
         { 0, "guest-io", CMD_STRING, &options.guest_io, "FILE",
           "io commands to run on the source during the backup" },
-        { 0, "on-cbw-error", CMD_STRING, &texts.on_cbw_error, "WHAT",
-          "what a failed save breaks: break-guest-write or break-snapshot" },
+        { 0, "on-cbw-error", CMD_STRING, &texts.on_cbw_error, "break-guest-write|break-snapshot",
+          "what a failed save breaks" },
         { 0, "cbw-timeout", CMD_UINT, &texts.cbw_timeout, "SECONDS",
           "how long a guest write may wait for a save" },
         { 0, "list-chain", CMD_STRING, &texts.chain, "FILE",
-          "print and check the backups that FILE builds on" },
+          "print and check the backups that this one builds on" },
         { 'O', "target-format", CMD_STRING, &options.target.format, "FMT",
           "format of the target (qcow2)" },
         { 'o', "options", CMD_LIST, &options.creation, "OPTIONS",

@@ -42,14 +42,21 @@ struct cmd_call {
     void *opaque;
 };
 
-/* One option: `letter` may be 0 or `name` NULL, not both. -h and --help are always there. */
+/*
+ * One option: `letter` may be 0 or `name` NULL, not both. -h and --help are always there. From the
+ * table come the parser, the help and the usage lines (usage.h).
+ */
 struct cmd_option {
     char letter;
     const char *name;
     enum cmd_option_kind kind;
     void *value;
-    const char *argument; /* how help calls what it takes: "FMT"; NULL if it takes nothing */
-    const char *help;
+    /*
+     * How help calls what it takes, the same for the same kind of thing: FILE, FMT, CACHE, SIZE,
+     * NAME ..., or the words to choose from, "human|json". NULL if it takes nothing.
+     */
+    const char *argument;
+    const char *help; /* NULL: accepted, but not shown, because here it is of no use */
 };
 
 /* The row of commands that can print JSON. `format` points to an enum output_format. */
@@ -63,6 +70,8 @@ struct cmd_option {
 /* A row without name ends the table. */
 #define CMD_OPTIONS_END { 0, NULL, CMD_FLAG, NULL, NULL, NULL }
 
+bool cmd_option_is_end(const struct cmd_option *option);
+
 struct cmd_operands {
     const char **items;
     size_t count;
@@ -70,6 +79,9 @@ struct cmd_operands {
 
 /* Returned by cmd_parse() when the command should go on; else the value is its exit status. */
 #define CMD_RUN (-1)
+
+/* The only argument of a command that shall just print its usage lines, for `blkimg help`. */
+#define CMD_SYNTAX "--help=syntax"
 
 /*
  * Parses argv[1..]. Options and operands may be mixed; "--" ends the options; long options may be

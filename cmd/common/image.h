@@ -26,25 +26,24 @@ struct image_args {
 
 #define IMAGE_ARGS_INIT { .format = NULL }
 
-/*
- * The rows that nearly every command has. A command that gives -f another meaning takes the second
- * list.
- */
+/* The rows that nearly every command has. */
 #define IMAGE_OPTIONS(image)                                                                      \
+    IMAGE_OPTION_ROWS(image, "read even if another process is writing the image")
+
+/* The same for an image that is written: -U is accepted, and then refused with its reason. */
+#define WRITTEN_IMAGE_OPTIONS(image) IMAGE_OPTION_ROWS(image, NULL)
+
+#define IMAGE_OPTION_ROWS(image, help_of_share)                                                   \
     { 'f', "format", CMD_STRING, &(image)->format, "FMT",                                         \
       "format of the image; guessed if not given" },                                              \
-        IMAGE_OPTIONS_NO_FORMAT(image)
-
-#define IMAGE_OPTIONS_NO_FORMAT(image)                                                            \
     { 0, "image-opts", CMD_FLAG, &(image)->image_opts, NULL,                                      \
-      "the image is given as driver=...,option=value" },                                         \
-    { 'U', "force-share", CMD_FLAG, &(image)->force_share, NULL,                                  \
-      "read even if another process is writing the image" },                                     \
+      "the image is given as driver=...,option=value" },                                          \
+    { 'U', "force-share", CMD_FLAG, &(image)->force_share, NULL, help_of_share },                 \
     { 0, "trust", CMD_FLAG, &(image)->trust, NULL,                                                \
       "read a chain of backups though its ids do not fit" },                                      \
     { 0, "lock-wait", CMD_UINT, &(image)->lock_wait, "SECONDS",                                   \
       "wait up to that long for an image that is in use" },                                       \
-    { 0, "object", CMD_LIST, &(image)->objects, "TYPE,id=ID,...",                                 \
+    { 0, "object", CMD_LIST, &(image)->objects, "TYPE,id=ID",                                 \
       "declare an object such as a secret" }
 
 /* The row of commands that make a target. */

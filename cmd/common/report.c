@@ -41,12 +41,13 @@ static void note_error(const char *what, const char *why, const char *left)
     pthread_mutex_unlock(&first_error_mutex);
 }
 
-/* The command that runs, once its command line has been read. */
-static const struct command *running;
+/* What the command that runs has options for. */
+static bool advise_wait, advise_share;
 
-void report_set_command(const struct command *command)
+void report_set_advice(bool may_wait, bool may_share)
 {
-    running = command;
+    advise_wait = may_wait;
+    advise_share = may_share;
 }
 
 void print_escaped(FILE *to, const char *text)
@@ -70,17 +71,11 @@ static void print_line(const char *text)
     putc('\n', stderr);
 }
 
-/* Whether the synopsis of the command has `text`; it has no option that is of no use. */
-static bool command_has(const char *text)
-{
-    return running && strstr(running->synopsis, text);
-}
-
 /* What can be done about an image that another process uses, in parentheses; malloc()ed. */
 static char *advice_for_busy(const struct blk_error *err)
 {
-    bool may_wait = command_has("--lock-wait");
-    bool may_share = err->busy == BLK_BUSY_FOR_READING && command_has("U]");
+    bool may_wait = advise_wait;
+    bool may_share = err->busy == BLK_BUSY_FOR_READING && advise_share;
     BLK_AUTOFREE char *waited = err->busy_seconds
                                     ? blk_xasprintf("waited %lu s; ", err->busy_seconds)
                                     : blk_xstrdup("");

@@ -5,6 +5,7 @@
 #define CMD_COMMON_REPORT_H
 
 #include <jansson.h>
+#include <stdbool.h>
 #include <stdio.h>
 
 #include "blockcore/base/error.h"
@@ -13,8 +14,8 @@
 #include "cmd/command.h"
 #include "cmd/common/json_print.h"
 
-/* Which command runs: messages name those of its options that would help. cmd_parse() says so. */
-void report_set_command(const struct command *command);
+/* Which options messages about an image in use can suggest: --lock-wait, -U. cmd_parse() says so. */
+void report_set_advice(bool may_wait, bool may_share);
 
 /*
  * Prints "blkimg: what: why (left)" and returns EXIT_FAILED. Control characters are shown as

@@ -80,7 +80,7 @@ int convert_parse(int argc, char **argv, struct convert_options *o)
     const struct cmd_option table[] = {
         IMAGE_OPTIONS(&o->source),
         { 'O', "target-format", CMD_STRING, &given.format, "FMT", "format of the target (raw)" },
-        { 'o', "options", CMD_LIST, &o->creation, "NAME=VALUE,...",
+        { 'o', "options", CMD_LIST, &o->creation, "OPTIONS",
           "options of the target's format; -o help lists them" },
         { 'B', "backing", CMD_STRING, &o->backing, "FILE", "backing file of the target" },
         { 'F', "backing-format", CMD_STRING, &o->backing_format, "FMT",
@@ -88,7 +88,7 @@ int convert_parse(int argc, char **argv, struct convert_options *o)
         { 'c', "compress", CMD_FLAG, &o->compressed, NULL, "compress the target" },
         { 'C', "copy-range", CMD_FLAG, &o->copy_range, NULL, "let the kernel copy where it can" },
         { 'l', "snapshot", CMD_STRING, &o->snapshot, "SNAPSHOT", "copy this snapshot" },
-        { 'm', "parallel", CMD_UINT, &given.workers, "NUMBER", "number of parallel requests (4)" },
+        { 'm', "parallel", CMD_UINT, &given.workers, "N", "number of parallel requests (4)" },
         { 'n', "no-create", CMD_FLAG, &o->no_create, NULL, "write into a target that exists" },
         IN_PLACE_OPTION(&o->target),
         { 0, "target-is-zero", CMD_FLAG, &o->target_is_zero, NULL,

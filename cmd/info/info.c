@@ -413,11 +413,10 @@ static void print_chain(const struct chain *chain, enum output_format format, bo
 static int run(int argc, char **argv);
 
 const struct command cmd_info = {
-    "info",
-    "Show information about an image",
-    "[--object objectdef] [--image-opts] [-f fmt] [--output=ofmt] [--backing-chain] [-U] "
-    "[--limits] [--graph=text|dot] [--lock-wait=seconds] filename",
-    run,
+    .name = "info",
+    .summary = "Show information about an image",
+    .usage = "filename",
+    .run = run,
 };
 
 static int run(int argc, char **argv)

@@ -209,11 +209,10 @@ static int read_form(void *opaque, const struct cmd_option *option, const char *
 static int run(int argc, char **argv);
 
 const struct command cmd_map = {
-    "map",
-    "Show where the data of an image is stored",
-    "[--object objectdef] [--image-opts] [-f fmt] [--start-offset=offset] [--max-length=len] "
-    "[--bitmap=name] [--output=ofmt] [-U] [--lock-wait=seconds] filename",
-    run,
+    .name = "map",
+    .summary = "Show where the data of an image is stored",
+    .usage = "filename",
+    .run = run,
 };
 
 static int run(int argc, char **argv)
@@ -226,7 +225,7 @@ static int run(int argc, char **argv)
     const struct cmd_option options[] = {
         IMAGE_OPTIONS(&image),
         { 's', "start-offset", CMD_SIZE, &start, "OFFSET", "offset to start at (0)" },
-        { 'l', "max-length", CMD_SIZE, &max_length, "LENGTH", "length to look at (up to the end)" },
+        { 'l', "max-length", CMD_SIZE, &max_length, "SIZE", "length to look at (up to the end)" },
         { 0, "bitmap", CMD_STRING, &bitmap, "NAME", "show the dirty ranges of this bitmap" },
         { 0, "output", CMD_CALL, &output, "human|json|picture", "the form of the output" },
         CMD_OPTIONS_END,

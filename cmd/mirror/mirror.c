@@ -12,14 +12,11 @@
 static int run(int argc, char **argv);
 
 const struct command cmd_mirror = {
-    "mirror",
-    "Copy an image, verify the copy, and move overlays to it",
-    "[--mode=full|top] [--pivot=overlay]... [--witness=file] [--guest-io=file] [--in-place] "
-    "[-f fmt] "
-    "[-O output_fmt] [-o options] [-c] [-t cache] [-T src_cache] [-m workers] [-r rate_limit] "
-    "[--force] [-p] [-q] [--output=ofmt] [--object objectdef] [--image-opts] "
-    "[--lock-wait=seconds] source target",
-    run,
+    .name = "mirror",
+    .summary = "Copy an image, verify the copy, and move overlays to it",
+    .usage = "source target",
+    .run = run,
+    .needs_a_moment = true,
 };
 
 /* ---- the work ---- */
@@ -152,9 +149,10 @@ static int run(int argc, char **argv)
     bool quiet = false;
     const struct cmd_option options[] = {
         IMAGE_OPTIONS(&request.source),
-        { 0, "mode", CMD_STRING, &mode, "MODE", "full, or top: only this layer" },
-        { 0, "pivot", CMD_LIST, &request.overlays, "OVERLAY",
-          "an overlay of SOURCE to move to TARGET" },
+        { 0, "mode", CMD_STRING, &mode, "full|top",
+          "copy all, or only this layer" },
+        { 0, "pivot", CMD_LIST, &request.overlays, "FILE",
+          "an overlay of the source to move to the target" },
         { 0, "witness", CMD_STRING, &request.witness, "FILE", "journal of the pivot" },
         { 0, "guest-io", CMD_STRING, &request.guest_io, "FILE",
           "io commands to run on the source during the copy" },

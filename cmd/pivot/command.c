@@ -8,12 +8,11 @@
 static int run(int argc, char **argv);
 
 const struct command cmd_pivot = {
-    "pivot",
-    "Move overlays to another backing file with the same content",
-    "[--object objectdef] [--image-opts] [-f fmt] [-F to_fmt] [-t cache] [-T src_cache] [--trust] "
-    "[--witness=file] [--output=ofmt] [--lock-wait=seconds] --to=new overlay... | "
-    "--recover=witness [--undo] [--trust]",
-    run,
+    .name = "pivot",
+    .summary = "Move overlays to another backing file with the same content",
+    .usage = "[--trust] [--output] --to overlay...\n"
+             "--recover [--undo] [--trust] [--output]",
+    .run = run,
 };
 
 struct request {
@@ -73,7 +72,7 @@ static int run(int argc, char **argv)
     struct request request = { .image = IMAGE_ARGS_INIT, .to_image = IMAGE_ARGS_INIT };
     enum output_format format = OUTPUT_HUMAN;
     const struct cmd_option options[] = {
-        IMAGE_OPTIONS(&request.image),
+        WRITTEN_IMAGE_OPTIONS(&request.image),
         { 0, "to", CMD_STRING, &request.to, "FILE", "the new backing file" },
         { 'F', "to-format", CMD_STRING, &request.to_image.format, "FMT", "its format" },
         { 't', "cache", CMD_STRING, &request.cache, "CACHE", "cache mode of the overlays" },
