@@ -121,5 +121,5 @@ static int run(int argc, char **argv)
     if (image_open(&image, operands.items[0], flags, cache, &root, &err) < 0)
         return report_error(&err);
     json_t *result = help ? NULL : result_new(format, &cmd_amend, operands.items[0]);
-    return finish_result(amend(root, &request), &root, 1, result);
+    return finish(amend(root, &request), &root, 1, result);
 }

@@ -253,7 +253,7 @@ static int bench_image(const struct request *request)
     result_set_bytes(result, "requests", request->count);
     result_set_bytes(result, "bytes", ret < 0 ? 0 : request->count * request->bytes);
     result_set_bytes(result, "nanoseconds", bench.nanoseconds);
-    return finish_result(ret < 0 ? report_error(&err) : EXIT_OK, &bench.root, 1, result);
+    return finish(ret < 0 ? report_error(&err) : EXIT_OK, &bench.root, 1, result);
 }
 
 static int run(int argc, char **argv)

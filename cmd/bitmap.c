@@ -278,7 +278,7 @@ static int list_bitmaps(const struct image_args *image, const char *name, enum o
         list_json(node, &identity);
     else
         list_human(node, &identity);
-    return finish(status, &root, 1);
+    return finish(status, &root, 1, NULL);
 }
 
 /* ---- the command ---- */
@@ -324,11 +324,11 @@ static int change_bitmaps(struct request *request, const struct steps *steps,
     int status = run_steps(request, steps);
     if (status == EXIT_OK) {
         report_close_note("bitmap '%s' of '%s' may be wrong", request->name, filename);
-        return finish_result(status, roots, 2, result);
+        return finish(status, roots, 2, result);
     }
     blk_drop(roots[0]);
     blk_drop(roots[1]);
-    return finish_result(status, NULL, 0, result);
+    return finish(status, NULL, 0, result);
 }
 
 static int run(int argc, char **argv)
@@ -348,7 +348,8 @@ static int run(int argc, char **argv)
         { 0, "enable", CMD_MARK, &note, NULL, "record writes from now on" },
         { 0, "disable", CMD_MARK, &note, NULL, "stop recording writes" },
         { 0, "merge", CMD_CALL, &note, "NAME", "merge another bitmap into this one" },
-        { 'b', "source-file", CMD_STRING, &source_file, "FILE", "image that holds the bitmap to merge" },
+        { 'b', "source-file", CMD_STRING, &source_file, "FILE",
+          "image that holds the bitmap to merge" },
         { 'F', "source-format", CMD_STRING, &source.format, "FMT", "its format" },
         { 'g', "granularity", CMD_SIZE, &granularity, "SIZE", "granularity of a new bitmap" },
         { 0, "list", CMD_FLAG, &list, NULL, "list all bitmaps; takes only an image" },

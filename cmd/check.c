@@ -227,5 +227,7 @@ static int run(int argc, char **argv)
     if (image_open(&image, filename, flags, cache, &root, &err) < 0)
         return report_error(&err);
     status = check(root, &request);
-    return status == EXIT_FAILED ? finish(status, &root, 1) : finish_done(status, &root, 1);
+    bool failed = status == EXIT_FAILED || exit_is_by_signal(status);
+    return failed ? finish(status, &root, 1, NULL)
+                  : finish_answered(status, &root, 1, NULL);
 }

@@ -86,7 +86,7 @@ static int run(int argc, char **argv)
         result_set_text(result, "algorithm", BLK_DIGEST_NAME);
         result_set_text(result, "digest", hex);
     }
-    status = finish_result(status, &root, 1, result);
+    status = finish(status, &root, 1, result);
     if (status == EXIT_OK && format == OUTPUT_HUMAN)
         print_line(filename, hex);
     return status;

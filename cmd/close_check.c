@@ -62,15 +62,14 @@ static int close_strictly(struct blk_node *root, const char *filename, enum outp
     json_t *result = describe(format, filename, ret < 0 ? err.why : NULL);
     if (!result && !quiet)
         print_steps(&report);
-    if (ret < 0)
-        report_close(&report, &err);
+    int status = ret < 0 ? report_close(&report, &err) : EXIT_OK;
     if (result) {
         json_t *steps = json_array();
         report_close_json(&report, steps);
         json_object_set_new(result, "close", steps);
     }
     blk_close_report_free(&report);
-    return finish_result(ret < 0 ? EXIT_CLOSE_FAILED : EXIT_OK, NULL, 0, result);
+    return finish(status, NULL, 0, result);
 }
 
 /*
@@ -111,14 +110,14 @@ static int look_only(struct blk_node *root, const char *filename, enum output_fo
     BLK_AUTOFREE char *why = NULL;
 
     if (find_unclean(root, &why, &err) < 0)
-        return finish(report_error(&err), &root, 1);
+        return finish(report_error(&err), &root, 1, NULL);
     if (format == OUTPUT_HUMAN && !quiet) {
         print_escaped(stdout, filename);
         fputs(why ? ": not closed cleanly: " : ": closed cleanly", stdout);
         print_escaped(stdout, why ? why : "");
         putchar('\n');
     }
-    return finish_result_done(why ? NOT_CLEAN : EXIT_OK, &root, 1,
+    return finish_answered(why ? NOT_CLEAN : EXIT_OK, &root, 1,
                               describe(format, filename, why));
 }
 

@@ -28,8 +28,13 @@ enum exit_status {
     EXIT_FAILED = 1,
     EXIT_CLOSE_FAILED = 5,
     EXIT_NOT_SWITCHED = 6, /* backup: the target can be used, but a source was not closed cleanly */
-    EXIT_SIGNAL_BASE = 128,
+    EXIT_SIGNAL_BASE = 128, /* and the number of the signal that ended the work */
 };
+
+static inline bool exit_is_by_signal(int status)
+{
+    return status > EXIT_SIGNAL_BASE;
+}
 
 /*
  * What the command (NULL: none) exits with after a usage error, or when its output is lost:

@@ -229,7 +229,7 @@ static int do_commit(struct commit *commit, const char *base_name, bool show_pro
     result_set_text(result, "base", commit->base ? blk_bottom(commit->base)->name : NULL);
     result_set_bytes(result, "bytes", commit->bytes_moved);
     result_set_flag(result, "emptied", ret == 0 && !commit->keep_top);
-    return finish_result(status, &commit->root, 1, result);
+    return finish(status, &commit->root, 1, result);
 }
 
 static int run(int argc, char **argv);

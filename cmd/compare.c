@@ -261,13 +261,11 @@ static int report_finding(const struct job *job, bool quiet, json_t *result)
             printf("Strict mode: Offset %" PRIu64 " block status mismatch!\n", finding->offset);
         return EXIT_FAILED;
     case MAP_UNREADABLE:
-        report_error(&finding->err);
-        return COMPARE_MAP_FAILED;
+        return report_error_as(COMPARE_MAP_FAILED, &finding->err);
     case UNREADABLE:
         break;
     }
-    report_error(&finding->err);
-    return COMPARE_READ_FAILED;
+    return report_error_as(COMPARE_READ_FAILED, &finding->err);
 }
 
 static int compare_images(struct blk_node *roots[2], bool strict, bool progress, bool quiet,
@@ -332,15 +330,13 @@ static int run(int argc, char **argv)
     struct blk_error err = BLK_ERROR_INIT;
     struct blk_node *roots[2] = { NULL, NULL };
     for (int i = 0; i < 2; i++) {
-        if (image_open(&images[i], operands.items[i], 0, cache, &roots[i], &err) < 0) {
-            report_error(&err);
-            return finish(COMPARE_OPEN_FAILED, roots, 2);
-        }
+        if (image_open(&images[i], operands.items[i], 0, cache, &roots[i], &err) < 0)
+            return finish(report_error_as(COMPARE_OPEN_FAILED, &err), roots, 2, NULL);
     }
     json_t *result = result_new(format, &cmd_compare, operands.items[0]);
     result_set_text(result, "other-filename", operands.items[1]);
     quiet = quiet || format == OUTPUT_JSON;
     status = compare_images(roots, strict, progress && !quiet, quiet, result);
-    return status > EXIT_FAILED ? finish_result(status, roots, 2, result)
-                                : finish_result_done(status, roots, 2, result);
+    return status > EXIT_FAILED ? finish(status, roots, 2, result)
+                                : finish_answered(status, roots, 2, result);
 }

@@ -60,7 +60,7 @@ static int look_at_backing(const struct request *request, const char *name, cons
         blk_options_setf(options, "size", "%" PRIu64,
                          round_up(blk_size(backing), BLK_SECTOR_BYTES));
     }
-    return finish(status, &backing, 1);
+    return finish(status, &backing, 1, NULL);
 }
 
 /* Returns an exit status. */
@@ -156,7 +156,7 @@ static int create(const struct request *request, const struct blk_driver *driver
     result_set_text(result, "backing-filename-format", blk_options_peek(options, "backing_fmt"));
     if (ret == 0)
         result_set_bytes(result, "virtual-size", blk_size(root));
-    return finish_result(ret < 0 ? report_error(&err) : EXIT_OK, &root, 1, result);
+    return finish(ret < 0 ? report_error(&err) : EXIT_OK, &root, 1, result);
 }
 
 static int prepare_and_create(const struct request *request, const struct blk_driver *driver)

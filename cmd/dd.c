@@ -161,7 +161,7 @@ static int dd(const struct request *request)
     if (roots[1])
         result_set_bytes(result, "virtual-size", blk_size(roots[1]));
     result_set_bytes(result, "bytes", part.moved);
-    return finish_result(ret < 0 ? report_error(&err) : EXIT_OK, roots, 2, result);
+    return finish(ret < 0 ? report_error(&err) : EXIT_OK, roots, 2, result);
 }
 
 static int run(int argc, char **argv)

@@ -205,7 +205,7 @@ int main(int argc, char **argv)
     json_set_alloc_funcs(blk_xmalloc, free);
     blk_cancel_init();
     progress_init();
-    int status = report_exit_status(run(argc, argv));
+    int status = run(argc, argv);
     if (running)
         report_end(running, status);
     return close_stdout(status);

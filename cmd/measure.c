@@ -123,5 +123,5 @@ static int run(int argc, char **argv)
     else
         status = measure(driver, options, source, format);
     blk_options_free(options);
-    return finish(status, &source, 1);
+    return finish(status, &source, 1, NULL);
 }

@@ -451,7 +451,7 @@ static int rebase_image(const struct request *request, enum output_format format
 
     int status = do_rebase(&rebase, &err) < 0 ? report_error(&err) : EXIT_OK;
     struct blk_node *roots[] = { rebase.former, rebase.backing, rebase.root };
-    return finish_result(status, roots, 3, describe(format, &rebase));
+    return finish(status, roots, 3, describe(format, &rebase));
 }
 
 static int check_request(const struct request *request)

@@ -96,7 +96,7 @@ static int run(int argc, char **argv)
     result_set_bytes(result, "old-virtual-size", blk_size(root));
     status = resize(root, operands.items[1], prealloc, shrink);
     result_set_bytes(result, "virtual-size", blk_size(root));
-    status = finish_result(status, &root, 1, result);
+    status = finish(status, &root, 1, result);
     if (status == EXIT_OK && !quiet && format == OUTPUT_HUMAN)
         printf("Image resized.\n");
     return status;

@@ -127,5 +127,5 @@ static int run(int argc, char **argv)
         return report_error(&err);
     json_t *result = describe(format, filename, &request);
     status = changes ? change(root, &request) : request.action ? list(root, result) : EXIT_OK;
-    return finish_result(status, &root, 1, result);
+    return finish(status, &root, 1, result);
 }

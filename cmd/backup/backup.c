@@ -59,11 +59,12 @@ static int make_targets(struct backup *backup, struct blk_error *err, int *statu
     return ret < 0 ? ret : blk_published_keep(&backup->published, err);
 }
 
-/* All sources are closed, whatever fails. */
-static int switch_sources(struct backup *backup)
+/* All sources are closed, whatever fails. `exit_status`: of the process, which a signal may end. */
+static int switch_sources(struct backup *backup, int *exit_status)
 {
     int status = EXIT_OK;
 
+    *exit_status = EXIT_OK;
     for (size_t i = 0; i < backup->count; i++) {
         struct backup_disk *disk = &backup->disks[i];
         struct blk_error err = BLK_ERROR_INIT;
@@ -75,7 +76,9 @@ static int switch_sources(struct backup *backup)
                             ? "; the source's bitmaps were not switched: they mark too much, or "
                               "are in use"
                             : "");
-        report_error(&err);
+        int one = report_error_as(status, &err);
+        if (!exit_is_by_signal(*exit_status))
+            *exit_status = one;
     }
     return status;
 }
@@ -91,13 +94,13 @@ static void print_digests(const struct backup *backup)
 static int run_backup(struct backup *backup)
 {
     struct blk_error err = BLK_ERROR_INIT;
-    int status;
+    int status, exit_status;
 
     if (make_targets(backup, &err, &status) == 0) {
-        status = switch_sources(backup);
+        status = switch_sources(backup, &exit_status);
         print_digests(backup);
     } else {
-        report_error(&err);
+        exit_status = report_error_as(status, &err);
         backup_take_back(backup);
         for (size_t i = 0; i < backup->count; i++)
             backup_put_back(backup->options, &backup->disks[i]);
@@ -105,8 +108,8 @@ static int run_backup(struct backup *backup)
             backup_say_what_stands(&backup->disks[i]);
     }
     if (backup->options->output == OUTPUT_JSON)
-        backup_print_manifest(backup, status);
-    return status;
+        backup_print_manifest(backup, status, exit_status);
+    return exit_status;
 }
 
 /* ---- options ---- */

@@ -175,7 +175,10 @@ void backup_disk_free(struct backup_disk *disk);
 /* chain.c: prints and checks the chain that ends in `name`. Returns the exit status. */
 int backup_list_chain(const struct backup_options *options, const char *name);
 
-/* manifest.c: the JSON result of a run with that exit status, printed to stdout. */
-void backup_print_manifest(const struct backup *backup, int status);
+/*
+ * manifest.c: the JSON result of a run, printed to stdout. `status` says what became of the backup,
+ * `exit_status` is that of the process: the same, unless a signal ended it.
+ */
+void backup_print_manifest(const struct backup *backup, int status, int exit_status);
 
 #endif

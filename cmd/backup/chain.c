@@ -166,7 +166,7 @@ int backup_list_chain(const struct backup_options *options, const char *name)
     if (image_open(&args, name, 0, options->source_cache, &root, &err) < 0)
         return report_error(&err);
     json_t *list = json_array();
-    int status = finish_done(walk(root, options, list), &root, 1);
+    int status = finish_answered(walk(root, options, list), &root, 1, NULL);
     if (options->output == OUTPUT_JSON)
         json_print(stdout, list);
     json_decref(list);

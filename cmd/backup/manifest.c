@@ -52,7 +52,7 @@ static json_t *describe(const struct backup *backup, const struct backup_disk *d
     return one;
 }
 
-void backup_print_manifest(const struct backup *backup, int status)
+void backup_print_manifest(const struct backup *backup, int status, int exit_status)
 {
     json_t *result = result_new(OUTPUT_JSON, &cmd_backup, NULL);
     json_t *disks = json_array();
@@ -68,5 +68,5 @@ void backup_print_manifest(const struct backup *backup, int status)
     json_object_set_new(result, "usable",
                         json_boolean(status == EXIT_OK || status == EXIT_NOT_SWITCHED));
     json_object_set_new(result, "disks", disks);
-    finish_result(status, NULL, 0, result);
+    finish(exit_status, NULL, 0, result);
 }

@@ -12,9 +12,6 @@
 #include "cmd/common/json_print.h"
 #include "cmd/common/program.h"
 
-/* Whether an error was reported because a signal asked to stop. */
-static bool stopped_by_signal;
-
 static char *close_note; /* or NULL */
 
 /* The JSON result that is owed, and the first error, which it shows. */
@@ -89,15 +86,19 @@ static char *advice_for_busy(const struct blk_error *err)
 
 int report_error(const struct blk_error *err)
 {
-    if ((err->code == ECANCELED || err->code == EINTR) && blk_cancelled())
-        stopped_by_signal = true;
+    return report_error_as(EXIT_FAILED, err);
+}
+
+int report_error_as(int status, const struct blk_error *err)
+{
+    bool by_signal = (err->code == ECANCELED || err->code == EINTR) && blk_cancelled();
     BLK_AUTOFREE char *advice = err->busy ? advice_for_busy(err) : blk_xstrdup("");
     BLK_AUTOFREE char *text =
         blk_xasprintf("%s: %s%s%s%s%s", err->what, err->why, err->left[0] ? " (" : "", err->left,
                       err->left[0] ? ")" : "", advice);
     note_error(err->what, err->why, err->left);
     print_line(text);
-    return EXIT_FAILED;
+    return by_signal ? EXIT_SIGNAL_BASE + blk_cancelled() : status;
 }
 
 int report_failure(const char *format, ...)
@@ -152,7 +153,7 @@ static size_t skip_alike(const struct blk_close_report *report, size_t *at)
     return more;
 }
 
-void report_close(const struct blk_close_report *report, const struct blk_error *err)
+int report_close(const struct blk_close_report *report, const struct blk_error *err)
 {
     bool named = false;
 
@@ -172,8 +173,7 @@ void report_close(const struct blk_close_report *report, const struct blk_error 
                        entry->message ? entry->message : strerror(entry->code), note ? note : "");
         named = true;
     }
-    if (!named)
-        report_error(err);
+    return named ? EXIT_CLOSE_FAILED : report_error_as(EXIT_CLOSE_FAILED, err);
 }
 
 void report_close_json(const struct blk_close_report *report, json_t *steps)
@@ -191,41 +191,6 @@ void report_close_json(const struct blk_close_report *report, json_t *steps)
         set_text(object, "message", entry->message);
         json_array_append_new(steps, object);
     }
-}
-
-/* Adds each step to `steps`, if that is not NULL. */
-static int close_all(int status, bool complete, struct blk_node **roots, size_t count,
-                     json_t *steps)
-{
-    bool close_failed = false;
-
-    for (size_t i = 0; i < count; i++) {
-        if (!roots[i])
-            continue;
-        if (!complete || close_failed)
-            blk_abandon(roots[i]);
-        struct blk_close_report report = BLK_CLOSE_REPORT_INIT;
-        struct blk_error err = BLK_ERROR_INIT;
-        if (blk_close(roots[i], &report, &err) < 0) {
-            report_close(&report, &err);
-            close_failed = true;
-        }
-        if (steps)
-            report_close_json(&report, steps);
-        blk_close_report_free(&report);
-        roots[i] = NULL;
-    }
-    return close_failed && complete ? EXIT_CLOSE_FAILED : status;
-}
-
-int finish(int status, struct blk_node **roots, size_t count)
-{
-    return close_all(status, status == EXIT_OK, roots, count, NULL);
-}
-
-int finish_done(int status, struct blk_node **roots, size_t count)
-{
-    return close_all(status, true, roots, count, NULL);
 }
 
 json_t *result_new(enum output_format format, const struct command *command, const char *filename)
@@ -256,15 +221,40 @@ void result_set_flag(json_t *result, const char *key, bool value)
         json_object_set_new(result, key, json_boolean(value));
 }
 
-int finish_part(int status, bool complete, struct blk_node **roots, size_t count, json_t *result)
+/* Closes a root, after a failure without publishing anything. Returns an exit status. */
+static int close_root(struct blk_node *root, bool complete, json_t *steps)
+{
+    struct blk_close_report report = BLK_CLOSE_REPORT_INIT;
+    struct blk_error err = BLK_ERROR_INIT;
+
+    if (!complete)
+        blk_abandon(root);
+    int status = blk_close(root, &report, &err) < 0 ? report_close(&report, &err) : EXIT_OK;
+    if (steps)
+        report_close_json(&report, steps);
+    blk_close_report_free(&report);
+    return status;
+}
+
+int close_roots(int status, bool complete, struct blk_node **roots, size_t count, json_t *result)
 {
     json_t *steps = result ? json_object_get(result, "close") : NULL;
+    int close_status = EXIT_OK;
 
     if (result && !steps) {
         steps = json_array();
         json_object_set_new(result, "close", steps);
     }
-    return close_all(status, complete, roots, count, steps);
+    for (size_t i = 0; i < count; i++) {
+        if (!roots[i])
+            continue;
+        int one = close_root(roots[i], complete && close_status == EXIT_OK, steps);
+        if (close_status == EXIT_OK)
+            close_status = one;
+        roots[i] = NULL;
+    }
+    bool counts = complete && close_status != EXIT_OK && !exit_is_by_signal(status);
+    return counts ? close_status : status;
 }
 
 static void print_result(json_t *result, int status, bool complete)
@@ -282,21 +272,19 @@ static void print_result(json_t *result, int status, bool complete)
     result_printed = true;
 }
 
-int finish_result(int status, struct blk_node **roots, size_t count, json_t *result)
+int finish(int status, struct blk_node **roots, size_t count, json_t *result)
 {
-    status = finish_part(status, status == EXIT_OK, roots, count, result);
-    int shown = report_exit_status(status);
+    status = close_roots(status, status == EXIT_OK, roots, count, result);
     if (result)
-        print_result(result, shown, shown == EXIT_OK);
+        print_result(result, status, status == EXIT_OK);
     return status;
 }
 
-int finish_result_done(int status, struct blk_node **roots, size_t count, json_t *result)
+int finish_answered(int status, struct blk_node **roots, size_t count, json_t *result)
 {
-    status = finish_part(status, true, roots, count, result);
-    int shown = report_exit_status(status);
+    status = close_roots(status, true, roots, count, result);
     if (result)
-        print_result(result, shown, shown == status && status != EXIT_CLOSE_FAILED);
+        print_result(result, status, status != EXIT_CLOSE_FAILED && !exit_is_by_signal(status));
     return status;
 }
 
@@ -309,11 +297,4 @@ void report_end(const struct command *command, int status)
 {
     if (result_wanted && !result_printed && status != EXIT_OK)
         print_result(result_new(OUTPUT_JSON, command, NULL), status, false);
-}
-
-int report_exit_status(int status)
-{
-    if (status != EXIT_OK && stopped_by_signal)
-        return EXIT_SIGNAL_BASE + blk_cancelled();
-    return status;
 }

@@ -63,7 +63,7 @@ static inline uint64_t convert_total(const struct convert_sources *sources)
 int convert_read(const struct convert_sources *sources, uint64_t offset, uint64_t bytes, void *buf,
                  struct blk_error *err);
 
-/* Closes the sources, then the target; frees everything. As finish_result() (report.h). */
+/* Closes the sources, then the target; frees everything. As finish() (report.h). */
 int convert_finish(struct convert_sources *sources, struct blk_node *target, int status,
                    json_t *result);
 

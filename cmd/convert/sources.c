@@ -58,7 +58,7 @@ int convert_finish(struct convert_sources *sources, struct blk_node *target, int
 {
     if (sources->roots)
         sources->roots[sources->count] = target;
-    status = finish_result(status, sources->roots, sources->roots ? sources->count + 1 : 0, result);
+    status = finish(status, sources->roots, sources->roots ? sources->count + 1 : 0, result);
     free(sources->roots);
     free(sources->starts);
     return status;

@@ -196,5 +196,5 @@ int print_graph(const struct image_args *args, const char *name, enum graph_form
         print_dot(root, 0, true);
         puts("}");
     }
-    return finish(EXIT_OK, &root, 1);
+    return finish(EXIT_OK, &root, 1, NULL);
 }

@@ -232,7 +232,7 @@ static int add_layer(struct chain *chain, const struct image_args *args, const c
         return report_error(&err);
     if (note_file(chain, node, &layer, &err) < 0 || describe(node, in_use, &layer, &err) < 0) {
         free_layer(&layer);
-        return finish(report_error(&err), &node, 1);
+        return finish(report_error(&err), &node, 1, NULL);
     }
     if (chain->limits)
         add_limits(layer.object, node);
@@ -242,7 +242,7 @@ static int add_layer(struct chain *chain, const struct image_args *args, const c
         *next = blk_resolve_backing_name(blk_bottom(node)->name, node->backing_name);
         *next_format = blk_xstrdup(node->backing_format);
     }
-    return finish(EXIT_OK, &node, 1);
+    return finish(EXIT_OK, &node, 1, NULL);
 }
 
 /* Describes `name` and, if wanted, all layers below it. Returns an exit status. */

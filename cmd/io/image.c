@@ -182,7 +182,7 @@ int io_session_close(struct io_session *session)
     io_pool_wait(session->pool);
     if (session->temporary)
         session->node = io_drop_overlay(session->node, session->image);
-    if (finish_done(EXIT_OK, &session->node, 1) == EXIT_OK)
+    if (close_roots(EXIT_OK, true, &session->node, 1, NULL) == EXIT_OK)
         return 0;
     session->close_failed = true;
     return -EIO;

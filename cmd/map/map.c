@@ -250,5 +250,5 @@ static int run(int argc, char **argv)
     else
         status = bitmap ? map_bitmap(root, bitmap, start.value, end, form.format)
                         : map(root, start.value, end, form.format);
-    return finish(status, &root, 1);
+    return finish(status, &root, 1, NULL);
 }

@@ -84,7 +84,7 @@ static int do_mirror(struct mirror *mirror, struct pivot *pivot)
     if (ret == 0)
         ret = make_copy(mirror, &err);
     int status = ret < 0 ? report_error(&err) : EXIT_OK;
-    status = finish_part(status, ret == 0, &mirror->target, 1, pivot->result);
+    status = close_roots(status, ret == 0, &mirror->target, 1, pivot->result);
     return status == EXIT_OK ? prove_and_pivot(mirror, pivot) : status;
 }
 
@@ -120,8 +120,8 @@ static int mirror_image(const struct mirror_request *request, enum output_format
         result_set_bytes(result, "bytes", mirror.bytes_moved);
 
     /* A guest's writes are kept, bitmaps included, whatever became of the copy. */
-    status = finish_part(status, status == EXIT_OK || request->guest_io, &mirror.source, 1, result);
-    return finish_result(status, &mirror.target, 1, result);
+    status = close_roots(status, status == EXIT_OK || request->guest_io, &mirror.source, 1, result);
+    return finish(status, &mirror.target, 1, result);
 }
 
 /* ---- the command ---- */

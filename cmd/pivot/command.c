@@ -50,7 +50,7 @@ static int pivot_overlays(const struct request *request, const struct cmd_operan
     pivot.result = result;
     int status = prepare(request, &pivot, &to, &err) < 0 ? report_error(&err) : pivot_run(&pivot);
     pivot_free(&pivot);
-    return finish_result(status, &to, 1, result);
+    return finish(status, &to, 1, result);
 }
 
 static int recover(const struct request *request, enum output_format format)
@@ -64,7 +64,7 @@ static int recover(const struct request *request, enum output_format format)
         .trust = request->image.trust,
     };
     json_t *result = result_new(format, &cmd_pivot, request->recover);
-    return finish_result(pivot_recover(&what, result), NULL, 0, result);
+    return finish(pivot_recover(&what, result), NULL, 0, result);
 }
 
 static int run(int argc, char **argv)

@@ -238,7 +238,7 @@ int pivot_close(struct pivot *pivot)
     for (size_t i = 0; i < PIVOT_COMPARED; i++)
         if (pivot->compared[i])
             roots[count++] = take(pivot->compared[i]);
-    int status = finish_part(EXIT_OK, true, roots, count, pivot->result);
+    int status = close_roots(EXIT_OK, true, roots, count, pivot->result);
     free(roots);
     return status;
 }
