@@ -5,13 +5,13 @@
 
 #include "cmd/common/common.h"
 
-static int run(int argc, char **argv);
+static int amend_main(int argc, char **argv);
 
 const struct command cmd_amend = {
     .name = "amend",
     .summary = "Change the format options of an image",
     .usage = "-o filename",
-    .run = run,
+    .run = amend_main,
 };
 
 struct request {
@@ -81,7 +81,7 @@ static int amend(struct blk_node *root, const struct request *request)
     return ret < 0 ? report_error(&err) : EXIT_OK;
 }
 
-static int run(int argc, char **argv)
+static int amend_main(int argc, char **argv)
 {
     struct image_args image = IMAGE_ARGS_INIT;
     struct request request = { .force = false };

@@ -17,13 +17,13 @@
 #include "blockcore/base/clock.h"
 #include "cmd/common/common.h"
 
-static int run(int argc, char **argv);
+static int bench_main(int argc, char **argv);
 
 const struct command cmd_bench = {
     .name = "bench",
     .summary = "Benchmark requests to an image",
     .usage = "filename",
-    .run = run,
+    .run = bench_main,
 };
 
 /* The command line. */
@@ -256,7 +256,7 @@ static int bench_image(const struct request *request)
     return finish(ret < 0 ? report_error(&err) : EXIT_OK, &bench.root, 1, result);
 }
 
-static int run(int argc, char **argv)
+static int bench_main(int argc, char **argv)
 {
     struct request request = { .image = IMAGE_ARGS_INIT };
     struct cmd_size count = { 75000, false }, depth = { 64, false }, offset = { 0, false };

@@ -283,7 +283,7 @@ static int list_bitmaps(const struct image_args *image, const char *name, enum o
 
 /* ---- the command ---- */
 
-static int run(int argc, char **argv);
+static int bitmap_main(int argc, char **argv);
 
 const struct command cmd_bitmap = {
     .name = "bitmap",
@@ -291,7 +291,7 @@ const struct command cmd_bitmap = {
     .usage = "[-f] [-U] [--output] "
              "(--add | --remove | --clear | --enable | --disable | --merge)... filename bitmap\n"
              "--list [-f] [-U] [--output] filename",
-    .run = run,
+    .run = bitmap_main,
 };
 
 static json_t *describe(enum output_format output, const char *filename, const char *bitmap,
@@ -331,7 +331,7 @@ static int change_bitmaps(struct request *request, const struct steps *steps,
     return finish(status, NULL, 0, result);
 }
 
-static int run(int argc, char **argv)
+static int bitmap_main(int argc, char **argv)
 {
     struct image_args image = IMAGE_ARGS_INIT, source = IMAGE_ARGS_INIT;
     const char *source_file = NULL;

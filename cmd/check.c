@@ -17,13 +17,13 @@ enum check_status {
     CHECK_UNSUPPORTED = 63,
 };
 
-static int run(int argc, char **argv);
+static int check_main(int argc, char **argv);
 
 const struct command cmd_check = {
     .name = "check",
     .summary = "Check the metadata of an image, and repair it",
     .usage = "filename",
-    .run = run,
+    .run = check_main,
 };
 
 struct request {
@@ -199,7 +199,7 @@ static int parse_repair(const char *text, unsigned *repair)
     return report_failure("-r: '%s' is not one of leaks, all, lost", text);
 }
 
-static int run(int argc, char **argv)
+static int check_main(int argc, char **argv)
 {
     struct image_args image = IMAGE_ARGS_INIT;
     struct request request = { .quiet = false };

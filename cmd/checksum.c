@@ -8,13 +8,13 @@
 #include "blockcore/jobs/checksum.h"
 #include "cmd/common/common.h"
 
-static int run(int argc, char **argv);
+static int checksum_main(int argc, char **argv);
 
 const struct command cmd_checksum = {
     .name = "checksum",
     .summary = "Compute a digest of the content of an image",
     .usage = "filename",
-    .run = run,
+    .run = checksum_main,
 };
 
 #define DEFAULT_WORKERS 4
@@ -50,7 +50,7 @@ static int compute(struct blk_node *root, unsigned workers, bool show_progress,
     return EXIT_OK;
 }
 
-static int run(int argc, char **argv)
+static int checksum_main(int argc, char **argv)
 {
     struct image_args image = IMAGE_ARGS_INIT;
     enum output_format format = OUTPUT_HUMAN;

@@ -12,13 +12,13 @@
 #include "blockcore/bitmap/bitmaps.h"
 #include "cmd/common/common.h"
 
-static int run(int argc, char **argv);
+static int close_check_main(int argc, char **argv);
 
 const struct command cmd_close_check = {
     .name = "close-check",
     .summary = "Close an image step by step, or check whether it was closed cleanly",
     .usage = "[-r [-U]] filename",
-    .run = run,
+    .run = close_check_main,
 };
 
 enum { NOT_CLEAN = 2 };
@@ -121,7 +121,7 @@ static int look_only(struct blk_node *root, const char *filename, enum output_fo
                               describe(format, filename, why));
 }
 
-static int run(int argc, char **argv)
+static int close_check_main(int argc, char **argv)
 {
     struct image_args image = IMAGE_ARGS_INIT;
     enum output_format format = OUTPUT_HUMAN;

@@ -19,6 +19,7 @@ struct command {
     const char *usage;
     /* argv[0] is the command's name. Returns the exit status. */
     int (*run)(int argc, char **argv);
+    int error_status; /* after a usage error, or when output is lost; 0: EXIT_FAILED */
     bool needs_a_moment; /* what it reads shall be of one moment: -U is not what to suggest */
 };
 
@@ -36,10 +37,10 @@ static inline bool exit_is_by_signal(int status)
     return status > EXIT_SIGNAL_BASE;
 }
 
-/*
- * What the command (NULL: none) exits with after a usage error, or when its output is lost:
- * EXIT_FAILED, unless that is an answer of it.
- */
-int command_error_status(const struct command *command);
+/* What the command (NULL: none) exits with after a usage error, or when its output is lost. */
+static inline int command_error_status(const struct command *command)
+{
+    return command && command->error_status ? command->error_status : EXIT_FAILED;
+}
 
 #endif

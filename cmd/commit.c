@@ -232,16 +232,16 @@ static int do_commit(struct commit *commit, const char *base_name, bool show_pro
     return finish(status, &commit->root, 1, result);
 }
 
-static int run(int argc, char **argv);
+static int commit_main(int argc, char **argv);
 
 const struct command cmd_commit = {
     .name = "commit",
     .summary = "Write the changes of an overlay to its backing file",
     .usage = "filename",
-    .run = run,
+    .run = commit_main,
 };
 
-static int run(int argc, char **argv)
+static int commit_main(int argc, char **argv)
 {
     struct image_args image = IMAGE_ARGS_INIT;
     struct commit commit = { .root = NULL };

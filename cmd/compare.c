@@ -18,13 +18,21 @@
 #include "blockcore/base/workers.h"
 #include "cmd/common/common.h"
 
-static int run(int argc, char **argv);
+/* Exit statuses other than 0 and 1 (images differ). */
+enum compare_status {
+    COMPARE_OPEN_FAILED = 2,
+    COMPARE_MAP_FAILED = 3,
+    COMPARE_READ_FAILED = 4,
+};
+
+static int compare_main(int argc, char **argv);
 
 const struct command cmd_compare = {
     .name = "compare",
     .summary = "Compare the content of two images",
     .usage = "filename1 filename2",
-    .run = run,
+    .run = compare_main,
+    .error_status = COMPARE_OPEN_FAILED, /* 1 says that the images differ */
 };
 
 /* Small enough that what was read is still in the processor's cache when it is compared. */
@@ -33,13 +41,6 @@ const struct command cmd_compare = {
 
 /* What strict mode wants to be the same. */
 #define STRICT_FLAGS (BLK_EXT_DATA | BLK_EXT_ZERO | BLK_EXT_ALLOCATED | BLK_EXT_OFFSET_VALID)
-
-/* Exit statuses other than 0 and 1 (images differ). */
-enum compare_status {
-    COMPARE_OPEN_FAILED = 2,
-    COMPARE_MAP_FAILED = 3,
-    COMPARE_READ_FAILED = 4,
-};
 
 enum verdict { SAME, CONTENT_DIFFERS, STATUS_DIFFERS, MAP_UNREADABLE, UNREADABLE };
 
@@ -297,7 +298,7 @@ static int compare_images(struct blk_node *roots[2], bool strict, bool progress,
     return status;
 }
 
-static int run(int argc, char **argv)
+static int compare_main(int argc, char **argv)
 {
     struct image_args images[2] = { IMAGE_ARGS_INIT, IMAGE_ARGS_INIT };
     enum output_format format = OUTPUT_HUMAN;

@@ -12,13 +12,13 @@
 #include "cmd/common/backing.h"
 #include "cmd/common/common.h"
 
-static int run(int argc, char **argv);
+static int create_main(int argc, char **argv);
 
 const struct command cmd_create = {
     .name = "create",
     .summary = "Create a new image",
     .usage = "[-b [-F]] filename [size]",
-    .run = run,
+    .run = create_main,
 };
 
 /* The command line. */
@@ -188,7 +188,7 @@ static int prepare_and_create(const struct request *request, const struct blk_dr
     return status;
 }
 
-static int run(int argc, char **argv)
+static int create_main(int argc, char **argv)
 {
     struct request request = { .format = "raw" };
     const struct cmd_option options[] = {

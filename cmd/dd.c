@@ -14,13 +14,13 @@
 #include "cmd/common/common.h"
 #include "cmd/common/same_file.h"
 
-static int run(int argc, char **argv);
+static int dd_main(int argc, char **argv);
 
 const struct command cmd_dd = {
     .name = "dd",
     .summary = "Copy a range of an image to a new one",
     .usage = "[bs=block_size] [count=blocks] [skip=blocks] [seek=blocks] if=input of=output",
-    .run = run,
+    .run = dd_main,
 };
 
 #define DEFAULT_BLOCK_BYTES 512
@@ -164,7 +164,7 @@ static int dd(const struct request *request)
     return finish(ret < 0 ? report_error(&err) : EXIT_OK, roots, 2, result);
 }
 
-static int run(int argc, char **argv)
+static int dd_main(int argc, char **argv)
 {
     struct request request = { .block_bytes = DEFAULT_BLOCK_BYTES, .count = UINT64_MAX };
     const struct cmd_option options[] = {

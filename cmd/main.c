@@ -59,12 +59,6 @@ static const struct command *const commands[] = {
         NULL,
 };
 
-int command_error_status(const struct command *command)
-{
-    /* To a script 1 says that the images differ. */
-    return command == &cmd_compare ? 2 : EXIT_FAILED;
-}
-
 static const struct command *running; /* NULL: none yet */
 
 static const struct command *find(const char *name)
@@ -141,7 +135,7 @@ static bool is_one_of(const char *word, const char *first, const char *second)
     return strcmp(word, first) == 0 || strcmp(word, second) == 0;
 }
 
-static int run(int argc, char **argv)
+static int run_program(int argc, char **argv)
 {
     if (program_called_as() == PROGRAM_QEMU_IO)
         return run_command("io", argc, argv);
@@ -205,7 +199,7 @@ int main(int argc, char **argv)
     json_set_alloc_funcs(blk_xmalloc, free);
     blk_cancel_init();
     progress_init();
-    int status = run(argc, argv);
+    int status = run_program(argc, argv);
     if (running)
         report_end(running, status);
     return close_stdout(status);

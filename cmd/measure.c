@@ -71,17 +71,17 @@ static int measure(const struct blk_driver *driver, struct blk_options *options,
     return EXIT_OK;
 }
 
-static int run(int argc, char **argv);
+static int measure_main(int argc, char **argv);
 
 const struct command cmd_measure = {
     .name = "measure",
     .summary = "Compute the file size that a new image needs",
     .usage = "[-O] [-o]... [--output] filename\n"
              "--size [-O] [-o]... [--output]",
-    .run = run,
+    .run = measure_main,
 };
 
-static int run(int argc, char **argv)
+static int measure_main(int argc, char **argv)
 {
     struct image_args image = IMAGE_ARGS_INIT;
     struct cmd_list texts = { 0 };

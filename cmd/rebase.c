@@ -25,13 +25,13 @@
 #include "cmd/common/common.h"
 #include "cmd/common/same_file.h"
 
-static int run(int argc, char **argv);
+static int rebase_main(int argc, char **argv);
 
 const struct command cmd_rebase = {
     .name = "rebase",
     .summary = "Change the backing file of an overlay",
     .usage = "-b [-F] filename",
-    .run = run,
+    .run = rebase_main,
 };
 
 #define WORKERS 4
@@ -467,7 +467,7 @@ static int check_request(const struct request *request)
     return EXIT_OK;
 }
 
-static int run(int argc, char **argv)
+static int rebase_main(int argc, char **argv)
 {
     struct request request = { .image = IMAGE_ARGS_INIT };
     enum output_format format = OUTPUT_HUMAN;

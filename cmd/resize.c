@@ -48,16 +48,16 @@ static int resize(struct blk_node *root, const char *text, enum blk_prealloc pre
     return EXIT_OK;
 }
 
-static int run(int argc, char **argv);
+static int resize_main(int argc, char **argv);
 
 const struct command cmd_resize = {
     .name = "resize",
     .summary = "Change the size of an image",
     .usage = "filename [+ | -]size",
-    .run = run,
+    .run = resize_main,
 };
 
-static int run(int argc, char **argv)
+static int resize_main(int argc, char **argv)
 {
     struct image_args image = IMAGE_ARGS_INIT;
     const char *prealloc_text = "off";

@@ -7,13 +7,13 @@
 #include "cmd/common/common.h"
 #include "cmd/common/snapshot_list.h"
 
-static int run(int argc, char **argv);
+static int snapshot_main(int argc, char **argv);
 
 const struct command cmd_snapshot = {
     .name = "snapshot",
     .summary = "List, create, apply or delete internal snapshots",
     .usage = "[-l | -a | -c | -d] filename",
-    .run = run,
+    .run = snapshot_main,
 };
 
 /* What one of -a, -c and -d does to the image. */
@@ -95,7 +95,7 @@ static json_t *describe(enum output_format format, const char *filename,
     return result;
 }
 
-static int run(int argc, char **argv)
+static int snapshot_main(int argc, char **argv)
 {
     struct image_args image = IMAGE_ARGS_INIT;
     struct request request = { 0 };

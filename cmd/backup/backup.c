@@ -8,6 +8,17 @@
 
 #define DEFAULT_WORKERS 4
 
+static int backup_main(int argc, char **argv);
+
+const struct command cmd_backup = {
+    .name = "backup",
+    .summary = "Make a full or incremental backup of a disk",
+    .usage = "[--base... [-F]] [--verify] [--output] (source target | --disk...)\n"
+             "--list-chain [--verify] [--output]",
+    .run = backup_main,
+    .needs_a_moment = true,
+};
+
 /* ---- phases ---- */
 
 typedef int disk_phase(struct backup *backup, struct backup_disk *disk, struct blk_error *err);
@@ -108,7 +119,8 @@ static int run_backup(struct backup *backup)
             backup_say_what_stands(&backup->disks[i]);
     }
     if (backup->options->output == OUTPUT_JSON)
-        backup_print_manifest(backup, status, exit_status);
+        backup_print_manifest(backup, result_new(OUTPUT_JSON, &cmd_backup, NULL), status,
+                              exit_status);
     return exit_status;
 }
 
@@ -119,17 +131,6 @@ struct texts {
     struct cmd_list disks;
     struct cmd_size workers, rate, cbw_timeout;
     const char *chain; /* --list-chain */
-};
-
-static int run(int argc, char **argv);
-
-const struct command cmd_backup = {
-    .name = "backup",
-    .summary = "Make a full or incremental backup of a disk",
-    .usage = "[--base... [-F]] [--verify] [--output] (source target | --disk...)\n"
-             "--list-chain [--verify] [--output]",
-    .run = run,
-    .needs_a_moment = true,
 };
 
 /* The index of `text` in a list of names that ends with NULL, or -1 after having reported it. */
@@ -251,7 +252,7 @@ static int add_disks(struct backup *backup, const struct cmd_operands *operands,
     return check_targets(backup);
 }
 
-static int run(int argc, char **argv)
+static int backup_main(int argc, char **argv)
 {
     struct backup_options options = { .workers = DEFAULT_WORKERS };
     struct texts texts = {

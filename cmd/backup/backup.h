@@ -46,8 +46,6 @@ enum backup_mode {
 
 enum backup_sync { SYNC_ON_SUCCESS, SYNC_NEVER, SYNC_ALWAYS };
 
-extern const struct command cmd_backup;
-
 struct backup_options {
     struct image_args source, target;
     enum backup_mode mode;
@@ -176,9 +174,10 @@ void backup_disk_free(struct backup_disk *disk);
 int backup_list_chain(const struct backup_options *options, const char *name);
 
 /*
- * manifest.c: the JSON result of a run, printed to stdout. `status` says what became of the backup,
- * `exit_status` is that of the process: the same, unless a signal ended it.
+ * manifest.c: adds the disks to the JSON result of a run, prints and frees it. `status` says what
+ * became of the backup, `exit_status` is that of the process: the same, unless a signal ended it.
  */
-void backup_print_manifest(const struct backup *backup, int status, int exit_status);
+void backup_print_manifest(const struct backup *backup, json_t *result, int status,
+                           int exit_status);
 
 #endif

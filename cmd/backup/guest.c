@@ -1,7 +1,7 @@
 /*
  * --guest-io: a guest writes to the disk while its backup is made.
  *
- * The guest (cmd/common/guest.h) runs against a copy-before-write filter on the source. What it
+ * The guest (cmd/io/guest.h) runs against a copy-before-write filter on the source. What it
  * overwrites is saved to the target first, and the backup copies the rest through the same record
  * of what is already there. So the target shows the disk at the moment when the filter was
  * inserted, which is also when the bitmaps started over.
@@ -15,7 +15,7 @@
 #include "blockcore/base/workers.h"
 #include "blockcore/filters/cbw/cbw.h"
 #include "cmd/backup/backup.h"
-#include "cmd/common/guest.h"
+#include "cmd/io/guest.h"
 
 /* What a copying thread takes at once. */
 #define PIECE_BYTES (2 * MIB)

@@ -52,9 +52,9 @@ static json_t *describe(const struct backup *backup, const struct backup_disk *d
     return one;
 }
 
-void backup_print_manifest(const struct backup *backup, int status, int exit_status)
+void backup_print_manifest(const struct backup *backup, json_t *result, int status,
+                           int exit_status)
 {
-    json_t *result = result_new(OUTPUT_JSON, &cmd_backup, NULL);
     json_t *disks = json_array();
     json_t *steps = json_array();
 

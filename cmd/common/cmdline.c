@@ -30,11 +30,6 @@ static bool takes_value(const struct cmd_option *option)
     return option->kind != CMD_FLAG && option->kind != CMD_MARK;
 }
 
-bool cmd_option_is_end(const struct cmd_option *option)
-{
-    return !option->letter && !option->name;
-}
-
 /* ---- memory ---- */
 
 /* Values of options live until the program ends; this list keeps hold of them. */
@@ -211,6 +206,14 @@ static int uint_parse(const char *what, const char *text, uint64_t *value)
     if (ret < 0)
         return report_failure("%s: '%s' is not a number", what, text);
     return 0;
+}
+
+int output_format_parse(const char *text, enum output_format *format)
+{
+    *format = text && strcmp(text, "json") == 0 ? OUTPUT_JSON : OUTPUT_HUMAN;
+    if (!text || *format == OUTPUT_JSON || strcmp(text, "human") == 0)
+        return 0;
+    return report_failure("--output: '%s' is neither human nor json", text);
 }
 
 /* Stores what one option was given. Returns 0 or an exit status. */

@@ -9,6 +9,7 @@
 #include <stdint.h>
 
 #include "cmd/command.h"
+#include "cmd/common/json_print.h"
 
 /* What an option takes, and what `value` points to. */
 enum cmd_option_kind {
@@ -70,7 +71,10 @@ struct cmd_option {
 /* A row without name ends the table. */
 #define CMD_OPTIONS_END { 0, NULL, CMD_FLAG, NULL, NULL, NULL }
 
-bool cmd_option_is_end(const struct cmd_option *option);
+static inline bool cmd_option_is_end(const struct cmd_option *option)
+{
+    return !option->letter && !option->name;
+}
 
 struct cmd_operands {
     const char **items;
@@ -100,6 +104,12 @@ int cmd_parse_image(const struct command *command, const struct cmd_option *opti
  * `size` is none. Either may have a sign.
  */
 bool cmd_operands_swapped(const char *name, const char *size);
+
+/*
+ * Parses the text of --output (NULL: human). Reports and returns an exit status if it is neither
+ * human nor json.
+ */
+int output_format_parse(const char *text, enum output_format *format);
 
 /*
  * Parses a size given as an operand or within an option's value. Reports an error that calls it

@@ -9,7 +9,6 @@
 #include <string.h>
 
 #include "blockcore/base/memory.h"
-#include "cmd/common/report.h"
 
 /* Every key that qemu-img 7.2 prints (and the few that only blkimg has), first to last. */
 static const char *const key_order[] = {
@@ -28,14 +27,6 @@ static const char *const key_order[] = {
 };
 
 #define KEY_COUNT (sizeof(key_order) / sizeof(key_order[0]))
-
-int output_format_parse(const char *text, enum output_format *format)
-{
-    *format = text && strcmp(text, "json") == 0 ? OUTPUT_JSON : OUTPUT_HUMAN;
-    if (!text || *format == OUTPUT_JSON || strcmp(text, "human") == 0)
-        return 0;
-    return report_failure("--output: '%s' is neither human nor json", text);
-}
 
 static size_t key_rank(const char *key)
 {

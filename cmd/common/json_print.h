@@ -11,12 +11,6 @@
 enum output_format { OUTPUT_HUMAN, OUTPUT_JSON };
 
 /*
- * Parses the text of --output (NULL: human). Reports and returns an exit status if it is neither
- * human nor json.
- */
-int output_format_parse(const char *text, enum output_format *format);
-
-/*
  * Prints `value` with a newline at the end: four spaces a level, and the members of objects in
  * qemu-img's order (those it does not know come last, in the order they were added).
  */

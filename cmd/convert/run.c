@@ -321,10 +321,10 @@ static int copy_and_check(struct conversion *c, struct blk_error *err)
     return ret;
 }
 
-/* ---- the command ---- */
+/* ---- the steps ---- */
 
-static int convert(struct convert_options *o, const struct blk_driver *driver,
-                   struct blk_options *creation)
+static int convert(const struct command *command, const struct convert_options *o,
+                   const struct blk_driver *driver, struct blk_options *creation)
 {
     struct blk_error err = BLK_ERROR_INIT;
     struct convert_sources sources = { .roots = NULL };
@@ -348,7 +348,7 @@ static int convert(struct convert_options *o, const struct blk_driver *driver,
         ret = convert_copy_bitmaps(sources.roots[0], c.target, &err);
     if (ret < 0)
         blk_fail_if_unset(&err, -ret, "converting to '%s'", o->output);
-    json_t *result = result_new(o->format, &cmd_convert, o->output);
+    json_t *result = result_new(o->format, command, o->output);
     result_set_text(result, "format", c.target ? blk_skip_filters(c.target)->driver->name : NULL);
     if (c.target)
         result_set_bytes(result, "virtual-size", blk_size(c.target));
@@ -357,43 +357,17 @@ static int convert(struct convert_options *o, const struct blk_driver *driver,
     return convert_finish(&sources, c.target, ret < 0 ? report_error(&err) : EXIT_OK, result);
 }
 
-static int print_creation_help(const struct convert_options *o)
+int convert_run(const struct command *command, struct convert_options *options)
 {
-    struct blk_error err = BLK_ERROR_INIT;
-    struct option_tables tables;
-    const struct blk_driver *driver = image_driver(o->target.format, &err);
-
-    if (!driver || create_tables(driver, o->output, &tables, &err) < 0)
-        return report_error(&err);
-    create_options_help(&tables, o->output);
-    return EXIT_OK;
-}
-
-static int run(int argc, char **argv)
-{
-    struct convert_options options = { .source = IMAGE_ARGS_INIT, .target = IMAGE_ARGS_INIT };
     struct blk_error err = BLK_ERROR_INIT;
     const struct blk_driver *driver = NULL;
-
-    int status = convert_parse(argc, argv, &options);
-    if (status != CMD_RUN)
-        return status;
-    if (create_options_want_help(&options.creation))
-        return print_creation_help(&options);
-
     struct blk_options *creation = blk_options_new();
-    if (!options.no_create && prepare_creation(&options, &driver, creation, &err) < 0)
+    int status;
+
+    if (!options->no_create && prepare_creation(options, &driver, creation, &err) < 0)
         status = report_error(&err);
     else
-        status = convert(&options, driver, creation);
+        status = convert(command, options, driver, creation);
     blk_options_free(creation);
     return status;
 }
-
-const struct command cmd_convert = {
-    .name = "convert",
-    .summary = "Copy an image, converting its format",
-    .usage = "[-B [-F]] [--bitmaps [--skip-broken-bitmaps]] "
-             "filename [filename2 [...]] output_filename",
-    .run = run,
-};

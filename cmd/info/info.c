@@ -410,16 +410,16 @@ static void print_chain(const struct chain *chain, enum output_format format, bo
 
 /* ---- the command ---- */
 
-static int run(int argc, char **argv);
+static int info_main(int argc, char **argv);
 
 const struct command cmd_info = {
     .name = "info",
     .summary = "Show information about an image",
     .usage = "filename",
-    .run = run,
+    .run = info_main,
 };
 
-static int run(int argc, char **argv)
+static int info_main(int argc, char **argv)
 {
     struct image_args image = IMAGE_ARGS_INIT;
     enum output_format format = OUTPUT_HUMAN;

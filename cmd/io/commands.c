@@ -1,5 +1,5 @@
 /*
- * The list of commands, and help, which shows it.
+ * The list of commands, looking one up, and help, which shows the list.
  */
 #include <stdio.h>
 #include <string.h>
@@ -99,6 +99,16 @@ const struct io_command io_commands[] = {
       "write a range given by several lengths", REPORT_OPTIONS WRITE_OPTIONS },
     { .name = NULL },
 };
+
+const struct io_command *io_command_find(const char *name)
+{
+    for (const struct io_command *command = io_commands; command->name; command++) {
+        if (strcmp(command->name, name) == 0 ||
+            (command->alias && strcmp(command->alias, name) == 0))
+            return command;
+    }
+    return NULL;
+}
 
 static void print_line(const struct io_command *command, const char *name)
 {

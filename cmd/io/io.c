@@ -20,13 +20,13 @@
 #include "cmd/common/report.h"
 #include "cmd/version.h"
 
-static int run(int argc, char **argv);
+static int io_main(int argc, char **argv);
 
 const struct command cmd_io = {
     .name = "io",
     .summary = "Read, write and examine an image with commands",
     .usage = "[-f | --image-opts] [file]",
-    .run = run,
+    .run = io_main,
 };
 
 /* What the command line asks for. */
@@ -117,7 +117,7 @@ static int run_session(const struct args *args)
     return session_status(&session);
 }
 
-static int run(int argc, char **argv)
+static int io_main(int argc, char **argv)
 {
     struct args args = { .how = { .image = IMAGE_ARGS_INIT } };
     const struct cmd_option options[] = {

@@ -206,16 +206,16 @@ static int read_form(void *opaque, const struct cmd_option *option, const char *
     return form->picture ? EXIT_OK : output_format_parse(text, &form->format);
 }
 
-static int run(int argc, char **argv);
+static int map_main(int argc, char **argv);
 
 const struct command cmd_map = {
     .name = "map",
     .summary = "Show where the data of an image is stored",
     .usage = "filename",
-    .run = run,
+    .run = map_main,
 };
 
-static int run(int argc, char **argv)
+static int map_main(int argc, char **argv)
 {
     struct image_args image = IMAGE_ARGS_INIT;
     struct form form = { .format = OUTPUT_HUMAN };

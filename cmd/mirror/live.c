@@ -10,7 +10,7 @@
 #include "blockcore/base/bytes.h"
 #include "blockcore/base/cancel.h"
 #include "blockcore/filters/mirror/mirror.h"
-#include "cmd/common/guest.h"
+#include "cmd/io/guest.h"
 #include "cmd/mirror/mirror.h"
 
 /* When no more than this is dirty, or after this many passes, writes become synchronous. */

@@ -9,13 +9,13 @@
 #define DEFAULT_WORKERS 4
 #define MAX_WORKERS 16
 
-static int run(int argc, char **argv);
+static int mirror_main(int argc, char **argv);
 
 const struct command cmd_mirror = {
     .name = "mirror",
     .summary = "Copy an image, verify the copy, and move overlays to it",
     .usage = "source target",
-    .run = run,
+    .run = mirror_main,
     .needs_a_moment = true,
 };
 
@@ -140,7 +140,7 @@ static const char *find_conflict(const struct mirror_request *request)
     return NULL;
 }
 
-static int run(int argc, char **argv)
+static int mirror_main(int argc, char **argv)
 {
     struct mirror_request request = { .workers = DEFAULT_WORKERS };
     struct cmd_size workers = { .value = DEFAULT_WORKERS }, rate = { .given = false };

@@ -5,14 +5,14 @@
 #include "blockcore/base/memory.h"
 #include "cmd/mirror/mirror.h"
 
-static int run(int argc, char **argv);
+static int pivot_main(int argc, char **argv);
 
 const struct command cmd_pivot = {
     .name = "pivot",
     .summary = "Move overlays to another backing file with the same content",
     .usage = "[--trust] [--output] --to overlay...\n"
              "--recover [--undo] [--trust] [--output]",
-    .run = run,
+    .run = pivot_main,
 };
 
 struct request {
@@ -67,7 +67,7 @@ static int recover(const struct request *request, enum output_format format)
     return finish(pivot_recover(&what, result), NULL, 0, result);
 }
 
-static int run(int argc, char **argv)
+static int pivot_main(int argc, char **argv)
 {
     struct request request = { .image = IMAGE_ARGS_INIT, .to_image = IMAGE_ARGS_INIT };
     enum output_format format = OUTPUT_HUMAN;

@@ -1,3 +1,6 @@
+/*
+ * `blkimg convert`: its command line.
+ */
 #include <errno.h>
 #include <string.h>
 
@@ -9,6 +12,16 @@
 #define MAX_SPARSE_BYTES (16 * MIB)
 #define DEFAULT_WORKERS 4
 #define MAX_WORKERS 16
+
+static int convert_main(int argc, char **argv);
+
+const struct command cmd_convert = {
+    .name = "convert",
+    .summary = "Copy an image, converting its format",
+    .usage = "[-B [-F]] [--bitmaps [--skip-broken-bitmaps]] "
+             "filename [filename2 [...]] output_filename",
+    .run = convert_main,
+};
 
 /* Needed only until the options have been checked. */
 struct given {
@@ -74,7 +87,8 @@ static int take_operands(struct convert_options *o, const struct cmd_operands *o
     return EXIT_OK;
 }
 
-int convert_parse(int argc, char **argv, struct convert_options *o)
+/* Returns CMD_RUN, or the exit status with which the command ends here. */
+static int parse(int argc, char **argv, struct convert_options *o)
 {
     struct given given = { .format = NULL };
     const struct cmd_option table[] = {
@@ -132,4 +146,28 @@ int convert_parse(int argc, char **argv, struct convert_options *o)
     o->target.trust = o->source.trust;
     o->target.objects = o->source.objects;
     return CMD_RUN;
+}
+
+static int print_creation_help(const struct convert_options *o)
+{
+    struct blk_error err = BLK_ERROR_INIT;
+    struct option_tables tables;
+    const struct blk_driver *driver = image_driver(o->target.format, &err);
+
+    if (!driver || create_tables(driver, o->output, &tables, &err) < 0)
+        return report_error(&err);
+    create_options_help(&tables, o->output);
+    return EXIT_OK;
+}
+
+static int convert_main(int argc, char **argv)
+{
+    struct convert_options options = { .source = IMAGE_ARGS_INIT, .target = IMAGE_ARGS_INIT };
+
+    int status = parse(argc, argv, &options);
+    if (status != CMD_RUN)
+        return status;
+    if (create_options_want_help(&options.creation))
+        return print_creation_help(&options);
+    return convert_run(&cmd_convert, &options);
 }

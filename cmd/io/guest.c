@@ -1,4 +1,4 @@
-#include "cmd/common/guest.h"
+#include "cmd/io/guest.h"
 
 #include <errno.h>
 #include <pthread.h>
