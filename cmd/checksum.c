@@ -1,5 +1,5 @@
 /*
- * blkimg checksum: the digest of what a guest sees in an image (blockcore/jobs/digest.h defines it).
+ * blkimg checksum: the digest of what a guest sees in an image; blockcore/jobs/digest.h defines it.
  */
 #include <inttypes.h>
 #include <stdio.h>

@@ -7,30 +7,9 @@
 #include "blockcore/base/bytes.h"
 #include "blockcore/base/memory.h"
 #include "blockcore/jobs/copy.h"
-#include "blockcore/jobs/difference.h"
 #include "cmd/common/backing.h"
+#include "cmd/common/same_content.h"
 #include "cmd/mirror/mirror.h"
-
-/* ---- the proof ---- */
-
-int mirror_prove(struct blk_node *source, struct blk_node *target, unsigned workers,
-                 struct blk_error *err)
-{
-    const struct blk_difference_params params = {
-        .first = source,
-        .second = target,
-        .bytes = u64_max(blk_size(source), blk_size(target)),
-        .workers = workers,
-    };
-    uint64_t offset;
-    bool differs;
-
-    int ret = blk_difference_find(&params, &differs, &offset, err);
-    if (ret == 0 && differs)
-        ret = blk_fail_why(err, EIO, "they differ", "comparing '%s' with '%s' from offset %" PRIu64,
-                           target->name, source->name, offset);
-    return ret;
-}
 
 /* ---- the copy ---- */
 
@@ -112,5 +91,7 @@ int mirror_prove_target(struct mirror *mirror, struct blk_error *err)
     args.format = target_format(mirror);
     int ret = image_open(&args, request->target_name, 0, request->source_cache, &mirror->target,
                          err);
-    return ret < 0 ? ret : mirror_prove(mirror->source, mirror->target, request->workers, err);
+    if (ret < 0)
+        return ret;
+    return prove_same_content(mirror->source, mirror->target, request->workers, err);
 }

@@ -1,6 +1,7 @@
 /*
  * A mirror of an image that is being written: passes over what has become dirty, each over less;
- * then the guest's writes go to both images while what is left is copied (blockcore/filters/mirror/mirror.h).
+ * then the guest's writes go to both images while what is left is copied
+ * (blockcore/filters/mirror/mirror.h).
  *
  * The job ends when the guest has. So the target equals the source at that moment, and can be
  * verified.

@@ -1,3 +1,7 @@
+/*
+ * `blkimg mirror`: the copy has no name until it is complete, it is proved once it has been closed,
+ * and only then do overlays move to it.
+ */
 #include "cmd/mirror/mirror.h"
 
 #include <errno.h>
@@ -5,6 +9,7 @@
 
 #include "blockcore/base/cancel.h"
 #include "cmd/common/same_file.h"
+#include "cmd/pivot/pivot.h"
 
 #define DEFAULT_WORKERS 4
 #define MAX_WORKERS 16

@@ -3,7 +3,7 @@
  * with the old one of each overlay; all of them stay locked from then on.
  */
 #include "blockcore/base/memory.h"
-#include "cmd/mirror/mirror.h"
+#include "cmd/pivot/pivot.h"
 
 static int pivot_main(int argc, char **argv);
 

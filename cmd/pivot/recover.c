@@ -5,7 +5,8 @@
  */
 #include <errno.h>
 
-#include "cmd/mirror/mirror.h"
+#include "cmd/common/same_content.h"
+#include "cmd/pivot/pivot.h"
 
 /* What the overlay should name in the end. */
 struct wanted {
@@ -58,7 +59,7 @@ static int prove_one(const struct recover_request *request, struct pivot *pivot,
     if (ret == 0)
         ret = pivot_check_ids(pivot, overlay, *backing, err);
     if (ret == 0)
-        ret = mirror_prove(overlay->old_backing, overlay->new_backing, pivot->workers, err);
+        ret = prove_same_content(overlay->old_backing, overlay->new_backing, pivot->workers, err);
     return ret;
 }
 

@@ -15,7 +15,7 @@
 
 #include "blockcore/base/memory.h"
 #include "cmd/common/folder.h"
-#include "cmd/mirror/mirror.h"
+#include "cmd/pivot/pivot.h"
 
 #define BEGIN_PREFIX "{\"state\":\"begin\""
 #define DONE_LINE "{\"state\":\"done\"}\n"

@@ -1,3 +1,7 @@
+/*
+ * A pivot as one transaction: every overlay is opened, locked and compared before the first header
+ * is written, and those that were written are put back if a later step fails.
+ */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -6,7 +10,8 @@
 #include "blockcore/base/memory.h"
 #include "blockcore/graph/backing.h"
 #include "cmd/common/backing.h"
-#include "cmd/mirror/mirror.h"
+#include "cmd/common/same_content.h"
+#include "cmd/pivot/pivot.h"
 
 void pivot_init(struct pivot *pivot, const char *const *names, size_t count)
 {
@@ -150,7 +155,7 @@ int pivot_prove_old(struct pivot *pivot, struct blk_node *node, struct blk_error
         if (ret == 0)
             ret = pivot_check_ids(pivot, overlay, overlay->old_backing, err);
         if (ret == 0)
-            ret = mirror_prove(overlay->old_backing, node, pivot->workers, err);
+            ret = prove_same_content(overlay->old_backing, node, pivot->workers, err);
         if (ret < 0)
             blk_context(err, "overlay '%s'", overlay->filename);
     }
@@ -173,7 +178,7 @@ static int plan_one(const struct pivot *pivot, struct pivot_overlay *overlay, co
                                  overlay->filename, overlay->new_name);
     ret = pivot_open_backing(pivot, overlay, overlay->new_name, overlay->new_format,
                              &overlay->new_backing, err);
-    return ret < 0 ? ret : mirror_prove(overlay->new_backing, to_node, pivot->workers, err);
+    return ret < 0 ? ret : prove_same_content(overlay->new_backing, to_node, pivot->workers, err);
 }
 
 int pivot_plan(struct pivot *pivot, const char *to, struct blk_node *node, struct blk_error *err)
