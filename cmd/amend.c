@@ -14,7 +14,7 @@ const struct command cmd_amend = {
     .run = amend_main,
 };
 
-struct request {
+struct amend_request {
     struct cmd_list texts; /* -o */
     bool force;
     bool show_progress;
@@ -31,7 +31,7 @@ static int amend_tables(const struct blk_driver *driver, struct option_tables *t
                         "format '%s'", driver->name);
 }
 
-static int print_help(const struct blk_driver *driver)
+static int print_amend_help(const struct blk_driver *driver)
 {
     struct blk_error err = BLK_ERROR_INIT;
     struct option_tables tables;
@@ -42,8 +42,9 @@ static int print_help(const struct blk_driver *driver)
     return EXIT_OK;
 }
 
-static int change(struct blk_node *node, struct blk_options *options, const struct request *request,
-                  struct progress *shown, struct blk_error *err)
+static int amend_node(struct blk_node *node, struct blk_options *options,
+                      const struct amend_request *request, struct progress *shown,
+                      struct blk_error *err)
 {
     const struct blk_progress progress = { progress_update, shown };
     int ret = node->driver->amend(node, options, request->force, &progress, err);
@@ -57,14 +58,14 @@ static int change(struct blk_node *node, struct blk_options *options, const stru
     return 0;
 }
 
-static int amend(struct blk_node *root, const struct request *request)
+static int amend(struct blk_node *root, const struct amend_request *request)
 {
     struct blk_node *node = blk_skip_filters(root);
     struct blk_error err = BLK_ERROR_INIT;
     struct option_tables tables;
 
     if (create_options_want_help(&request->texts))
-        return print_help(node->driver);
+        return print_amend_help(node->driver);
     struct blk_options *options = blk_options_new();
     int ret = amend_tables(node->driver, &tables, &err);
     if (ret < 0)
@@ -74,7 +75,7 @@ static int amend(struct blk_node *root, const struct request *request)
     if (ret == 0) {
         struct progress progress;
         progress_start(&progress, request->show_progress);
-        ret = change(node, options, request, &progress, &err);
+        ret = amend_node(node, options, request, &progress, &err);
         progress_finish(&progress, ret == 0);
     }
     blk_options_free(options);
@@ -84,7 +85,7 @@ static int amend(struct blk_node *root, const struct request *request)
 static int amend_main(int argc, char **argv)
 {
     struct image_args image = IMAGE_ARGS_INIT;
-    struct request request = { .force = false };
+    struct amend_request request = { .force = false };
     enum output_format format = OUTPUT_HUMAN;
     const char *cache = NULL;
     bool quiet = false;
@@ -110,7 +111,7 @@ static int amend_main(int argc, char **argv)
     bool help = create_options_want_help(&request.texts);
     if (help && image.format) {
         const struct blk_driver *driver = image_driver(image.format, &err);
-        return driver ? print_help(driver) : report_error(&err);
+        return driver ? print_amend_help(driver) : report_error(&err);
     }
     if (operands.count != 1)
         return report_usage(&cmd_amend, "expects one image");

@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "blockcore/base/array.h"
 #include "blockcore/base/bytes.h"
 #include "blockcore/bitmap/bitmaps.h"
 #include "blockcore/bitmap/identity.h"
@@ -17,7 +18,7 @@
 
 /* ---- actions ---- */
 
-struct request {
+struct bitmap_request {
     struct blk_node *root;
     struct blk_node *source; /* -b: where --merge finds its bitmaps; else the root */
     const char *name;
@@ -49,7 +50,7 @@ static void break_chain(struct blk_node *node, const char *name)
         node->driver->identity_set(node, &identity);
 }
 
-static int do_add(struct request *request, struct blk_error *err)
+static int do_add(struct bitmap_request *request, struct blk_error *err)
 {
     struct blk_node *node = request->root;
     struct blk_dirty_bitmap *bitmap;
@@ -77,7 +78,7 @@ static int do_add(struct request *request, struct blk_error *err)
 }
 
 /* An inconsistent bitmap can be removed, and nothing else. */
-static int do_remove(struct request *request, struct blk_error *err)
+static int do_remove(struct bitmap_request *request, struct blk_error *err)
 {
     struct blk_dirty_bitmap *bitmap = blk_bitmaps_find(request->root, request->name);
     if (!bitmap)
@@ -87,12 +88,13 @@ static int do_remove(struct request *request, struct blk_error *err)
     return 0;
 }
 
-static int usable(struct request *request, struct blk_dirty_bitmap **bitmap, struct blk_error *err)
+static int usable(struct bitmap_request *request, struct blk_dirty_bitmap **bitmap,
+                  struct blk_error *err)
 {
     return blk_bitmaps_get_usable(request->root, request->name, bitmap, err);
 }
 
-static int do_clear(struct request *request, struct blk_error *err)
+static int do_clear(struct bitmap_request *request, struct blk_error *err)
 {
     struct blk_dirty_bitmap *bitmap;
     int ret = usable(request, &bitmap, err);
@@ -103,7 +105,7 @@ static int do_clear(struct request *request, struct blk_error *err)
     return ret;
 }
 
-static int set_enabled(struct request *request, bool enabled, struct blk_error *err)
+static int set_enabled(struct bitmap_request *request, bool enabled, struct blk_error *err)
 {
     struct blk_dirty_bitmap *bitmap;
     int ret = usable(request, &bitmap, err);
@@ -116,17 +118,17 @@ static int set_enabled(struct request *request, bool enabled, struct blk_error *
     return ret;
 }
 
-static int do_enable(struct request *request, struct blk_error *err)
+static int do_enable(struct bitmap_request *request, struct blk_error *err)
 {
     return set_enabled(request, true, err);
 }
 
-static int do_disable(struct request *request, struct blk_error *err)
+static int do_disable(struct bitmap_request *request, struct blk_error *err)
 {
     return set_enabled(request, false, err);
 }
 
-static int do_merge(struct request *request, struct blk_error *err)
+static int do_merge(struct bitmap_request *request, struct blk_error *err)
 {
     struct blk_dirty_bitmap *to, *from;
     int ret = usable(request, &to, err);
@@ -144,7 +146,7 @@ static int do_merge(struct request *request, struct blk_error *err)
 /* The list is at the same time what the options are called. */
 static const struct action {
     const char *name;
-    int (*run)(struct request *request, struct blk_error *err);
+    int (*run)(struct bitmap_request *request, struct blk_error *err);
 } actions[] = {
     { "add", do_add },       { "remove", do_remove },   { "clear", do_clear },
     { "enable", do_enable }, { "disable", do_disable }, { "merge", do_merge },
@@ -164,9 +166,9 @@ static int note_action(void *opaque, const struct cmd_option *option, const char
 {
     struct steps *steps = opaque;
 
-    if (steps->count == sizeof(steps->list) / sizeof(steps->list[0]))
+    if (steps->count == ARRAY_SIZE(steps->list))
         return report_failure("bitmap: too many actions");
-    for (size_t i = 0; i < sizeof(actions) / sizeof(actions[0]); i++)
+    for (size_t i = 0; i < ARRAY_SIZE(actions); i++)
         if (strcmp(actions[i].name, option->name) == 0)
             steps->list[steps->count++] = (struct step){ &actions[i], text };
     return EXIT_OK;
@@ -180,7 +182,7 @@ static bool has_action(const struct steps *steps, const char *name)
     return false;
 }
 
-static int run_steps(struct request *request, const struct steps *steps)
+static int run_steps(struct bitmap_request *request, const struct steps *steps)
 {
     for (size_t i = 0; i < steps->count; i++) {
         struct blk_error err = BLK_ERROR_INIT;
@@ -294,8 +296,8 @@ const struct command cmd_bitmap = {
     .run = bitmap_main,
 };
 
-static json_t *describe(enum output_format output, const char *filename, const char *bitmap,
-                        const struct steps *steps)
+static json_t *bitmap_describe(enum output_format output, const char *filename, const char *bitmap,
+                               const struct steps *steps)
 {
     json_t *result = result_new(output, &cmd_bitmap, filename);
     if (!result)
@@ -312,7 +314,7 @@ static json_t *describe(enum output_format output, const char *filename, const c
  * Runs the actions. If one fails, nothing was written yet: the graph is dropped and the image is
  * what it was.
  */
-static int change_bitmaps(struct request *request, const struct steps *steps,
+static int change_bitmaps(struct bitmap_request *request, const struct steps *steps,
                           const char *filename, struct blk_node *source_root,
                           enum output_format output)
 {
@@ -320,7 +322,7 @@ static int change_bitmaps(struct request *request, const struct steps *steps,
 
     request->root = blk_skip_filters(request->root);
     request->source = source_root ? blk_skip_filters(source_root) : request->root;
-    json_t *result = describe(output, filename, request->name, steps);
+    json_t *result = bitmap_describe(output, filename, request->name, steps);
     int status = run_steps(request, steps);
     if (status == EXIT_OK) {
         report_close_note("bitmap '%s' of '%s' may be wrong", request->name, filename);
@@ -378,7 +380,7 @@ static int bitmap_main(int argc, char **argv)
         return report_usage(&cmd_bitmap, "-F needs -b");
 
     struct blk_error err = BLK_ERROR_INIT;
-    struct request request = { .name = operands.items[1], .granularity = granularity.value };
+    struct bitmap_request request = { .name = operands.items[1], .granularity = granularity.value };
     struct blk_node *source_root = NULL;
     source.lock_wait = image.lock_wait;
     if (image_open(&image, operands.items[0], BLK_WRITABLE | BLK_NO_BACKING, NULL, &request.root,

@@ -20,7 +20,7 @@ const struct command cmd_checksum = {
 #define DEFAULT_WORKERS 4
 #define MAX_WORKERS 16
 
-static void print_line(const char *name, const char *hex)
+static void print_digest(const char *name, const char *hex)
 {
     printf("%s  ", hex);
     print_escaped(stdout, name);
@@ -88,6 +88,6 @@ static int checksum_main(int argc, char **argv)
     }
     status = finish(status, &root, 1, result);
     if (status == EXIT_OK && format == OUTPUT_HUMAN)
-        print_line(filename, hex);
+        print_digest(filename, hex);
     return status;
 }

@@ -26,7 +26,8 @@ enum { NOT_CLEAN = 2 };
 /* ---- output ---- */
 
 /* `why`: what is wrong, or NULL. */
-static json_t *describe(enum output_format format, const char *filename, const char *why)
+static json_t *close_check_describe(enum output_format format, const char *filename,
+                                    const char *why)
 {
     json_t *result = result_new(format, &cmd_close_check, filename);
 
@@ -59,7 +60,7 @@ static int close_strictly(struct blk_node *root, const char *filename, enum outp
     struct blk_error err = BLK_ERROR_INIT;
 
     int ret = blk_close(root, &report, &err);
-    json_t *result = describe(format, filename, ret < 0 ? err.why : NULL);
+    json_t *result = close_check_describe(format, filename, ret < 0 ? err.why : NULL);
     if (!result && !quiet)
         print_steps(&report);
     int status = ret < 0 ? report_close(&report, &err) : EXIT_OK;
@@ -118,7 +119,7 @@ static int look_only(struct blk_node *root, const char *filename, enum output_fo
         putchar('\n');
     }
     return finish_answered(why ? NOT_CLEAN : EXIT_OK, &root, 1,
-                              describe(format, filename, why));
+                              close_check_describe(format, filename, why));
 }
 
 static int close_check_main(int argc, char **argv)

@@ -37,7 +37,7 @@ struct commit {
  * Whether the backing file of `overlay` is what the user calls `name`: as in the header, or a path
  * to it.
  */
-static bool is_called(const struct blk_node *overlay, struct blk_node *backing, const char *name)
+static bool is_named(const struct blk_node *overlay, struct blk_node *backing, const char *name)
 {
     if (overlay->backing_name && strcmp(overlay->backing_name, name) == 0)
         return true;
@@ -62,7 +62,7 @@ static int find_base(struct commit *commit, const char *name, struct blk_error *
                                                    name, commit->top->name);
             return blk_fail_why(err, ENOENT, why, "committing '%s'", commit->top->name);
         }
-        if (!name || is_called(node, backing, name)) {
+        if (!name || is_named(node, backing, name)) {
             commit->base = blk_skip_filters(backing);
             if (node != commit->top)
                 commit->keep_top = true;

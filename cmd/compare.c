@@ -55,7 +55,7 @@ struct chunk {
     bool zero[2]; /* known to read as zeroes */
 };
 
-struct job {
+struct compare_job {
     struct blk_node *roots[2];
     uint64_t common, total; /* bytes that both and that the longer one has, in whole sectors */
     bool strict;
@@ -71,7 +71,7 @@ struct job {
 /* ---- findings ---- */
 
 /* Keeps the finding with the lowest offset. The mutex is held. */
-static void found(struct job *job, enum verdict verdict, uint64_t offset,
+static void found(struct compare_job *job, enum verdict verdict, uint64_t offset,
                   const struct blk_error *err)
 {
     if (job->finding.verdict != SAME && job->finding.offset <= offset)
@@ -82,7 +82,7 @@ static void found(struct job *job, enum verdict verdict, uint64_t offset,
         job->finding.err = *err;
 }
 
-static void found_by_worker(struct job *job, enum verdict verdict, uint64_t offset,
+static void found_by_worker(struct compare_job *job, enum verdict verdict, uint64_t offset,
                             const struct blk_error *err)
 {
     pthread_mutex_lock(&job->mutex);
@@ -92,7 +92,7 @@ static void found_by_worker(struct job *job, enum verdict verdict, uint64_t offs
 
 /* ---- the iterator; the mutex is held ---- */
 
-static bool look_at(struct job *job, int side)
+static bool look_at_side(struct compare_job *job, int side)
 {
     struct blk_error err = BLK_ERROR_INIT;
     if (job->extents[side].bytes)
@@ -104,7 +104,7 @@ static bool look_at(struct job *job, int side)
     return false;
 }
 
-static bool status_differs(const struct job *job)
+static bool status_differs(const struct compare_job *job)
 {
     /* Within the last sector one image may end before the other. */
     bool inside = job->next < blk_size(job->roots[0]) && job->next < blk_size(job->roots[1]);
@@ -113,11 +113,11 @@ static bool status_differs(const struct job *job)
 }
 
 /* Takes the next range that must be read. False when there is none, or it is behind a finding. */
-static bool next_chunk(struct job *job, struct chunk *chunk)
+static bool next_chunk(struct compare_job *job, struct chunk *chunk)
 {
     for (;;) {
         uint64_t end = job->finding.verdict == SAME ? job->total : job->finding.offset;
-        if (job->next >= end || blk_cancelled() || !look_at(job, 0) || !look_at(job, 1))
+        if (job->next >= end || blk_cancelled() || !look_at_side(job, 0) || !look_at_side(job, 1))
             return false;
         if (status_differs(job)) {
             found(job, STATUS_DIFFERS, job->next, NULL);
@@ -162,7 +162,7 @@ static uint64_t first_difference(const uint8_t *a, const uint8_t *b, uint64_t by
     }
 }
 
-static void compare_chunk(struct job *job, const struct chunk *chunk, uint8_t *buffers[2])
+static void compare_chunk(struct compare_job *job, const struct chunk *chunk, uint8_t *buffers[2])
 {
     const uint8_t *read[2];
     int count = 0;
@@ -185,9 +185,9 @@ static void compare_chunk(struct job *job, const struct chunk *chunk, uint8_t *b
 
 /* ---- workers ---- */
 
-static void *work(void *argument)
+static void *compare_worker(void *argument)
 {
-    struct job *job = argument;
+    struct compare_job *job = argument;
     struct chunk chunk = { .bytes = 0 };
     uint8_t *memory = blk_buffer_alloc(2 * CHUNK_BYTES);
 
@@ -209,10 +209,10 @@ static void *work(void *argument)
     return NULL;
 }
 
-static void compare(struct job *job)
+static void compare_content(struct compare_job *job)
 {
     pthread_mutex_init(&job->mutex, NULL);
-    blk_run_workers(WORKERS, work, job);
+    blk_run_workers(WORKERS, compare_worker, job);
     pthread_mutex_destroy(&job->mutex);
 
     if (blk_cancelled() && job->next < job->total && job->finding.verdict == SAME) {
@@ -240,7 +240,7 @@ static void describe_finding(const struct finding *finding, json_t *result)
 }
 
 /* Says what was found. Returns the exit status. */
-static int report_finding(const struct job *job, bool quiet, json_t *result)
+static int report_finding(const struct compare_job *job, bool quiet, json_t *result)
 {
     const struct finding *finding = &job->finding;
     bool reached_end = finding->verdict == SAME || finding->offset >= job->common;
@@ -274,7 +274,7 @@ static int compare_images(struct blk_node *roots[2], bool strict, bool progress,
 {
     uint64_t first = round_up(blk_size(roots[0]), BLK_SECTOR_BYTES);
     uint64_t second = round_up(blk_size(roots[1]), BLK_SECTOR_BYTES);
-    struct job job = {
+    struct compare_job job = {
         .roots = { roots[0], roots[1] },
         .common = u64_min(first, second),
         .total = u64_max(first, second),
@@ -289,7 +289,7 @@ static int compare_images(struct blk_node *roots[2], bool strict, bool progress,
         result_set_flag(result, "identical", false);
         result_set_text(result, "difference", "size");
     } else {
-        compare(&job);
+        compare_content(&job);
         if (job.finding.verdict == SAME)
             progress_reach_end(&job.progress);
         status = report_finding(&job, quiet, result);

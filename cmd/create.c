@@ -22,7 +22,7 @@ const struct command cmd_create = {
 };
 
 /* The command line. */
-struct request {
+struct create_request {
     const char *filename;
     const char *size_text; /* or NULL */
     const char *format;
@@ -40,8 +40,8 @@ struct request {
  * layer of its chain, and takes its size if none is given. It asks for no lock: a running machine
  * may be using it. Returns an exit status.
  */
-static int look_at_backing(const struct request *request, const char *name, const char *format,
-                           struct blk_options *options)
+static int create_look_at_backing(const struct create_request *request, const char *name,
+                                  const char *format, struct blk_options *options)
 {
     struct blk_error err = BLK_ERROR_INIT;
     struct image_args args = request->backing;
@@ -64,7 +64,7 @@ static int look_at_backing(const struct request *request, const char *name, cons
 }
 
 /* Returns an exit status. */
-static int check_backing(const struct request *request, const struct option_tables *tables,
+static int check_backing(const struct create_request *request, const struct option_tables *tables,
                          struct blk_options *options)
 {
     if (request->backing_file)
@@ -95,7 +95,7 @@ static int check_backing(const struct request *request, const struct option_tabl
         return report_failure("creating '%s': it cannot be its own backing file",
                               request->filename);
     if (!request->unsafe)
-        return look_at_backing(request, name, format, options);
+        return create_look_at_backing(request, name, format, options);
     return format ? EXIT_OK
                   : report_failure("creating '%s': Backing file specified without backing format "
                                    "(-F)", request->filename);
@@ -104,7 +104,7 @@ static int check_backing(const struct request *request, const struct option_tabl
 /* ---- creating ---- */
 
 /* Collects everything that was asked for in `options`. Returns an exit status. */
-static int read_options(const struct request *request, const struct option_tables *tables,
+static int read_options(const struct create_request *request, const struct option_tables *tables,
                         struct blk_options *options)
 {
     struct blk_error err = BLK_ERROR_INIT;
@@ -140,15 +140,20 @@ static void round_size(struct blk_options *options)
         blk_options_setf(options, "size", "%" PRIu64, round_up(size, BLK_SECTOR_BYTES));
 }
 
-static int create(const struct request *request, const struct blk_driver *driver,
+static int create(const struct create_request *request, const struct blk_driver *driver,
                   struct blk_options *options)
 {
     struct blk_error err = BLK_ERROR_INIT;
     struct blk_node *root;
+    const struct image_creation creation = {
+        .name = request->filename,
+        .driver = driver,
+        .options = options,
+        .flags = BLK_NO_BACKING,
+    };
 
     round_size(options);
-    int ret = image_create(&request->backing, request->filename, driver, options, BLK_NO_BACKING,
-                           NULL, &root, &err);
+    int ret = image_create(&request->backing, &creation, &root, &err);
 
     json_t *result = result_new(request->output, &cmd_create, request->filename);
     result_set_text(result, "format", request->format);
@@ -159,7 +164,7 @@ static int create(const struct request *request, const struct blk_driver *driver
     return finish(ret < 0 ? report_error(&err) : EXIT_OK, &root, 1, result);
 }
 
-static int prepare_and_create(const struct request *request, const struct blk_driver *driver)
+static int prepare_and_create(const struct create_request *request, const struct blk_driver *driver)
 {
     struct blk_error err = BLK_ERROR_INIT;
     struct option_tables tables;
@@ -190,7 +195,7 @@ static int prepare_and_create(const struct request *request, const struct blk_dr
 
 static int create_main(int argc, char **argv)
 {
-    struct request request = { .format = "raw" };
+    struct create_request request = { .format = "raw" };
     const struct cmd_option options[] = {
         { 'f', "format", CMD_STRING, &request.format, "FMT", "format of the new image (raw)" },
         { 'b', "backing", CMD_STRING, &request.backing_file, "FILE", "backing file" },

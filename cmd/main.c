@@ -61,7 +61,7 @@ static const struct command *const commands[] = {
 
 static const struct command *running; /* NULL: none yet */
 
-static const struct command *find(const char *name)
+static const struct command *find_command(const char *name)
 {
     for (const struct command *const *command = commands; *command; command++) {
         if (strcmp((*command)->name, name) == 0)
@@ -90,7 +90,7 @@ static void print_syntax(const struct command *command)
     command->run(2, argv);
 }
 
-static void print_help(void)
+static void print_program_help(void)
 {
     const char *name = program_name();
 
@@ -111,7 +111,7 @@ static void print_help(void)
 
 static int run_command(const char *name, int argc, char **argv)
 {
-    const struct command *command = find(name);
+    const struct command *command = find_command(name);
     if (!command)
         return unknown_command(name);
     running = command;
@@ -122,7 +122,7 @@ static int run_command(const char *name, int argc, char **argv)
 static int run_help(int argc, char **argv)
 {
     if (argc < 2) {
-        print_help();
+        print_program_help();
         return EXIT_OK;
     }
     char help[] = "--help";

@@ -14,7 +14,7 @@ static json_t *number(uint64_t value)
     return json_integer((json_int_t)value);
 }
 
-static void print_result(const struct blk_measure *result, enum output_format format)
+static void print_measure(const struct blk_measure *result, enum output_format format)
 {
     if (format == OUTPUT_HUMAN) {
         printf("required size: %" PRIu64 "\n", result->required_bytes);
@@ -56,8 +56,8 @@ static int read_target(const char *format, const struct cmd_list *texts,
     return 0;
 }
 
-static int measure(const struct blk_driver *driver, struct blk_options *options,
-                   struct blk_node *source, enum output_format format)
+static int measure_image(const struct blk_driver *driver, struct blk_options *options,
+                         struct blk_node *source, enum output_format format)
 {
     struct blk_error err = BLK_ERROR_INIT;
     struct blk_measure result = { 0 };
@@ -67,7 +67,7 @@ static int measure(const struct blk_driver *driver, struct blk_options *options,
         blk_fail_if_unset(&err, -ret, "measuring format '%s'", driver->name);
         return report_error(&err);
     }
-    print_result(&result, format);
+    print_measure(&result, format);
     return EXIT_OK;
 }
 
@@ -121,7 +121,7 @@ static int measure_main(int argc, char **argv)
         (snapshot && image_load_snapshot(source, snapshot, &err) < 0))
         status = report_error(&err);
     else
-        status = measure(driver, options, source, format);
+        status = measure_image(driver, options, source, format);
     blk_options_free(options);
     return finish(status, &source, 1, NULL);
 }

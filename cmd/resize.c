@@ -1,6 +1,7 @@
 /*
  * blkimg resize: changes the virtual size of an image.
  */
+#include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -17,8 +18,8 @@ static int new_size(const struct blk_node *root, const char *text, uint64_t *siz
     if (status)
         return status;
     if (sign == '-' && bytes >= old)
-        return report_failure("size: '%s' would leave nothing of '%s', which has %llu bytes", text,
-                              root->name, (unsigned long long)old);
+        return report_failure("size: '%s' would leave nothing of '%s', which has %" PRIu64 " bytes",
+                              text, root->name, old);
     *size = !sign ? bytes : sign == '+' ? old + bytes : old - bytes;
     if (*size > BLK_MAX_BYTES)
         return report_failure("size: '%s' would make '%s' larger than 8 EiB", text,
@@ -40,9 +41,9 @@ static int resize(struct blk_node *root, const char *text, enum blk_prealloc pre
     if (size <= old && prealloc != BLK_PREALLOC_OFF)
         return report_failure("resizing '%s': --preallocation is for growing only", root->name);
     if (size < old && !shrink)
-        return report_failure("resizing '%s' from %llu to %llu bytes: the data beyond the new end "
-                              "would be lost; Use the --shrink option to shrink it anyway",
-                              root->name, (unsigned long long)old, (unsigned long long)size);
+        return report_failure("resizing '%s' from %" PRIu64 " to %" PRIu64 " bytes: the data "
+                              "beyond the new end would be lost; Use the --shrink option to shrink "
+                              "it anyway", root->name, old, size);
     if (blk_truncate(root, size, prealloc, true, &err) < 0)
         return report_error(&err);
     return EXIT_OK;

@@ -19,21 +19,21 @@ const struct command cmd_snapshot = {
 /* What one of -a, -c and -d does to the image. */
 typedef int snapshot_fn(struct blk_node *node, const char *name, struct blk_error *err);
 
-struct request {
+struct snapshot_request {
     char action;      /* the letter; 0: none given */
     const char *name; /* of the snapshot */
     const char *verb; /* for messages */
 };
 
 /* Called for each of -l, -a, -c and -d. */
-static int choose(void *opaque, const struct cmd_option *option, const char *text)
+static int choose_action(void *opaque, const struct cmd_option *option, const char *text)
 {
     static const char *const verbs[] = {
         ['a'] = "applying",
         ['c'] = "creating",
         ['d'] = "deleting",
     };
-    struct request *request = opaque;
+    struct snapshot_request *request = opaque;
 
     if (request->action)
         return report_usage(&cmd_snapshot, "-l, -a, -c and -d exclude each other");
@@ -63,7 +63,7 @@ static int list(struct blk_node *root, json_t *result)
     return EXIT_OK;
 }
 
-static int change(struct blk_node *root, const struct request *request)
+static int change_snapshots(struct blk_node *root, const struct snapshot_request *request)
 {
     struct blk_node *node = blk_skip_filters(root);
     struct blk_error err = BLK_ERROR_INIT;
@@ -82,8 +82,8 @@ static int change(struct blk_node *root, const struct request *request)
     return report_error(&err);
 }
 
-static json_t *describe(enum output_format format, const char *filename,
-                        const struct request *request)
+static json_t *snapshot_describe(enum output_format format, const char *filename,
+                                 const struct snapshot_request *request)
 {
     static const char *const actions[] = {
         ['a'] = "apply", ['c'] = "create", ['d'] = "delete", ['l'] = "list",
@@ -98,8 +98,8 @@ static json_t *describe(enum output_format format, const char *filename,
 static int snapshot_main(int argc, char **argv)
 {
     struct image_args image = IMAGE_ARGS_INIT;
-    struct request request = { 0 };
-    struct cmd_call call = { choose, &request };
+    struct snapshot_request request = { 0 };
+    struct cmd_call call = { choose_action, &request };
     enum output_format format = OUTPUT_HUMAN;
     bool quiet = false;
     const struct cmd_option options[] = {
@@ -125,7 +125,10 @@ static int snapshot_main(int argc, char **argv)
     unsigned flags = BLK_NO_BACKING | (changes ? BLK_WRITABLE : BLK_NO_IO);
     if (image_open(&image, filename, flags, NULL, &root, &err) < 0)
         return report_error(&err);
-    json_t *result = describe(format, filename, &request);
-    status = changes ? change(root, &request) : request.action ? list(root, result) : EXIT_OK;
+    json_t *result = snapshot_describe(format, filename, &request);
+    if (changes)
+        status = change_snapshots(root, &request);
+    else
+        status = request.action ? list(root, result) : EXIT_OK;
     return finish(status, &root, 1, result);
 }

@@ -24,7 +24,7 @@ struct disk_progress {
     uint64_t before; /* done by disks before this one */
 };
 
-static void on_progress(void *opaque, uint64_t done, uint64_t total)
+static void on_backup_progress(void *opaque, uint64_t done, uint64_t total)
 {
     struct disk_progress *progress = opaque;
     struct backup *backup = progress->backup;
@@ -84,7 +84,7 @@ static int copy_disk(struct backup *backup, struct backup_disk *disk, struct blk
         .compressed = options->compressed,
         .workers = options->workers,
         .bytes_per_second = options->bytes_per_second,
-        .progress = on_progress,
+        .progress = on_backup_progress,
         .opaque = &progress,
     };
 
@@ -152,8 +152,8 @@ int backup_copy(struct backup *backup, struct backup_disk *disk, struct blk_erro
 
 /* ---- --verify ---- */
 
-static int compare(const struct backup *backup, const struct backup_disk *disk,
-                   struct blk_node *target, struct blk_error *err)
+static int compare_target(const struct backup *backup, const struct backup_disk *disk,
+                          struct blk_node *target, struct blk_error *err)
 {
     const struct blk_difference_params params = {
         .first = disk->source,
@@ -184,7 +184,7 @@ int backup_verify(struct backup *backup, struct backup_disk *disk, struct blk_er
                          &target, err);
     if (ret < 0)
         return ret;
-    ret = compare(backup, disk, target, err);
+    ret = compare_target(backup, disk, target, err);
     int closed = blk_close(target, NULL, ret < 0 ? NULL : err);
     return ret < 0 ? ret : closed;
 }

@@ -28,7 +28,7 @@ static json_t *close_steps(const struct blk_close_report *report)
     return list;
 }
 
-static json_t *describe(const struct backup *backup, const struct backup_disk *disk)
+static json_t *describe_disk(const struct backup *backup, const struct backup_disk *disk)
 {
     json_t *one = json_object();
 
@@ -59,7 +59,7 @@ void backup_print_manifest(const struct backup *backup, json_t *result, int stat
     json_t *steps = json_array();
 
     for (size_t i = 0; i < backup->count; i++) {
-        json_array_append_new(disks, describe(backup, &backup->disks[i]));
+        json_array_append_new(disks, describe_disk(backup, &backup->disks[i]));
         report_close_json(&backup->disks[i].target_report, steps);
         report_close_json(&backup->disks[i].source_report, steps);
     }

@@ -164,9 +164,10 @@ int backup_open_source(struct backup *backup, struct backup_disk *disk, struct b
         return blk_fail_why(err, ENOTSUP, "its format has no layers", "'%s' (%s)",
                             disk->source_name, disk->format->driver->name);
     ret = freeze_bitmaps(options, disk, err);
-    if (ret == 0 && (ret = blk_id_new(&disk->id)) < 0)
-        ret = blk_fail(err, -ret, "making an id for the backup");
-    return ret;
+    if (ret < 0)
+        return ret;
+    ret = blk_id_new(&disk->id);
+    return ret < 0 ? blk_fail(err, -ret, "making an id for the backup") : 0;
 }
 
 /* ---- the target ---- */
@@ -196,10 +197,9 @@ static int create_options(const struct backup_options *options, const struct blk
     return 0;
 }
 
-static int create_target(const struct backup_options *options, struct backup_disk *disk,
-                         struct blk_error *err)
+static int create_backup_target(const struct backup_options *options, struct backup_disk *disk,
+                                struct blk_error *err)
 {
-    const char *name = disk->partial_name ? disk->partial_name : disk->target_name;
     const struct blk_driver *driver = image_driver(options->target.format, err);
 
     if (!driver)
@@ -208,13 +208,18 @@ static int create_target(const struct backup_options *options, struct backup_dis
         return blk_fail_why(err, ENOTSUP, "the format does not support compression",
                             "creating '%s' (%s)", disk->target_name, driver->name);
 
-    struct blk_options *creation = blk_options_new();
-    int ret = create_options(options, driver, disk, creation, err);
+    const struct image_creation creation = {
+        .name = disk->partial_name ? disk->partial_name : disk->target_name,
+        .driver = driver,
+        .options = blk_options_new(),
+        .flags = BLK_WRITABLE | BLK_UNMAP,
+        .cache = options->target_cache,
+    };
+    int ret = create_options(options, driver, disk, creation.options, err);
     disk->target_begun = ret == 0;
     if (ret == 0)
-        ret = image_create(&options->target, name, driver, creation, BLK_WRITABLE | BLK_UNMAP,
-                           options->target_cache, &disk->target, err);
-    blk_options_free(creation);
+        ret = image_create(&options->target, &creation, &disk->target, err);
+    blk_options_free(creation.options);
     return ret;
 }
 
@@ -248,8 +253,8 @@ static int check_size(const struct backup_disk *disk, struct blk_error *err)
                         disk->target_name, bytes, disk->bytes);
 }
 
-static int open_existing(const struct backup_options *options, struct backup_disk *disk,
-                         struct blk_error *err)
+static int open_backup_target(const struct backup_options *options, struct backup_disk *disk,
+                              struct blk_error *err)
 {
     int ret = check_no_dependents(&options->target, disk->target_name, err);
     if (ret == 0)
@@ -361,8 +366,8 @@ int backup_make_target(struct backup *backup, struct backup_disk *disk, struct b
 
     int ret = check_names(backup, disk, err);
     if (ret == 0)
-        ret = options->existing ? open_existing(options, disk, err)
-                                : create_target(options, disk, err);
+        ret = options->existing ? open_backup_target(options, disk, err)
+                                : create_backup_target(options, disk, err);
     if (ret == 0)
         ret = fit_mask(options, disk, err);
     if (ret == 0)

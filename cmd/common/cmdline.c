@@ -308,8 +308,8 @@ static int report_bad_option(const struct command *command, const struct cmd_opt
 static int parse_arranged(const struct command *command, const struct cmd_option *options,
                           poptContext context)
 {
-    int value;
-    while ((value = poptGetNextOpt(context)) > 0) {
+    int value = poptGetNextOpt(context);
+    for (; value > 0; value = poptGetNextOpt(context)) {
         if (value == HELP_VALUE) {
             usage_print_help(command, options);
             return EXIT_OK;

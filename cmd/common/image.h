@@ -11,6 +11,8 @@
 #include "blockcore/graph/options.h"
 #include "cmd/common/cmdline.h"
 
+struct blk_driver;
+
 /* How the user wants an image to be opened. */
 struct image_args {
     const char *format;        /* -f; NULL: probe */
@@ -63,14 +65,21 @@ struct image_args {
 int image_open(const struct image_args *args, const char *name, unsigned flags, const char *cache,
                struct blk_node **root, struct blk_error *err);
 
+/* What image_create() makes. */
+struct image_creation {
+    const char *name;
+    const struct blk_driver *driver;
+    struct blk_options *options; /* of -o; they stay the caller's */
+    unsigned flags;              /* enum blk_open_flags, of the node that is returned */
+    const char *cache;           /* as for image_open() */
+};
+
 /*
- * Creates `name` as an image of `driver`; `creation` are its create options, which stay the
- * caller's. Of `args` only what is for the files below it counts, and `force`: without it a backup
- * on which others depend is not overwritten (dependents.h). BLKIMG_IN_PLACE=1 in the environment is
- * --in-place. On failure nothing is open, and *root is NULL.
+ * Creates an image. Of `args` only what is for the files below it counts, and `force`: without it a
+ * backup on which others depend is not overwritten (dependents.h). BLKIMG_IN_PLACE=1 in the
+ * environment is --in-place. On failure nothing is open, and *root is NULL.
  */
-int image_create(const struct image_args *args, const char *name, const struct blk_driver *driver,
-                 struct blk_options *creation, unsigned flags, const char *cache,
+int image_create(const struct image_args *args, const struct image_creation *creation,
                  struct blk_node **root, struct blk_error *err);
 
 /* The flags (enum blk_open_flags) that the options ask for. */
@@ -89,7 +98,6 @@ int image_load_snapshot(struct blk_node *node, const char *text, struct blk_erro
 int image_cache(const char *text, struct blk_cache_mode *mode, struct blk_error *err);
 
 /* The driver called `format`, or NULL with `err` ("Unknown driver 'x'"). */
-struct blk_driver;
 const struct blk_driver *image_driver(const char *format, struct blk_error *err);
 
 #endif

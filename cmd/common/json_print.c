@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "blockcore/base/array.h"
 #include "blockcore/base/memory.h"
 
 /* Every key that qemu-img 7.2 prints (and the few that only blkimg has), first to last. */
@@ -26,12 +27,10 @@ static const char *const key_order[] = {
     "info", "dirty-flag", "extended-l2", "data",
 };
 
-#define KEY_COUNT (sizeof(key_order) / sizeof(key_order[0]))
-
 static size_t key_rank(const char *key)
 {
     size_t rank = 0;
-    while (rank < KEY_COUNT && strcmp(key_order[rank], key) != 0)
+    while (rank < ARRAY_SIZE(key_order) && strcmp(key_order[rank], key) != 0)
         rank++;
     return rank;
 }

@@ -1,3 +1,4 @@
+/* Error lines, exit statuses, the ends of commands and their JSON results. */
 #include "cmd/common/report.h"
 
 #include <ctype.h>
@@ -20,7 +21,7 @@ static bool result_printed;
 static json_t *first_error;
 static pthread_mutex_t first_error_mutex = PTHREAD_MUTEX_INITIALIZER; /* a guest has a thread */
 
-static void set_text(json_t *object, const char *key, const char *text)
+static void set_result_text(json_t *object, const char *key, const char *text)
 {
     if (text && *text)
         json_object_set_new(object, key, json_text(text));
@@ -31,9 +32,9 @@ static void note_error(const char *what, const char *why, const char *left)
     pthread_mutex_lock(&first_error_mutex);
     if (result_wanted && !first_error) {
         first_error = json_object();
-        set_text(first_error, "what", what);
-        set_text(first_error, "why", why);
-        set_text(first_error, "left", left);
+        set_result_text(first_error, "what", what);
+        set_result_text(first_error, "why", why);
+        set_result_text(first_error, "left", left);
     }
     pthread_mutex_unlock(&first_error_mutex);
 }
@@ -59,7 +60,7 @@ void print_escaped(FILE *to, const char *text)
     }
 }
 
-static void print_line(const char *text)
+static void print_error_line(const char *text)
 {
     /* What is on stdout so far comes before the error in a shared log; main() checks stdout. */
     fflush(stdout);
@@ -97,7 +98,7 @@ int report_error_as(int status, const struct blk_error *err)
         blk_xasprintf("%s: %s%s%s%s%s", err->what, err->why, err->left[0] ? " (" : "", err->left,
                       err->left[0] ? ")" : "", advice);
     note_error(err->what, err->why, err->left);
-    print_line(text);
+    print_error_line(text);
     return by_signal ? EXIT_SIGNAL_BASE + blk_cancelled() : status;
 }
 
@@ -108,7 +109,7 @@ int report_failure(const char *format, ...)
     BLK_AUTOFREE char *text = blk_xvasprintf(format, args);
     va_end(args);
     note_error(text, NULL, NULL);
-    print_line(text);
+    print_error_line(text);
     return EXIT_FAILED;
 }
 
@@ -181,14 +182,14 @@ void report_close_json(const struct blk_close_report *report, json_t *steps)
     for (size_t i = 0; i < report->count; i++) {
         const struct blk_close_entry *entry = &report->entries[i];
         json_t *object = json_object();
-        set_text(object, "node", entry->node);
-        set_text(object, "driver", entry->driver);
-        set_text(object, "step", entry->step);
-        set_text(object, "detail", entry->detail);
-        set_text(object, "outcome", blk_outcome_name(entry->outcome));
+        set_result_text(object, "node", entry->node);
+        set_result_text(object, "driver", entry->driver);
+        set_result_text(object, "step", entry->step);
+        set_result_text(object, "detail", entry->detail);
+        set_result_text(object, "outcome", blk_outcome_name(entry->outcome));
         if (entry->outcome == BLK_OUTCOME_FAILED)
             json_object_set_new(object, "errno", json_integer(entry->code));
-        set_text(object, "message", entry->message);
+        set_result_text(object, "message", entry->message);
         json_array_append_new(steps, object);
     }
 }
@@ -198,15 +199,15 @@ json_t *result_new(enum output_format format, const struct command *command, con
     if (format != OUTPUT_JSON)
         return NULL;
     json_t *result = json_object();
-    set_text(result, "command", command->name);
-    set_text(result, "filename", filename);
+    set_result_text(result, "command", command->name);
+    set_result_text(result, "filename", filename);
     return result;
 }
 
 void result_set_text(json_t *result, const char *key, const char *text)
 {
     if (result)
-        set_text(result, key, text);
+        set_result_text(result, key, text);
 }
 
 void result_set_bytes(json_t *result, const char *key, uint64_t bytes)

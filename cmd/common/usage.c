@@ -34,7 +34,7 @@ static size_t option_length(const char *text)
     return length > 1 ? length : 0;
 }
 
-static bool is_called(const struct cmd_option *option, const char *text, size_t length)
+static bool is_option_called(const struct cmd_option *option, const char *text, size_t length)
 {
     if (length == 2)
         return option->letter == text[1];
@@ -46,7 +46,7 @@ static bool mentions(const char *usage, const struct cmd_option *option)
 {
     for (const char *p = usage; *p;) {
         size_t length = option_length(p);
-        if (length && is_called(option, p, length))
+        if (length && is_option_called(option, p, length))
             return true;
         p += length ? length : 1;
     }
@@ -57,7 +57,7 @@ static const struct cmd_option *find_called(const struct cmd_option *options, co
                                             size_t length)
 {
     for (; !cmd_option_is_end(options); options++)
-        if (is_called(options, text, length))
+        if (is_option_called(options, text, length))
             return options;
     return NULL;
 }

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "blockcore/base/array.h"
 #include "blockcore/base/bytes.h"
 #include "blockcore/graph/options.h"
 #include "cmd/convert/convert.h"
@@ -52,7 +53,7 @@ static int check_combinations(const struct convert_options *o, const struct give
         { o->input_count > 1 && o->backing,
           "a backing file needs a single input" },
     };
-    for (size_t i = 0; i < sizeof(rules) / sizeof(rules[0]); i++) {
+    for (size_t i = 0; i < ARRAY_SIZE(rules); i++) {
         if (rules[i].wrong)
             return report_usage(&cmd_convert, "%s", rules[i].text);
     }
@@ -88,7 +89,7 @@ static int take_operands(struct convert_options *o, const struct cmd_operands *o
 }
 
 /* Returns CMD_RUN, or the exit status with which the command ends here. */
-static int parse(int argc, char **argv, struct convert_options *o)
+static int convert_parse(int argc, char **argv, struct convert_options *o)
 {
     struct given given = { .format = NULL };
     const struct cmd_option table[] = {
@@ -164,7 +165,7 @@ static int convert_main(int argc, char **argv)
 {
     struct convert_options options = { .source = IMAGE_ARGS_INIT, .target = IMAGE_ARGS_INIT };
 
-    int status = parse(argc, argv, &options);
+    int status = convert_parse(argc, argv, &options);
     if (status != CMD_RUN)
         return status;
     if (create_options_want_help(&options.creation))

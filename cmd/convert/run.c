@@ -47,7 +47,7 @@ static int check_compression(const struct convert_options *o, const struct blk_d
 }
 
 /* The message says what the backing file looks like, but nothing relies on a guess. */
-static int refuse_without_format(const struct convert_options *o, struct blk_error *err)
+static int convert_refuse_unnamed(const struct convert_options *o, struct blk_error *err)
 {
     BLK_AUTOFREE char *name = blk_resolve_backing_name(o->output, o->backing);
     struct image_args args = { .lock_wait = o->source.lock_wait };
@@ -66,8 +66,8 @@ static int refuse_without_format(const struct convert_options *o, struct blk_err
 /*
  * A target that is written in place is lost as soon as writing starts, so errors must show before.
  */
-static int look_at_backing(const struct convert_options *o, const char *name,
-                           struct blk_error *err)
+static int convert_look_at_backing(const struct convert_options *o, const char *name,
+                                   struct blk_error *err)
 {
     struct image_args args = { .format = o->backing_format, .lock_wait = o->target.lock_wait,
                                .trust = o->target.trust };
@@ -97,7 +97,7 @@ static int read_backing(struct convert_options *o, const struct option_tables *t
         return blk_fail_why(err, ENOTSUP, "the format has no backing files",
                             "creating '%s' (%s) over '%s'", o->output, tables->format, o->backing);
     if (!o->backing_format)
-        return refuse_without_format(o, err);
+        return convert_refuse_unnamed(o, err);
     if (o->input_count > 1)
         return blk_fail_why(err, EINVAL, "a backing file needs a single input",
                             "creating '%s' over a backing file", o->output);
@@ -105,7 +105,7 @@ static int read_backing(struct convert_options *o, const struct option_tables *t
     if (blk_same_file(o->output, name))
         return blk_fail_why(err, EINVAL, "it cannot be its own backing file", "creating '%s'",
                             o->output);
-    return look_at_backing(o, name, err);
+    return convert_look_at_backing(o, name, err);
 }
 
 /* The flags of the target's node: zeroes may become holes unless -S 0 says otherwise. */
@@ -119,8 +119,14 @@ static int create_with(const struct convert_options *o, const struct blk_driver 
                        struct blk_error *err)
 {
     blk_options_setf(creation, "size", "%" PRIu64, bytes);
-    return image_create(&o->target, o->output, driver, creation, target_flags(o), o->target_cache,
-                        target, err);
+    const struct image_creation what = {
+        .name = o->output,
+        .driver = driver,
+        .options = creation,
+        .flags = target_flags(o),
+        .cache = o->target_cache,
+    };
+    return image_create(&o->target, &what, target, err);
 }
 
 /* Checks all that can be checked about the target, options included, before an input is opened. */
@@ -157,8 +163,8 @@ static int check_bitmaps_created(const struct convert_options *o, const struct b
     return ret;
 }
 
-static int open_existing(const struct convert_options *o, uint64_t bytes, struct blk_node **target,
-                         struct blk_error *err)
+static int open_convert_target(const struct convert_options *o, uint64_t bytes,
+                               struct blk_node **target, struct blk_error *err)
 {
     int ret = check_no_dependents(&o->target, o->output, err);
     if (ret == 0)
@@ -179,7 +185,7 @@ static int open_existing(const struct convert_options *o, uint64_t bytes, struct
 
 /* ---- copying ---- */
 
-static void on_progress(void *opaque, uint64_t done, uint64_t total)
+static void on_convert_progress(void *opaque, uint64_t done, uint64_t total)
 {
     struct conversion *c = opaque;
     (void)total;
@@ -220,7 +226,7 @@ static int copy_part(struct conversion *c, size_t i, uint64_t start, uint64_t en
         .workers = o->workers,
         .moved = &c->bytes_moved,
         .bytes_per_second = o->bytes_per_second,
-        .progress = on_progress,
+        .progress = on_convert_progress,
         .opaque = c,
         .salvaged = on_salvaged,
     };
@@ -267,7 +273,7 @@ static uint64_t zero_from(const struct conversion *c)
     return u64_min(round_up(blk_size(backing), 2 * MIB), total);
 }
 
-static int copy_all(struct conversion *c, struct blk_error *err)
+static int copy_inputs(struct conversion *c, struct blk_error *err)
 {
     const struct convert_sources *sources = c->sources;
     uint64_t zero = zero_from(c), at = 0;
@@ -313,7 +319,7 @@ static int copy_and_check(struct conversion *c, struct blk_error *err)
         return ret;
 
     progress_start(&c->progress, c->options->progress);
-    ret = copy_all(c, err);
+    ret = copy_inputs(c, err);
     for (size_t i = 0; i < c->sources->count && ret == 0; i++)
         ret = check_not_shrunk(c->sources->roots[i], err);
     progress_finish(&c->progress, ret == 0);
@@ -337,7 +343,7 @@ static int convert(const struct command *command, const struct convert_options *
         ret = check_bitmaps_created(o, driver, creation, &err);
     if (ret == 0) {
         uint64_t bytes = convert_total(&sources);
-        ret = o->no_create ? open_existing(o, bytes, &c.target, &err)
+        ret = o->no_create ? open_convert_target(o, bytes, &c.target, &err)
                            : create_with(o, driver, creation, bytes, &c.target, &err);
     }
     if (ret == 0 && o->bitmaps)

@@ -110,7 +110,7 @@ const struct io_command *io_command_find(const char *name)
     return NULL;
 }
 
-static void print_line(const struct io_command *command, const char *name)
+static void print_command(const struct io_command *command, const char *name)
 {
     printf("%s%s%s -- %s\n", name, command->arguments ? " " : "",
            command->arguments ? command->arguments : "", command->summary);
@@ -121,7 +121,7 @@ int io_help(struct io_session *session, int argc, char **argv)
     (void)session;
     if (argc < 2) {
         for (const struct io_command *command = io_commands; command->name; command++)
-            print_line(command, command->name);
+            print_command(command, command->name);
         printf("\n'help COMMAND' shows the options of one.\n");
         return 0;
     }
@@ -129,7 +129,7 @@ int io_help(struct io_session *session, int argc, char **argv)
     const struct io_command *command = io_command_find(argv[1]);
     if (!command)
         return io_misuse(argv[0], "there is no command '%s'", argv[1]);
-    print_line(command, argv[1]);
+    print_command(command, argv[1]);
     if (command->details)
         printf("\n%s", command->details);
     return 0;

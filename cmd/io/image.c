@@ -16,7 +16,7 @@
 /* ---- opening ---- */
 
 /* All modes mean threads here; a misspelt one is still an error. */
-static int check_aio(const char *text, struct blk_error *err)
+static int io_check_aio(const char *text, struct blk_error *err)
 {
     if (strcmp(text, "threads") == 0 || strcmp(text, "native") == 0 ||
         strcmp(text, "io_uring") == 0)
@@ -71,7 +71,7 @@ static int open_image(const struct io_open_how *how, struct blk_node **node, str
         flags = unmap ? flags : flags & ~(unsigned)BLK_UNMAP;
     }
     if (ret == 0 && how->aio)
-        ret = check_aio(how->aio, err);
+        ret = io_check_aio(how->aio, err);
     if (ret < 0)
         return ret;
     return how->options ? open_described(how, flags, node, err)
@@ -147,11 +147,11 @@ static int open_from_words(struct io_session *session, struct blk_options *optio
 {
     struct io_open_how how = { .image = IMAGE_ARGS_INIT };
     struct blk_error err = BLK_ERROR_INIT;
-    int letter;
 
     optind = 0; /* glibc: start over */
     opterr = 0;
-    while ((letter = getopt(argc, argv, "snCro:ki:t:d:U")) != -1) {
+    int letter = getopt(argc, argv, "snCro:ki:t:d:U");
+    for (; letter != -1; letter = getopt(argc, argv, "snCro:ki:t:d:U")) {
         int ret = take_open_option(&how, options, argv[0], letter);
         if (ret < 0)
             return ret;
@@ -261,11 +261,11 @@ static int reopen_from_words(struct io_session *session, struct blk_options *opt
 {
     struct change change = { .cache = session->node->cache };
     struct blk_error err = BLK_ERROR_INIT;
-    int letter;
 
     optind = 0; /* glibc: start over */
     opterr = 0;
-    while ((letter = getopt(argc, argv, "o:c:rw")) != -1) {
+    int letter = getopt(argc, argv, "o:c:rw");
+    for (; letter != -1; letter = getopt(argc, argv, "o:c:rw")) {
         int ret = take_reopen_option(&change, options, argv[0], letter);
         if (ret < 0)
             return ret;

@@ -37,7 +37,7 @@ struct args {
     bool no_cache, native_aio, misalign, version;
 };
 
-static int check_args(const struct cmd_operands *operands)
+static int check_io_operands(const struct cmd_operands *operands)
 {
     if (operands->count > 1)
         return report_usage(&cmd_io, "at most one image can be given");
@@ -149,7 +149,7 @@ static int io_main(int argc, char **argv)
         print_version();
         return EXIT_OK;
     }
-    status = check_args(&operands);
+    status = check_io_operands(&operands);
     if (status != EXIT_OK)
         return status;
     if (args.no_cache)

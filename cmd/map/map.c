@@ -69,7 +69,7 @@ static int find_entry(struct blk_node *root, uint64_t offset, uint64_t bytes, st
     return 0;
 }
 
-static bool continues(const struct entry *entry, const struct entry *next)
+static bool continues_entry(const struct entry *entry, const struct entry *next)
 {
     if (entry->flags != next->flags || entry->depth != next->depth)
         return false;
@@ -83,7 +83,7 @@ static const char *truth(bool value)
     return value ? "true" : "false";
 }
 
-static int print_human(const struct blk_node *root, const struct entry *entry)
+static int print_entry_human(const struct blk_node *root, const struct entry *entry)
 {
     unsigned kind = entry->flags & (BLK_EXT_DATA | BLK_EXT_ZERO);
 
@@ -97,7 +97,7 @@ static int print_human(const struct blk_node *root, const struct entry *entry)
     return EXIT_OK;
 }
 
-static void print_json(const struct entry *entry, bool last)
+static void print_entry_json(const struct entry *entry, bool last)
 {
     printf("{ \"start\": %" PRIu64 ", \"length\": %" PRIu64 ", \"depth\": %u, \"present\": %s, "
            "\"zero\": %s, \"data\": %s",
@@ -112,8 +112,8 @@ static int print_entry(const struct blk_node *root, enum output_format format,
                        const struct entry *entry, bool last)
 {
     if (format == OUTPUT_HUMAN)
-        return print_human(root, entry);
-    print_json(entry, last);
+        return print_entry_human(root, entry);
+    print_entry_json(entry, last);
     return EXIT_OK;
 }
 
@@ -136,7 +136,7 @@ static int map(struct blk_node *root, uint64_t start, uint64_t end, enum output_
         if (find_entry(root, offset, end - offset, &next, &err) < 0)
             return report_error(&err);
         offset += next.length;
-        if (current.length && continues(&current, &next)) {
+        if (current.length && continues_entry(&current, &next)) {
             current.length += next.length;
             continue;
         }

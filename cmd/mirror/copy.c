@@ -46,15 +46,20 @@ int mirror_make_target(struct mirror *mirror, struct blk_error *err)
         return blk_fail_why(err, ENOTSUP, "the format has no backing files", "creating '%s' (%s)",
                             request->target_name, driver->name);
 
-    struct blk_options *creation = blk_options_new();
-    ret = create_options_parse(&request->creation, &tables, creation, err);
+    const struct image_creation creation = {
+        .name = request->target_name,
+        .driver = driver,
+        .options = blk_options_new(),
+        .flags = BLK_WRITABLE | BLK_UNMAP,
+        .cache = request->target_cache,
+    };
+    ret = create_options_parse(&request->creation, &tables, creation.options, err);
     if (ret == 0) {
-        name_backing(mirror, creation);
-        blk_options_setf(creation, "size", "%" PRIu64, blk_size(mirror->source));
-        ret = image_create(&request->target, request->target_name, driver, creation,
-                           BLK_WRITABLE | BLK_UNMAP, request->target_cache, &mirror->target, err);
+        name_backing(mirror, creation.options);
+        blk_options_setf(creation.options, "size", "%" PRIu64, blk_size(mirror->source));
+        ret = image_create(&request->target, &creation, &mirror->target, err);
     }
-    blk_options_free(creation);
+    blk_options_free(creation.options);
     return ret;
 }
 

@@ -93,7 +93,7 @@ static int do_mirror(struct mirror *mirror, struct pivot *pivot)
     return status == EXIT_OK ? prove_and_pivot(mirror, pivot) : status;
 }
 
-static json_t *describe(enum output_format format, const struct mirror_request *request)
+static json_t *mirror_describe(enum output_format format, const struct mirror_request *request)
 {
     json_t *result = result_new(format, &cmd_mirror, request->source_name);
 
@@ -107,7 +107,7 @@ static int mirror_image(const struct mirror_request *request, enum output_format
 {
     struct mirror mirror = { .request = request };
     struct pivot pivot;
-    json_t *result = describe(format, request);
+    json_t *result = mirror_describe(format, request);
 
     pivot_init(&pivot, request->overlays.items, request->overlays.count);
     pivot.compared[0] = &mirror.source;
@@ -132,7 +132,7 @@ static int mirror_image(const struct mirror_request *request, enum output_format
 /* ---- the command ---- */
 
 /* Returns what does not go together, or NULL. */
-static const char *find_conflict(const struct mirror_request *request)
+static const char *mirror_find_conflict(const struct mirror_request *request)
 {
     if (request->witness && !request->overlays.count)
         return "--witness needs --pivot";
@@ -192,7 +192,7 @@ static int mirror_main(int argc, char **argv)
         return report_usage(&cmd_mirror, "expects a source and a target");
     if (workers.value < 1 || workers.value > MAX_WORKERS)
         return report_usage(&cmd_mirror, "-m takes a number from 1 to %d", MAX_WORKERS);
-    const char *conflict = find_conflict(&request);
+    const char *conflict = mirror_find_conflict(&request);
     if (conflict)
         return report_usage(&cmd_mirror, "%s", conflict);
     request.source_name = operands.items[0];

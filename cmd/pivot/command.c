@@ -15,14 +15,14 @@ const struct command cmd_pivot = {
     .run = pivot_main,
 };
 
-struct request {
+struct pivot_request {
     struct image_args image, to_image;
     const char *to, *cache, *source_cache, *witness, *recover;
     bool undo;
 };
 
-static int prepare(const struct request *request, struct pivot *pivot, struct blk_node **to,
-                   struct blk_error *err)
+static int prepare_pivot(const struct pivot_request *request, struct pivot *pivot,
+                         struct blk_node **to, struct blk_error *err)
 {
     int ret = image_open(&request->to_image, request->to, 0, request->source_cache, to, err);
     if (ret == 0)
@@ -32,7 +32,7 @@ static int prepare(const struct request *request, struct pivot *pivot, struct bl
     return ret < 0 || request->image.trust ? ret : pivot_prove_old(pivot, *to, err);
 }
 
-static int pivot_overlays(const struct request *request, const struct cmd_operands *operands,
+static int pivot_overlays(const struct pivot_request *request, const struct cmd_operands *operands,
                           enum output_format format)
 {
     struct blk_error err = BLK_ERROR_INIT;
@@ -48,12 +48,13 @@ static int pivot_overlays(const struct request *request, const struct cmd_operan
     pivot.cache = request->cache;
     pivot.source_cache = request->source_cache;
     pivot.result = result;
-    int status = prepare(request, &pivot, &to, &err) < 0 ? report_error(&err) : pivot_run(&pivot);
+    bool ready = prepare_pivot(request, &pivot, &to, &err) == 0;
+    int status = ready ? pivot_run(&pivot) : report_error(&err);
     pivot_free(&pivot);
     return finish(status, &to, 1, result);
 }
 
-static int recover(const struct request *request, enum output_format format)
+static int recover_pivot(const struct pivot_request *request, enum output_format format)
 {
     const struct recover_request what = {
         .witness = request->recover,
@@ -69,7 +70,7 @@ static int recover(const struct request *request, enum output_format format)
 
 static int pivot_main(int argc, char **argv)
 {
-    struct request request = { .image = IMAGE_ARGS_INIT, .to_image = IMAGE_ARGS_INIT };
+    struct pivot_request request = { .image = IMAGE_ARGS_INIT, .to_image = IMAGE_ARGS_INIT };
     enum output_format format = OUTPUT_HUMAN;
     const struct cmd_option options[] = {
         WRITTEN_IMAGE_OPTIONS(&request.image),
@@ -98,7 +99,7 @@ static int pivot_main(int argc, char **argv)
     if (request.recover)
         return operands.count || request.to || request.witness
                    ? report_usage(&cmd_pivot, "--recover takes everything from the witness")
-                   : recover(&request, format);
+                   : recover_pivot(&request, format);
     if (!operands.count || !request.to)
         return report_usage(&cmd_pivot, "expects --to and at least one overlay");
     request.to_image.lock_wait = request.image.lock_wait;

@@ -92,8 +92,8 @@ static int check_once(const struct pivot *pivot, size_t index, struct blk_error 
     return 0;
 }
 
-static int open_one(const struct pivot *pivot, struct pivot_overlay *overlay, const char *from,
-                    const char *to, struct blk_error *err)
+static int pivot_open_one(const struct pivot *pivot, struct pivot_overlay *overlay,
+                          const char *from, const char *to, struct blk_error *err)
 {
     if (blk_same_file(overlay->filename, to))
         return blk_fail_why(err, EINVAL, "an image cannot be its own backing file",
@@ -117,7 +117,7 @@ int pivot_open(struct pivot *pivot, const char *from, const char *to, struct blk
     for (size_t i = 0; i < pivot->count && ret == 0; i++) {
         ret = check_once(pivot, i, err);
         if (ret == 0)
-            ret = open_one(pivot, &pivot->overlays[i], from, to, err);
+            ret = pivot_open_one(pivot, &pivot->overlays[i], from, to, err);
     }
     return ret;
 }
@@ -191,8 +191,8 @@ int pivot_plan(struct pivot *pivot, const char *to, struct blk_node *node, struc
 
 /* ---- the switch ---- */
 
-static int change_backing(struct pivot_overlay *overlay, const char *name, const char *format,
-                          struct blk_error *err)
+static int pivot_change_backing(struct pivot_overlay *overlay, const char *name, const char *format,
+                                struct blk_error *err)
 {
     struct blk_node *node = blk_skip_filters(overlay->root);
     int ret = blk_change_backing(node, name, format, err);
@@ -205,10 +205,10 @@ int pivot_set_backing(struct pivot_overlay *overlay, const char *name, const cha
                       struct blk_node *backing, struct blk_error *err)
 {
     int ret = blk_identity_move(blk_skip_filters(overlay->root), backing, err);
-    return ret < 0 ? ret : change_backing(overlay, name, format, err);
+    return ret < 0 ? ret : pivot_change_backing(overlay, name, format, err);
 }
 
-static int switch_all(struct pivot *pivot, struct blk_error *err)
+static int pivot_switch_all(struct pivot *pivot, struct blk_error *err)
 {
     int ret = 0;
     for (size_t i = 0; i < pivot->count && ret == 0; i++) {
@@ -264,7 +264,7 @@ static int put_back_one(struct pivot *pivot, struct pivot_overlay *overlay, stru
     int ret = pivot_open_overlay(pivot, overlay, err);
     if (ret == 0 && !pivot_names(overlay, overlay->old_name, overlay->old_format)) {
         restore_identity(overlay);
-        ret = change_backing(overlay, overlay->old_name, overlay->old_format, err);
+        ret = pivot_change_backing(overlay, overlay->old_name, overlay->old_format, err);
     }
     if (ret < 0)
         return ret;
@@ -304,7 +304,7 @@ int pivot_run(struct pivot *pivot)
 
     if (begin(pivot, &err) < 0)
         return report_error(&err);
-    int status = switch_all(pivot, &err) < 0 ? report_error(&err) : pivot_close(pivot);
+    int status = pivot_switch_all(pivot, &err) < 0 ? report_error(&err) : pivot_close(pivot);
     if (status != EXIT_OK) {
         /* Where something could not be put back the witness keeps its "begin", for --recover. */
         blk_error_clear(&err);
