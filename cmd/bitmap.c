@@ -57,7 +57,9 @@ static int do_add(struct bitmap_request *request, struct blk_error *err)
     uint64_t granularity = request->granularity;
 
     int ret = blk_bitmaps_can_add(node, err);
-    if (ret == 0 && !granularity)
+    if (ret < 0)
+        return ret;
+    if (!granularity)
         ret = default_granularity(node, &granularity, err);
     if (ret < 0)
         return ret;
@@ -132,8 +134,9 @@ static int do_merge(struct bitmap_request *request, struct blk_error *err)
 {
     struct blk_dirty_bitmap *to, *from;
     int ret = usable(request, &to, err);
-    if (ret == 0)
-        ret = blk_bitmaps_get_usable(request->source, request->argument, &from, err);
+    if (ret < 0)
+        return ret;
+    ret = blk_bitmaps_get_usable(request->source, request->argument, &from, err);
     if (ret < 0)
         return ret;
     if (from->size != to->size)

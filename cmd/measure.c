@@ -44,8 +44,9 @@ static int read_target(const char *format, const struct cmd_list *texts,
         return -EINVAL;
     /* A target is usually a file: the options of its driver (preallocation for raw) count, too. */
     int ret = create_tables(*driver, "file", &tables, err);
-    if (ret == 0)
-        ret = create_options_parse(texts, &tables, options, err);
+    if (ret < 0)
+        return ret;
+    ret = create_options_parse(texts, &tables, options, err);
     if (ret < 0)
         return ret;
     if (!(*driver)->measure)

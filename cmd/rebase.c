@@ -69,10 +69,11 @@ static int open_overlay(struct rebase *rebase, struct blk_error *err)
 
     args.force_share = false; /* it is for the backing files */
     int ret = image_cache(request->cache, &cache, err);
-    if (ret == 0)
-        ret = image_open(&args, request->filename, flags,
-                         request->unsafe ? request->cache : request->source_cache, &rebase->root,
-                         err);
+    if (ret < 0)
+        return ret;
+    ret = image_open(&args, request->filename, flags,
+                     request->unsafe ? request->cache : request->source_cache, &rebase->root,
+                     err);
     if (ret < 0)
         return ret;
     rebase->top = blk_skip_filters(rebase->root);
@@ -408,14 +409,19 @@ static int do_rebase(struct rebase *rebase, struct blk_error *err)
     bool named = new_name(request);
 
     int ret = open_overlay(rebase, err);
-    if (ret == 0 && request->compressed && !rebase->top->driver->write_compressed)
-        ret = blk_fail_why(err, ENOTSUP, "the format does not support compression",
-                           "compressing to '%s'", rebase->root->name);
-    if (ret == 0 && named && !request->backing_format)
+    if (ret < 0)
+        return ret;
+    if (request->compressed && !rebase->top->driver->write_compressed)
+        return blk_fail_why(err, ENOTSUP, "the format does not support compression",
+                            "compressing to '%s'", rebase->root->name);
+    if (named && !request->backing_format)
         ret = rebase_refuse_unnamed(rebase, err);
-    if (ret == 0)
-        ret = check_name(rebase, err);
-    if (ret == 0 && named)
+    if (ret < 0)
+        return ret;
+    ret = check_name(rebase, err);
+    if (ret < 0)
+        return ret;
+    if (named)
         ret = request->unsafe ? check_new_backing(rebase, err) : open_new_backing(rebase, 0, err);
     if (ret < 0)
         return ret;

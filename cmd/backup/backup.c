@@ -40,10 +40,12 @@ static int make_targets(struct backup *backup, struct blk_error *err, int *statu
 {
     *status = EXIT_FAILED;
     int ret = phase(backup, backup_open_source, err);
-    if (ret == 0)
-        ret = phase(backup, backup_check_base, err);
-    if (ret == 0)
-        ret = phase(backup, backup_make_target, err);
+    if (ret < 0)
+        return ret;
+    ret = phase(backup, backup_check_base, err);
+    if (ret < 0)
+        return ret;
+    ret = phase(backup, backup_make_target, err);
     if (ret < 0)
         return ret;
 

@@ -215,8 +215,9 @@ int backup_check_existing(const struct backup_options *options, struct backup_di
     if (disk->mode == BACKUP_FULL)
         return 0;
     int ret = options->source.trust ? 0 : check_links(node, err);
-    if (ret == 0)
-        ret = blk_identity_of(node, &identity, err);
+    if (ret < 0)
+        return ret;
+    ret = blk_identity_of(node, &identity, err);
     if (ret < 0)
         return ret;
     /* It is the last backup, to be brought up to date: what it builds on stays. */

@@ -72,8 +72,9 @@ int backup_mark_between(struct backup_disk *disk, struct blk_node *newer, struct
     uint64_t offset;
 
     int ret = between_granularity(newer, older, &bits, err);
-    if (ret == 0)
-        ret = blk_dirty_bitmap_new("between", disk->bytes, bits, &between, err);
+    if (ret < 0)
+        return ret;
+    ret = blk_dirty_bitmap_new("between", disk->bytes, bits, &between, err);
     if (ret < 0)
         return ret;
     ret = mark_layers(newer, older, between, err);

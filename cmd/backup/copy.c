@@ -166,10 +166,12 @@ static int compare_target(const struct backup *backup, const struct backup_disk 
     bool differs;
 
     int ret = blk_difference_find(&params, &differs, &offset, err);
-    if (ret == 0 && differs)
-        ret = blk_fail_why(err, EIO, "its content is not what was written",
-                           "verifying '%s' from offset %" PRIu64, target->name, offset);
-    return ret;
+    if (ret < 0)
+        return ret;
+    if (differs)
+        return blk_fail_why(err, EIO, "its content is not what was written",
+                            "verifying '%s' from offset %" PRIu64, target->name, offset);
+    return 0;
 }
 
 int backup_verify(struct backup *backup, struct backup_disk *disk, struct blk_error *err)

@@ -88,10 +88,12 @@ static int get_recording(struct backup_disk *disk, const char *name,
                          struct blk_dirty_bitmap **bitmap, struct blk_error *err)
 {
     int ret = blk_bitmaps_get_usable(disk->format, name, bitmap, err);
-    if (ret == 0 && !(*bitmap)->enabled)
-        ret = blk_fail_why(err, EINVAL, "it is disabled, so it lacks later writes",
-                           "bitmap '%s' of '%s'", name, disk->source_name);
-    return ret;
+    if (ret < 0)
+        return ret;
+    if (!(*bitmap)->enabled)
+        return blk_fail_why(err, EINVAL, "it is disabled, so it lacks later writes",
+                            "bitmap '%s' of '%s'", name, disk->source_name);
+    return 0;
 }
 
 static int take_bitmap(const struct backup_options *options, struct backup_disk *disk,
@@ -178,8 +180,9 @@ static int create_options(const struct backup_options *options, const struct blk
 {
     struct option_tables tables;
     int ret = create_tables(driver, disk->target_name, &tables, err);
-    if (ret == 0)
-        ret = create_options_parse(&options->creation, &tables, creation, err);
+    if (ret < 0)
+        return ret;
+    ret = create_options_parse(&options->creation, &tables, creation, err);
     if (ret < 0)
         return ret;
     if (blk_options_get(creation, "size") || blk_options_get(creation, "backing_file"))

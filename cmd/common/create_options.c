@@ -113,10 +113,12 @@ static int check_value(const struct blk_option_desc *desc, struct blk_options *o
         break;
     }
     int ret = blk_options_get_size(options, desc->name, &number, err);
-    if (ret == 0 && number > BLK_MAX_BYTES)
-        ret = blk_fail_why(err, ERANGE, "the limit is 8 EiB", "option '%s' has the value '%s'",
-                           desc->name, blk_options_peek(options, desc->name));
-    return ret;
+    if (ret < 0)
+        return ret;
+    if (number > BLK_MAX_BYTES)
+        return blk_fail_why(err, ERANGE, "the limit is 8 EiB", "option '%s' has the value '%s'",
+                            desc->name, blk_options_peek(options, desc->name));
+    return 0;
 }
 
 static void try_table(struct blk_nearest *nearest, const struct blk_option_desc *table)

@@ -21,8 +21,11 @@ int prove_same_content(struct blk_node *source, struct blk_node *target, unsigne
     bool differs;
 
     int ret = blk_difference_find(&params, &differs, &offset, err);
-    if (ret == 0 && differs)
-        ret = blk_fail_why(err, EIO, "they differ", "comparing '%s' with '%s' from offset %" PRIu64,
-                           target->name, source->name, offset);
-    return ret;
+    if (ret < 0)
+        return ret;
+    if (differs)
+        return blk_fail_why(err, EIO, "they differ",
+                            "comparing '%s' with '%s' from offset %" PRIu64, target->name,
+                            source->name, offset);
+    return 0;
 }

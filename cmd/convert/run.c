@@ -139,13 +139,15 @@ static int prepare_creation(struct convert_options *o, const struct blk_driver *
     if (!*driver)
         return -EINVAL;
     int ret = create_tables(*driver, o->output, &tables, err);
-    if (ret == 0)
-        ret = create_options_parse(&o->creation, &tables, creation, err);
-    if (ret == 0)
-        ret = read_backing(o, &tables, creation, err);
-    if (ret == 0)
-        ret = check_compression(o, *driver, creation, err);
-    return ret;
+    if (ret < 0)
+        return ret;
+    ret = create_options_parse(&o->creation, &tables, creation, err);
+    if (ret < 0)
+        return ret;
+    ret = read_backing(o, &tables, creation, err);
+    if (ret < 0)
+        return ret;
+    return check_compression(o, *driver, creation, err);
 }
 
 static int check_bitmaps_created(const struct convert_options *o, const struct blk_driver *driver,
@@ -167,20 +169,23 @@ static int open_convert_target(const struct convert_options *o, uint64_t bytes,
                                struct blk_node **target, struct blk_error *err)
 {
     int ret = check_no_dependents(&o->target, o->output, err);
-    if (ret == 0)
-        ret = image_open(&o->target, o->output, target_flags(o), o->target_cache, target, err);
+    if (ret < 0)
+        return ret;
+    ret = image_open(&o->target, o->output, target_flags(o), o->target_cache, target, err);
     if (ret < 0)
         return ret;
     struct blk_node *format = blk_skip_filters(*target);
     ret = check_compression(o, format->driver, NULL, err);
-    if (ret == 0 && blk_size(*target) < bytes)
-        ret = blk_fail_why(err, ENOSPC, "it is smaller than the source",
-                           "target '%s' with %" PRIu64 " bytes instead of %" PRIu64, o->output,
-                           blk_size(*target), bytes);
-    if (ret == 0 && o->target_is_zero && blk_child(format, BLK_ROLE_BACKING))
-        ret = blk_fail_why(err, EINVAL, "it has a backing file", "--target-is-zero with '%s'",
-                           o->output);
-    return ret;
+    if (ret < 0)
+        return ret;
+    if (blk_size(*target) < bytes)
+        return blk_fail_why(err, ENOSPC, "it is smaller than the source",
+                            "target '%s' with %" PRIu64 " bytes instead of %" PRIu64, o->output,
+                            blk_size(*target), bytes);
+    if (o->target_is_zero && blk_child(format, BLK_ROLE_BACKING))
+        return blk_fail_why(err, EINVAL, "it has a backing file", "--target-is-zero with '%s'",
+                            o->output);
+    return 0;
 }
 
 /* ---- copying ---- */

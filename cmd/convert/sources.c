@@ -10,9 +10,11 @@ static int open_source(const struct convert_options *options, const char *name,
                        struct blk_node **root, struct blk_error *err)
 {
     int ret = image_open(&options->source, name, 0, options->source_cache, root, err);
-    if (ret == 0 && options->snapshot)
-        ret = image_load_snapshot(*root, options->snapshot, err);
-    return ret;
+    if (ret < 0)
+        return ret;
+    if (options->snapshot)
+        return image_load_snapshot(*root, options->snapshot, err);
+    return 0;
 }
 
 int convert_open_sources(const struct convert_options *options, struct convert_sources *sources,

@@ -35,11 +35,11 @@ static int open_described(const struct io_open_how *how, unsigned flags, struct 
         .flags = flags | image_flags(&how->image),
     };
     int ret = image_cache(how->cache, &open.cache, err);
-    if (ret == 0 && how->image.force_share && !how->read_only)
-        ret = blk_fail_why(err, EINVAL, "-U is for reading only", "Could not open an image");
-    if (ret == 0)
-        ret = blk_open(&open, node, err);
-    return ret;
+    if (ret < 0)
+        return ret;
+    if (how->image.force_share && !how->read_only)
+        return blk_fail_why(err, EINVAL, "-U is for reading only", "Could not open an image");
+    return blk_open(&open, node, err);
 }
 
 /* Asked now, because a driver may be asked for its info only while no request is in flight. */

@@ -204,15 +204,21 @@ int io_request_parse(struct io_request *request, const struct io_request_form *f
     *request = (struct io_request){ .command = argv[0], .pattern = DEFAULT_PATTERN };
 
     int ret = take_options(request, &typed, form, argc, argv);
-    if (ret == 0 && form->write)
+    if (ret < 0)
+        return ret;
+    if (form->write)
         ret = check_write_options(request);
-    if (ret == 0)
-        ret = take_range(request, form, argc, argv);
-    if (ret == 0)
-        ret = take_verify_range(request, &typed);
-    if (ret == 0 && (request->vmstate || request->compressed))
-        ret = check_sectors(request);
-    return ret;
+    if (ret < 0)
+        return ret;
+    ret = take_range(request, form, argc, argv);
+    if (ret < 0)
+        return ret;
+    ret = take_verify_range(request, &typed);
+    if (ret < 0)
+        return ret;
+    if (request->vmstate || request->compressed)
+        return check_sectors(request);
+    return 0;
 }
 
 int io_request_alloc(struct io_request *request, const struct io_session *session, uint8_t fill)

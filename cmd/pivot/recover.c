@@ -57,11 +57,12 @@ static int prove_one(const struct recover_request *request, struct pivot *pivot,
                                              overlay->new_format, backing, err)
                         : pivot_open_backing(pivot, overlay, overlay->old_name,
                                              overlay->old_format, backing, err);
-    if (ret == 0)
-        ret = pivot_check_ids(pivot, overlay, *backing, err);
-    if (ret == 0)
-        ret = prove_same_content(overlay->old_backing, overlay->new_backing, pivot->workers, err);
-    return ret;
+    if (ret < 0)
+        return ret;
+    ret = pivot_check_ids(pivot, overlay, *backing, err);
+    if (ret < 0)
+        return ret;
+    return prove_same_content(overlay->old_backing, overlay->new_backing, pivot->workers, err);
 }
 
 static int prepare_recovery(const struct recover_request *request, struct pivot *pivot,

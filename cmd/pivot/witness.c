@@ -58,9 +58,11 @@ int witness_open(struct pivot *pivot, struct blk_error *err)
     if (pivot->witness_fd < 0)
         return failed(pivot, errno, "opening", err);
     int ret = check_witness_file(pivot, &st, err);
-    if (ret == 0 && st.st_size)
-        ret = refused(pivot, "it is not empty; see 'blkimg pivot --recover'", err);
-    return ret;
+    if (ret < 0)
+        return ret;
+    if (st.st_size)
+        return refused(pivot, "it is not empty; see 'blkimg pivot --recover'", err);
+    return 0;
 }
 
 void witness_close(struct pivot *pivot)
