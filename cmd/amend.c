@@ -1,6 +1,4 @@
-/*
- * blkimg amend: changes the format options of an image that exists.
- */
+/* blkimg amend: changes the format options of an image that exists. */
 #include <errno.h>
 
 #include "cmd/common/common.h"

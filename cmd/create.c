@@ -1,6 +1,4 @@
-/*
- * blkimg create: creates a new image.
- */
+/* blkimg create: creates a new image. */
 #include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>

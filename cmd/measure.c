@@ -1,6 +1,4 @@
-/*
- * blkimg measure: the file size that a new image needs.
- */
+/* blkimg measure: the file size that a new image needs. */
 #include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>

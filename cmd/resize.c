@@ -1,6 +1,4 @@
-/*
- * blkimg resize: changes the virtual size of an image.
- */
+/* blkimg resize: changes the virtual size of an image. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>

@@ -1,6 +1,4 @@
-/*
- * blkimg snapshot: lists, creates, applies and deletes internal snapshots.
- */
+/* blkimg snapshot: lists, creates, applies and deletes internal snapshots. */
 #include <errno.h>
 #include <string.h>
 

@@ -164,8 +164,7 @@ void backup_take_back(struct backup *backup);
 /* The rest of it: drops the target, puts the bitmaps back. Reports what it cannot do. */
 void backup_put_back(const struct backup_options *options, struct backup_disk *disk);
 /*
- * After that: says which of the two files can be used, for it is not the status alone that
- * decides.
+ * After that: says which of the two files can be used, for it is not the status alone that decides.
  */
 void backup_say_what_stands(const struct backup_disk *disk);
 void backup_disk_free(struct backup_disk *disk);

@@ -1,6 +1,4 @@
-/*
- * Moving the data of one disk, and reading it back.
- */
+/* Moving the data of one disk, and reading it back. */
 #include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>

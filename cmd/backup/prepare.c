@@ -1,6 +1,4 @@
-/*
- * The first phase: sources open and locked, bitmaps frozen, targets made.
- */
+/* The first phase: sources open and locked, bitmaps frozen, targets made. */
 #include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>

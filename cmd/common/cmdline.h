@@ -1,6 +1,4 @@
-/*
- * Options of a command, declared as a table of where their values go.
- */
+/* Options of a command, declared as a table of where their values go. */
 #ifndef CMD_COMMON_CMDLINE_H
 #define CMD_COMMON_CMDLINE_H
 

@@ -1,6 +1,4 @@
-/*
- * Opening the images that a command line names.
- */
+/* Opening the images that a command line names. */
 #ifndef CMD_COMMON_IMAGE_H
 #define CMD_COMMON_IMAGE_H
 

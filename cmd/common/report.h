@@ -1,6 +1,4 @@
-/*
- * Reporting failures, one line each on stderr, and turning them into an exit status.
- */
+/* Reporting failures, one line each on stderr, and turning them into an exit status. */
 #ifndef CMD_COMMON_REPORT_H
 #define CMD_COMMON_REPORT_H
 

@@ -1,6 +1,4 @@
-/*
- * The proof that two images show the same content.
- */
+/* The proof that two images show the same content. */
 #ifndef CMD_COMMON_SAME_CONTENT_H
 #define CMD_COMMON_SAME_CONTENT_H
 

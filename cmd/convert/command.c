@@ -1,6 +1,4 @@
-/*
- * `blkimg convert`: its command line.
- */
+/* `blkimg convert`: its command line. */
 #include <errno.h>
 #include <string.h>
 

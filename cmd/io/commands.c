@@ -1,6 +1,4 @@
-/*
- * The list of commands, looking one up, and help, which shows the list.
- */
+/* The list of commands, looking one up, and help, which shows the list. */
 #include <stdio.h>
 #include <string.h>
 

@@ -1,6 +1,4 @@
-/*
- * open, close and reopen: the image of the session.
- */
+/* open, close and reopen: the image of the session. */
 #include <errno.h>
 #include <string.h>
 #include <unistd.h>

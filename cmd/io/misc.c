@@ -1,6 +1,4 @@
-/*
- * flush, truncate, and the commands that are about the process: sleep, abort, sigraise.
- */
+/* flush, truncate, and the commands that are about the process: sleep, abort, sigraise. */
 #include <errno.h>
 #include <limits.h>
 #include <signal.h>

@@ -1,6 +1,4 @@
-/*
- * From a line to a command that runs: words, lookup, and what must hold before.
- */
+/* From a line to a command that runs: words, lookup, and what must hold before. */
 #include <errno.h>
 #include <stdatomic.h>
 #include <stdio.h>

@@ -1,6 +1,4 @@
-/*
- * read, readv, write, writev and discard: one request, run on the session's own thread.
- */
+/* read, readv, write, writev and discard: one request, run on the session's own thread. */
 #include <errno.h>
 
 #include "blockcore/base/bytes.h"

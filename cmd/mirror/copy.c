@@ -1,6 +1,4 @@
-/*
- * The target of a mirror: created, filled and verified.
- */
+/* The target of a mirror: created, filled and verified. */
 #include <errno.h>
 #include <inttypes.h>
 
