@@ -86,13 +86,9 @@ def help_forms(text):
 
 
 def help_options(text):
-    """The options of a --help, each with whether it takes an argument: {'-f': True, ...}."""
-    options = {}
-    for letter, name, argument in re.findall(r'^  (?:(-\w)|  )(?:,|  )? ?(?:(--[a-z-]+))?(=\S+)?', text, re.M):
-        for option in (letter, name):
-            if option:
-                options[option] = bool(argument)
-    return options
+    """The rows of a --help: letter or '', name, whether an argument follows."""
+    rows = re.findall(r'^  (?:(-\w), |    )(--[a-z-]+)(=?)', text, re.M)
+    return [(letter, name, bool(argument)) for letter, name, argument in rows if name != '--help']
 
 
 def manual_options(page):
@@ -120,26 +116,19 @@ def compare(blkimg, folder, command, common):
     if wanted != found:
         yield 'SYNOPSIS:\n  page   ' + '\n         '.join(found) + '\n  --help ' + '\n         '.join(wanted)
 
-    options = help_options(text)
     # Commands inside the io command's page have options of their own.
     listed = manual_options(page.partition('.SH COMMANDS')[0])
-    rows = re.findall(r'^  (?:(-\w)|  )(?:, )? *(--[a-z-]+)', text, re.M)
-    for letter, name in rows:
-        takes = options[name]
-        # Where there is a letter it heads the item.
-        if name == '--help':
-            continue
-        names = [option for option in (letter, name) if option in listed]
-        if not names and (letter in common or name in common):
-            continue
-        if not names:
+    known = {'-h', '--help'}
+    for letter, name, takes in help_options(text):
+        known |= {letter, name}
+        found = [option for option in (letter, name) if option in listed]
+        if not found and letter not in common and name not in common:
             yield f'{letter or name} is in no list of options'
-        elif letter in listed and listed[letter] != takes and name not in listed:
-            yield f'{letter} {"takes" if takes else "takes no"} argument'
-        elif name in listed and listed[name] != takes:
-            yield f'{name} {"takes" if takes else "takes no"} argument'
+        # Where both are listed the argument follows the name.
+        elif found and listed[found[-1]] != takes:
+            yield f'{found[-1]} {"takes an" if takes else "takes no"} argument'
     for option in listed:
-        if option not in options:
+        if option not in known:
             yield f'{option} is listed, but not taken'
 
 
