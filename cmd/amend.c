@@ -1,21 +1,18 @@
-/*
- * blkimg amend: changes the format options of an image that exists.
- */
+/* blkimg amend: changes the format options of an image that exists. */
 #include <errno.h>
 
 #include "cmd/common/common.h"
 
-static int run(int argc, char **argv);
+static int amend_main(int argc, char **argv);
 
 const struct command cmd_amend = {
-    "amend",
-    "Change the format options of an image",
-    "[--object objectdef] [--image-opts] [-p] [-q] [-f fmt] [-t cache] [--force] "
-    "[--output=ofmt] [--lock-wait=seconds] -o options filename",
-    run,
+    .name = "amend",
+    .summary = "Change the format options of an image",
+    .usage = "-o filename",
+    .run = amend_main,
 };
 
-struct request {
+struct amend_request {
     struct cmd_list texts; /* -o */
     bool force;
     bool show_progress;
@@ -27,7 +24,7 @@ static struct option_tables amend_tables(const struct blk_driver *driver)
     return (struct option_tables){ .format = driver->name, .own = driver->amend_options };
 }
 
-static int print_help(const struct blk_driver *driver)
+static int print_amend_help(const struct blk_driver *driver)
 {
     struct blk_error err = BLK_ERROR_INIT;
     const struct option_tables tables = amend_tables(driver);
@@ -38,8 +35,9 @@ static int print_help(const struct blk_driver *driver)
     return EXIT_OK;
 }
 
-static int change(struct blk_node *node, struct blk_options *options, const struct request *request,
-                  struct progress *shown, struct blk_error *err)
+static int amend_node(struct blk_node *node, struct blk_options *options,
+                      const struct amend_request *request, struct progress *shown,
+                      struct blk_error *err)
 {
     const struct blk_progress progress = { progress_update, shown };
     int ret = blk_amend(node, options, request->force, &progress, err);
@@ -53,7 +51,7 @@ static int change(struct blk_node *node, struct blk_options *options, const stru
     return 0;
 }
 
-static int amend(struct blk_node *root, const struct request *request)
+static int amend(struct blk_node *root, const struct amend_request *request)
 {
     struct blk_node *node = blk_skip_filters(root);
     struct blk_error err = BLK_ERROR_INIT;
@@ -61,7 +59,7 @@ static int amend(struct blk_node *root, const struct request *request)
     const struct option_tables tables = amend_tables(driver);
 
     if (create_options_want_help(&request->texts))
-        return print_help(driver);
+        return print_amend_help(driver);
     struct blk_options *options = blk_options_new();
     int ret = blk_require(node, BLK_AMENDING, &err, "amending '%s'", node->name);
     if (ret == 0)
@@ -69,28 +67,28 @@ static int amend(struct blk_node *root, const struct request *request)
     if (ret == 0) {
         struct progress progress;
         progress_start(&progress, request->show_progress);
-        ret = change(node, options, request, &progress, &err);
+        ret = amend_node(node, options, request, &progress, &err);
         progress_finish(&progress, ret == 0);
     }
     blk_options_free(options);
     return ret < 0 ? report_error(&err) : EXIT_OK;
 }
 
-static int run(int argc, char **argv)
+static int amend_main(int argc, char **argv)
 {
     struct image_args image = IMAGE_ARGS_INIT;
-    struct request request = { .force = false };
+    struct amend_request request = { .force = false };
     enum output_format format = OUTPUT_HUMAN;
     const char *cache = NULL;
     bool quiet = false;
     const struct cmd_option options[] = {
-        { 'o', "options", CMD_LIST, &request.texts, "NAME=VALUE,...",
+        { 'o', "options", CMD_LIST, &request.texts, "OPTIONS",
           "options to change; -o help lists them" },
         { 0, "force", CMD_FLAG, &request.force, NULL, "allow changes that may lose data" },
         { 'p', "progress", CMD_FLAG, &request.show_progress, NULL, "show the progress" },
         { 'q', "quiet", CMD_FLAG, &quiet, NULL, "print nothing but errors" },
         { 't', "cache", CMD_STRING, &cache, "CACHE", "cache mode" },
-        IMAGE_OPTIONS(&image),
+        WRITTEN_IMAGE_OPTIONS(&image),
         RESULT_OPTION(&format),
         CMD_OPTIONS_END,
     };
@@ -105,7 +103,7 @@ static int run(int argc, char **argv)
     bool help = create_options_want_help(&request.texts);
     if (help && image.format) {
         const struct blk_driver *driver = image_driver(image.format, &err);
-        return driver ? print_help(driver) : report_error(&err);
+        return driver ? print_amend_help(driver) : report_error(&err);
     }
     if (operands.count != 1)
         return report_usage(&cmd_amend, "expects one image");
@@ -116,5 +114,5 @@ static int run(int argc, char **argv)
     if (image_open(&image, operands.items[0], flags, cache, &root, &err) < 0)
         return report_error(&err);
     json_t *result = help ? NULL : result_new(format, &cmd_amend, operands.items[0]);
-    return finish_result(amend(root, &request), &root, 1, result);
+    return finish(amend(root, &request), &root, 1, result);
 }

@@ -19,19 +19,17 @@
 #include "blockcore/graph/io.h"
 #include "cmd/common/common.h"
 
-static int run(int argc, char **argv);
+static int bench_main(int argc, char **argv);
 
 const struct command cmd_bench = {
-    "bench",
-    "Benchmark requests to an image",
-    "[-c count] [-d depth] [-f fmt] [--flush-interval=flush_interval] [-i aio] [-n] [--no-drain] "
-    "[-o offset] [--pattern=pattern] [-q] [-s buffer_size] [-S step_size] [-t cache] [-w] [-U] "
-    "[--image-opts] [--object objectdef] [--output=ofmt] [--lock-wait=seconds] filename",
-    run,
+    .name = "bench",
+    .summary = "Benchmark requests to an image",
+    .usage = "filename",
+    .run = bench_main,
 };
 
 /* The command line. */
-struct request {
+struct bench_request {
     struct image_args image;
     const char *filename, *cache;
     bool native;       /* -n */
@@ -42,7 +40,7 @@ struct request {
 };
 
 struct bench {
-    const struct request *request;
+    const struct bench_request *request;
     struct blk_node *root;
     const void *data; /* what is written */
 
@@ -89,7 +87,7 @@ static void flush(struct bench *bench)
 /* [mutex] One request; the mutex is released meanwhile. */
 static void send(struct bench *bench, void *buf)
 {
-    const struct request *request = bench->request;
+    const struct bench_request *request = bench->request;
     struct blk_error err = BLK_ERROR_INIT;
     uint64_t offset = bench->next, size = blk_size(bench->root);
 
@@ -118,7 +116,7 @@ static void send(struct bench *bench, void *buf)
         bench->flushing = false;
 }
 
-static void *work(void *argument)
+static void *bench_worker(void *argument)
 {
     struct bench *bench = argument;
     struct blk_error err = BLK_ERROR_INIT;
@@ -149,7 +147,7 @@ static int run_threads(struct bench *bench, struct blk_error *err)
 
     pthread_mutex_lock(&bench->mutex);
     while (!error && started < wanted) {
-        error = pthread_create(&threads[started], NULL, work, bench);
+        error = pthread_create(&threads[started], NULL, bench_worker, bench);
         if (!error)
             started++;
     }
@@ -166,7 +164,7 @@ static int run_threads(struct bench *bench, struct blk_error *err)
     return bench->ret;
 }
 
-static void announce(const struct request *request)
+static void announce(const struct bench_request *request)
 {
     if (request->format == OUTPUT_JSON)
         return;
@@ -178,9 +176,9 @@ static void announce(const struct request *request)
         printf("Sending flush every %" PRIu64 " requests\n", request->flush_interval);
 }
 
-static int measure(struct bench *bench, struct blk_error *err)
+static int bench_measure(struct bench *bench, struct blk_error *err)
 {
-    const struct request *request = bench->request;
+    const struct bench_request *request = bench->request;
 
     void *data = blk_buffer_alloc(u64_max(request->bytes, 1));
     if (!data)
@@ -208,7 +206,7 @@ static int measure(struct bench *bench, struct blk_error *err)
 /* ---- the command ---- */
 
 /* There is no Linux AIO here, and timing threads under that name would be a lie. */
-static int check_aio(const struct request *request)
+static int bench_check_aio(const struct bench_request *request)
 {
     const char *aio = request->native && !request->image.aio ? "native" : request->image.aio;
 
@@ -220,7 +218,7 @@ static int check_aio(const struct request *request)
     return report_failure("bench: AIO '%s' is not one of threads, native, io_uring", aio);
 }
 
-static int check_request(const struct request *request)
+static int bench_check_request(const struct bench_request *request)
 {
     if (request->count > INT_MAX)
         return report_failure("-c: '%" PRIu64 "' is too large (the limit is %d)", request->count,
@@ -240,10 +238,10 @@ static int check_request(const struct request *request)
     if (request->no_drain && request->flush_interval && request->flush_interval < request->depth)
         return report_failure("with --no-drain the flush interval cannot be smaller than the "
                               "depth (-d)");
-    return check_aio(request);
+    return bench_check_aio(request);
 }
 
-static int bench_image(const struct request *request)
+static int bench_image(const struct bench_request *request)
 {
     struct blk_error err = BLK_ERROR_INIT;
     struct bench bench = { .request = request };
@@ -251,32 +249,32 @@ static int bench_image(const struct request *request)
     int ret = image_open(&request->image, request->filename, request->write ? BLK_WRITABLE : 0,
                          request->cache, &bench.root, &err);
     if (ret == 0)
-        ret = measure(&bench, &err);
+        ret = bench_measure(&bench, &err);
     json_t *result = result_new(request->format, &cmd_bench, request->filename);
     result_set_text(result, "mode", request->write ? "write" : "read");
     result_set_bytes(result, "requests", request->count);
     result_set_bytes(result, "bytes", ret < 0 ? 0 : request->count * request->bytes);
     result_set_bytes(result, "nanoseconds", bench.nanoseconds);
-    return finish_result(ret < 0 ? report_error(&err) : EXIT_OK, &bench.root, 1, result);
+    return finish(ret < 0 ? report_error(&err) : EXIT_OK, &bench.root, 1, result);
 }
 
-static int run(int argc, char **argv)
+static int bench_main(int argc, char **argv)
 {
-    struct request request = { .image = IMAGE_ARGS_INIT };
+    struct bench_request request = { .image = IMAGE_ARGS_INIT };
     struct cmd_size count = { 75000, false }, depth = { 64, false }, offset = { 0, false };
     struct cmd_size bytes = { 4096, false }, step = { 0, false }, interval = { 0, false };
     struct cmd_size pattern = { 0, false };
     bool quiet = false;
     const struct cmd_option options[] = {
         IMAGE_OPTIONS(&request.image),
-        { 'c', "count", CMD_UINT, &count, "NUMBER", "number of requests (75000)" },
-        { 'd', "depth", CMD_UINT, &depth, "NUMBER", "requests in flight (64)" },
+        { 'c', "count", CMD_UINT, &count, "N", "number of requests (75000)" },
+        { 'd', "depth", CMD_UINT, &depth, "N", "requests in flight (64)" },
         { 'o', "offset", CMD_SIZE, &offset, "OFFSET", "offset of the first one (0)" },
         { 's', "buffer-size", CMD_SIZE, &bytes, "SIZE", "bytes per request (4k)" },
         { 'S', "step-size", CMD_SIZE, &step, "SIZE", "offset from one to the next (-s)" },
         { 'w', "write", CMD_FLAG, &request.write, NULL, "write, which destroys the content" },
         { 0, "pattern", CMD_UINT, &pattern, "BYTE", "byte to write (0)" },
-        { 0, "flush-interval", CMD_UINT, &interval, "NUMBER", "flush after this many writes" },
+        { 0, "flush-interval", CMD_UINT, &interval, "N", "flush after this many writes" },
         { 0, "no-drain", CMD_FLAG, &request.no_drain, NULL,
           "do not wait for all writes before a flush" },
         { 'i', "aio", CMD_STRING, &request.image.aio, "threads|io_uring",
@@ -298,6 +296,6 @@ static int run(int argc, char **argv)
     request.step = step.value ? step.value : bytes.value;
     request.flush_interval = interval.value;
     request.pattern = pattern.value;
-    status = check_request(&request);
+    status = bench_check_request(&request);
     return status ? status : bench_image(&request);
 }

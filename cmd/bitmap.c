@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "blockcore/base/array.h"
 #include "blockcore/base/bytes.h"
 #include "blockcore/bitmap/bitmaps.h"
 #include "blockcore/bitmap/identity.h"
@@ -17,7 +18,7 @@
 
 /* ---- actions ---- */
 
-struct request {
+struct bitmap_request {
     struct blk_node *root;
     struct blk_node *source; /* -b: where --merge finds its bitmaps; else the root */
     const char *name;
@@ -46,14 +47,16 @@ static void break_chain(struct blk_node *node, const char *name)
         blk_identity_set(node, &identity);
 }
 
-static int do_add(struct request *request, struct blk_error *err)
+static int do_add(struct bitmap_request *request, struct blk_error *err)
 {
     struct blk_node *node = request->root;
     struct blk_dirty_bitmap *bitmap;
     uint64_t granularity = request->granularity;
 
     int ret = blk_bitmaps_can_add(node, err);
-    if (ret == 0 && !granularity)
+    if (ret < 0)
+        return ret;
+    if (!granularity)
         ret = default_granularity(node, &granularity, err);
     if (ret < 0)
         return ret;
@@ -74,7 +77,7 @@ static int do_add(struct request *request, struct blk_error *err)
 }
 
 /* An inconsistent bitmap can be removed, and nothing else. */
-static int do_remove(struct request *request, struct blk_error *err)
+static int do_remove(struct bitmap_request *request, struct blk_error *err)
 {
     struct blk_dirty_bitmap *bitmap = blk_bitmaps_find(request->root, request->name);
     if (!bitmap)
@@ -84,12 +87,13 @@ static int do_remove(struct request *request, struct blk_error *err)
     return 0;
 }
 
-static int usable(struct request *request, struct blk_dirty_bitmap **bitmap, struct blk_error *err)
+static int usable(struct bitmap_request *request, struct blk_dirty_bitmap **bitmap,
+                  struct blk_error *err)
 {
     return blk_bitmaps_get_usable(request->root, request->name, bitmap, err);
 }
 
-static int do_clear(struct request *request, struct blk_error *err)
+static int do_clear(struct bitmap_request *request, struct blk_error *err)
 {
     struct blk_dirty_bitmap *bitmap;
     int ret = usable(request, &bitmap, err);
@@ -100,7 +104,7 @@ static int do_clear(struct request *request, struct blk_error *err)
     return ret;
 }
 
-static int set_enabled(struct request *request, bool enabled, struct blk_error *err)
+static int set_enabled(struct bitmap_request *request, bool enabled, struct blk_error *err)
 {
     struct blk_dirty_bitmap *bitmap;
     int ret = usable(request, &bitmap, err);
@@ -113,22 +117,23 @@ static int set_enabled(struct request *request, bool enabled, struct blk_error *
     return ret;
 }
 
-static int do_enable(struct request *request, struct blk_error *err)
+static int do_enable(struct bitmap_request *request, struct blk_error *err)
 {
     return set_enabled(request, true, err);
 }
 
-static int do_disable(struct request *request, struct blk_error *err)
+static int do_disable(struct bitmap_request *request, struct blk_error *err)
 {
     return set_enabled(request, false, err);
 }
 
-static int do_merge(struct request *request, struct blk_error *err)
+static int do_merge(struct bitmap_request *request, struct blk_error *err)
 {
     struct blk_dirty_bitmap *to, *from;
     int ret = usable(request, &to, err);
-    if (ret == 0)
-        ret = blk_bitmaps_get_usable(request->source, request->argument, &from, err);
+    if (ret < 0)
+        return ret;
+    ret = blk_bitmaps_get_usable(request->source, request->argument, &from, err);
     if (ret < 0)
         return ret;
     if (from->size != to->size)
@@ -141,7 +146,7 @@ static int do_merge(struct request *request, struct blk_error *err)
 /* The list is at the same time what the options are called. */
 static const struct action {
     const char *name;
-    int (*run)(struct request *request, struct blk_error *err);
+    int (*run)(struct bitmap_request *request, struct blk_error *err);
 } actions[] = {
     { "add", do_add },       { "remove", do_remove },   { "clear", do_clear },
     { "enable", do_enable }, { "disable", do_disable }, { "merge", do_merge },
@@ -161,9 +166,9 @@ static int note_action(void *opaque, const struct cmd_option *option, const char
 {
     struct steps *steps = opaque;
 
-    if (steps->count == sizeof(steps->list) / sizeof(steps->list[0]))
+    if (steps->count == ARRAY_SIZE(steps->list))
         return report_failure("bitmap: too many actions");
-    for (size_t i = 0; i < sizeof(actions) / sizeof(actions[0]); i++)
+    for (size_t i = 0; i < ARRAY_SIZE(actions); i++)
         if (strcmp(actions[i].name, option->name) == 0)
             steps->list[steps->count++] = (struct step){ &actions[i], text };
     return EXIT_OK;
@@ -177,7 +182,7 @@ static bool has_action(const struct steps *steps, const char *name)
     return false;
 }
 
-static int run_steps(struct request *request, const struct steps *steps)
+static int run_steps(struct bitmap_request *request, const struct steps *steps)
 {
     for (size_t i = 0; i < steps->count; i++) {
         struct blk_error err = BLK_ERROR_INIT;
@@ -275,24 +280,24 @@ static int list_bitmaps(const struct image_args *image, const char *name, enum o
         list_json(node, &identity);
     else
         list_human(node, &identity);
-    return finish(status, &root, 1);
+    return finish(status, &root, 1, NULL);
 }
 
 /* ---- the command ---- */
 
-static int run(int argc, char **argv);
+static int bitmap_main(int argc, char **argv);
 
 const struct command cmd_bitmap = {
-    "bitmap",
-    "Change or list the dirty bitmaps of an image",
-    "(--merge source | --add | --remove | --clear | --enable | --disable)... "
-    "[-b source_file [-F source_fmt]] [-g granularity] [--object objectdef] [--image-opts] "
-    "[-f fmt] [--list] [--output=ofmt] [-U] [--lock-wait=seconds] filename bitmap",
-    run,
+    .name = "bitmap",
+    .summary = "Change or list the dirty bitmaps of an image",
+    .usage = "[-f] [-U] [--output] "
+             "(--add | --remove | --clear | --enable | --disable | --merge)... filename bitmap\n"
+             "--list [-f] [-U] [--output] filename",
+    .run = bitmap_main,
 };
 
-static json_t *describe(enum output_format output, const char *filename, const char *bitmap,
-                        const struct steps *steps)
+static json_t *bitmap_describe(enum output_format output, const char *filename, const char *bitmap,
+                               const struct steps *steps)
 {
     json_t *result = result_new(output, &cmd_bitmap, filename);
     if (!result)
@@ -309,7 +314,7 @@ static json_t *describe(enum output_format output, const char *filename, const c
  * Runs the actions. If one fails, nothing was written yet: the graph is dropped and the image is
  * what it was.
  */
-static int change_bitmaps(struct request *request, const struct steps *steps,
+static int change_bitmaps(struct bitmap_request *request, const struct steps *steps,
                           const char *filename, struct blk_node *source_root,
                           enum output_format output)
 {
@@ -317,18 +322,18 @@ static int change_bitmaps(struct request *request, const struct steps *steps,
 
     request->root = blk_skip_filters(request->root);
     request->source = source_root ? blk_skip_filters(source_root) : request->root;
-    json_t *result = describe(output, filename, request->name, steps);
+    json_t *result = bitmap_describe(output, filename, request->name, steps);
     int status = run_steps(request, steps);
     if (status == EXIT_OK) {
         report_close_note("bitmap '%s' of '%s' may be wrong", request->name, filename);
-        return finish_result(status, roots, 2, result);
+        return finish(status, roots, 2, result);
     }
     blk_drop(roots[0]);
     blk_drop(roots[1]);
-    return finish_result(status, NULL, 0, result);
+    return finish(status, NULL, 0, result);
 }
 
-static int run(int argc, char **argv)
+static int bitmap_main(int argc, char **argv)
 {
     struct image_args image = IMAGE_ARGS_INIT, source = IMAGE_ARGS_INIT;
     const char *source_file = NULL;
@@ -344,8 +349,9 @@ static int run(int argc, char **argv)
         { 0, "clear", CMD_MARK, &note, NULL, "mark everything clean" },
         { 0, "enable", CMD_MARK, &note, NULL, "record writes from now on" },
         { 0, "disable", CMD_MARK, &note, NULL, "stop recording writes" },
-        { 0, "merge", CMD_CALL, &note, "SOURCE", "merge another bitmap into this one" },
-        { 'b', "source-file", CMD_STRING, &source_file, "FILE", "image that holds SOURCE" },
+        { 0, "merge", CMD_CALL, &note, "NAME", "merge another bitmap into this one" },
+        { 'b', "source-file", CMD_STRING, &source_file, "FILE",
+          "image that holds the bitmap to merge" },
         { 'F', "source-format", CMD_STRING, &source.format, "FMT", "its format" },
         { 'g', "granularity", CMD_SIZE, &granularity, "SIZE", "granularity of a new bitmap" },
         { 0, "list", CMD_FLAG, &list, NULL, "list all bitmaps; takes only an image" },
@@ -374,7 +380,7 @@ static int run(int argc, char **argv)
         return report_usage(&cmd_bitmap, "-F needs -b");
 
     struct blk_error err = BLK_ERROR_INIT;
-    struct request request = { .name = operands.items[1], .granularity = granularity.value };
+    struct bitmap_request request = { .name = operands.items[1], .granularity = granularity.value };
     struct blk_node *source_root = NULL;
     source.lock_wait = image.lock_wait;
     if (image_open(&image, operands.items[0], BLK_WRITABLE | BLK_NO_BACKING, NULL, &request.root,

@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "blockcore/base/array.h"
 #include "cmd/common/common.h"
 
 enum check_status {
@@ -17,17 +18,16 @@ enum check_status {
     CHECK_UNSUPPORTED = 63,
 };
 
-static int run(int argc, char **argv);
+static int check_main(int argc, char **argv);
 
 const struct command cmd_check = {
-    "check",
-    "Check the metadata of an image, and repair it",
-    "[--object objectdef] [--image-opts] [-q] [-f fmt] [--output=ofmt] [-r [leaks | all | lost]] "
-    "[-T src_cache] [-U] [--lock-wait=seconds] filename",
-    run,
+    .name = "check",
+    .summary = "Check the metadata of an image, and repair it",
+    .usage = "filename",
+    .run = check_main,
 };
 
-struct request {
+struct check_request {
     enum output_format format;
     bool quiet;
     unsigned repair; /* enum blk_repair */
@@ -35,7 +35,7 @@ struct request {
 
 /* ---- output ---- */
 
-static void print_line(FILE *to, bool is_error, const char *text)
+static void print_check_line(FILE *to, bool is_error, const char *text)
 {
     fputs(is_error ? "ERROR " : "", to);
     print_escaped(to, text);
@@ -45,17 +45,17 @@ static void print_line(FILE *to, bool is_error, const char *text)
 static void print_finding(void *opaque, bool is_error, const char *text)
 {
     (void)opaque;
-    print_line(stderr, is_error, text);
+    print_check_line(stderr, is_error, text);
 }
 
 static void print_while_repairing(void *opaque, bool is_error, const char *text)
 {
-    const struct request *request = opaque;
+    const struct check_request *request = opaque;
     if (!request->quiet && request->format == OUTPUT_HUMAN)
-        print_line(stdout, is_error, text);
+        print_check_line(stdout, is_error, text);
 }
 
-static void print_human(const struct blk_check *check)
+static void print_check(const struct blk_check *check)
 {
     if (!check->corruptions && !check->leaks)
         printf("No errors were found on the image.\n");
@@ -87,7 +87,7 @@ static void print_human(const struct blk_check *check)
  * Members that are zero are left out, but for check-errors: qemu-img counts there what kept it from
  * looking at all of the image, which makes a check fail here.
  */
-static void print_json(const struct blk_node *node, const struct blk_check *check)
+static void print_check_json(const struct blk_node *node, const struct blk_check *check)
 {
     const struct {
         const char *key;
@@ -110,7 +110,7 @@ static void print_json(const struct blk_node *node, const struct blk_check *chec
 
     json_object_set_new(object, "filename", json_text(node->name));
     json_object_set_new(object, "format", json_text(blk_format_name(node)));
-    for (size_t i = 0; i < sizeof(members) / sizeof(members[0]); i++) {
+    for (size_t i = 0; i < ARRAY_SIZE(members); i++) {
         if (members[i].value || members[i].always)
             json_object_set_new(object, members[i].key, json_integer((json_int_t)members[i].value));
     }
@@ -127,7 +127,7 @@ static int look(struct blk_node *node, struct blk_check *check, struct blk_error
 }
 
 /* Repairs, then looks at what is left. */
-static int repair(struct blk_node *node, struct request *request, struct blk_check *check,
+static int repair(struct blk_node *node, struct check_request *request, struct blk_check *check,
                   struct blk_error *err)
 {
     struct blk_check first = { .message = print_while_repairing, .opaque = request };
@@ -149,7 +149,7 @@ static int repair(struct blk_node *node, struct request *request, struct blk_che
     return ret;
 }
 
-static int check(struct blk_node *root, struct request *request)
+static int check(struct blk_node *root, struct check_request *request)
 {
     struct blk_node *node = blk_skip_filters(root);
     struct blk_error err = BLK_ERROR_INIT;
@@ -162,9 +162,9 @@ static int check(struct blk_node *root, struct request *request)
     }
 
     if (!request->quiet && request->format == OUTPUT_JSON)
-        print_json(node, &result);
+        print_check_json(node, &result);
     else if (!request->quiet)
-        print_human(&result);
+        print_check(&result);
     return result.corruptions ? CHECK_CORRUPT : result.leaks ? CHECK_LEAKS : EXIT_OK;
 }
 
@@ -184,7 +184,7 @@ static int parse_repair(const char *text, unsigned *repair)
         { "all", BLK_REPAIR_LEAKS | BLK_REPAIR_ERRORS },
         { "lost", BLK_REPAIR_LEAKS | BLK_REPAIR_ERRORS | BLK_REPAIR_LOST },
     };
-    for (size_t i = 0; i < sizeof(ways) / sizeof(ways[0]); i++) {
+    for (size_t i = 0; i < ARRAY_SIZE(ways); i++) {
         if (strcmp(text, ways[i].name) != 0)
             continue;
         *repair = ways[i].repair;
@@ -193,10 +193,10 @@ static int parse_repair(const char *text, unsigned *repair)
     return report_failure("-r: '%s' is not one of leaks, all, lost", text);
 }
 
-static int run(int argc, char **argv)
+static int check_main(int argc, char **argv)
 {
     struct image_args image = IMAGE_ARGS_INIT;
-    struct request request = { .quiet = false };
+    struct check_request request = { .quiet = false };
     const char *repair = NULL, *cache = NULL;
     const struct cmd_option options[] = {
         { 'r', "repair", CMD_STRING, &repair, "leaks|all|lost",
@@ -221,5 +221,7 @@ static int run(int argc, char **argv)
     if (image_open(&image, filename, flags, cache, &root, &err) < 0)
         return report_error(&err);
     status = check(root, &request);
-    return status == EXIT_FAILED ? finish(status, &root, 1) : finish_done(status, &root, 1);
+    bool failed = status == EXIT_FAILED || exit_is_by_signal(status);
+    return failed ? finish(status, &root, 1, NULL)
+                  : finish_answered(status, &root, 1, NULL);
 }

@@ -1,5 +1,5 @@
 /*
- * blkimg checksum: the digest of what a guest sees in an image (blockcore/jobs/digest.h defines it).
+ * blkimg checksum: the digest of what a guest sees in an image; blockcore/jobs/digest.h defines it.
  */
 #include <inttypes.h>
 #include <stdio.h>
@@ -8,20 +8,19 @@
 #include "blockcore/jobs/checksum.h"
 #include "cmd/common/common.h"
 
-static int run(int argc, char **argv);
+static int checksum_main(int argc, char **argv);
 
 const struct command cmd_checksum = {
-    "checksum",
-    "Compute a digest of the content of an image",
-    "[--object objectdef] [--image-opts] [-f fmt] [-T src_cache] [-m num_workers] "
-    "[--output=ofmt] [-p] [-U] [--lock-wait=seconds] filename",
-    run,
+    .name = "checksum",
+    .summary = "Compute a digest of the content of an image",
+    .usage = "filename",
+    .run = checksum_main,
 };
 
 #define DEFAULT_WORKERS 4
 #define MAX_WORKERS 16
 
-static void print_line(const char *name, const char *hex)
+static void print_digest(const char *name, const char *hex)
 {
     printf("%s  ", hex);
     print_escaped(stdout, name);
@@ -51,7 +50,7 @@ static int compute(struct blk_node *root, unsigned workers, bool show_progress,
     return EXIT_OK;
 }
 
-static int run(int argc, char **argv)
+static int checksum_main(int argc, char **argv)
 {
     struct image_args image = IMAGE_ARGS_INIT;
     enum output_format format = OUTPUT_HUMAN;
@@ -61,7 +60,7 @@ static int run(int argc, char **argv)
     const struct cmd_option table[] = {
         IMAGE_OPTIONS(&image),
         { 'T', "cache", CMD_STRING, &cache, "CACHE", "cache mode" },
-        { 'm', "parallel", CMD_UINT, &workers, "NUMBER", "number of threads (4)" },
+        { 'm', "parallel", CMD_UINT, &workers, "N", "number of threads (4)" },
         RESULT_OPTION(&format),
         { 'p', "progress", CMD_FLAG, &progress, NULL, "show the progress" },
         CMD_OPTIONS_END,
@@ -87,8 +86,8 @@ static int run(int argc, char **argv)
         result_set_text(result, "algorithm", BLK_DIGEST_NAME);
         result_set_text(result, "digest", hex);
     }
-    status = finish_result(status, &root, 1, result);
+    status = finish(status, &root, 1, result);
     if (status == EXIT_OK && format == OUTPUT_HUMAN)
-        print_line(filename, hex);
+        print_digest(filename, hex);
     return status;
 }

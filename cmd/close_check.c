@@ -12,14 +12,13 @@
 #include "blockcore/bitmap/bitmaps.h"
 #include "cmd/common/common.h"
 
-static int run(int argc, char **argv);
+static int close_check_main(int argc, char **argv);
 
 const struct command cmd_close_check = {
-    "close-check",
-    "Close an image step by step, or check whether it was closed cleanly",
-    "[--object objectdef] [--image-opts] [-f fmt] [-t cache] [--read-only [-U]] [--output=ofmt] "
-    "[-q] [--lock-wait=seconds] filename",
-    run,
+    .name = "close-check",
+    .summary = "Close an image step by step, or check whether it was closed cleanly",
+    .usage = "[-r [-U]] filename",
+    .run = close_check_main,
 };
 
 enum { NOT_CLEAN = 2 };
@@ -27,7 +26,8 @@ enum { NOT_CLEAN = 2 };
 /* ---- output ---- */
 
 /* `why`: what is wrong, or NULL. */
-static json_t *describe(enum output_format format, const char *filename, const char *why)
+static json_t *close_check_describe(enum output_format format, const char *filename,
+                                    const char *why)
 {
     json_t *result = result_new(format, &cmd_close_check, filename);
 
@@ -60,18 +60,17 @@ static int close_strictly(struct blk_node *root, const char *filename, enum outp
     struct blk_error err = BLK_ERROR_INIT;
 
     int ret = blk_close(root, &report, &err);
-    json_t *result = describe(format, filename, ret < 0 ? err.why : NULL);
+    json_t *result = close_check_describe(format, filename, ret < 0 ? err.why : NULL);
     if (!result && !quiet)
         print_steps(&report);
-    if (ret < 0)
-        report_close(&report, &err);
+    int status = ret < 0 ? report_close(&report, &err) : EXIT_OK;
     if (result) {
         json_t *steps = json_array();
         report_close_json(&report, steps);
         json_object_set_new(result, "close", steps);
     }
     blk_close_report_free(&report);
-    return finish_result(ret < 0 ? EXIT_CLOSE_FAILED : EXIT_OK, NULL, 0, result);
+    return finish(status, NULL, 0, result);
 }
 
 /*
@@ -111,18 +110,18 @@ static int look_only(struct blk_node *root, const char *filename, enum output_fo
     BLK_AUTOFREE char *why = NULL;
 
     if (find_unclean(root, &why, &err) < 0)
-        return finish(report_error(&err), &root, 1);
+        return finish(report_error(&err), &root, 1, NULL);
     if (format == OUTPUT_HUMAN && !quiet) {
         print_escaped(stdout, filename);
         fputs(why ? ": not closed cleanly: " : ": closed cleanly", stdout);
         print_escaped(stdout, why ? why : "");
         putchar('\n');
     }
-    return finish_result_done(why ? NOT_CLEAN : EXIT_OK, &root, 1,
-                              describe(format, filename, why));
+    return finish_answered(why ? NOT_CLEAN : EXIT_OK, &root, 1,
+                              close_check_describe(format, filename, why));
 }
 
-static int run(int argc, char **argv)
+static int close_check_main(int argc, char **argv)
 {
     struct image_args image = IMAGE_ARGS_INIT;
     enum output_format format = OUTPUT_HUMAN;

@@ -39,7 +39,7 @@ struct commit {
  * Whether the backing file of `overlay` is what the user calls `name`: as in the header, or a path
  * to it.
  */
-static bool is_called(const struct blk_node *overlay, struct blk_node *backing, const char *name)
+static bool is_named(const struct blk_node *overlay, struct blk_node *backing, const char *name)
 {
     if (overlay->backing_name && strcmp(overlay->backing_name, name) == 0)
         return true;
@@ -64,7 +64,7 @@ static int find_base(struct commit *commit, const char *name, struct blk_error *
                                                    name, commit->top->name);
             return blk_fail_why(err, ENOENT, why, "committing '%s'", commit->top->name);
         }
-        if (!name || is_called(node, backing, name)) {
+        if (!name || is_named(node, backing, name)) {
             commit->base = blk_skip_filters(backing);
             if (node != commit->top)
                 commit->keep_top = true;
@@ -225,20 +225,19 @@ static int do_commit(struct commit *commit, const char *base_name, bool show_pro
     result_set_text(result, "base", commit->base ? blk_bottom(commit->base)->name : NULL);
     result_set_bytes(result, "bytes", commit->bytes_moved);
     result_set_flag(result, "emptied", ret == 0 && !commit->keep_top);
-    return finish_result(status, &commit->root, 1, result);
+    return finish(status, &commit->root, 1, result);
 }
 
-static int run(int argc, char **argv);
+static int commit_main(int argc, char **argv);
 
 const struct command cmd_commit = {
-    "commit",
-    "Write the changes of an overlay to its backing file",
-    "[--object objectdef] [--image-opts] [-q] [-f fmt] [-t cache] [-b base] [-r rate_limit] [-d] "
-    "[-p] [--bitmaps] [--output=ofmt] [--lock-wait=seconds] filename",
-    run,
+    .name = "commit",
+    .summary = "Write the changes of an overlay to its backing file",
+    .usage = "filename",
+    .run = commit_main,
 };
 
-static int run(int argc, char **argv)
+static int commit_main(int argc, char **argv)
 {
     struct image_args image = IMAGE_ARGS_INIT;
     struct commit commit = { .root = NULL };
@@ -247,9 +246,9 @@ static int run(int argc, char **argv)
     enum output_format format = OUTPUT_HUMAN;
     bool quiet = false, show_progress = false;
     const struct cmd_option options[] = {
-        IMAGE_OPTIONS(&image),
+        WRITTEN_IMAGE_OPTIONS(&image),
         { 't', "cache", CMD_STRING, &cache, "CACHE", "cache mode of the images" },
-        { 'b', "base", CMD_STRING, &base_name, "BASE",
+        { 'b', "base", CMD_STRING, &base_name, "FILE",
           "image of the chain to commit into; implies -d" },
         { 'r', "rate-limit", CMD_SIZE, &rate, "BYTES",
           "limit the copy to this many bytes per second" },

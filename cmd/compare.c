@@ -20,14 +20,21 @@
 #include "blockcore/graph/status.h"
 #include "cmd/common/common.h"
 
-static int run(int argc, char **argv);
+/* Exit statuses other than 0 and 1 (images differ). */
+enum compare_status {
+    COMPARE_OPEN_FAILED = 2,
+    COMPARE_MAP_FAILED = 3,
+    COMPARE_READ_FAILED = 4,
+};
+
+static int compare_main(int argc, char **argv);
 
 const struct command cmd_compare = {
-    "compare",
-    "Compare the content of two images",
-    "[--object objectdef] [--image-opts] [-f fmt] [-F fmt] [-T src_cache] [-p] [-q] [-s] [-U] "
-    "[--output=ofmt] [--lock-wait=seconds] filename1 filename2",
-    run,
+    .name = "compare",
+    .summary = "Compare the content of two images",
+    .usage = "filename1 filename2",
+    .run = compare_main,
+    .error_status = COMPARE_OPEN_FAILED, /* 1 says that the images differ */
 };
 
 /* Small enough that what was read is still in the processor's cache when it is compared. */
@@ -36,13 +43,6 @@ const struct command cmd_compare = {
 
 /* What strict mode wants to be the same. */
 #define STRICT_FLAGS (BLK_EXT_DATA | BLK_EXT_ZERO | BLK_EXT_ALLOCATED | BLK_EXT_OFFSET_VALID)
-
-/* Exit statuses other than 0 and 1 (images differ). */
-enum compare_status {
-    COMPARE_OPEN_FAILED = 2,
-    COMPARE_MAP_FAILED = 3,
-    COMPARE_READ_FAILED = 4,
-};
 
 enum verdict { SAME, CONTENT_DIFFERS, STATUS_DIFFERS, MAP_UNREADABLE, UNREADABLE };
 
@@ -57,7 +57,7 @@ struct chunk {
     bool zero[2]; /* known to read as zeroes */
 };
 
-struct job {
+struct compare_job {
     struct blk_node *roots[2];
     uint64_t common, total; /* bytes that both and that the longer one has, in whole sectors */
     bool strict;
@@ -73,7 +73,7 @@ struct job {
 /* ---- findings ---- */
 
 /* Keeps the finding with the lowest offset. The mutex is held. */
-static void found(struct job *job, enum verdict verdict, uint64_t offset,
+static void found(struct compare_job *job, enum verdict verdict, uint64_t offset,
                   const struct blk_error *err)
 {
     if (job->finding.verdict != SAME && job->finding.offset <= offset)
@@ -84,7 +84,7 @@ static void found(struct job *job, enum verdict verdict, uint64_t offset,
         job->finding.err = *err;
 }
 
-static void found_by_worker(struct job *job, enum verdict verdict, uint64_t offset,
+static void found_by_worker(struct compare_job *job, enum verdict verdict, uint64_t offset,
                             const struct blk_error *err)
 {
     pthread_mutex_lock(&job->mutex);
@@ -94,7 +94,7 @@ static void found_by_worker(struct job *job, enum verdict verdict, uint64_t offs
 
 /* ---- the iterator; the mutex is held ---- */
 
-static bool look_at(struct job *job, int side)
+static bool look_at_side(struct compare_job *job, int side)
 {
     struct blk_error err = BLK_ERROR_INIT;
     if (job->extents[side].bytes)
@@ -107,7 +107,7 @@ static bool look_at(struct job *job, int side)
     return false;
 }
 
-static bool status_differs(const struct job *job)
+static bool status_differs(const struct compare_job *job)
 {
     /* Within the last sector one image may end before the other. */
     bool inside = job->next < blk_size(job->roots[0]) && job->next < blk_size(job->roots[1]);
@@ -116,11 +116,11 @@ static bool status_differs(const struct job *job)
 }
 
 /* Takes the next range that must be read. False when there is none, or it is behind a finding. */
-static bool next_chunk(struct job *job, struct chunk *chunk)
+static bool next_chunk(struct compare_job *job, struct chunk *chunk)
 {
     for (;;) {
         uint64_t end = job->finding.verdict == SAME ? job->total : job->finding.offset;
-        if (job->next >= end || blk_cancelled() || !look_at(job, 0) || !look_at(job, 1))
+        if (job->next >= end || blk_cancelled() || !look_at_side(job, 0) || !look_at_side(job, 1))
             return false;
         if (status_differs(job)) {
             found(job, STATUS_DIFFERS, job->next, NULL);
@@ -165,7 +165,7 @@ static uint64_t first_difference(const uint8_t *a, const uint8_t *b, uint64_t by
     }
 }
 
-static void compare_chunk(struct job *job, const struct chunk *chunk, uint8_t *buffers[2])
+static void compare_chunk(struct compare_job *job, const struct chunk *chunk, uint8_t *buffers[2])
 {
     const uint8_t *read[2];
     int count = 0;
@@ -188,9 +188,9 @@ static void compare_chunk(struct job *job, const struct chunk *chunk, uint8_t *b
 
 /* ---- workers ---- */
 
-static void *work(void *argument)
+static void *compare_worker(void *argument)
 {
-    struct job *job = argument;
+    struct compare_job *job = argument;
     struct chunk chunk = { .bytes = 0 };
     uint8_t *memory = blk_buffer_alloc(2 * CHUNK_BYTES);
 
@@ -212,10 +212,10 @@ static void *work(void *argument)
     return NULL;
 }
 
-static void compare(struct job *job)
+static void compare_content(struct compare_job *job)
 {
     pthread_mutex_init(&job->mutex, NULL);
-    blk_run_workers(WORKERS, work, job);
+    blk_run_workers(WORKERS, compare_worker, job);
     pthread_mutex_destroy(&job->mutex);
 
     if (blk_cancelled() && job->next < job->total && job->finding.verdict == SAME) {
@@ -243,7 +243,7 @@ static void describe_finding(const struct finding *finding, json_t *result)
 }
 
 /* Says what was found. Returns the exit status. */
-static int report_finding(const struct job *job, bool quiet, json_t *result)
+static int report_finding(const struct compare_job *job, bool quiet, json_t *result)
 {
     const struct finding *finding = &job->finding;
     bool reached_end = finding->verdict == SAME || finding->offset >= job->common;
@@ -265,13 +265,11 @@ static int report_finding(const struct job *job, bool quiet, json_t *result)
             printf("Strict mode: Offset %" PRIu64 " block status mismatch!\n", finding->offset);
         return EXIT_FAILED;
     case MAP_UNREADABLE:
-        report_error(&finding->err);
-        return COMPARE_MAP_FAILED;
+        return report_error_as(COMPARE_MAP_FAILED, &finding->err);
     case UNREADABLE:
         break;
     }
-    report_error(&finding->err);
-    return COMPARE_READ_FAILED;
+    return report_error_as(COMPARE_READ_FAILED, &finding->err);
 }
 
 static int compare_images(struct blk_node *roots[2], bool strict, bool progress, bool quiet,
@@ -279,7 +277,7 @@ static int compare_images(struct blk_node *roots[2], bool strict, bool progress,
 {
     uint64_t first = round_up(blk_size(roots[0]), BLK_SECTOR_BYTES);
     uint64_t second = round_up(blk_size(roots[1]), BLK_SECTOR_BYTES);
-    struct job job = {
+    struct compare_job job = {
         .roots = { roots[0], roots[1] },
         .common = u64_min(first, second),
         .total = u64_max(first, second),
@@ -294,7 +292,7 @@ static int compare_images(struct blk_node *roots[2], bool strict, bool progress,
         result_set_flag(result, "identical", false);
         result_set_text(result, "difference", "size");
     } else {
-        compare(&job);
+        compare_content(&job);
         if (job.finding.verdict == SAME)
             progress_reach_end(&job.progress);
         status = report_finding(&job, quiet, result);
@@ -303,7 +301,7 @@ static int compare_images(struct blk_node *roots[2], bool strict, bool progress,
     return status;
 }
 
-static int run(int argc, char **argv)
+static int compare_main(int argc, char **argv)
 {
     struct image_args images[2] = { IMAGE_ARGS_INIT, IMAGE_ARGS_INIT };
     enum output_format format = OUTPUT_HUMAN;
@@ -336,15 +334,13 @@ static int run(int argc, char **argv)
     struct blk_error err = BLK_ERROR_INIT;
     struct blk_node *roots[2] = { NULL, NULL };
     for (int i = 0; i < 2; i++) {
-        if (image_open(&images[i], operands.items[i], 0, cache, &roots[i], &err) < 0) {
-            report_error(&err);
-            return finish(COMPARE_OPEN_FAILED, roots, 2);
-        }
+        if (image_open(&images[i], operands.items[i], 0, cache, &roots[i], &err) < 0)
+            return finish(report_error_as(COMPARE_OPEN_FAILED, &err), roots, 2, NULL);
     }
     json_t *result = result_new(format, &cmd_compare, operands.items[0]);
     result_set_text(result, "other-filename", operands.items[1]);
     quiet = quiet || format == OUTPUT_JSON;
     status = compare_images(roots, strict, progress && !quiet, quiet, result);
-    return status > EXIT_FAILED ? finish_result(status, roots, 2, result)
-                                : finish_result_done(status, roots, 2, result);
+    return status > EXIT_FAILED ? finish(status, roots, 2, result)
+                                : finish_answered(status, roots, 2, result);
 }

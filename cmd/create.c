@@ -1,6 +1,4 @@
-/*
- * blkimg create: creates a new image.
- */
+/* blkimg create: creates a new image. */
 #include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
@@ -13,18 +11,17 @@
 #include "cmd/common/backing.h"
 #include "cmd/common/common.h"
 
-static int run(int argc, char **argv);
+static int create_main(int argc, char **argv);
 
 const struct command cmd_create = {
-    "create",
-    "Create a new image",
-    "[--object objectdef] [-q] [-f fmt] [-b backing_file [-F backing_fmt]] [-u] [-o options] "
-    "[--force] [--in-place] [--trust] [--output=ofmt] [--lock-wait=seconds] filename [size]",
-    run,
+    .name = "create",
+    .summary = "Create a new image",
+    .usage = "[-b [-F]] filename [size]",
+    .run = create_main,
 };
 
 /* The command line. */
-struct request {
+struct create_request {
     const char *filename;
     const char *size_text; /* or NULL */
     const char *format;
@@ -42,8 +39,8 @@ struct request {
  * layer of its chain, and takes its size if none is given. It asks for no lock: a running machine
  * may be using it. Returns an exit status.
  */
-static int look_at_backing(const struct request *request, const char *name, const char *format,
-                           struct blk_options *options)
+static int create_look_at_backing(const struct create_request *request, const char *name,
+                                  const char *format, struct blk_options *options)
 {
     struct blk_error err = BLK_ERROR_INIT;
     struct image_args args = request->backing;
@@ -62,11 +59,11 @@ static int look_at_backing(const struct request *request, const char *name, cons
         blk_options_setf(options, "size", "%" PRIu64,
                          round_up(blk_size(backing), BLK_SECTOR_BYTES));
     }
-    return finish(status, &backing, 1);
+    return finish(status, &backing, 1, NULL);
 }
 
 /* Returns an exit status. */
-static int check_backing(const struct request *request, const struct option_tables *tables,
+static int check_backing(const struct create_request *request, const struct option_tables *tables,
                          struct blk_options *options)
 {
     if (request->backing_file)
@@ -97,7 +94,7 @@ static int check_backing(const struct request *request, const struct option_tabl
         return report_failure("creating '%s': it cannot be its own backing file",
                               request->filename);
     if (!request->unsafe)
-        return look_at_backing(request, name, format, options);
+        return create_look_at_backing(request, name, format, options);
     return format ? EXIT_OK
                   : report_failure("creating '%s': Backing file specified without backing format "
                                    "(-F)", request->filename);
@@ -106,7 +103,7 @@ static int check_backing(const struct request *request, const struct option_tabl
 /* ---- creating ---- */
 
 /* Collects everything that was asked for in `options`. Returns an exit status. */
-static int read_options(const struct request *request, const struct option_tables *tables,
+static int read_options(const struct create_request *request, const struct option_tables *tables,
                         struct blk_options *options)
 {
     struct blk_error err = BLK_ERROR_INIT;
@@ -142,15 +139,20 @@ static void round_size(struct blk_options *options)
         blk_options_setf(options, "size", "%" PRIu64, round_up(size, BLK_SECTOR_BYTES));
 }
 
-static int create(const struct request *request, const struct blk_driver *driver,
+static int create(const struct create_request *request, const struct blk_driver *driver,
                   struct blk_options *options)
 {
     struct blk_error err = BLK_ERROR_INIT;
     struct blk_node *root;
+    const struct image_creation creation = {
+        .name = request->filename,
+        .driver = driver,
+        .options = options,
+        .flags = BLK_NO_BACKING,
+    };
 
     round_size(options);
-    int ret = image_create(&request->backing, request->filename, driver, options, BLK_NO_BACKING,
-                           NULL, &root, &err);
+    int ret = image_create(&request->backing, &creation, &root, &err);
 
     json_t *result = result_new(request->output, &cmd_create, request->filename);
     result_set_text(result, "format", request->format);
@@ -158,10 +160,10 @@ static int create(const struct request *request, const struct blk_driver *driver
     result_set_text(result, "backing-filename-format", blk_options_peek(options, "backing_fmt"));
     if (ret == 0)
         result_set_bytes(result, "virtual-size", blk_size(root));
-    return finish_result(ret < 0 ? report_error(&err) : EXIT_OK, &root, 1, result);
+    return finish(ret < 0 ? report_error(&err) : EXIT_OK, &root, 1, result);
 }
 
-static int prepare_and_create(const struct request *request, const struct blk_driver *driver)
+static int prepare_and_create(const struct create_request *request, const struct blk_driver *driver)
 {
     struct blk_error err = BLK_ERROR_INIT;
     struct option_tables tables;
@@ -190,16 +192,16 @@ static int prepare_and_create(const struct request *request, const struct blk_dr
     return status;
 }
 
-static int run(int argc, char **argv)
+static int create_main(int argc, char **argv)
 {
-    struct request request = { .format = "raw" };
+    struct create_request request = { .format = "raw" };
     const struct cmd_option options[] = {
         { 'f', "format", CMD_STRING, &request.format, "FMT", "format of the new image (raw)" },
         { 'b', "backing", CMD_STRING, &request.backing_file, "FILE", "backing file" },
         { 'F', "backing-format", CMD_STRING, &request.backing_format, "FMT",
           "format of the backing file" },
         { 'u', "unsafe", CMD_FLAG, &request.unsafe, NULL, "do not open the backing file" },
-        { 'o', "options", CMD_LIST, &request.texts, "NAME=VALUE,...",
+        { 'o', "options", CMD_LIST, &request.texts, "OPTIONS",
           "options of the format; -o help lists them" },
         { 'q', "quiet", CMD_FLAG, &request.quiet, NULL, "print nothing but errors" },
         IN_PLACE_OPTION(&request.backing),
@@ -209,7 +211,7 @@ static int run(int argc, char **argv)
           "take a backing file whose own chain does not fit" },
         { 0, "lock-wait", CMD_UINT, &request.backing.lock_wait, "SECONDS",
           "how long to wait for an image that is in use" },
-        { 0, "object", CMD_LIST, &request.backing.objects, "TYPE,id=ID,...",
+        { 0, "object", CMD_LIST, &request.backing.objects, "TYPE,id=ID",
           "declare an object such as a secret" },
         CMD_OPTIONS_END,
     };

@@ -8,21 +8,20 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "blockcore/base/array.h"
 #include "blockcore/base/bytes.h"
 #include "blockcore/graph/options.h"
 #include "blockcore/jobs/copy.h"
 #include "cmd/common/common.h"
 #include "cmd/common/same_file.h"
 
-static int run(int argc, char **argv);
+static int dd_main(int argc, char **argv);
 
 const struct command cmd_dd = {
-    "dd",
-    "Copy a range of an image to a new one",
-    "[--object objectdef] [--image-opts] [-U] [-f fmt] [-O output_fmt] [--force] "
-    "[--in-place] [--lock-wait=seconds] [--output=ofmt] [bs=block_size] [count=blocks] "
-    "[skip=blocks] [seek=blocks] if=input of=output",
-    run,
+    .name = "dd",
+    .summary = "Copy a range of an image to a new one",
+    .usage = "[bs=block_size] [count=blocks] [skip=blocks] [seek=blocks] if=input of=output",
+    .run = dd_main,
 };
 
 #define DEFAULT_BLOCK_BYTES 512
@@ -30,7 +29,7 @@ const struct command cmd_dd = {
 /* Zeroes of this length are left out, as convert does by default: the content is what counts. */
 #define SPARSE_BYTES (4 * KIB)
 
-struct request {
+struct dd_request {
     const char *input, *output;
     uint64_t block_bytes;
     uint64_t count, skip, seek; /* blocks; count UINT64_MAX: all */
@@ -57,7 +56,7 @@ static int parse_block_size(const char *text, uint64_t *bytes)
 }
 
 /* "name=value". Returns an exit status. */
-static int parse_operand(const char *operand, struct request *request)
+static int parse_operand(const char *operand, struct dd_request *request)
 {
     struct {
         const char *name;
@@ -73,7 +72,7 @@ static int parse_operand(const char *operand, struct request *request)
 
     if (length == 2 && strncmp(operand, "bs", 2) == 0)
         return parse_block_size(value, &request->block_bytes);
-    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+    for (size_t i = 0; i < ARRAY_SIZE(names); i++) {
         if (strlen(names[i].name) != length || strncmp(operand, names[i].name, length) != 0)
             continue;
         if (names[i].blocks)
@@ -91,7 +90,7 @@ static uint64_t blocks_to_bytes(uint64_t blocks, uint64_t block_bytes)
 }
 
 /* As in qemu-img, blocks are counted from the start of the input: skipped ones are among them. */
-static struct part choose_part(const struct request *request, uint64_t input_bytes)
+static struct part choose_part(const struct dd_request *request, uint64_t input_bytes)
 {
     uint64_t skip = blocks_to_bytes(request->skip, request->block_bytes);
     uint64_t end = u64_min(input_bytes, blocks_to_bytes(request->count, request->block_bytes));
@@ -107,17 +106,21 @@ static struct part choose_part(const struct request *request, uint64_t input_byt
 
 /* ---- copying ---- */
 
-static int create_target(const struct request *request, uint64_t bytes, struct blk_node **target,
+static int create_output(const struct dd_request *request, uint64_t bytes, struct blk_node **target,
                          struct blk_error *err)
 {
     const struct blk_driver *driver = image_driver(request->target.format, err);
     if (!driver)
         return -EINVAL;
-    struct blk_options *creation = blk_options_new();
-    blk_options_setf(creation, "size", "%" PRIu64, round_up(bytes, BLK_SECTOR_BYTES));
-    int ret = image_create(&request->target, request->output, driver, creation,
-                           BLK_WRITABLE | BLK_UNMAP, NULL, target, err);
-    blk_options_free(creation);
+    const struct image_creation creation = {
+        .name = request->output,
+        .driver = driver,
+        .options = blk_options_new(),
+        .flags = BLK_WRITABLE | BLK_UNMAP,
+    };
+    blk_options_setf(creation.options, "size", "%" PRIu64, round_up(bytes, BLK_SECTOR_BYTES));
+    int ret = image_create(&request->target, &creation, target, err);
+    blk_options_free(creation.options);
     return ret;
 }
 
@@ -140,7 +143,7 @@ static int copy(struct blk_node *source, struct blk_node *target, struct part *p
     return ret < 0 ? ret : check_not_shrunk(source, err);
 }
 
-static int dd(const struct request *request)
+static int dd(const struct dd_request *request)
 {
     struct blk_error err = BLK_ERROR_INIT;
     struct blk_node *roots[2] = { NULL, NULL }; /* source and target */
@@ -154,7 +157,7 @@ static int dd(const struct request *request)
     if (part.target_bytes > BLK_MAX_BYTES)
         ret = blk_fail(&err, EFBIG, "creating '%s'", request->output);
     if (ret == 0)
-        ret = create_target(request, part.target_bytes, &roots[1], &err);
+        ret = create_output(request, part.target_bytes, &roots[1], &err);
     if (ret == 0)
         ret = copy(roots[0], roots[1], &part, &err);
     if (ret < 0)
@@ -163,12 +166,12 @@ static int dd(const struct request *request)
     if (roots[1])
         result_set_bytes(result, "virtual-size", blk_size(roots[1]));
     result_set_bytes(result, "bytes", part.moved);
-    return finish_result(ret < 0 ? report_error(&err) : EXIT_OK, roots, 2, result);
+    return finish(ret < 0 ? report_error(&err) : EXIT_OK, roots, 2, result);
 }
 
-static int run(int argc, char **argv)
+static int dd_main(int argc, char **argv)
 {
-    struct request request = { .block_bytes = DEFAULT_BLOCK_BYTES, .count = UINT64_MAX };
+    struct dd_request request = { .block_bytes = DEFAULT_BLOCK_BYTES, .count = UINT64_MAX };
     const struct cmd_option options[] = {
         IMAGE_OPTIONS(&request.source),
         { 'O', "target-format", CMD_STRING, &request.target.format, "FMT",

@@ -16,6 +16,7 @@
 #include "blockcore/base/nearest.h"
 #include "blockcore/graph/driver.h"
 #include "cmd/command.h"
+#include "cmd/common/cmdline.h"
 #include "cmd/common/program.h"
 #include "cmd/common/progress.h"
 #include "cmd/common/report.h"
@@ -58,15 +59,9 @@ static const struct command *const commands[] = {
         NULL,
 };
 
-int command_error_status(const struct command *command)
-{
-    /* To a script 1 says that the images differ. */
-    return command == &cmd_compare ? 2 : EXIT_FAILED;
-}
-
 static const struct command *running; /* NULL: none yet */
 
-static const struct command *find(const char *name)
+static const struct command *find_command(const char *name)
 {
     for (const struct command *const *command = commands; *command; command++) {
         if (strcmp((*command)->name, name) == 0)
@@ -87,7 +82,15 @@ static int unknown_command(const char *name)
 
 /* ---- help ---- */
 
-static void print_help(void)
+static void print_syntax(const struct command *command)
+{
+    char name[16], syntax[] = CMD_SYNTAX;
+    snprintf(name, sizeof(name), "%s", command->name);
+    char *argv[] = { name, syntax, NULL };
+    command->run(2, argv);
+}
+
+static void print_program_help(void)
 {
     const char *name = program_name();
 
@@ -99,7 +102,7 @@ static void print_help(void)
         printf("  %-12s %s\n", (*command)->name, (*command)->summary);
     printf("\nCommand syntax:\n");
     for (const struct command *const *command = commands; *command; command++)
-        printf("  %s %s\n", (*command)->name, (*command)->synopsis);
+        print_syntax(*command);
     printf("\nSupported formats:");
     for (const struct blk_driver *const *driver = blk_drivers; *driver; driver++)
         if ((*driver)->open)
@@ -109,7 +112,7 @@ static void print_help(void)
 
 static int run_command(const char *name, int argc, char **argv)
 {
-    const struct command *command = find(name);
+    const struct command *command = find_command(name);
     if (!command)
         return unknown_command(name);
     running = command;
@@ -120,7 +123,7 @@ static int run_command(const char *name, int argc, char **argv)
 static int run_help(int argc, char **argv)
 {
     if (argc < 2) {
-        print_help();
+        print_program_help();
         return EXIT_OK;
     }
     char help[] = "--help";
@@ -133,7 +136,7 @@ static bool is_one_of(const char *word, const char *first, const char *second)
     return strcmp(word, first) == 0 || strcmp(word, second) == 0;
 }
 
-static int run(int argc, char **argv)
+static int run_program(int argc, char **argv)
 {
     if (program_called_as() == PROGRAM_QEMU_IO)
         return run_command("io", argc, argv);
@@ -197,7 +200,7 @@ int main(int argc, char **argv)
     json_set_alloc_funcs(blk_xmalloc, free);
     blk_cancel_init();
     progress_init();
-    int status = report_exit_status(run(argc, argv));
+    int status = run_program(argc, argv);
     if (running)
         report_end(running, status);
     return close_stdout(status);

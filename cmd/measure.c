@@ -1,6 +1,4 @@
-/*
- * blkimg measure: the file size that a new image needs.
- */
+/* blkimg measure: the file size that a new image needs. */
 #include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
@@ -14,7 +12,7 @@ static json_t *number(uint64_t value)
     return json_integer((json_int_t)value);
 }
 
-static void print_result(const struct blk_measure *result, enum output_format format)
+static void print_measure(const struct blk_measure *result, enum output_format format)
 {
     if (format == OUTPUT_HUMAN) {
         printf("required size: %" PRIu64 "\n", result->required_bytes);
@@ -44,8 +42,9 @@ static int read_target(const char *format, const struct cmd_list *texts,
         return -EINVAL;
     /* A target is usually a file: the options of its driver (preallocation for raw) count, too. */
     int ret = create_tables(*driver, "file", &tables, err);
-    if (ret == 0)
-        ret = create_options_parse(texts, &tables, options, err);
+    if (ret < 0)
+        return ret;
+    ret = create_options_parse(texts, &tables, options, err);
     if (ret < 0)
         return ret;
     if (size->given)
@@ -53,29 +52,29 @@ static int read_target(const char *format, const struct cmd_list *texts,
     return 0;
 }
 
-static int measure(const struct blk_driver *driver, struct blk_options *options,
-                   struct blk_node *source, enum output_format format)
+static int measure_image(const struct blk_driver *driver, struct blk_options *options,
+                         struct blk_node *source, enum output_format format)
 {
     struct blk_error err = BLK_ERROR_INIT;
     struct blk_measure result = { 0 };
 
     if (blk_measure(driver, options, source, &result, &err) < 0)
         return report_error(&err);
-    print_result(&result, format);
+    print_measure(&result, format);
     return EXIT_OK;
 }
 
-static int run(int argc, char **argv);
+static int measure_main(int argc, char **argv);
 
 const struct command cmd_measure = {
-    "measure",
-    "Compute the file size that a new image needs",
-    "[--output=ofmt] [-O output_fmt] [-o options] [--size N | [--object objectdef] "
-    "[--image-opts] [-f fmt] [-l snapshot_param] [-U] [--lock-wait=seconds] filename]",
-    run,
+    .name = "measure",
+    .summary = "Compute the file size that a new image needs",
+    .usage = "[-O] [-o]... [--output] filename\n"
+             "--size [-O] [-o]... [--output]",
+    .run = measure_main,
 };
 
-static int run(int argc, char **argv)
+static int measure_main(int argc, char **argv)
 {
     struct image_args image = IMAGE_ARGS_INIT;
     struct cmd_list texts = { 0 };
@@ -86,7 +85,7 @@ static int run(int argc, char **argv)
         IMAGE_OPTIONS(&image),
         { 'O', "target-format", CMD_STRING, &target_format, "FMT",
           "format of the new image (raw)" },
-        { 'o', "options", CMD_LIST, &texts, "NAME=VALUE,...",
+        { 'o', "options", CMD_LIST, &texts, "OPTIONS",
           "options of the format, as for create" },
         { 0, "size", CMD_SIZE, &size, "SIZE", "measure an empty image of this size" },
         { 'l', "snapshot", CMD_STRING, &snapshot, "SNAPSHOT",
@@ -115,7 +114,7 @@ static int run(int argc, char **argv)
         (snapshot && image_load_snapshot(source, snapshot, &err) < 0))
         status = report_error(&err);
     else
-        status = measure(driver, options, source, format);
+        status = measure_image(driver, options, source, format);
     blk_options_free(options);
-    return finish(status, &source, 1);
+    return finish(status, &source, 1, NULL);
 }

@@ -29,20 +29,19 @@
 #include "cmd/common/common.h"
 #include "cmd/common/same_file.h"
 
-static int run(int argc, char **argv);
+static int rebase_main(int argc, char **argv);
 
 const struct command cmd_rebase = {
-    "rebase",
-    "Change the backing file of an overlay",
-    "[--object objectdef] [--image-opts] [-U] [-q] [-f fmt] [-t cache] [-T src_cache] [-p] [-u] "
-    "[-c] [--output=ofmt] [--lock-wait=seconds] -b backing_file [-F backing_fmt] filename",
-    run,
+    .name = "rebase",
+    .summary = "Change the backing file of an overlay",
+    .usage = "-b [-F] filename",
+    .run = rebase_main,
 };
 
 #define WORKERS 4
 
 /* The command line. */
-struct request {
+struct rebase_request {
     struct image_args image;
     const char *filename;
     const char *backing, *backing_format; /* -b and -F; NULL or "": none */
@@ -51,7 +50,7 @@ struct request {
 };
 
 struct rebase {
-    const struct request *request;
+    const struct rebase_request *request;
     struct blk_node *root; /* the overlay; writable */
     struct blk_node *top;  /* root without filters */
     struct blk_node *backing; /* the new backing file until it is in the graph; NULL: none */
@@ -67,17 +66,18 @@ struct rebase {
 /* -T is for the backing files, old and new; -t for the overlay. */
 static int open_overlay(struct rebase *rebase, struct blk_error *err)
 {
-    const struct request *request = rebase->request;
+    const struct rebase_request *request = rebase->request;
     unsigned flags = BLK_WRITABLE | BLK_UNMAP | (request->unsafe ? BLK_NO_BACKING : 0);
     struct image_args args = request->image;
     struct blk_cache_mode cache;
 
     args.force_share = false; /* it is for the backing files */
     int ret = image_cache(request->cache, &cache, err);
-    if (ret == 0)
-        ret = image_open(&args, request->filename, flags,
-                         request->unsafe ? request->cache : request->source_cache, &rebase->root,
-                         err);
+    if (ret < 0)
+        return ret;
+    ret = image_open(&args, request->filename, flags,
+                     request->unsafe ? request->cache : request->source_cache, &rebase->root,
+                     err);
     if (ret < 0)
         return ret;
     rebase->top = blk_skip_filters(rebase->root);
@@ -89,7 +89,7 @@ static int open_overlay(struct rebase *rebase, struct blk_error *err)
 
 static int open_new_backing(struct rebase *rebase, unsigned flags, struct blk_error *err)
 {
-    const struct request *request = rebase->request;
+    const struct rebase_request *request = rebase->request;
     struct blk_open how = {
         .filename = request->backing,
         .format = request->backing_format,
@@ -108,7 +108,7 @@ static int open_new_backing(struct rebase *rebase, unsigned flags, struct blk_er
  * A backing file without a format would be probed by whoever opens the image: what a guest writes
  * would decide.
  */
-static int refuse_without_format(struct rebase *rebase, struct blk_error *err)
+static int rebase_refuse_unnamed(struct rebase *rebase, struct blk_error *err)
 {
     const char *name = rebase->request->backing;
     struct blk_error unreadable = BLK_ERROR_INIT;
@@ -126,7 +126,7 @@ static int refuse_without_format(struct rebase *rebase, struct blk_error *err)
 
 /* ---- the work ---- */
 
-static void on_progress(void *opaque, uint64_t done, uint64_t total)
+static void on_rebase_progress(void *opaque, uint64_t done, uint64_t total)
 {
     struct rebase *rebase = opaque;
     (void)total;
@@ -135,8 +135,8 @@ static void on_progress(void *opaque, uint64_t done, uint64_t total)
 }
 
 /* The unit in which the overlay can be written without reading anything for it. */
-static int find_granularity(struct rebase *rebase, uint64_t bytes, unsigned *bits,
-                            struct blk_error *err)
+static int rebase_granularity(struct rebase *rebase, uint64_t bytes, unsigned *bits,
+                              struct blk_error *err)
 {
     uint64_t unit = rebase->top->limits.zero_alignment;
 
@@ -161,13 +161,13 @@ static int find_differences(struct rebase *rebase, uint64_t bytes, struct blk_no
         .bytes = bytes,
         .behind = behind,
         .workers = WORKERS,
-        .progress = behind ? on_progress : NULL,
+        .progress = behind ? on_rebase_progress : NULL,
         .opaque = rebase,
     };
     unsigned bits = 0;
 
     *marks = NULL;
-    int ret = find_granularity(rebase, bytes, &bits, err);
+    int ret = rebase_granularity(rebase, bytes, &bits, err);
     if (ret == 0)
         ret = blk_dirty_bitmap_new("rebase", bytes, bits, marks, err);
     return ret == 0 ? blk_difference_mark(&params, *marks, err) : ret;
@@ -216,7 +216,7 @@ static int copy_up(struct rebase *rebase, const struct blk_dirty_bitmap *marks,
         .compressed = rebase->request->compressed,
         .workers = WORKERS,
         .moved = &rebase->bytes_moved,
-        .progress = on_progress,
+        .progress = on_rebase_progress,
         .opaque = rebase,
     };
     return blk_copy_run(&params, err);
@@ -272,7 +272,9 @@ static int keep_view(struct rebase *rebase, struct blk_error *err)
     if (!bytes || ret < 0)
         return ret;
     ret = find_differences(rebase, bytes, rebase->top, &marks, err);
-    if (ret == 0 && (rebase->different_bytes = blk_dirty_bitmap_count(marks)) != 0) {
+    if (ret == 0)
+        rebase->different_bytes = blk_dirty_bitmap_count(marks);
+    if (ret == 0 && rebase->different_bytes) {
         rebase->progress_base = bytes;
         ret = copy_up(rebase, marks, err);
         if (ret == 0)
@@ -287,7 +289,7 @@ static int keep_view(struct rebase *rebase, struct blk_error *err)
 }
 
 /* The backing file that the header gets; NULL: none. */
-static const char *new_name(const struct request *request)
+static const char *new_name(const struct rebase_request *request)
 {
     return request->backing && *request->backing ? request->backing : NULL;
 }
@@ -298,7 +300,7 @@ static const char *new_name(const struct request *request)
  */
 static int check_name(struct rebase *rebase, struct blk_error *err)
 {
-    const struct request *request = rebase->request;
+    const struct rebase_request *request = rebase->request;
     const char *name = new_name(request);
 
     if (!name)
@@ -311,9 +313,9 @@ static int check_name(struct rebase *rebase, struct blk_error *err)
     return blk_can_change_backing(rebase->top, name, request->backing_format, err);
 }
 
-static int change_backing(struct rebase *rebase, struct blk_error *err)
+static int rebase_change_backing(struct rebase *rebase, struct blk_error *err)
 {
-    const struct request *request = rebase->request;
+    const struct rebase_request *request = rebase->request;
     const char *name = new_name(request);
 
     if (blk_cancelled())
@@ -396,18 +398,25 @@ static int check_new_backing(struct rebase *rebase, struct blk_error *err)
 
 static int do_rebase(struct rebase *rebase, struct blk_error *err)
 {
-    const struct request *request = rebase->request;
+    const struct rebase_request *request = rebase->request;
     bool named = new_name(request);
 
     int ret = open_overlay(rebase, err);
-    if (ret == 0 && request->compressed)
+    if (ret < 0)
+        return ret;
+    if (request->compressed)
         ret = blk_require(rebase->top, BLK_COMPRESSION, err, "compressing to '%s'",
                           rebase->root->name);
-    if (ret == 0 && named && !request->backing_format)
-        ret = refuse_without_format(rebase, err);
-    if (ret == 0)
-        ret = check_name(rebase, err);
-    if (ret == 0 && named)
+    if (ret < 0)
+        return ret;
+    if (named && !request->backing_format)
+        ret = rebase_refuse_unnamed(rebase, err);
+    if (ret < 0)
+        return ret;
+    ret = check_name(rebase, err);
+    if (ret < 0)
+        return ret;
+    if (named)
         ret = request->unsafe ? check_new_backing(rebase, err) : open_new_backing(rebase, 0, err);
     if (ret < 0)
         return ret;
@@ -416,16 +425,16 @@ static int do_rebase(struct rebase *rebase, struct blk_error *err)
     if (!request->unsafe)
         ret = move_over(rebase, err);
     if (ret == 0)
-        ret = change_backing(rebase, err);
+        ret = rebase_change_backing(rebase, err);
     progress_finish(&rebase->progress, ret == 0);
     return ret;
 }
 
 /* ---- the command ---- */
 
-static json_t *describe(enum output_format format, const struct rebase *rebase)
+static json_t *rebase_describe(enum output_format format, const struct rebase *rebase)
 {
-    const struct request *request = rebase->request;
+    const struct rebase_request *request = rebase->request;
     json_t *result = result_new(format, &cmd_rebase, request->filename);
 
     result_set_text(result, "mode", request->unsafe ? "unsafe" : "safe");
@@ -438,17 +447,17 @@ static json_t *describe(enum output_format format, const struct rebase *rebase)
     return result;
 }
 
-static int rebase_image(const struct request *request, enum output_format format)
+static int rebase_image(const struct rebase_request *request, enum output_format format)
 {
     struct blk_error err = BLK_ERROR_INIT;
     struct rebase rebase = { .request = request };
 
     int status = do_rebase(&rebase, &err) < 0 ? report_error(&err) : EXIT_OK;
     struct blk_node *roots[] = { rebase.former, rebase.backing, rebase.root };
-    return finish_result(status, roots, 3, describe(format, &rebase));
+    return finish(status, roots, 3, rebase_describe(format, &rebase));
 }
 
-static int check_request(const struct request *request)
+static int rebase_check_request(const struct rebase_request *request)
 {
     struct blk_error err = BLK_ERROR_INIT;
 
@@ -461,9 +470,9 @@ static int check_request(const struct request *request)
     return EXIT_OK;
 }
 
-static int run(int argc, char **argv)
+static int rebase_main(int argc, char **argv)
 {
-    struct request request = { .image = IMAGE_ARGS_INIT };
+    struct rebase_request request = { .image = IMAGE_ARGS_INIT };
     enum output_format format = OUTPUT_HUMAN;
     bool quiet = false;
     const struct cmd_option options[] = {
@@ -488,6 +497,6 @@ static int run(int argc, char **argv)
     if (status != CMD_RUN)
         return status;
     request.show_progress = request.show_progress && !quiet && format == OUTPUT_HUMAN;
-    status = check_request(&request);
+    status = rebase_check_request(&request);
     return status ? status : rebase_image(&request, format);
 }

@@ -1,6 +1,5 @@
-/*
- * blkimg resize: changes the virtual size of an image.
- */
+/* blkimg resize: changes the virtual size of an image. */
+#include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -18,8 +17,8 @@ static int new_size(const struct blk_node *root, const char *text, uint64_t *siz
     if (status)
         return status;
     if (sign == '-' && bytes >= old)
-        return report_failure("size: '%s' would leave nothing of '%s', which has %llu bytes", text,
-                              root->name, (unsigned long long)old);
+        return report_failure("size: '%s' would leave nothing of '%s', which has %" PRIu64 " bytes",
+                              text, root->name, old);
     *size = !sign ? bytes : sign == '+' ? old + bytes : old - bytes;
     if (*size > BLK_MAX_BYTES)
         return report_failure("size: '%s' would make '%s' larger than 8 EiB", text,
@@ -41,34 +40,33 @@ static int resize(struct blk_node *root, const char *text, enum blk_prealloc pre
     if (size <= old && prealloc != BLK_PREALLOC_OFF)
         return report_failure("resizing '%s': --preallocation is for growing only", root->name);
     if (size < old && !shrink)
-        return report_failure("resizing '%s' from %llu to %llu bytes: the data beyond the new end "
-                              "would be lost; Use the --shrink option to shrink it anyway",
-                              root->name, (unsigned long long)old, (unsigned long long)size);
+        return report_failure("resizing '%s' from %" PRIu64 " to %" PRIu64 " bytes: the data "
+                              "beyond the new end would be lost; Use the --shrink option to shrink "
+                              "it anyway", root->name, old, size);
     if (blk_truncate(root, size, prealloc, true, &err) < 0)
         return report_error(&err);
     return EXIT_OK;
 }
 
-static int run(int argc, char **argv);
+static int resize_main(int argc, char **argv);
 
 const struct command cmd_resize = {
-    "resize",
-    "Change the size of an image",
-    "[--object objectdef] [--image-opts] [-f fmt] [--preallocation=prealloc] [-q] [--shrink] "
-    "[--output=ofmt] [--lock-wait=seconds] filename [+ | -]size",
-    run,
+    .name = "resize",
+    .summary = "Change the size of an image",
+    .usage = "filename [+ | -]size",
+    .run = resize_main,
 };
 
-static int run(int argc, char **argv)
+static int resize_main(int argc, char **argv)
 {
     struct image_args image = IMAGE_ARGS_INIT;
     const char *prealloc_text = "off";
     enum output_format format = OUTPUT_HUMAN;
     bool quiet = false, shrink = false;
     const struct cmd_option options[] = {
-        IMAGE_OPTIONS(&image),
-        { 0, "preallocation", CMD_STRING, &prealloc_text, "MODE",
-          "how new space is allocated: off, metadata, falloc, full" },
+        WRITTEN_IMAGE_OPTIONS(&image),
+        { 0, "preallocation", CMD_STRING, &prealloc_text, "off|metadata|falloc|full",
+          "how new space is allocated" },
         { 0, "shrink", CMD_FLAG, &shrink, NULL, "allow the data beyond the new end to be lost" },
         { 'q', "quiet", CMD_FLAG, &quiet, NULL, "print nothing but errors" },
         RESULT_OPTION(&format),
@@ -98,7 +96,7 @@ static int run(int argc, char **argv)
     result_set_bytes(result, "old-virtual-size", blk_size(root));
     status = resize(root, operands.items[1], prealloc, shrink);
     result_set_bytes(result, "virtual-size", blk_size(root));
-    status = finish_result(status, &root, 1, result);
+    status = finish(status, &root, 1, result);
     if (status == EXIT_OK && !quiet && format == OUTPUT_HUMAN)
         printf("Image resized.\n");
     return status;

@@ -1,34 +1,31 @@
-/*
- * blkimg snapshot: lists, creates, applies and deletes internal snapshots.
- */
+/* blkimg snapshot: lists, creates, applies and deletes internal snapshots. */
 #include <errno.h>
 #include <string.h>
 
 #include "cmd/common/common.h"
 #include "cmd/common/snapshot_list.h"
 
-static int run(int argc, char **argv);
+static int snapshot_main(int argc, char **argv);
 
 const struct command cmd_snapshot = {
-    "snapshot",
-    "List, create, apply or delete internal snapshots",
-    "[--object objectdef] [--image-opts] [-f fmt] [-U] [-q] [--output=ofmt] "
-    "[--lock-wait=seconds] [-l | -a snapshot | -c snapshot | -d snapshot] filename",
-    run,
+    .name = "snapshot",
+    .summary = "List, create, apply or delete internal snapshots",
+    .usage = "[-l | -a | -c | -d] filename",
+    .run = snapshot_main,
 };
 
 /* What one of -a, -c and -d does to the image. */
 typedef int snapshot_fn(struct blk_node *root, const char *name, struct blk_error *err);
 
-struct request {
+struct snapshot_request {
     char action;      /* the letter; 0: none given */
     const char *name; /* of the snapshot */
 };
 
 /* Called for each of -l, -a, -c and -d. */
-static int choose(void *opaque, const struct cmd_option *option, const char *text)
+static int choose_action(void *opaque, const struct cmd_option *option, const char *text)
 {
-    struct request *request = opaque;
+    struct snapshot_request *request = opaque;
 
     if (request->action)
         return report_usage(&cmd_snapshot, "-l, -a, -c and -d exclude each other");
@@ -56,7 +53,7 @@ static int list(struct blk_node *root, json_t *result)
     return EXIT_OK;
 }
 
-static int change(struct blk_node *root, const struct request *request)
+static int change_snapshots(struct blk_node *root, const struct snapshot_request *request)
 {
     struct blk_error err = BLK_ERROR_INIT;
     snapshot_fn *function = request->action == 'a'   ? blk_snapshot_apply
@@ -66,8 +63,8 @@ static int change(struct blk_node *root, const struct request *request)
     return function(root, request->name, &err) < 0 ? report_error(&err) : EXIT_OK;
 }
 
-static json_t *describe(enum output_format format, const char *filename,
-                        const struct request *request)
+static json_t *snapshot_describe(enum output_format format, const char *filename,
+                                 const struct snapshot_request *request)
 {
     static const char *const actions[] = {
         ['a'] = "apply", ['c'] = "create", ['d'] = "delete", ['l'] = "list",
@@ -79,11 +76,11 @@ static json_t *describe(enum output_format format, const char *filename,
     return result;
 }
 
-static int run(int argc, char **argv)
+static int snapshot_main(int argc, char **argv)
 {
     struct image_args image = IMAGE_ARGS_INIT;
-    struct request request = { 0 };
-    struct cmd_call call = { choose, &request };
+    struct snapshot_request request = { 0 };
+    struct cmd_call call = { choose_action, &request };
     enum output_format format = OUTPUT_HUMAN;
     bool quiet = false;
     const struct cmd_option options[] = {
@@ -109,7 +106,10 @@ static int run(int argc, char **argv)
     unsigned flags = BLK_NO_BACKING | (changes ? BLK_WRITABLE : BLK_NO_IO);
     if (image_open(&image, filename, flags, NULL, &root, &err) < 0)
         return report_error(&err);
-    json_t *result = describe(format, filename, &request);
-    status = changes ? change(root, &request) : request.action ? list(root, result) : EXIT_OK;
-    return finish_result(status, &root, 1, result);
+    json_t *result = snapshot_describe(format, filename, &request);
+    if (changes)
+        status = change_snapshots(root, &request);
+    else
+        status = request.action ? list(root, result) : EXIT_OK;
+    return finish(status, &root, 1, result);
 }

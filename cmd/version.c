@@ -1,3 +1,4 @@
+/* The version, and the libraries that this build uses. */
 #include "cmd/version.h"
 
 #include <jansson.h>

@@ -1,6 +1,4 @@
-/*
- * What this build is made of.
- */
+/* What this build is made of. */
 #ifndef CMD_VERSION_H
 #define CMD_VERSION_H
 

@@ -65,6 +65,28 @@ options_of() {
     done
 }
 
+@test "the synopsis and the option list of every page are those of --help" {
+    local -a names
+    mapfile -t names < <(commands)
+    ((${#names[@]} > 20))
+    run -0 "$SRCDIR/tests/tools/manual_options.py" "$BLKIMG" "$SRCDIR/man" "${names[@]}"
+}
+
+@test "the usage of a command: made of its options, within 80 columns" {
+    local command option
+    for command in $(commands); do
+        blkimg "$command" --help | sed '/^$/Q' >usage
+        [[ $(wc -L <usage) -le 80 ]] || fail "$(<usage)"
+        # Each option is in it once in a form, by its letter or, without one, by its name.
+        while read -r option _; do
+            [[ $option == --* ]] || option=-${option#-}
+            grep -qE -- "(^|[^a-z-])$option([^a-z-]|$)" usage ||
+                { [[ $option == -[A-Za-z] ]] && grep -qE -- "\[-[A-Za-z]*${option#-}" usage; } ||
+                fail "$command $option: $(<usage)"
+        done < <(options_of "$command")
+    done
+}
+
 # The commands of a page's EXAMPLES.
 examples() {
     awk '/^\.S[hH] /{ in_examples = $2 == "EXAMPLES" }

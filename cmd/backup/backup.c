@@ -1,3 +1,4 @@
+/* `blkimg backup`: its options, and the phases that all disks pass through together. */
 #include "cmd/backup/backup.h"
 
 #include <stdio.h>
@@ -8,6 +9,17 @@
 #include "blockcore/graph/names.h"
 
 #define DEFAULT_WORKERS 4
+
+static int backup_main(int argc, char **argv);
+
+const struct command cmd_backup = {
+    .name = "backup",
+    .summary = "Make a full or incremental backup of a disk",
+    .usage = "[--base... [-F]] [--verify] [--output] (source target | --disk...)\n"
+             "--list-chain [--verify] [--output]",
+    .run = backup_main,
+    .needs_a_moment = true,
+};
 
 /* ---- phases ---- */
 
@@ -29,10 +41,12 @@ static int make_targets(struct backup *backup, struct blk_error *err, int *statu
 {
     *status = EXIT_FAILED;
     int ret = phase(backup, backup_open_source, err);
-    if (ret == 0)
-        ret = phase(backup, backup_check_base, err);
-    if (ret == 0)
-        ret = phase(backup, backup_make_target, err);
+    if (ret < 0)
+        return ret;
+    ret = phase(backup, backup_check_base, err);
+    if (ret < 0)
+        return ret;
+    ret = phase(backup, backup_make_target, err);
     if (ret < 0)
         return ret;
 
@@ -60,11 +74,12 @@ static int make_targets(struct backup *backup, struct blk_error *err, int *statu
     return ret < 0 ? ret : blk_published_keep(&backup->published, err);
 }
 
-/* All sources are closed, whatever fails. */
-static int switch_sources(struct backup *backup)
+/* All sources are closed, whatever fails. `exit_status`: of the process, which a signal may end. */
+static int switch_sources(struct backup *backup, int *exit_status)
 {
     int status = EXIT_OK;
 
+    *exit_status = EXIT_OK;
     for (size_t i = 0; i < backup->count; i++) {
         struct backup_disk *disk = &backup->disks[i];
         struct blk_error err = BLK_ERROR_INIT;
@@ -76,7 +91,9 @@ static int switch_sources(struct backup *backup)
                             ? "; the source's bitmaps were not switched: they mark too much, or "
                               "are in use"
                             : "");
-        report_error(&err);
+        int one = report_error_as(status, &err);
+        if (!exit_is_by_signal(*exit_status))
+            *exit_status = one;
     }
     return status;
 }
@@ -92,13 +109,13 @@ static void print_digests(const struct backup *backup)
 static int run_backup(struct backup *backup)
 {
     struct blk_error err = BLK_ERROR_INIT;
-    int status;
+    int status, exit_status;
 
     if (make_targets(backup, &err, &status) == 0) {
-        status = switch_sources(backup);
+        status = switch_sources(backup, &exit_status);
         print_digests(backup);
     } else {
-        report_error(&err);
+        exit_status = report_error_as(status, &err);
         backup_take_back(backup);
         for (size_t i = 0; i < backup->count; i++)
             backup_put_back(backup->options, &backup->disks[i]);
@@ -106,8 +123,9 @@ static int run_backup(struct backup *backup)
             backup_say_what_stands(&backup->disks[i]);
     }
     if (backup->options->output == OUTPUT_JSON)
-        backup_print_manifest(backup, status);
-    return status;
+        backup_print_manifest(backup, result_new(OUTPUT_JSON, &cmd_backup, NULL), status,
+                              exit_status);
+    return exit_status;
 }
 
 /* ---- options ---- */
@@ -119,24 +137,8 @@ struct texts {
     const char *chain; /* --list-chain */
 };
 
-static int run(int argc, char **argv);
-
-const struct command cmd_backup = {
-    "backup",
-    "Make a full or incremental backup of a disk",
-    "[--mode=full|top|bitmap] [--bitmap=name]... [--bitmap-sync=on-success|never|always] "
-    "[--on-broken-bitmap=fail|full] [--new-bitmap=name] [--base=previous]... [-F fmt] [--trust] "
-    "[--force] [--verify] [--checksum] [--keep-failed] [--in-place] [--guest-io=file] "
-    "[--on-cbw-error=break-guest-write|break-snapshot] [--cbw-timeout=seconds] "
-    "[--disk source=target]... [-f fmt] [-O output_fmt] "
-    "[-o options] [-c] [-n] [-t cache] [-T src_cache] [-m workers] [-r rate_limit] [-p] [-q] "
-    "[--image-opts] [--target-image-opts] [--output=ofmt] [--lock-wait=seconds] source target | "
-    "--list-chain=file [--verify]",
-    run,
-};
-
 /* The index of `text` in a list of names that ends with NULL, or -1 after having reported it. */
-static int choose(const char *option, const char *text, const char *const *names)
+static int choose_word(const char *option, const char *text, const char *const *names)
 {
     for (int i = 0; names[i]; i++)
         if (strcmp(names[i], text) == 0)
@@ -159,10 +161,10 @@ static int read_choices(const struct texts *texts, struct backup_options *option
     static const char *const on_errors[] = { "break-guest-write", "break-snapshot", NULL };
     const char *default_mode = options->bitmaps.count ? "bitmap" : "full";
 
-    int mode = choose("mode", texts->mode ? texts->mode : default_mode, modes);
-    int sync = choose("bitmap-sync", texts->sync, syncs);
-    int broken = choose("on-broken-bitmap", texts->broken, brokens);
-    int on_error = choose("on-cbw-error", texts->on_cbw_error, on_errors);
+    int mode = choose_word("mode", texts->mode ? texts->mode : default_mode, modes);
+    int sync = choose_word("bitmap-sync", texts->sync, syncs);
+    int broken = choose_word("on-broken-bitmap", texts->broken, brokens);
+    int on_error = choose_word("on-cbw-error", texts->on_cbw_error, on_errors);
     if (mode < 0 || sync < 0 || broken < 0 || on_error < 0)
         return EXIT_FAILED;
     options->mode = (enum backup_mode)mode;
@@ -173,7 +175,7 @@ static int read_choices(const struct texts *texts, struct backup_options *option
     return EXIT_OK;
 }
 
-static const char *find_conflict(const struct backup_options *options)
+static const char *backup_find_conflict(const struct backup_options *options)
 {
     if (options->mode == BACKUP_BITMAP && !options->bitmaps.count)
         return "--mode=bitmap needs --bitmap";
@@ -254,7 +256,83 @@ static int add_disks(struct backup *backup, const struct cmd_operands *operands,
     return check_targets(backup);
 }
 
-static int run(int argc, char **argv)
+/* Reads the command line. Returns CMD_RUN, or the exit status with which the command ends here. */
+static int parse_options(int argc, char **argv, struct backup_options *options,
+                         struct texts *texts, struct cmd_operands *operands)
+{
+    const struct cmd_option table[] = {
+        IMAGE_OPTIONS(&options->source),
+        { 0, "mode", CMD_STRING, &texts->mode, "full|top|bitmap",
+          "copy all, this layer, or what bitmaps mark" },
+        { 0, "bitmap", CMD_LIST, &options->bitmaps, "NAME", "back up what this bitmap marks" },
+        { 0, "bitmap-sync", CMD_STRING, &texts->sync, "on-success|never|always",
+          "when bitmaps start over" },
+        { 0, "on-broken-bitmap", CMD_STRING, &texts->broken, "fail|full",
+          "fail, or make a full backup and start it over" },
+        { 0, "new-bitmap", CMD_STRING, &options->new_bitmap, "NAME",
+          "add a bitmap that starts with this backup" },
+        { 0, "base", CMD_LIST, &options->bases, "FILE",
+          "make the target an overlay on this backup" },
+        { 'F', "base-format", CMD_STRING, &options->base_format, "FMT", "format of the base" },
+        { 0, "verify", CMD_FLAG, &options->verify, NULL, "read the target back and compare" },
+        { 0, "checksum", CMD_FLAG, &options->checksum, NULL,
+          "print a digest of the disk's content" },
+        { 0, "keep-failed", CMD_FLAG, &options->keep_failed, NULL,
+          "keep an incomplete target as TARGET.partial" },
+        { 0, "disk", CMD_LIST, &texts->disks, "SOURCE=TARGET", "one of several disks" },
+        { 0, "guest-io", CMD_STRING, &options->guest_io, "FILE",
+          "io commands to run on the source during the backup" },
+        { 0, "on-cbw-error", CMD_STRING, &texts->on_cbw_error, "break-guest-write|break-snapshot",
+          "what a failed save breaks" },
+        { 0, "cbw-timeout", CMD_UINT, &texts->cbw_timeout, "SECONDS",
+          "how long a guest write may wait for a save" },
+        { 0, "list-chain", CMD_STRING, &texts->chain, "FILE",
+          "print and check the backups that this one builds on" },
+        { 'O', "target-format", CMD_STRING, &options->target.format, "FMT",
+          "format of the target (qcow2)" },
+        { 'o', "options", CMD_LIST, &options->creation, "OPTIONS",
+          "options for creating the target" },
+        FORCE_OPTION(&options->target),
+        { 'c', "compress", CMD_FLAG, &options->compressed, NULL, "write compressed clusters" },
+        IN_PLACE_OPTION(&options->target),
+        { 'n', "no-create", CMD_FLAG, &options->existing, NULL, "write into an existing target" },
+        { 't', "target-cache", CMD_STRING, &options->target_cache, "CACHE",
+          "cache mode of the target" },
+        { 'T', "source-cache", CMD_STRING, &options->source_cache, "CACHE",
+          "cache mode of the source" },
+        { 'm', "parallel", CMD_UINT, &texts->workers, "N", "worker threads (4)" },
+        { 'r', "rate-limit", CMD_SIZE, &texts->rate, "BYTES",
+          "limit the copy to this many bytes per second" },
+        { 'p', "progress", CMD_FLAG, &options->progress, NULL, "show the progress" },
+        { 'q', "quiet", CMD_FLAG, &options->quiet, NULL, "print nothing but errors" },
+        { 0, "target-image-opts", CMD_FLAG, &options->target.image_opts, NULL,
+          "with -n, the target is given as driver=...,option=value" },
+        RESULT_OPTION(&options->output),
+        CMD_OPTIONS_END,
+    };
+
+    return cmd_parse(&cmd_backup, table, argc, argv, operands);
+}
+
+/* Fills in what follows from the texts, and checks what goes together. Returns an exit status. */
+static int check_options(const struct texts *texts, struct backup_options *options)
+{
+    if (read_choices(texts, options) != EXIT_OK)
+        return EXIT_FAILED;
+    if (texts->workers.given)
+        options->workers = texts->workers.value > 16 ? 0 : (unsigned)texts->workers.value;
+    options->bytes_per_second = texts->rate.value;
+    options->cbw_timeout_seconds = texts->cbw_timeout.value;
+    options->target.lock_wait = options->source.lock_wait;
+    options->target.trust = options->source.trust;
+    if (!options->target.format && !options->target.image_opts)
+        options->target.format = "qcow2";
+    options->progress = options->progress && !options->quiet && options->output == OUTPUT_HUMAN;
+    const char *conflict = backup_find_conflict(options);
+    return conflict ? report_usage(&cmd_backup, "%s", conflict) : EXIT_OK;
+}
+
+static int backup_main(int argc, char **argv)
 {
     struct backup_options options = { .workers = DEFAULT_WORKERS };
     struct texts texts = {
@@ -262,75 +340,14 @@ static int run(int argc, char **argv)
         .broken = "fail",
         .on_cbw_error = "break-guest-write",
     };
-    const struct cmd_option table[] = {
-        IMAGE_OPTIONS(&options.source),
-        { 0, "mode", CMD_STRING, &texts.mode, "MODE", "full, top (this layer) or bitmap" },
-        { 0, "bitmap", CMD_LIST, &options.bitmaps, "NAME", "back up what this bitmap marks" },
-        { 0, "bitmap-sync", CMD_STRING, &texts.sync, "WHEN",
-          "when bitmaps start over: on-success, never, always" },
-        { 0, "on-broken-bitmap", CMD_STRING, &texts.broken, "WHAT",
-          "fail, or make a full backup and start the bitmap over" },
-        { 0, "new-bitmap", CMD_STRING, &options.new_bitmap, "NAME",
-          "add a bitmap that starts with this backup" },
-        { 0, "base", CMD_LIST, &options.bases, "FILE",
-          "make the target an overlay on this backup" },
-        { 'F', "base-format", CMD_STRING, &options.base_format, "FMT", "format of the base" },
-        { 0, "verify", CMD_FLAG, &options.verify, NULL, "read the target back and compare" },
-        { 0, "checksum", CMD_FLAG, &options.checksum, NULL,
-          "print a digest of the disk's content" },
-        { 0, "keep-failed", CMD_FLAG, &options.keep_failed, NULL,
-          "keep an incomplete target as TARGET.partial" },
-        { 0, "disk", CMD_LIST, &texts.disks, "SOURCE=TARGET", "one of several disks" },
-        { 0, "guest-io", CMD_STRING, &options.guest_io, "FILE",
-          "io commands to run on the source during the backup" },
-        { 0, "on-cbw-error", CMD_STRING, &texts.on_cbw_error, "WHAT",
-          "what a failed save breaks: break-guest-write or break-snapshot" },
-        { 0, "cbw-timeout", CMD_UINT, &texts.cbw_timeout, "SECONDS",
-          "how long a guest write may wait for a save" },
-        { 0, "list-chain", CMD_STRING, &texts.chain, "FILE",
-          "print and check the backups that FILE builds on" },
-        { 'O', "target-format", CMD_STRING, &options.target.format, "FMT",
-          "format of the target (qcow2)" },
-        { 'o', "options", CMD_LIST, &options.creation, "OPTIONS",
-          "options for creating the target" },
-        FORCE_OPTION(&options.target),
-        { 'c', "compress", CMD_FLAG, &options.compressed, NULL, "write compressed clusters" },
-        IN_PLACE_OPTION(&options.target),
-        { 'n', "no-create", CMD_FLAG, &options.existing, NULL, "write into an existing target" },
-        { 't', "target-cache", CMD_STRING, &options.target_cache, "CACHE",
-          "cache mode of the target" },
-        { 'T', "source-cache", CMD_STRING, &options.source_cache, "CACHE",
-          "cache mode of the source" },
-        { 'm', "parallel", CMD_UINT, &texts.workers, "N", "worker threads (4)" },
-        { 'r', "rate-limit", CMD_SIZE, &texts.rate, "BYTES",
-          "limit the copy to this many bytes per second" },
-        { 'p', "progress", CMD_FLAG, &options.progress, NULL, "show the progress" },
-        { 'q', "quiet", CMD_FLAG, &options.quiet, NULL, "print nothing but errors" },
-        { 0, "target-image-opts", CMD_FLAG, &options.target.image_opts, NULL,
-          "with -n, the target is given as driver=...,option=value" },
-        RESULT_OPTION(&options.output),
-        CMD_OPTIONS_END,
-    };
     struct cmd_operands operands;
 
-    int status = cmd_parse(&cmd_backup, table, argc, argv, &operands);
+    int status = parse_options(argc, argv, &options, &texts, &operands);
     if (status != CMD_RUN)
         return status;
-    if (read_choices(&texts, &options) != EXIT_OK)
-        return EXIT_FAILED;
-    if (texts.workers.given)
-        options.workers = texts.workers.value > 16 ? 0 : (unsigned)texts.workers.value;
-    options.bytes_per_second = texts.rate.value;
-    options.cbw_timeout_seconds = texts.cbw_timeout.value;
-    options.target.lock_wait = options.source.lock_wait;
-    options.target.trust = options.source.trust;
-    if (!options.target.format && !options.target.image_opts)
-        options.target.format = "qcow2";
-    options.progress = options.progress && !options.quiet && options.output == OUTPUT_HUMAN;
-    const char *conflict = find_conflict(&options);
-    if (conflict)
-        return report_usage(&cmd_backup, "%s", conflict);
-
+    status = check_options(&texts, &options);
+    if (status != EXIT_OK)
+        return status;
     if (texts.chain && (operands.count || texts.disks.count))
         return report_usage(&cmd_backup, "--list-chain takes no source and target");
     if (texts.chain)

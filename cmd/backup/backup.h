@@ -46,8 +46,6 @@ enum backup_mode {
 
 enum backup_sync { SYNC_ON_SUCCESS, SYNC_NEVER, SYNC_ALWAYS };
 
-extern const struct command cmd_backup;
-
 struct backup_options {
     struct image_args source, target;
     enum backup_mode mode;
@@ -166,8 +164,7 @@ void backup_take_back(struct backup *backup);
 /* The rest of it: drops the target, puts the bitmaps back. Reports what it cannot do. */
 void backup_put_back(const struct backup_options *options, struct backup_disk *disk);
 /*
- * After that: says which of the two files can be used, for it is not the status alone that
- * decides.
+ * After that: says which of the two files can be used, for it is not the status alone that decides.
  */
 void backup_say_what_stands(const struct backup_disk *disk);
 void backup_disk_free(struct backup_disk *disk);
@@ -175,7 +172,11 @@ void backup_disk_free(struct backup_disk *disk);
 /* chain.c: prints and checks the chain that ends in `name`. Returns the exit status. */
 int backup_list_chain(const struct backup_options *options, const char *name);
 
-/* manifest.c: the JSON result of a run with that exit status, printed to stdout. */
-void backup_print_manifest(const struct backup *backup, int status);
+/*
+ * manifest.c: adds the disks to the JSON result of a run, prints and frees it. `status` says what
+ * became of the backup, `exit_status` is that of the process: the same, unless a signal ended it.
+ */
+void backup_print_manifest(const struct backup *backup, json_t *result, int status,
+                           int exit_status);
 
 #endif

@@ -14,8 +14,8 @@
 #include "cmd/common/backing.h"
 
 /* Whether any of the bitmaps counts from that backup. A union covers what each of them does. */
-static bool continues(const struct blk_identity *source, const struct backup_disk *disk,
-                      const struct blk_id *base)
+static bool continues_bitmap(const struct blk_identity *source, const struct backup_disk *disk,
+                             const struct blk_id *base)
 {
     for (size_t i = 0; i < disk->bitmap_count; i++) {
         const struct blk_id *since = blk_identity_since(source, disk->bitmaps[i].live->name);
@@ -36,7 +36,7 @@ static int find_older(const struct blk_identity *source, const struct backup_dis
     while (*found) {
         node = blk_skip_filters(*found);
         ret = blk_identity_of(node, &below, err);
-        if (ret < 0 || continues(source, disk, &below.backup))
+        if (ret < 0 || continues_bitmap(source, disk, &below.backup))
             break;
         *found = blk_child(node, BLK_ROLE_BACKING);
     }
@@ -89,7 +89,7 @@ static int check_identity(const struct backup_options *options, struct backup_di
                             "it does not say which backup it is (--trust uses it anyway)",
                             "%s '%s'", what, node->name);
     int ret = blk_identity_of(disk->format, &source, err);
-    if (ret < 0 || continues(&source, disk, &below->backup))
+    if (ret < 0 || continues_bitmap(&source, disk, &below->backup))
         return ret;
     struct blk_node *older = NULL;
     if (disk->mode == BACKUP_BITMAP)
@@ -216,8 +216,9 @@ int backup_check_existing(const struct backup_options *options, struct backup_di
     if (disk->mode == BACKUP_FULL)
         return 0;
     int ret = options->source.trust ? 0 : check_links(node, err);
-    if (ret == 0)
-        ret = blk_identity_of(node, &identity, err);
+    if (ret < 0)
+        return ret;
+    ret = blk_identity_of(node, &identity, err);
     if (ret < 0)
         return ret;
     /* It is the last backup, to be brought up to date: what it builds on stays. */

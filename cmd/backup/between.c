@@ -12,8 +12,8 @@
 #include "cmd/backup/backup.h"
 
 /* The largest cluster of the layers from `newer` down to, without, `older`; at least `bits`. */
-static int find_granularity(struct blk_node *newer, const struct blk_node *older, unsigned *bits,
-                            struct blk_error *err)
+static int between_granularity(struct blk_node *newer, const struct blk_node *older, unsigned *bits,
+                               struct blk_error *err)
 {
     int ret = 0;
 
@@ -70,9 +70,10 @@ int backup_mark_between(struct backup_disk *disk, struct blk_node *newer, struct
     struct blk_dirty_bitmap *between;
     uint64_t offset;
 
-    int ret = find_granularity(newer, older, &bits, err);
-    if (ret == 0)
-        ret = blk_dirty_bitmap_new("between", disk->bytes, bits, &between, err);
+    int ret = between_granularity(newer, older, &bits, err);
+    if (ret < 0)
+        return ret;
+    ret = blk_dirty_bitmap_new("between", disk->bytes, bits, &between, err);
     if (ret < 0)
         return ret;
     ret = mark_layers(newer, older, between, err);

@@ -18,7 +18,7 @@ struct link {
     char digest[BLK_DIGEST_HEX_BYTES];
 };
 
-static void find_fault(struct link *link, const struct blk_info *info)
+static void find_link_fault(struct link *link, const struct blk_info *info)
 {
     const struct blk_id *parent = &link->identity.parent;
     bool has_backing = blk_child(link->node, BLK_ROLE_BACKING);
@@ -37,8 +37,8 @@ static void find_fault(struct link *link, const struct blk_info *info)
                       !blk_id_equal(parent, &link->below);
 }
 
-static int look_at(struct blk_node *node, const struct backup_options *options, struct link *link,
-                   struct blk_error *err)
+static int look_at_link(struct blk_node *node, const struct backup_options *options,
+                        struct link *link, struct blk_error *err)
 {
     BLK_AUTO_INFO struct blk_info info = { .corrupt = false };
     struct blk_node *backing = blk_child(node, BLK_ROLE_BACKING);
@@ -53,7 +53,7 @@ static int look_at(struct blk_node *node, const struct backup_options *options, 
     if (ret < 0)
         return ret;
     link->below = below.backup;
-    find_fault(link, &info);
+    find_link_fault(link, &info);
 
     if (options->verify) {
         const struct blk_checksum_params params = { .node = node, .workers = options->workers };
@@ -65,7 +65,7 @@ static int look_at(struct blk_node *node, const struct backup_options *options, 
     return ret;
 }
 
-static void print_human(const struct link *link)
+static void print_link(const struct link *link)
 {
     char id[BLK_ID_TEXT_BYTES], parent[BLK_ID_TEXT_BYTES];
 
@@ -139,7 +139,7 @@ static int walk(struct blk_node *root, const struct backup_options *options, jso
         struct blk_error err = BLK_ERROR_INIT;
         struct link link;
         node = blk_skip_filters(node);
-        if (look_at(node, options, &link, &err) < 0)
+        if (look_at_link(node, options, &link, &err) < 0)
             return report_error(&err);
         if (node == blk_skip_filters(root) && blk_id_is_none(&link.identity.backup) &&
             blk_id_is_none(&link.identity.parent))
@@ -148,7 +148,7 @@ static int walk(struct blk_node *root, const struct backup_options *options, jso
         if (options->output == OUTPUT_JSON)
             json_array_append_new(list, as_json(&link));
         else
-            print_human(&link);
+            print_link(&link);
         if (link.fault)
             status = report_fault(&link);
     }
@@ -165,7 +165,7 @@ int backup_list_chain(const struct backup_options *options, const char *name)
     if (image_open(&args, name, 0, options->source_cache, &root, &err) < 0)
         return report_error(&err);
     json_t *list = json_array();
-    int status = finish_done(walk(root, options, list), &root, 1);
+    int status = finish_answered(walk(root, options, list), &root, 1, NULL);
     if (options->output == OUTPUT_JSON)
         json_print(stdout, list);
     json_decref(list);

@@ -1,6 +1,4 @@
-/*
- * Moving the data of one disk, and reading it back.
- */
+/* Moving the data of one disk, and reading it back. */
 #include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
@@ -26,7 +24,7 @@ struct disk_progress {
     uint64_t before; /* done by disks before this one */
 };
 
-static void on_progress(void *opaque, uint64_t done, uint64_t total)
+static void on_backup_progress(void *opaque, uint64_t done, uint64_t total)
 {
     struct disk_progress *progress = opaque;
     struct backup *backup = progress->backup;
@@ -86,7 +84,7 @@ static int copy_disk(struct backup *backup, struct backup_disk *disk, struct blk
         .compressed = options->compressed,
         .workers = options->workers,
         .bytes_per_second = options->bytes_per_second,
-        .progress = on_progress,
+        .progress = on_backup_progress,
         .opaque = &progress,
     };
 
@@ -154,8 +152,8 @@ int backup_copy(struct backup *backup, struct backup_disk *disk, struct blk_erro
 
 /* ---- --verify ---- */
 
-static int compare(const struct backup *backup, const struct backup_disk *disk,
-                   struct blk_node *target, struct blk_error *err)
+static int compare_target(const struct backup *backup, const struct backup_disk *disk,
+                          struct blk_node *target, struct blk_error *err)
 {
     const struct blk_difference_params params = {
         .first = disk->source,
@@ -168,10 +166,12 @@ static int compare(const struct backup *backup, const struct backup_disk *disk,
     bool differs;
 
     int ret = blk_difference_find(&params, &differs, &offset, err);
-    if (ret == 0 && differs)
-        ret = blk_fail_why(err, EIO, "its content is not what was written",
-                           "verifying '%s' from offset %" PRIu64, target->name, offset);
-    return ret;
+    if (ret < 0)
+        return ret;
+    if (differs)
+        return blk_fail_why(err, EIO, "its content is not what was written",
+                            "verifying '%s' from offset %" PRIu64, target->name, offset);
+    return 0;
 }
 
 int backup_verify(struct backup *backup, struct backup_disk *disk, struct blk_error *err)
@@ -186,7 +186,7 @@ int backup_verify(struct backup *backup, struct backup_disk *disk, struct blk_er
                          &target, err);
     if (ret < 0)
         return ret;
-    ret = compare(backup, disk, target, err);
+    ret = compare_target(backup, disk, target, err);
     int closed = blk_close(target, NULL, ret < 0 ? NULL : err);
     return ret < 0 ? ret : closed;
 }

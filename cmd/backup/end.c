@@ -14,8 +14,8 @@
 #include "cmd/backup/backup.h"
 #include "cmd/common/folder.h"
 
-static int close_root(struct blk_node **root, struct blk_close_report *report,
-                      struct blk_error *err)
+static int close_with_report(struct blk_node **root, struct blk_close_report *report,
+                             struct blk_error *err)
 {
     int ret = blk_close(*root, report, err);
     *root = NULL;
@@ -25,7 +25,7 @@ static int close_root(struct blk_node **root, struct blk_close_report *report,
 int backup_close_target(struct backup *backup, struct backup_disk *disk, struct blk_error *err)
 {
     if (backup->options->keep_failed)
-        return close_root(&disk->target, &disk->target_report, err);
+        return close_with_report(&disk->target, &disk->target_report, err);
     int ret = blk_close_held(disk->target, &backup->published, &disk->target_report, err);
     disk->target = NULL;
     return ret;
@@ -117,7 +117,7 @@ int backup_switch_source(const struct backup_options *options, struct backup_dis
         set_source_identity(options, disk, options->new_bitmap);
         blk_bitmaps_of(disk->format)->must_store = true;
     }
-    return close_root(&disk->source, &disk->source_report, err);
+    return close_with_report(&disk->source, &disk->source_report, err);
 }
 
 /* ---- a failure before the switch ---- */
@@ -160,7 +160,7 @@ static bool keep_partial(struct backup_disk *disk)
 {
     struct blk_error err = BLK_ERROR_INIT;
 
-    int ret = close_root(&disk->target, &disk->target_report, &err);
+    int ret = close_with_report(&disk->target, &disk->target_report, &err);
     if (ret < 0) {
         blk_left_behind(&err, "so '%s' could not be kept", disk->partial_name);
         report_error(&err);
@@ -184,7 +184,7 @@ static void advance_bitmaps(const struct backup_options *options, struct backup_
     if (started)
         blk_bitmaps_remove(disk->format, started);
     disk->source_state = "its bitmaps mark what the kept target does not hold";
-    if (close_root(&disk->source, &disk->source_report, &err) == 0)
+    if (close_with_report(&disk->source, &disk->source_report, &err) == 0)
         return;
     disk->source_state = "its bitmaps mark too much rather than too little";
     report_error(&err);
@@ -210,7 +210,7 @@ static void keep_guest_writes(const struct backup_options *options, struct backu
     if (started)
         blk_bitmaps_remove(disk->format, started);
     disk->source_state = "its bitmaps mark what they did before and what the guest wrote";
-    if (close_root(&disk->source, &disk->source_report, &err) < 0) {
+    if (close_with_report(&disk->source, &disk->source_report, &err) < 0) {
         disk->source_state = "its bitmaps are in use";
         blk_left_behind(&err, "what the guest wrote may not all be in '%s'", disk->source_name);
         report_error(&err);

@@ -1,7 +1,7 @@
 /*
  * --guest-io: a guest writes to the disk while its backup is made.
  *
- * The guest (cmd/common/guest.h) runs against a copy-before-write filter on the source. What it
+ * The guest (cmd/io/guest.h) runs against a copy-before-write filter on the source. What it
  * overwrites is saved to the target first, and the backup copies the rest through the same record
  * of what is already there. So the target shows the disk at the moment when the filter was
  * inserted, which is also when the bitmaps started over.
@@ -15,7 +15,7 @@
 #include "blockcore/base/workers.h"
 #include "blockcore/filters/cbw/cbw.h"
 #include "cmd/backup/backup.h"
-#include "cmd/common/guest.h"
+#include "cmd/io/guest.h"
 
 /* What a copying thread takes at once. */
 #define PIECE_BYTES (2 * MIB)
@@ -83,8 +83,8 @@ static void *copy_pieces(void *argument)
     return NULL;
 }
 
-static int copy_all(struct backup *backup, struct backup_disk *disk, struct blk_cbw *cbw,
-                    struct blk_error *err)
+static int copy_for_guest(struct backup *backup, struct backup_disk *disk, struct blk_cbw *cbw,
+                          struct blk_error *err)
 {
     struct copying copying = {
         .backup = backup,
@@ -105,8 +105,8 @@ static int copy_all(struct backup *backup, struct backup_disk *disk, struct blk_
 /* ---- both together ---- */
 
 /* Copies while the guest runs, and waits for both. */
-static int run_both(struct backup *backup, struct backup_disk *disk, struct blk_node *filter,
-                    struct guest *guest, struct blk_error *err)
+static int run_copy_and_guest(struct backup *backup, struct backup_disk *disk,
+                              struct blk_node *filter, struct guest *guest, struct blk_error *err)
 {
     struct blk_error guest_err = BLK_ERROR_INIT;
 
@@ -114,7 +114,7 @@ static int run_both(struct backup *backup, struct backup_disk *disk, struct blk_
     if (ret < 0)
         return ret;
     disk->guest_ran = true;
-    ret = copy_all(backup, disk, blk_cbw_of(filter), err);
+    ret = copy_for_guest(backup, disk, blk_cbw_of(filter), err);
     int guest_ret = guest_wait(guest, &guest_err);
     if (ret == 0)
         ret = blk_cbw_check(blk_cbw_of(filter), err);
@@ -148,7 +148,7 @@ int backup_copy_with_guest(struct backup *backup, struct backup_disk *disk, stru
     if (ret < 0) {
         disk->source->refs--;
     } else {
-        ret = run_both(backup, disk, filter, guest, err);
+        ret = run_copy_and_guest(backup, disk, filter, guest, err);
         int closed = blk_close(filter, NULL, &close_err);
         if (ret == 0 && closed < 0) {
             ret = closed;

@@ -28,7 +28,7 @@ static json_t *close_steps(const struct blk_close_report *report)
     return list;
 }
 
-static json_t *describe(const struct backup *backup, const struct backup_disk *disk)
+static json_t *describe_disk(const struct backup *backup, const struct backup_disk *disk)
 {
     json_t *one = json_object();
 
@@ -52,14 +52,14 @@ static json_t *describe(const struct backup *backup, const struct backup_disk *d
     return one;
 }
 
-void backup_print_manifest(const struct backup *backup, int status)
+void backup_print_manifest(const struct backup *backup, json_t *result, int status,
+                           int exit_status)
 {
-    json_t *result = result_new(OUTPUT_JSON, &cmd_backup, NULL);
     json_t *disks = json_array();
     json_t *steps = json_array();
 
     for (size_t i = 0; i < backup->count; i++) {
-        json_array_append_new(disks, describe(backup, &backup->disks[i]));
+        json_array_append_new(disks, describe_disk(backup, &backup->disks[i]));
         report_close_json(&backup->disks[i].target_report, steps);
         report_close_json(&backup->disks[i].source_report, steps);
     }
@@ -68,5 +68,5 @@ void backup_print_manifest(const struct backup *backup, int status)
     json_object_set_new(result, "usable",
                         json_boolean(status == EXIT_OK || status == EXIT_NOT_SWITCHED));
     json_object_set_new(result, "disks", disks);
-    finish_result(status, NULL, 0, result);
+    finish(exit_status, NULL, 0, result);
 }

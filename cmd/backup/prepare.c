@@ -1,6 +1,4 @@
-/*
- * The first phase: sources open and locked, bitmaps frozen, targets made.
- */
+/* The first phase: sources open and locked, bitmaps frozen, targets made. */
 #include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
@@ -88,10 +86,12 @@ static int get_recording(struct backup_disk *disk, const char *name,
                          struct blk_dirty_bitmap **bitmap, struct blk_error *err)
 {
     int ret = blk_bitmaps_get_usable(disk->format, name, bitmap, err);
-    if (ret == 0 && !(*bitmap)->enabled)
-        ret = blk_fail_why(err, EINVAL, "it is disabled, so it lacks later writes",
-                           "bitmap '%s' of '%s'", name, disk->source_name);
-    return ret;
+    if (ret < 0)
+        return ret;
+    if (!(*bitmap)->enabled)
+        return blk_fail_why(err, EINVAL, "it is disabled, so it lacks later writes",
+                            "bitmap '%s' of '%s'", name, disk->source_name);
+    return 0;
 }
 
 static int take_bitmap(const struct backup_options *options, struct backup_disk *disk,
@@ -166,9 +166,10 @@ int backup_open_source(struct backup *backup, struct backup_disk *disk, struct b
     if (ret < 0)
         return ret;
     ret = freeze_bitmaps(options, disk, err);
-    if (ret == 0 && (ret = blk_id_new(&disk->id)) < 0)
-        ret = blk_fail(err, -ret, "making an id for the backup");
-    return ret;
+    if (ret < 0)
+        return ret;
+    ret = blk_id_new(&disk->id);
+    return ret < 0 ? blk_fail(err, -ret, "making an id for the backup") : 0;
 }
 
 /* ---- the target ---- */
@@ -179,8 +180,9 @@ static int create_options(const struct backup_options *options, const struct blk
 {
     struct option_tables tables;
     int ret = create_tables(driver, disk->target_name, &tables, err);
-    if (ret == 0)
-        ret = create_options_parse(&options->creation, &tables, creation, err);
+    if (ret < 0)
+        return ret;
+    ret = create_options_parse(&options->creation, &tables, creation, err);
     if (ret < 0)
         return ret;
     if (blk_options_get(creation, "size") || blk_options_get(creation, "backing_file"))
@@ -198,10 +200,9 @@ static int create_options(const struct backup_options *options, const struct blk
     return 0;
 }
 
-static int create_target(const struct backup_options *options, struct backup_disk *disk,
-                         struct blk_error *err)
+static int create_backup_target(const struct backup_options *options, struct backup_disk *disk,
+                                struct blk_error *err)
 {
-    const char *name = disk->partial_name ? disk->partial_name : disk->target_name;
     const struct blk_driver *driver = image_driver(options->target.format, err);
 
     if (!driver)
@@ -212,13 +213,18 @@ static int create_target(const struct backup_options *options, struct backup_dis
     if (ret < 0)
         return ret;
 
-    struct blk_options *creation = blk_options_new();
-    ret = create_options(options, driver, disk, creation, err);
+    const struct image_creation creation = {
+        .name = disk->partial_name ? disk->partial_name : disk->target_name,
+        .driver = driver,
+        .options = blk_options_new(),
+        .flags = BLK_WRITABLE | BLK_UNMAP,
+        .cache = options->target_cache,
+    };
+    ret = create_options(options, driver, disk, creation.options, err);
     disk->target_begun = ret == 0;
     if (ret == 0)
-        ret = image_create(&options->target, name, driver, creation, BLK_WRITABLE | BLK_UNMAP,
-                           options->target_cache, &disk->target, err);
-    blk_options_free(creation);
+        ret = image_create(&options->target, &creation, &disk->target, err);
+    blk_options_free(creation.options);
     return ret;
 }
 
@@ -252,8 +258,8 @@ static int check_size(const struct backup_disk *disk, struct blk_error *err)
                         disk->target_name, bytes, disk->bytes);
 }
 
-static int open_existing(const struct backup_options *options, struct backup_disk *disk,
-                         struct blk_error *err)
+static int open_backup_target(const struct backup_options *options, struct backup_disk *disk,
+                              struct blk_error *err)
 {
     int ret = check_no_dependents(&options->target, disk->target_name, err);
     if (ret == 0)
@@ -361,8 +367,8 @@ int backup_make_target(struct backup *backup, struct backup_disk *disk, struct b
 
     int ret = check_names(backup, disk, err);
     if (ret == 0)
-        ret = options->existing ? open_existing(options, disk, err)
-                                : create_target(options, disk, err);
+        ret = options->existing ? open_backup_target(options, disk, err)
+                                : create_backup_target(options, disk, err);
     if (ret == 0)
         ret = fit_mask(options, disk, err);
     if (ret == 0)

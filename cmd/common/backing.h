@@ -1,6 +1,4 @@
-/*
- * The backing file of an image that is to be made.
- */
+/* The backing file of an image that is to be made. */
 #ifndef CMD_COMMON_BACKING_H
 #define CMD_COMMON_BACKING_H
 

@@ -21,17 +21,13 @@
 #include "blockcore/base/units.h"
 #include "cmd/common/program.h"
 #include "cmd/common/report.h"
+#include "cmd/common/usage.h"
 
 #define HELP_VALUE 1 /* popt's values: help, then the rows of the table */
 
 static bool takes_value(const struct cmd_option *option)
 {
     return option->kind != CMD_FLAG && option->kind != CMD_MARK;
-}
-
-static bool is_end(const struct cmd_option *option)
-{
-    return !option->letter && !option->name;
 }
 
 /* ---- memory ---- */
@@ -67,48 +63,6 @@ static void list_add(struct cmd_list *list, const char *text)
     list->items = items;
 }
 
-/* ---- help ---- */
-
-static void print_option(const struct cmd_option *option)
-{
-    char left[80];
-    int len = snprintf(left, sizeof(left), "  %c%c%s%s%s", option->letter ? '-' : ' ',
-                       option->letter ? option->letter : ' ',
-                       !option->name ? "" : option->letter ? ", --" : "  --",
-                       option->name ? option->name : "",
-                       !option->argument ? "" : option->name ? "=" : " ");
-    if (option->argument)
-        snprintf(left + len, sizeof(left) - (size_t)len, "%s", option->argument);
-    printf("%-34s %s\n", left, option->help);
-}
-
-/* What follows the options in brackets at the start of a synopsis: the operands, mostly. */
-static const char *skip_options(const char *synopsis)
-{
-    while (strncmp(synopsis, "[-", 2) == 0) {
-        unsigned depth = 0;
-        do {
-            depth += *synopsis == '[';
-            depth -= *synopsis == ']';
-        } while (*synopsis++ && depth);
-        synopsis += strspn(synopsis, ". ");
-    }
-    return synopsis;
-}
-
-static void print_help(const struct command *command, const struct cmd_option *options)
-{
-    static const struct cmd_option help = { 'h', "help", CMD_FLAG, NULL, NULL, "show this help" };
-
-    bool alone = program_called_as() == PROGRAM_QEMU_IO;
-    printf("usage: %s%s%s [OPTION]... %s\n\n%s.\n\n", program_name(), alone ? "" : " ",
-           alone ? "" : command->name, skip_options(command->synopsis), command->summary);
-    for (; !is_end(options); options++)
-        print_option(options);
-    print_option(&help);
-    printf("\nSee blkimg-%s(1) for more.\n", command->name);
-}
-
 /* ---- arranging ---- */
 
 /*
@@ -121,7 +75,7 @@ static const struct cmd_option *find_long(const struct cmd_option *options, cons
     const struct cmd_option *found = NULL;
     unsigned fits = 0;
 
-    for (; !is_end(options); options++) {
+    for (; !cmd_option_is_end(options); options++) {
         if (!options->name || strncmp(options->name, name, length) != 0)
             continue;
         if (strlen(options->name) == length)
@@ -134,7 +88,7 @@ static const struct cmd_option *find_long(const struct cmd_option *options, cons
 
 static const struct cmd_option *find_letter(const struct cmd_option *options, char letter)
 {
-    for (; !is_end(options); options++) {
+    for (; !cmd_option_is_end(options); options++) {
         if (options->letter == letter)
             return options;
     }
@@ -254,6 +208,14 @@ static int uint_parse(const char *what, const char *text, uint64_t *value)
     return 0;
 }
 
+int output_format_parse(const char *text, enum output_format *format)
+{
+    *format = text && strcmp(text, "json") == 0 ? OUTPUT_JSON : OUTPUT_HUMAN;
+    if (!text || *format == OUTPUT_JSON || strcmp(text, "human") == 0)
+        return 0;
+    return report_failure("--output: '%s' is neither human nor json", text);
+}
+
 /* Stores what one option was given. Returns 0 or an exit status. */
 static int store(const struct cmd_option *option, const char *text)
 {
@@ -297,7 +259,7 @@ static int store(const struct cmd_option *option, const char *text)
 static struct poptOption *popt_table(const struct cmd_option *options)
 {
     size_t count = 0;
-    while (!is_end(&options[count]))
+    while (!cmd_option_is_end(&options[count]))
         count++;
 
     struct poptOption *table = keep_new(count + 2, sizeof(*table));
@@ -321,7 +283,7 @@ static int report_unknown(const struct command *command, const struct cmd_option
         return report_usage(command, "unknown option '%s'", text);
     BLK_AUTOFREE char *name = blk_xstrndup(text + 2, strcspn(text + 2, "="));
     struct blk_nearest nearest = BLK_NEAREST_INIT(name);
-    for (; !is_end(options); options++)
+    for (; !cmd_option_is_end(options); options++)
         if (options->name)
             blk_nearest_try(&nearest, options->name);
     if (!nearest.name)
@@ -346,10 +308,10 @@ static int report_bad_option(const struct command *command, const struct cmd_opt
 static int parse_arranged(const struct command *command, const struct cmd_option *options,
                           poptContext context)
 {
-    int value;
-    while ((value = poptGetNextOpt(context)) > 0) {
+    int value = poptGetNextOpt(context);
+    for (; value > 0; value = poptGetNextOpt(context)) {
         if (value == HELP_VALUE) {
-            print_help(command, options);
+            usage_print_help(command, options);
             return EXIT_OK;
         }
         const struct cmd_option *option = &options[value - HELP_VALUE - 1];
@@ -368,7 +330,7 @@ static void note_result_wanted(const struct cmd_option *options, int argc, char 
 {
     bool has_result = false;
 
-    for (; !is_end(options); options++)
+    for (; !cmd_option_is_end(options); options++)
         has_result |= options->kind == CMD_RESULT;
     for (int i = 1; i < argc && has_result && strcmp(argv[i], "--") != 0; i++)
         if (strcmp(argv[i], "--output=json") == 0 ||
@@ -376,10 +338,26 @@ static void note_result_wanted(const struct cmd_option *options, int argc, char 
             report_result_wanted(true);
 }
 
+/* What a message about an image in use can suggest. */
+static void set_advice(const struct command *command, const struct cmd_option *options)
+{
+    bool may_wait = false, may_share = false;
+
+    for (; !cmd_option_is_end(options); options++) {
+        may_wait |= options->name && strcmp(options->name, "lock-wait") == 0;
+        may_share |= options->letter == 'U' && options->help && !command->needs_a_moment;
+    }
+    report_set_advice(may_wait, may_share);
+}
+
 int cmd_parse(const struct command *command, const struct cmd_option *options, int argc,
               char **argv, struct cmd_operands *operands)
 {
-    report_set_command(command);
+    if (argc == 2 && strcmp(argv[1], CMD_SYNTAX) == 0) {
+        usage_print_syntax(command, options);
+        return EXIT_OK;
+    }
+    set_advice(command, options);
     struct arrangement arranged = { 0 };
     note_result_wanted(options, argc, argv);
     arrange(&arranged, options, argc, argv);

@@ -1,6 +1,4 @@
-/*
- * Options of a command, declared as a table of where their values go.
- */
+/* Options of a command, declared as a table of where their values go. */
 #ifndef CMD_COMMON_CMDLINE_H
 #define CMD_COMMON_CMDLINE_H
 
@@ -9,6 +7,7 @@
 #include <stdint.h>
 
 #include "cmd/command.h"
+#include "cmd/common/json_print.h"
 
 /* What an option takes, and what `value` points to. */
 enum cmd_option_kind {
@@ -42,14 +41,21 @@ struct cmd_call {
     void *opaque;
 };
 
-/* One option: `letter` may be 0 or `name` NULL, not both. -h and --help are always there. */
+/*
+ * One option: `letter` may be 0 or `name` NULL, not both. -h and --help are always there. From the
+ * table come the parser, the help and the usage lines (usage.h).
+ */
 struct cmd_option {
     char letter;
     const char *name;
     enum cmd_option_kind kind;
     void *value;
-    const char *argument; /* how help calls what it takes: "FMT"; NULL if it takes nothing */
-    const char *help;
+    /*
+     * How help calls what it takes, the same for the same kind of thing: FILE, FMT, CACHE, SIZE,
+     * NAME ..., or the words to choose from, "human|json". NULL if it takes nothing.
+     */
+    const char *argument;
+    const char *help; /* NULL: accepted, but not shown, because here it is of no use */
 };
 
 /* The row of commands that can print JSON. `format` points to an enum output_format. */
@@ -63,6 +69,11 @@ struct cmd_option {
 /* A row without name ends the table. */
 #define CMD_OPTIONS_END { 0, NULL, CMD_FLAG, NULL, NULL, NULL }
 
+static inline bool cmd_option_is_end(const struct cmd_option *option)
+{
+    return !option->letter && !option->name;
+}
+
 struct cmd_operands {
     const char **items;
     size_t count;
@@ -70,6 +81,9 @@ struct cmd_operands {
 
 /* Returned by cmd_parse() when the command should go on; else the value is its exit status. */
 #define CMD_RUN (-1)
+
+/* The only argument of a command that shall just print its usage lines, for `blkimg help`. */
+#define CMD_SYNTAX "--help=syntax"
 
 /*
  * Parses argv[1..]. Options and operands may be mixed; "--" ends the options; long options may be
@@ -88,6 +102,12 @@ int cmd_parse_image(const struct command *command, const struct cmd_option *opti
  * `size` is none. Either may have a sign.
  */
 bool cmd_operands_swapped(const char *name, const char *size);
+
+/*
+ * Parses the text of --output (NULL: human). Reports and returns an exit status if it is neither
+ * human nor json.
+ */
+int output_format_parse(const char *text, enum output_format *format);
 
 /*
  * Parses a size given as an operand or within an option's value. Reports an error that calls it

@@ -1,11 +1,16 @@
 /*
  * What the subcommands share. A command looks like this (cmd/resize.c is a short real one):
  *
- *     static int run(int argc, char **argv);
+ *     static int flatten_main(int argc, char **argv);
  *
- *     const struct command cmd_flatten = { "flatten", "Do this and that", "[-q] filename", run };
+ *     const struct command cmd_flatten = {
+ *         .name = "flatten",
+ *         .summary = "Do this and that",
+ *         .usage = "filename",
+ *         .run = flatten_main,
+ *     };
  *
- *     static int run(int argc, char **argv)
+ *     static int flatten_main(int argc, char **argv)
  *     {
  *         struct image_args image = IMAGE_ARGS_INIT;
  *         bool quiet = false;

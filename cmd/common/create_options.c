@@ -1,3 +1,4 @@
+/* Reading, checking and printing the options of -o. */
 #include "cmd/common/create_options.h"
 
 #include <errno.h>
@@ -6,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "blockcore/base/array.h"
 #include "blockcore/base/memory.h"
 #include "blockcore/base/nearest.h"
 #include "blockcore/base/units.h"
@@ -67,7 +69,8 @@ static const struct blk_option_desc *find_in(const struct blk_option_desc *table
     return NULL;
 }
 
-static const struct blk_option_desc *find(const struct option_tables *tables, const char *name)
+static const struct blk_option_desc *find_create_option(const struct option_tables *tables,
+                                                        const char *name)
 {
     const struct blk_option_desc *found = find_in(tables->own, name);
     return found ? found : find_in(tables->below, name);
@@ -105,10 +108,12 @@ static int check_value(const struct blk_option_desc *desc, struct blk_options *o
         break;
     }
     int ret = blk_options_get_size(options, desc->name, &number, err);
-    if (ret == 0 && number > BLK_MAX_BYTES)
-        ret = blk_fail_why(err, ERANGE, "the limit is 8 EiB", "option '%s' has the value '%s'",
-                           desc->name, blk_options_peek(options, desc->name));
-    return ret;
+    if (ret < 0)
+        return ret;
+    if (number > BLK_MAX_BYTES)
+        return blk_fail_why(err, ERANGE, "the limit is 8 EiB", "option '%s' has the value '%s'",
+                            desc->name, blk_options_peek(options, desc->name));
+    return 0;
 }
 
 static void try_table(struct blk_nearest *nearest, const struct blk_option_desc *table)
@@ -143,7 +148,7 @@ int create_options_parse(const struct cmd_list *texts, const struct option_table
     int ret = 0;
     for (size_t i = 0; ret == 0 && i < blk_options_count(copy); i++) {
         const char *name = blk_options_key(copy, i);
-        const struct blk_option_desc *desc = find(tables, name);
+        const struct blk_option_desc *desc = find_create_option(tables, name);
         if (desc)
             ret = check_value(desc, copy, err);
         else
@@ -184,7 +189,7 @@ static void print_list(const struct option_tables *tables, bool whole)
         [BLK_OPT_NUMBER] = "num",
     };
     const struct blk_option_desc *list[64];
-    size_t count = collect(tables, whole, list, sizeof(list) / sizeof(list[0]));
+    size_t count = collect(tables, whole, list, ARRAY_SIZE(list));
 
     qsort(list, count, sizeof(list[0]), by_name);
     for (size_t i = 0; i < count; i++) {
@@ -221,7 +226,7 @@ static bool default_is_shown(const char *name)
     static const char *const shown[] = {
         "cluster_size", "extended_l2", "compression_type", "lazy_refcounts", "refcount_bits",
     };
-    for (size_t i = 0; i < sizeof(shown) / sizeof(shown[0]); i++) {
+    for (size_t i = 0; i < ARRAY_SIZE(shown); i++) {
         if (strcmp(shown[i], name) == 0)
             return true;
     }
@@ -240,7 +245,7 @@ static void print_doubling_commas(const char *text)
 void create_options_print(const struct option_tables *tables, const struct blk_options *options)
 {
     const struct blk_option_desc *list[64];
-    size_t count = collect(tables, true, list, sizeof(list) / sizeof(list[0]));
+    size_t count = collect(tables, true, list, ARRAY_SIZE(list));
 
     for (size_t i = 0; i < count; i++) {
         const char *given = blk_options_peek(options, list[i]->name);

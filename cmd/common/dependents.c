@@ -1,3 +1,4 @@
+/* Looks through the folder of a backup for images that have it as their backing file or base. */
 #include "cmd/common/dependents.h"
 
 #include <dirent.h>
@@ -82,7 +83,7 @@ static char *find_dependent(const char *target, const struct blk_id *id)
     return found;
 }
 
-static int check_file(const char *target, struct blk_error *err)
+static int look_for_dependent(const char *target, struct blk_error *err)
 {
     struct blk_error unreadable = BLK_ERROR_INIT;
     struct blk_identity identity = { .bitmap_count = 0 };
@@ -116,7 +117,7 @@ static bool is_filename_key(const char *key)
 int check_file_no_dependents(const struct image_args *args, const char *path,
                              struct blk_error *err)
 {
-    return args->force || !path || !*path ? 0 : check_file(path, err);
+    return args->force || !path || !*path ? 0 : look_for_dependent(path, err);
 }
 
 int check_no_dependents(const struct image_args *args, const char *name, struct blk_error *err)
@@ -131,7 +132,7 @@ int check_no_dependents(const struct image_args *args, const char *name, struct 
                                    : blk_filename_to_options(name, options, &own)) == 0;
     for (size_t i = 0; known && ret == 0 && i < blk_options_count(options); i++)
         if (is_filename_key(blk_options_key(options, i)))
-            ret = check_file(blk_options_value(options, i), err);
+            ret = look_for_dependent(blk_options_value(options, i), err);
     blk_options_free(options);
     return ret;
 }

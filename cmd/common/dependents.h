@@ -1,6 +1,4 @@
-/*
- * Whether a backup that is to be overwritten still has overlays.
- */
+/* Whether a backup that is to be overwritten still has overlays. */
 #ifndef CMD_COMMON_DEPENDENTS_H
 #define CMD_COMMON_DEPENDENTS_H
 

@@ -1,3 +1,4 @@
+/* Syncing the folder of a file. */
 #include "cmd/common/folder.h"
 
 #include <errno.h>

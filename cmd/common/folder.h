@@ -1,6 +1,4 @@
-/*
- * The directories of files that a command names itself.
- */
+/* The directories of files that a command names itself. */
 #ifndef CMD_COMMON_FOLDER_H
 #define CMD_COMMON_FOLDER_H
 

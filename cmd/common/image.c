@@ -1,3 +1,4 @@
+/* Opening and creating the images of a command line as its options say. */
 #include "cmd/common/image.h"
 
 #include <errno.h>
@@ -114,8 +115,8 @@ static struct blk_options *file_defaults(const struct image_args *args)
 }
 
 /* What cannot be meant, before anything is opened. */
-static int check_args(const struct image_args *args, const char *name, unsigned flags,
-                      struct blk_error *err)
+static int check_image_args(const struct image_args *args, const char *name, unsigned flags,
+                            struct blk_error *err)
 {
     if (args->image_opts && args->format)
         return blk_fail_why(err, EINVAL, "--image-opts and -f exclude each other", "%s", name);
@@ -150,7 +151,7 @@ int image_open(const struct image_args *args, const char *name, unsigned flags, 
     };
     *root = NULL;
 
-    int ret = check_args(args, name, flags, err);
+    int ret = check_image_args(args, name, flags, err);
     if (ret < 0)
         return ret;
     ret = image_cache(cache, &how.cache, err);
@@ -190,29 +191,31 @@ static bool wants_in_place(const struct image_args *args)
     return args->in_place || (text && *text && strcmp(text, "0") != 0);
 }
 
-int image_create(const struct image_args *args, const char *name, const struct blk_driver *driver,
-                 struct blk_options *creation, unsigned flags, const char *cache,
+int image_create(const struct image_args *args, const struct image_creation *creation,
                  struct blk_node **root, struct blk_error *err)
 {
     struct blk_create how = {
-        .filename = name,
-        .driver = driver,
-        .options = creation,
-        .flags = flags,
+        .filename = creation->name,
+        .driver = creation->driver,
+        .options = creation->options,
+        .flags = creation->flags,
         .in_place = wants_in_place(args),
     };
     *root = NULL;
 
-    int ret = image_cache(cache, &how.cache, err);
-    if (ret == 0)
-        ret = check_no_dependents(args, name, err);
-    if (ret == 0 && creation)
-        ret = check_file_no_dependents(args, blk_options_peek(creation, "data_file"), err);
+    int ret = image_cache(creation->cache, &how.cache, err);
+    if (ret < 0)
+        return ret;
+    ret = check_no_dependents(args, creation->name, err);
+    if (ret < 0)
+        return ret;
+    if (creation->options)
+        ret = check_file_no_dependents(args, blk_options_peek(creation->options, "data_file"), err);
     if (ret < 0)
         return ret;
     struct blk_options *defaults = file_defaults(args);
     how.defaults = defaults;
     ret = blk_create(&how, root, err);
     blk_options_free(defaults);
-    return ret < 0 ? blk_fail_if_unset(err, -ret, "creating '%s'", name) : 0;
+    return ret < 0 ? blk_fail_if_unset(err, -ret, "creating '%s'", creation->name) : 0;
 }

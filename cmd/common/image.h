@@ -1,6 +1,4 @@
-/*
- * Opening the images that a command line names.
- */
+/* Opening the images that a command line names. */
 #ifndef CMD_COMMON_IMAGE_H
 #define CMD_COMMON_IMAGE_H
 
@@ -10,6 +8,8 @@
 #include "blockcore/graph/node.h"
 #include "blockcore/graph/options.h"
 #include "cmd/common/cmdline.h"
+
+struct blk_driver;
 
 /* How the user wants an image to be opened. */
 struct image_args {
@@ -26,25 +26,24 @@ struct image_args {
 
 #define IMAGE_ARGS_INIT { .format = NULL }
 
-/*
- * The rows that nearly every command has. A command that gives -f another meaning takes the second
- * list.
- */
+/* The rows that nearly every command has. */
 #define IMAGE_OPTIONS(image)                                                                      \
+    IMAGE_OPTION_ROWS(image, "read even if another process is writing the image")
+
+/* The same for an image that is written: -U is accepted, and then refused with its reason. */
+#define WRITTEN_IMAGE_OPTIONS(image) IMAGE_OPTION_ROWS(image, NULL)
+
+#define IMAGE_OPTION_ROWS(image, help_of_share)                                                   \
     { 'f', "format", CMD_STRING, &(image)->format, "FMT",                                         \
       "format of the image; guessed if not given" },                                              \
-        IMAGE_OPTIONS_NO_FORMAT(image)
-
-#define IMAGE_OPTIONS_NO_FORMAT(image)                                                            \
     { 0, "image-opts", CMD_FLAG, &(image)->image_opts, NULL,                                      \
-      "the image is given as driver=...,option=value" },                                         \
-    { 'U', "force-share", CMD_FLAG, &(image)->force_share, NULL,                                  \
-      "read even if another process is writing the image" },                                     \
+      "the image is given as driver=...,option=value" },                                          \
+    { 'U', "force-share", CMD_FLAG, &(image)->force_share, NULL, help_of_share },                 \
     { 0, "trust", CMD_FLAG, &(image)->trust, NULL,                                                \
       "read a chain of backups though its ids do not fit" },                                      \
     { 0, "lock-wait", CMD_UINT, &(image)->lock_wait, "SECONDS",                                   \
       "wait up to that long for an image that is in use" },                                       \
-    { 0, "object", CMD_LIST, &(image)->objects, "TYPE,id=ID,...",                                 \
+    { 0, "object", CMD_LIST, &(image)->objects, "TYPE,id=ID",                                 \
       "declare an object such as a secret" }
 
 /* The row of commands that make a target. */
@@ -64,14 +63,21 @@ struct image_args {
 int image_open(const struct image_args *args, const char *name, unsigned flags, const char *cache,
                struct blk_node **root, struct blk_error *err);
 
+/* What image_create() makes. */
+struct image_creation {
+    const char *name;
+    const struct blk_driver *driver;
+    struct blk_options *options; /* of -o; they stay the caller's */
+    unsigned flags;              /* enum blk_open_flags, of the node that is returned */
+    const char *cache;           /* as for image_open() */
+};
+
 /*
- * Creates `name` as an image of `driver`; `creation` are its create options, which stay the
- * caller's. Of `args` only what is for the files below it counts, and `force`: without it a backup
- * on which others depend is not overwritten (dependents.h). BLKIMG_IN_PLACE=1 in the environment is
- * --in-place. On failure nothing is open, and *root is NULL.
+ * Creates an image. Of `args` only what is for the files below it counts, and `force`: without it a
+ * backup on which others depend is not overwritten (dependents.h). BLKIMG_IN_PLACE=1 in the
+ * environment is --in-place. On failure nothing is open, and *root is NULL.
  */
-int image_create(const struct image_args *args, const char *name, const struct blk_driver *driver,
-                 struct blk_options *creation, unsigned flags, const char *cache,
+int image_create(const struct image_args *args, const struct image_creation *creation,
                  struct blk_node **root, struct blk_error *err);
 
 /* The flags (enum blk_open_flags) that the options ask for. */
@@ -90,7 +96,6 @@ int image_load_snapshot(struct blk_node *node, const char *text, struct blk_erro
 int image_cache(const char *text, struct blk_cache_mode *mode, struct blk_error *err);
 
 /* The driver called `format`, or NULL with `err` ("Unknown driver 'x'"). */
-struct blk_driver;
 const struct blk_driver *image_driver(const char *format, struct blk_error *err);
 
 #endif

@@ -8,8 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "blockcore/base/array.h"
 #include "blockcore/base/memory.h"
-#include "cmd/common/report.h"
 
 /* Every key that qemu-img 7.2 prints (and the few that only blkimg has), first to last. */
 static const char *const key_order[] = {
@@ -27,20 +27,10 @@ static const char *const key_order[] = {
     "info", "dirty-flag", "extended-l2", "data",
 };
 
-#define KEY_COUNT (sizeof(key_order) / sizeof(key_order[0]))
-
-int output_format_parse(const char *text, enum output_format *format)
-{
-    *format = text && strcmp(text, "json") == 0 ? OUTPUT_JSON : OUTPUT_HUMAN;
-    if (!text || *format == OUTPUT_JSON || strcmp(text, "human") == 0)
-        return 0;
-    return report_failure("--output: '%s' is neither human nor json", text);
-}
-
 static size_t key_rank(const char *key)
 {
     size_t rank = 0;
-    while (rank < KEY_COUNT && strcmp(key_order[rank], key) != 0)
+    while (rank < ARRAY_SIZE(key_order) && strcmp(key_order[rank], key) != 0)
         rank++;
     return rank;
 }

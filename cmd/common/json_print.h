@@ -1,6 +1,4 @@
-/*
- * Text that scripts parse, exactly as qemu-img 7.2 prints it.
- */
+/* Text that scripts parse, exactly as qemu-img 7.2 prints it. */
 #ifndef CMD_COMMON_JSON_PRINT_H
 #define CMD_COMMON_JSON_PRINT_H
 
@@ -11,12 +9,6 @@
 #include "blockcore/graph/info.h"
 
 enum output_format { OUTPUT_HUMAN, OUTPUT_JSON };
-
-/*
- * Parses the text of --output (NULL: human). Reports and returns an exit status if it is neither
- * human nor json.
- */
-int output_format_parse(const char *text, enum output_format *format);
 
 /*
  * Prints `value` with a newline at the end: four spaces a level, and the members of objects in

@@ -1,3 +1,4 @@
+/* The progress line, and SIGUSR1. */
 #include "cmd/common/progress.h"
 
 #include <signal.h>

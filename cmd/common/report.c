@@ -1,3 +1,4 @@
+/* Error lines, exit statuses, the ends of commands and their JSON results. */
 #include "cmd/common/report.h"
 
 #include <ctype.h>
@@ -12,9 +13,6 @@
 #include "cmd/common/json_print.h"
 #include "cmd/common/program.h"
 
-/* Whether an error was reported because a signal asked to stop. */
-static bool stopped_by_signal;
-
 static char *close_note; /* or NULL */
 
 /* The JSON result that is owed, and the first error, which it shows. */
@@ -23,7 +21,7 @@ static bool result_printed;
 static json_t *first_error;
 static pthread_mutex_t first_error_mutex = PTHREAD_MUTEX_INITIALIZER; /* a guest has a thread */
 
-static void set_text(json_t *object, const char *key, const char *text)
+static void set_result_text(json_t *object, const char *key, const char *text)
 {
     if (text && *text)
         json_object_set_new(object, key, json_text(text));
@@ -34,19 +32,20 @@ static void note_error(const char *what, const char *why, const char *left)
     pthread_mutex_lock(&first_error_mutex);
     if (result_wanted && !first_error) {
         first_error = json_object();
-        set_text(first_error, "what", what);
-        set_text(first_error, "why", why);
-        set_text(first_error, "left", left);
+        set_result_text(first_error, "what", what);
+        set_result_text(first_error, "why", why);
+        set_result_text(first_error, "left", left);
     }
     pthread_mutex_unlock(&first_error_mutex);
 }
 
-/* The command that runs, once its command line has been read. */
-static const struct command *running;
+/* What the command that runs has options for. */
+static bool advise_wait, advise_share;
 
-void report_set_command(const struct command *command)
+void report_set_advice(bool may_wait, bool may_share)
 {
-    running = command;
+    advise_wait = may_wait;
+    advise_share = may_share;
 }
 
 void print_escaped(FILE *to, const char *text)
@@ -61,7 +60,7 @@ void print_escaped(FILE *to, const char *text)
     }
 }
 
-static void print_line(const char *text)
+static void print_error_line(const char *text)
 {
     /* What is on stdout so far comes before the error in a shared log; main() checks stdout. */
     fflush(stdout);
@@ -70,17 +69,11 @@ static void print_line(const char *text)
     putc('\n', stderr);
 }
 
-/* Whether the synopsis of the command has `text`; it has no option that is of no use. */
-static bool command_has(const char *text)
-{
-    return running && strstr(running->synopsis, text);
-}
-
 /* What can be done about an image that another process uses, in parentheses; malloc()ed. */
 static char *advice_for_busy(const struct blk_error *err)
 {
-    bool may_wait = command_has("--lock-wait");
-    bool may_share = err->busy == BLK_BUSY_FOR_READING && command_has("U]");
+    bool may_wait = advise_wait;
+    bool may_share = err->busy == BLK_BUSY_FOR_READING && advise_share;
     BLK_AUTOFREE char *waited = err->busy_seconds
                                     ? blk_xasprintf("waited %lu s; ", err->busy_seconds)
                                     : blk_xstrdup("");
@@ -94,15 +87,19 @@ static char *advice_for_busy(const struct blk_error *err)
 
 int report_error(const struct blk_error *err)
 {
-    if ((err->code == ECANCELED || err->code == EINTR) && blk_cancelled())
-        stopped_by_signal = true;
+    return report_error_as(EXIT_FAILED, err);
+}
+
+int report_error_as(int status, const struct blk_error *err)
+{
+    bool by_signal = (err->code == ECANCELED || err->code == EINTR) && blk_cancelled();
     BLK_AUTOFREE char *advice = err->busy ? advice_for_busy(err) : blk_xstrdup("");
     BLK_AUTOFREE char *text =
         blk_xasprintf("%s: %s%s%s%s%s", err->what, err->why, err->left[0] ? " (" : "", err->left,
                       err->left[0] ? ")" : "", advice);
     note_error(err->what, err->why, err->left);
-    print_line(text);
-    return EXIT_FAILED;
+    print_error_line(text);
+    return by_signal ? EXIT_SIGNAL_BASE + blk_cancelled() : status;
 }
 
 int report_failure(const char *format, ...)
@@ -112,7 +109,7 @@ int report_failure(const char *format, ...)
     BLK_AUTOFREE char *text = blk_xvasprintf(format, args);
     va_end(args);
     note_error(text, NULL, NULL);
-    print_line(text);
+    print_error_line(text);
     return EXIT_FAILED;
 }
 
@@ -157,7 +154,7 @@ static size_t skip_alike(const struct blk_close_report *report, size_t *at)
     return more;
 }
 
-void report_close(const struct blk_close_report *report, const struct blk_error *err)
+int report_close(const struct blk_close_report *report, const struct blk_error *err)
 {
     bool named = false;
 
@@ -177,8 +174,7 @@ void report_close(const struct blk_close_report *report, const struct blk_error 
                        entry->message ? entry->message : strerror(entry->code), note ? note : "");
         named = true;
     }
-    if (!named)
-        report_error(err);
+    return named ? EXIT_CLOSE_FAILED : report_error_as(EXIT_CLOSE_FAILED, err);
 }
 
 void report_close_json(const struct blk_close_report *report, json_t *steps)
@@ -186,51 +182,16 @@ void report_close_json(const struct blk_close_report *report, json_t *steps)
     for (size_t i = 0; i < report->count; i++) {
         const struct blk_close_entry *entry = &report->entries[i];
         json_t *object = json_object();
-        set_text(object, "node", entry->node);
-        set_text(object, "driver", entry->driver_name);
-        set_text(object, "step", entry->step);
-        set_text(object, "detail", entry->detail);
-        set_text(object, "outcome", blk_outcome_name(entry->outcome));
+        set_result_text(object, "node", entry->node);
+        set_result_text(object, "driver", entry->driver_name);
+        set_result_text(object, "step", entry->step);
+        set_result_text(object, "detail", entry->detail);
+        set_result_text(object, "outcome", blk_outcome_name(entry->outcome));
         if (entry->outcome == BLK_OUTCOME_FAILED)
             json_object_set_new(object, "errno", json_integer(entry->code));
-        set_text(object, "message", entry->message);
+        set_result_text(object, "message", entry->message);
         json_array_append_new(steps, object);
     }
-}
-
-/* Adds each step to `steps`, if that is not NULL. */
-static int close_all(int status, bool complete, struct blk_node **roots, size_t count,
-                     json_t *steps)
-{
-    bool close_failed = false;
-
-    for (size_t i = 0; i < count; i++) {
-        if (!roots[i])
-            continue;
-        if (!complete || close_failed)
-            blk_abandon(roots[i]);
-        struct blk_close_report report = BLK_CLOSE_REPORT_INIT;
-        struct blk_error err = BLK_ERROR_INIT;
-        if (blk_close(roots[i], &report, &err) < 0) {
-            report_close(&report, &err);
-            close_failed = true;
-        }
-        if (steps)
-            report_close_json(&report, steps);
-        blk_close_report_free(&report);
-        roots[i] = NULL;
-    }
-    return close_failed && complete ? EXIT_CLOSE_FAILED : status;
-}
-
-int finish(int status, struct blk_node **roots, size_t count)
-{
-    return close_all(status, status == EXIT_OK, roots, count, NULL);
-}
-
-int finish_done(int status, struct blk_node **roots, size_t count)
-{
-    return close_all(status, true, roots, count, NULL);
 }
 
 json_t *result_new(enum output_format format, const struct command *command, const char *filename)
@@ -238,15 +199,15 @@ json_t *result_new(enum output_format format, const struct command *command, con
     if (format != OUTPUT_JSON)
         return NULL;
     json_t *result = json_object();
-    set_text(result, "command", command->name);
-    set_text(result, "filename", filename);
+    set_result_text(result, "command", command->name);
+    set_result_text(result, "filename", filename);
     return result;
 }
 
 void result_set_text(json_t *result, const char *key, const char *text)
 {
     if (result)
-        set_text(result, key, text);
+        set_result_text(result, key, text);
 }
 
 void result_set_bytes(json_t *result, const char *key, uint64_t bytes)
@@ -261,15 +222,40 @@ void result_set_flag(json_t *result, const char *key, bool value)
         json_object_set_new(result, key, json_boolean(value));
 }
 
-int finish_part(int status, bool complete, struct blk_node **roots, size_t count, json_t *result)
+/* Closes a root, after a failure without publishing anything. Returns an exit status. */
+static int close_root(struct blk_node *root, bool complete, json_t *steps)
+{
+    struct blk_close_report report = BLK_CLOSE_REPORT_INIT;
+    struct blk_error err = BLK_ERROR_INIT;
+
+    if (!complete)
+        blk_abandon(root);
+    int status = blk_close(root, &report, &err) < 0 ? report_close(&report, &err) : EXIT_OK;
+    if (steps)
+        report_close_json(&report, steps);
+    blk_close_report_free(&report);
+    return status;
+}
+
+int close_roots(int status, bool complete, struct blk_node **roots, size_t count, json_t *result)
 {
     json_t *steps = result ? json_object_get(result, "close") : NULL;
+    int close_status = EXIT_OK;
 
     if (result && !steps) {
         steps = json_array();
         json_object_set_new(result, "close", steps);
     }
-    return close_all(status, complete, roots, count, steps);
+    for (size_t i = 0; i < count; i++) {
+        if (!roots[i])
+            continue;
+        int one = close_root(roots[i], complete && close_status == EXIT_OK, steps);
+        if (close_status == EXIT_OK)
+            close_status = one;
+        roots[i] = NULL;
+    }
+    bool counts = complete && close_status != EXIT_OK && !exit_is_by_signal(status);
+    return counts ? close_status : status;
 }
 
 static void print_result(json_t *result, int status, bool complete)
@@ -287,21 +273,19 @@ static void print_result(json_t *result, int status, bool complete)
     result_printed = true;
 }
 
-int finish_result(int status, struct blk_node **roots, size_t count, json_t *result)
+int finish(int status, struct blk_node **roots, size_t count, json_t *result)
 {
-    status = finish_part(status, status == EXIT_OK, roots, count, result);
-    int shown = report_exit_status(status);
+    status = close_roots(status, status == EXIT_OK, roots, count, result);
     if (result)
-        print_result(result, shown, shown == EXIT_OK);
+        print_result(result, status, status == EXIT_OK);
     return status;
 }
 
-int finish_result_done(int status, struct blk_node **roots, size_t count, json_t *result)
+int finish_answered(int status, struct blk_node **roots, size_t count, json_t *result)
 {
-    status = finish_part(status, true, roots, count, result);
-    int shown = report_exit_status(status);
+    status = close_roots(status, true, roots, count, result);
     if (result)
-        print_result(result, shown, shown == status && status != EXIT_CLOSE_FAILED);
+        print_result(result, status, status != EXIT_CLOSE_FAILED && !exit_is_by_signal(status));
     return status;
 }
 
@@ -314,11 +298,4 @@ void report_end(const struct command *command, int status)
 {
     if (result_wanted && !result_printed && status != EXIT_OK)
         print_result(result_new(OUTPUT_JSON, command, NULL), status, false);
-}
-
-int report_exit_status(int status)
-{
-    if (status != EXIT_OK && stopped_by_signal)
-        return EXIT_SIGNAL_BASE + blk_cancelled();
-    return status;
 }

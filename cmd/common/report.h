@@ -1,10 +1,9 @@
-/*
- * Reporting failures, one line each on stderr, and turning them into an exit status.
- */
+/* Reporting failures, one line each on stderr, and turning them into an exit status. */
 #ifndef CMD_COMMON_REPORT_H
 #define CMD_COMMON_REPORT_H
 
 #include <jansson.h>
+#include <stdbool.h>
 #include <stdio.h>
 
 #include "blockcore/base/error.h"
@@ -13,14 +12,18 @@
 #include "cmd/command.h"
 #include "cmd/common/json_print.h"
 
-/* Which command runs: messages name those of its options that would help. cmd_parse() says so. */
-void report_set_command(const struct command *command);
+/* Whether messages about an image in use can suggest --lock-wait and -U. cmd_parse() says so. */
+void report_set_advice(bool may_wait, bool may_share);
 
 /*
- * Prints "blkimg: what: why (left)" and returns EXIT_FAILED. Control characters are shown as
- * escapes. For an image that another process uses, says how long was waited and what to do.
+ * Prints "blkimg: what: why (left)" and returns the exit status: 128 + signal where a signal ended
+ * the work, else EXIT_FAILED. Control characters are shown as escapes. For an image that another
+ * process uses, says how long was waited and what to do.
  */
 int report_error(const struct blk_error *err);
+
+/* The same where the status is `status`, unless a signal ended the work. */
+int report_error_as(int status, const struct blk_error *err);
 
 /* Prints "blkimg: <text>" and returns EXIT_FAILED. */
 int report_failure(const char *format, ...) __attribute__((format(printf, 1, 2)));
@@ -33,26 +36,35 @@ int report_usage(const struct command *command, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
 
 /*
- * Ends a command: closes all roots (NULL ones are left out) strictly, in this order, so sources go
- * before targets. If `status` is not EXIT_OK, or an earlier close failed, the graphs are abandoned
- * first: closed, but nothing is published or called clean. Prints every step that failed. Returns
- * `status` unless that was EXIT_OK and a close failed: then EXIT_CLOSE_FAILED. The entries of
- * `roots` are NULL afterwards.
+ * Three functions close the roots of a command: NULL ones are left out, and the entries of `roots`
+ * are NULL afterwards. The order is the one given, so sources go before targets; after a close that
+ * failed the other graphs are abandoned: closed, but nothing is published or called clean. Each
+ * step that failed is printed.
+ *
+ * finish() ends a command whose work succeeded if `status` is EXIT_OK; else the graphs are
+ * abandoned. Returns `status`, or EXIT_CLOSE_FAILED where that was EXIT_OK and a close failed.
  */
-int finish(int status, struct blk_node **roots, size_t count);
+int finish(int status, struct blk_node **roots, size_t count, json_t *result);
 
 /*
- * The same for a graph whose work came to a true end with a status other than EXIT_OK (images that
- * differ, findings of a check): it is closed as after success, and a close that failed makes any
- * `status` EXIT_CLOSE_FAILED.
+ * finish_answered() ends a command whose work came to a true end with any `status`, which is its
+ * answer (images that differ, findings of a check): the graphs are closed as after a success, and a
+ * close that failed makes any answer EXIT_CLOSE_FAILED.
  */
-int finish_done(int status, struct blk_node **roots, size_t count);
+int finish_answered(int status, struct blk_node **roots, size_t count, json_t *result);
+
+/*
+ * close_roots() closes some of the roots before the end, as finish_answered() if the work is
+ * `complete`, and else as finish() after a failure. Their steps become a part of `result`.
+ */
+int close_roots(int status, bool complete, struct blk_node **roots, size_t count, json_t *result);
 
 /*
  * The result object of --output=json, for commands with a RESULT_OPTION. Every run prints exactly
  * one: "command" and what the command adds, "exit-status", "complete", "close" (the steps of the
- * closes) and, after a failure, "error" with "what", "why" and "left". A run that fails before it
- * has a result gets one from report_end().
+ * closes) and, after a failure, "error" with "what", "why" and "left". finish() and
+ * finish_answered() print and free it. A run that fails before it has one gets it from
+ * report_end().
  *
  * NULL for OUTPUT_HUMAN, and the setters then do nothing. A NULL text is left out.
  */
@@ -60,18 +72,6 @@ json_t *result_new(enum output_format format, const struct command *command, con
 void result_set_text(json_t *result, const char *key, const char *text);
 void result_set_bytes(json_t *result, const char *key, uint64_t bytes);
 void result_set_flag(json_t *result, const char *key, bool value);
-
-/*
- * finish(), which then prints `result` with what became of it: "complete", "exit-status", and
- * "close", the steps of the close. Frees it. A NULL result: as finish().
- */
-int finish_result(int status, struct blk_node **roots, size_t count, json_t *result);
-
-/*
- * The same for work that came to a true end, as finish_done(): "complete" is true unless a close
- * failed or `status` is one of a failure.
- */
-int finish_result_done(int status, struct blk_node **roots, size_t count, json_t *result);
 
 /* Whether --output=json was given for a result: main() then sees to it that one is printed. */
 void report_result_wanted(bool wanted);
@@ -81,12 +81,6 @@ void report_result_wanted(bool wanted);
  */
 void report_end(const struct command *command, int status);
 
-/*
- * Closes some of a command's roots before its end; finish_result() shows their steps too.
- * `complete`: as finish_done(), whatever `status` is; else `status` comes back as it was.
- */
-int finish_part(int status, bool complete, struct blk_node **roots, size_t count, json_t *result);
-
 /* Adds an object for each entry of the report. */
 void report_close_json(const struct blk_close_report *report, json_t *steps);
 
@@ -95,14 +89,9 @@ void report_close_note(const char *format, ...) __attribute__((format(printf, 1,
 
 /*
  * Prints the failed steps of a close, one line a node and step; `err` is what blk_close() returned.
+ * Returns EXIT_CLOSE_FAILED, or 128 + signal.
  */
-void report_close(const struct blk_close_report *report, const struct blk_error *err);
-
-/*
- * The exit status of the process: 128 + signal where an error was reported because of one, else
- * `status`.
- */
-int report_exit_status(int status);
+int report_close(const struct blk_close_report *report, const struct blk_error *err);
 
 /* Prints `text` with control characters as escapes, for one-line messages. */
 void print_escaped(FILE *to, const char *text);

@@ -1,3 +1,4 @@
+/* Whether a source became shorter while it was read. */
 #include "cmd/common/same_file.h"
 
 #include <errno.h>

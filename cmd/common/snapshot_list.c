@@ -1,3 +1,4 @@
+/* The list of internal snapshots, as text and as JSON. */
 #include "cmd/common/snapshot_list.h"
 
 #include <inttypes.h>
@@ -11,13 +12,13 @@
 #include "blockcore/graph/ops.h"
 #include "cmd/common/json_print.h"
 
-static void set_text(json_t *object, const char *key, const char *text)
+static void set_snapshot_text(json_t *object, const char *key, const char *text)
 {
     if (json_object_set_new(object, key, json_text(text)) < 0)
         blk_out_of_memory();
 }
 
-static void set_number(json_t *object, const char *key, uint64_t value)
+static void set_snapshot_number(json_t *object, const char *key, uint64_t value)
 {
     if (json_object_set_new(object, key, json_integer((json_int_t)value)) < 0)
         blk_out_of_memory();
@@ -29,15 +30,15 @@ json_t *snapshot_list_item(const void *opaque, size_t index)
     const struct blk_snapshot *snapshot = &list->items[index];
     json_t *object = json_object();
 
-    set_text(object, "id", snapshot->id);
-    set_text(object, "name", snapshot->name);
-    set_number(object, "vm-state-size", snapshot->vm_state_bytes);
-    set_number(object, "date-sec", snapshot->date_seconds);
-    set_number(object, "date-nsec", snapshot->date_nanoseconds);
-    set_number(object, "vm-clock-sec", snapshot->vm_clock_ns / 1000000000);
-    set_number(object, "vm-clock-nsec", snapshot->vm_clock_ns % 1000000000);
+    set_snapshot_text(object, "id", snapshot->id);
+    set_snapshot_text(object, "name", snapshot->name);
+    set_snapshot_number(object, "vm-state-size", snapshot->vm_state_bytes);
+    set_snapshot_number(object, "date-sec", snapshot->date_seconds);
+    set_snapshot_number(object, "date-nsec", snapshot->date_nanoseconds);
+    set_snapshot_number(object, "vm-clock-sec", snapshot->vm_clock_ns / 1000000000);
+    set_snapshot_number(object, "vm-clock-nsec", snapshot->vm_clock_ns % 1000000000);
     if (snapshot->icount != UINT64_MAX)
-        set_number(object, "icount", snapshot->icount);
+        set_snapshot_number(object, "icount", snapshot->icount);
     return object;
 }
 

@@ -1,5 +1,5 @@
 /*
- * blkimg convert, in five parts: options.c reads the command line, sources.c has the images that
+ * blkimg convert, in five parts: command.c reads the command line, sources.c has the images that
  * are read as one, salvaged.c notes what cannot be read of them, bitmaps.c copies dirty bitmaps,
  * run.c makes the target and copies.
  */
@@ -12,7 +12,7 @@
 
 #include "cmd/common/common.h"
 
-/* ---- options.c ---- */
+/* ---- command.c ---- */
 
 struct convert_options {
     struct image_args source, target;
@@ -38,9 +38,6 @@ struct convert_options {
     const char *output; /* NULL only with `-o help` */
 };
 
-/* Returns CMD_RUN, or the exit status with which the command ends here. */
-int convert_parse(int argc, char **argv, struct convert_options *options);
-
 /* ---- sources.c ---- */
 
 /* Images one after the other, each rounded up to whole sectors, as qemu-img joins them. */
@@ -63,7 +60,7 @@ static inline uint64_t convert_total(const struct convert_sources *sources)
 int convert_read(const struct convert_sources *sources, uint64_t offset, uint64_t bytes, void *buf,
                  struct blk_error *err);
 
-/* Closes the sources, then the target; frees everything. As finish_result() (report.h). */
+/* Closes the sources, then the target; frees everything. As finish() (report.h). */
 int convert_finish(struct convert_sources *sources, struct blk_node *target, int status,
                    json_t *result);
 
@@ -100,6 +97,7 @@ int convert_copy_bitmaps(struct blk_node *source, struct blk_node *target, struc
 
 /* ---- run.c ---- */
 
-extern const struct command cmd_convert;
+/* Converts; `command` is for the result. Returns the exit status. */
+int convert_run(const struct command *command, struct convert_options *options);
 
 #endif

@@ -51,7 +51,7 @@ static int check_compression(const struct convert_options *o, const struct blk_d
 }
 
 /* The message says what the backing file looks like, but nothing relies on a guess. */
-static int refuse_without_format(const struct convert_options *o, struct blk_error *err)
+static int convert_refuse_unnamed(const struct convert_options *o, struct blk_error *err)
 {
     BLK_AUTOFREE char *name = blk_resolve_backing_name(o->output, o->backing);
     struct image_args args = { .lock_wait = o->source.lock_wait };
@@ -70,8 +70,8 @@ static int refuse_without_format(const struct convert_options *o, struct blk_err
 /*
  * A target that is written in place is lost as soon as writing starts, so errors must show before.
  */
-static int look_at_backing(const struct convert_options *o, const char *name,
-                           struct blk_error *err)
+static int convert_look_at_backing(const struct convert_options *o, const char *name,
+                                   struct blk_error *err)
 {
     struct image_args args = { .format = o->backing_format, .lock_wait = o->target.lock_wait,
                                .trust = o->target.trust };
@@ -102,7 +102,7 @@ static int read_backing(struct convert_options *o, const struct option_tables *t
     if (ret < 0)
         return ret;
     if (!o->backing_format)
-        return refuse_without_format(o, err);
+        return convert_refuse_unnamed(o, err);
     if (o->input_count > 1)
         return blk_fail_why(err, EINVAL, "a backing file needs a single input",
                             "creating '%s' over a backing file", o->output);
@@ -110,7 +110,7 @@ static int read_backing(struct convert_options *o, const struct option_tables *t
     if (blk_same_file(o->output, name))
         return blk_fail_why(err, EINVAL, "it cannot be its own backing file", "creating '%s'",
                             o->output);
-    return look_at_backing(o, name, err);
+    return convert_look_at_backing(o, name, err);
 }
 
 /* The flags of the target's node: zeroes may become holes unless -S 0 says otherwise. */
@@ -124,8 +124,14 @@ static int create_with(const struct convert_options *o, const struct blk_driver 
                        struct blk_error *err)
 {
     blk_options_setf(creation, "size", "%" PRIu64, bytes);
-    return image_create(&o->target, o->output, driver, creation, target_flags(o), o->target_cache,
-                        target, err);
+    const struct image_creation what = {
+        .name = o->output,
+        .driver = driver,
+        .options = creation,
+        .flags = target_flags(o),
+        .cache = o->target_cache,
+    };
+    return image_create(&o->target, &what, target, err);
 }
 
 /* Checks all that can be checked about the target, options included, before an input is opened. */
@@ -138,38 +144,43 @@ static int prepare_creation(struct convert_options *o, const struct blk_driver *
     if (!*driver)
         return -EINVAL;
     int ret = create_tables(*driver, o->output, &tables, err);
-    if (ret == 0)
-        ret = create_options_parse(&o->creation, &tables, creation, err);
-    if (ret == 0)
-        ret = read_backing(o, &tables, creation, err);
-    if (ret == 0)
-        ret = check_compression(o, *driver, creation, err);
-    return ret;
+    if (ret < 0)
+        return ret;
+    ret = create_options_parse(&o->creation, &tables, creation, err);
+    if (ret < 0)
+        return ret;
+    ret = read_backing(o, &tables, creation, err);
+    if (ret < 0)
+        return ret;
+    return check_compression(o, *driver, creation, err);
 }
 
-static int open_existing(const struct convert_options *o, uint64_t bytes, struct blk_node **target,
-                         struct blk_error *err)
+static int open_convert_target(const struct convert_options *o, uint64_t bytes,
+                               struct blk_node **target, struct blk_error *err)
 {
     int ret = check_no_dependents(&o->target, o->output, err);
-    if (ret == 0)
-        ret = image_open(&o->target, o->output, target_flags(o), o->target_cache, target, err);
+    if (ret < 0)
+        return ret;
+    ret = image_open(&o->target, o->output, target_flags(o), o->target_cache, target, err);
     if (ret < 0)
         return ret;
     struct blk_node *format = blk_skip_filters(*target);
     ret = check_compression(o, blk_driver_find(blk_format_name(format)), NULL, err);
-    if (ret == 0 && blk_size(*target) < bytes)
-        ret = blk_fail_why(err, ENOSPC, "it is smaller than the source",
-                           "target '%s' with %" PRIu64 " bytes instead of %" PRIu64, o->output,
-                           blk_size(*target), bytes);
-    if (ret == 0 && o->target_is_zero && blk_child(format, BLK_ROLE_BACKING))
-        ret = blk_fail_why(err, EINVAL, "it has a backing file", "--target-is-zero with '%s'",
-                           o->output);
-    return ret;
+    if (ret < 0)
+        return ret;
+    if (blk_size(*target) < bytes)
+        return blk_fail_why(err, ENOSPC, "it is smaller than the source",
+                            "target '%s' with %" PRIu64 " bytes instead of %" PRIu64, o->output,
+                            blk_size(*target), bytes);
+    if (o->target_is_zero && blk_child(format, BLK_ROLE_BACKING))
+        return blk_fail_why(err, EINVAL, "it has a backing file", "--target-is-zero with '%s'",
+                            o->output);
+    return 0;
 }
 
 /* ---- copying ---- */
 
-static void on_progress(void *opaque, uint64_t done, uint64_t total)
+static void on_convert_progress(void *opaque, uint64_t done, uint64_t total)
 {
     struct conversion *c = opaque;
     (void)total;
@@ -210,7 +221,7 @@ static int copy_part(struct conversion *c, size_t i, uint64_t start, uint64_t en
         .workers = o->workers,
         .moved = &c->bytes_moved,
         .bytes_per_second = o->bytes_per_second,
-        .progress = on_progress,
+        .progress = on_convert_progress,
         .opaque = c,
         .salvaged = on_salvaged,
     };
@@ -257,7 +268,7 @@ static uint64_t zero_from(const struct conversion *c)
     return u64_min(round_up(blk_size(backing), 2 * MIB), total);
 }
 
-static int copy_all(struct conversion *c, struct blk_error *err)
+static int copy_inputs(struct conversion *c, struct blk_error *err)
 {
     const struct convert_sources *sources = c->sources;
     uint64_t zero = zero_from(c), at = 0;
@@ -298,7 +309,7 @@ static int copy_and_check(struct conversion *c, struct blk_error *err)
         return ret;
 
     progress_start(&c->progress, c->options->progress);
-    ret = copy_all(c, err);
+    ret = copy_inputs(c, err);
     for (size_t i = 0; i < c->sources->count && ret == 0; i++)
         ret = check_not_shrunk(c->sources->roots[i], err);
     progress_finish(&c->progress, ret == 0);
@@ -306,10 +317,10 @@ static int copy_and_check(struct conversion *c, struct blk_error *err)
     return ret;
 }
 
-/* ---- the command ---- */
+/* ---- the steps ---- */
 
-static int convert(struct convert_options *o, const struct blk_driver *driver,
-                   struct blk_options *creation)
+static int convert(const struct command *command, const struct convert_options *o,
+                   const struct blk_driver *driver, struct blk_options *creation)
 {
     struct blk_error err = BLK_ERROR_INIT;
     struct convert_sources sources = { .roots = NULL };
@@ -322,7 +333,7 @@ static int convert(struct convert_options *o, const struct blk_driver *driver,
         ret = blk_bitmaps_can_create(driver, o->output, creation, &err);
     if (ret == 0) {
         uint64_t bytes = convert_total(&sources);
-        ret = o->no_create ? open_existing(o, bytes, &c.target, &err)
+        ret = o->no_create ? open_convert_target(o, bytes, &c.target, &err)
                            : create_with(o, driver, creation, bytes, &c.target, &err);
     }
     if (ret == 0 && o->bitmaps)
@@ -333,7 +344,7 @@ static int convert(struct convert_options *o, const struct blk_driver *driver,
         ret = convert_copy_bitmaps(sources.roots[0], c.target, &err);
     if (ret < 0)
         blk_fail_if_unset(&err, -ret, "converting to '%s'", o->output);
-    json_t *result = result_new(o->format, &cmd_convert, o->output);
+    json_t *result = result_new(o->format, command, o->output);
     if (c.target) {
         result_set_text(result, "format", blk_format_name(blk_skip_filters(c.target)));
         result_set_bytes(result, "virtual-size", blk_size(c.target));
@@ -343,47 +354,17 @@ static int convert(struct convert_options *o, const struct blk_driver *driver,
     return convert_finish(&sources, c.target, ret < 0 ? report_error(&err) : EXIT_OK, result);
 }
 
-static int print_creation_help(const struct convert_options *o)
+int convert_run(const struct command *command, struct convert_options *options)
 {
-    struct blk_error err = BLK_ERROR_INIT;
-    struct option_tables tables;
-    const struct blk_driver *driver = image_driver(o->target.format, &err);
-
-    if (!driver || create_tables(driver, o->output, &tables, &err) < 0)
-        return report_error(&err);
-    create_options_help(&tables, o->output);
-    return EXIT_OK;
-}
-
-static int run(int argc, char **argv)
-{
-    struct convert_options options = { .source = IMAGE_ARGS_INIT, .target = IMAGE_ARGS_INIT };
     struct blk_error err = BLK_ERROR_INIT;
     const struct blk_driver *driver = NULL;
-
-    int status = convert_parse(argc, argv, &options);
-    if (status != CMD_RUN)
-        return status;
-    if (create_options_want_help(&options.creation))
-        return print_creation_help(&options);
-
     struct blk_options *creation = blk_options_new();
-    if (!options.no_create && prepare_creation(&options, &driver, creation, &err) < 0)
+    int status;
+
+    if (!options->no_create && prepare_creation(options, &driver, creation, &err) < 0)
         status = report_error(&err);
     else
-        status = convert(&options, driver, creation);
+        status = convert(command, options, driver, creation);
     blk_options_free(creation);
     return status;
 }
-
-const struct command cmd_convert = {
-    "convert",
-    "Copy an image, converting its format",
-    "[--object objectdef] [--image-opts] [--target-image-opts] [--target-is-zero] [--bitmaps "
-    "[--skip-broken-bitmaps]] [-U] [-C] [-c] [-p] [-q] [-n] [-f fmt] [-t cache] [-T src_cache] "
-    "[-O output_fmt] [-B backing_file [-F backing_fmt]] [-o options] [-l snapshot_param] "
-    "[-S sparse_size] [-r rate_limit] [-m num_coroutines] [-W] [--salvage] [--force] "
-    "[--in-place] "
-    "[--output=ofmt] [--lock-wait=seconds] filename [filename2 [...]] output_filename",
-    run,
-};

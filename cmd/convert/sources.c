@@ -1,3 +1,4 @@
+/* The inputs of convert: images that are read as one. */
 #include <errno.h>
 #include <stdlib.h>
 
@@ -10,9 +11,11 @@ static int open_source(const struct convert_options *options, const char *name,
                        struct blk_node **root, struct blk_error *err)
 {
     int ret = image_open(&options->source, name, 0, options->source_cache, root, err);
-    if (ret == 0 && options->snapshot)
-        ret = image_load_snapshot(*root, options->snapshot, err);
-    return ret;
+    if (ret < 0)
+        return ret;
+    if (options->snapshot)
+        return image_load_snapshot(*root, options->snapshot, err);
+    return 0;
 }
 
 int convert_open_sources(const struct convert_options *options, struct convert_sources *sources,
@@ -59,7 +62,7 @@ int convert_finish(struct convert_sources *sources, struct blk_node *target, int
 {
     if (sources->roots)
         sources->roots[sources->count] = target;
-    status = finish_result(status, sources->roots, sources->roots ? sources->count + 1 : 0, result);
+    status = finish(status, sources->roots, sources->roots ? sources->count + 1 : 0, result);
     free(sources->roots);
     free(sources->starts);
     return status;

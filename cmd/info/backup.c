@@ -1,3 +1,4 @@
+/* What info says of backups: ids, and whether the chain fits. */
 #include "cmd/info/backup.h"
 
 #include <stdio.h>
@@ -8,7 +9,7 @@
 #include "blockcore/graph/names.h"
 #include "cmd/common/common.h"
 
-static void set(json_t *object, const char *key, json_t *value)
+static void set_backup_member(json_t *object, const char *key, json_t *value)
 {
     if (json_object_set_new(object, key, value) < 0)
         abort();
@@ -21,10 +22,10 @@ static void set_id(json_t *object, const char *key, const struct blk_id *id)
     if (!blk_id_is_known(id))
         return;
     blk_id_format(id, text);
-    set(object, key, json_string(text));
+    set_backup_member(object, key, json_string(text));
 }
 
-static const char *text_of(const json_t *object, const char *key)
+static const char *backup_text_of(const json_t *object, const char *key)
 {
     return json_string_value(json_object_get(object, key));
 }
@@ -38,7 +39,7 @@ static void add_since(json_t *layer, const struct blk_identity *identity)
 
     for (size_t i = 0; i < json_array_size(bitmaps); i++) {
         json_t *bitmap = json_array_get(bitmaps, i);
-        const struct blk_id *since = blk_identity_since(identity, text_of(bitmap, "name"));
+        const struct blk_id *since = blk_identity_since(identity, backup_text_of(bitmap, "name"));
         if (since)
             set_id(bitmap, "since", since);
     }
@@ -66,7 +67,7 @@ void info_add_backup(json_t *layer, struct blk_node *node)
 
     node = blk_skip_filters(node);
     if (blk_identity_of(node, &identity, &unreadable) < 0) {
-        set(layer, "backup", json_pack("{s:b}", "readable", 0));
+        set_backup_member(layer, "backup", json_pack("{s:b}", "readable", 0));
         return;
     }
     add_since(layer, &identity);
@@ -77,12 +78,13 @@ void info_add_backup(json_t *layer, struct blk_node *node)
     set_id(backup, "id", &identity.backup);
     set_id(backup, "parent", &identity.parent);
     if (!blk_id_is_none(&identity.parent) && !node->backing_name) {
-        set(backup, "partial", json_true());
+        set_backup_member(backup, "partial", json_true());
     } else if (blk_id_is_known(&identity.parent) && look_below(node, &below)) {
-        set(backup, "chain-fits", json_boolean(blk_id_equal(&identity.parent, &below.backup)));
+        bool fits = blk_id_equal(&identity.parent, &below.backup);
+        set_backup_member(backup, "chain-fits", json_boolean(fits));
         set_id(backup, "below", &below.backup);
     }
-    set(layer, "backup", backup);
+    set_backup_member(layer, "backup", backup);
 }
 
 /* ---- text ---- */
@@ -93,10 +95,10 @@ void info_print_backup(const json_t *layer)
 
     if (json_is_false(json_object_get(backup, "readable")))
         printf("backup id: in a form that this version does not know\n");
-    if (text_of(backup, "id"))
-        printf("backup id: %s\n", text_of(backup, "id"));
-    if (text_of(backup, "parent"))
-        printf("made on backup: %s\n", text_of(backup, "parent"));
+    if (backup_text_of(backup, "id"))
+        printf("backup id: %s\n", backup_text_of(backup, "id"));
+    if (backup_text_of(backup, "parent"))
+        printf("made on backup: %s\n", backup_text_of(backup, "parent"));
     if (json_is_true(json_object_get(backup, "partial")))
         printf("partial: yes (it holds only what differs from its base, and has no backing "
                "file)\n");
@@ -108,15 +110,16 @@ void info_print_backup(const json_t *layer)
 void info_print_backup_warning(const json_t *layer)
 {
     const json_t *backup = json_object_get(layer, "backup");
-    const char *below = text_of(backup, "below");
+    const char *below = backup_text_of(backup, "below");
 
     if (json_is_true(json_object_get(backup, "partial")))
         printf("warning: this is only part of a disk, and is not read without --trust; 'blkimg "
-               "rebase -u -b BASE -F FMT %s' gives it its base\n", text_of(layer, "filename"));
+               "rebase -u -b BASE -F FMT %s' gives it its base\n",
+               backup_text_of(layer, "filename"));
     if (!json_is_false(json_object_get(backup, "chain-fits")))
         return;
     printf("warning: the chain does not fit, and is not read without --trust: the image was made "
-           "on backup %s, and its backing file ", text_of(backup, "parent"));
+           "on backup %s, and its backing file ", backup_text_of(backup, "parent"));
     if (below)
         printf("is backup %s\n", below);
     else

@@ -77,7 +77,7 @@ static void describe_bitmaps(FILE *to, const struct blk_node *node)
 }
 
 /* The lines about a node, malloc()ed. `writable`: its parents would let it be written. */
-static char *describe(const struct blk_node *node, bool writable)
+static char *node_label(const struct blk_node *node, bool writable)
 {
     char *text = NULL, size[32];
     size_t bytes;
@@ -117,7 +117,7 @@ static const struct blk_node *last_child(const struct blk_node *node)
 static void print_text(const struct blk_node *node, const char *role, const char *before,
                        bool is_last, bool writable)
 {
-    BLK_AUTOFREE char *text = describe(node, writable);
+    BLK_AUTOFREE char *text = node_label(node, writable);
     BLK_AUTOFREE char *below =
         blk_xasprintf("%s%s", before, !role ? "" : is_last ? "    " : "|   ");
     bool has_children = last_child(node);
@@ -163,7 +163,7 @@ static unsigned print_dot(const struct blk_node *node, unsigned number, bool wri
     static const char *const shapes[] = {
         [BLK_PROTOCOL] = "cylinder", [BLK_FORMAT] = "box", [BLK_FILTER] = "hexagon",
     };
-    BLK_AUTOFREE char *text = describe(node, writable);
+    BLK_AUTOFREE char *text = node_label(node, writable);
     unsigned next = number + 1;
 
     printf("    n%u [shape=%s, label=", number, shapes[blk_kind_of(node)]);
@@ -196,5 +196,5 @@ int print_graph(const struct image_args *args, const char *name, enum graph_form
         print_dot(root, 0, true);
         puts("}");
     }
-    return finish(EXIT_OK, &root, 1);
+    return finish(EXIT_OK, &root, 1, NULL);
 }

@@ -1,6 +1,4 @@
-/*
- * The picture of info --graph: all nodes of an image, as text or for Graphviz.
- */
+/* The picture of info --graph: all nodes of an image, as text or for Graphviz. */
 #ifndef CMD_INFO_GRAPH_H
 #define CMD_INFO_GRAPH_H
 

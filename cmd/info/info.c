@@ -26,15 +26,15 @@
 /*
  * An object's member; running out of memory here ends the program, as with all small allocations.
  */
-static void set(json_t *object, const char *key, json_t *value)
+static void set_info_member(json_t *object, const char *key, json_t *value)
 {
     if (json_object_set_new(object, key, value) < 0)
         blk_out_of_memory();
 }
 
-static void set_number(json_t *object, const char *key, uint64_t value)
+static void set_info_number(json_t *object, const char *key, uint64_t value)
 {
-    set(object, key, json_integer((json_int_t)value));
+    set_info_member(object, key, json_integer((json_int_t)value));
 }
 
 /* The list may be long: the object only has a place for it. */
@@ -43,7 +43,7 @@ static int add_snapshots(json_t *object, struct blk_node *node, struct snapshot_
 {
     int ret = snapshot_list_get(node, snapshots, err);
     if (ret == 0 && snapshots->count)
-        set(object, "snapshots", json_null());
+        set_info_member(object, "snapshots", json_null());
     return ret;
 }
 
@@ -55,15 +55,15 @@ static int add_format_info(json_t *object, struct blk_node *node, struct blk_err
     if (ret < 0)
         return ret;
     if (info.cluster_bytes)
-        set_number(object, "cluster-size", info.cluster_bytes);
+        set_info_number(object, "cluster-size", info.cluster_bytes);
     if (info.encrypted)
-        set(object, "encrypted", json_true());
-    set(object, "dirty-flag", json_boolean(info.dirty));
+        set_info_member(object, "encrypted", json_true());
+    set_info_member(object, "dirty-flag", json_boolean(info.dirty));
     if (info.specific_type) {
         json_t *specific = json_object();
-        set(specific, "type", json_text(info.specific_type));
-        set(specific, "data", json_of_value(&info.specific));
-        set(object, "format-specific", specific);
+        set_info_member(specific, "type", json_text(info.specific_type));
+        set_info_member(specific, "data", json_of_value(&info.specific));
+        set_info_member(object, "format-specific", specific);
     }
     return 0;
 }
@@ -73,10 +73,10 @@ static int add_backing(json_t *object, struct blk_node *node)
     if (!node->backing_name)
         return 0;
     BLK_AUTOFREE char *full = blk_resolve_backing_name(blk_bottom(node)->name, node->backing_name);
-    set(object, "backing-filename", json_text(node->backing_name));
-    set(object, "full-backing-filename", json_text(full));
+    set_info_member(object, "backing-filename", json_text(node->backing_name));
+    set_info_member(object, "full-backing-filename", json_text(full));
     if (node->backing_format)
-        set(object, "backing-filename-format", json_text(node->backing_format));
+        set_info_member(object, "backing-filename-format", json_text(node->backing_format));
     return 0;
 }
 
@@ -86,14 +86,14 @@ static void add_limits(json_t *object, const struct blk_node *node)
     const struct blk_limits *limits = &node->limits;
     json_t *result = json_object();
 
-    set_number(result, "request-alignment", limits->request_alignment);
+    set_info_number(result, "request-alignment", limits->request_alignment);
     if (limits->zero_alignment)
-        set_number(result, "write-zeroes-alignment", limits->zero_alignment);
+        set_info_number(result, "write-zeroes-alignment", limits->zero_alignment);
     if (limits->max_transfer)
-        set_number(result, "max-transfer", limits->max_transfer);
-    set_number(result, "min-mem-alignment", limits->memory_alignment);
-    set_number(result, "opt-mem-alignment", limits->memory_alignment);
-    set(object, "limits", result);
+        set_info_number(result, "max-transfer", limits->max_transfer);
+    set_info_number(result, "min-mem-alignment", limits->memory_alignment);
+    set_info_number(result, "opt-mem-alignment", limits->memory_alignment);
+    set_info_member(object, "limits", result);
 }
 
 struct layer {
@@ -104,22 +104,23 @@ struct layer {
 };
 
 /* Describes one open layer. */
-static int describe(struct blk_node *node, bool in_use, struct layer *layer, struct blk_error *err)
+static int describe_layer(struct blk_node *node, bool in_use, struct layer *layer,
+                          struct blk_error *err)
 {
     uint64_t allocated;
     json_t *result = json_object();
     if (!result)
         blk_out_of_memory();
 
-    set(result, "filename", json_text(node->name));
-    set(result, "format", json_text(blk_format_name(node)));
-    set_number(result, "virtual-size", round_up(blk_size(node), BLK_SECTOR_BYTES));
+    set_info_member(result, "filename", json_text(node->name));
+    set_info_member(result, "format", json_text(blk_format_name(node)));
+    set_info_number(result, "virtual-size", round_up(blk_size(node), BLK_SECTOR_BYTES));
     if (in_use)
-        set(result, "in-use", json_true());
+        set_info_member(result, "in-use", json_true());
 
     int ret = blk_allocated_bytes(node, &allocated, err);
     if (ret == 0)
-        set_number(result, "actual-size", allocated);
+        set_info_number(result, "actual-size", allocated);
     if (ret == 0 || ret == -ENOTSUP)
         ret = add_format_info(result, node, err);
     if (ret == 0)
@@ -200,9 +201,10 @@ static int add_layer(struct chain *chain, const struct image_args *args, const c
 
     if (open_layer(args, name, &in_use, &node, &err) < 0)
         return report_error(&err);
-    if (note_file(chain, node, &layer, &err) < 0 || describe(node, in_use, &layer, &err) < 0) {
+    if (note_file(chain, node, &layer, &err) < 0 ||
+        describe_layer(node, in_use, &layer, &err) < 0) {
         free_layer(&layer);
-        return finish(report_error(&err), &node, 1);
+        return finish(report_error(&err), &node, 1, NULL);
     }
     if (chain->limits)
         add_limits(layer.object, node);
@@ -212,7 +214,7 @@ static int add_layer(struct chain *chain, const struct image_args *args, const c
         *next = blk_resolve_backing_name(blk_bottom(node)->name, node->backing_name);
         *next_format = blk_xstrdup(node->backing_format);
     }
-    return finish(EXIT_OK, &node, 1);
+    return finish(EXIT_OK, &node, 1, NULL);
 }
 
 /* Describes `name` and, if wanted, all layers below it. Returns an exit status. */
@@ -341,7 +343,7 @@ static void print_layer(const json_t *layer, const struct snapshot_list *snapsho
     print_warnings(layer);
 }
 
-static void print_json(const struct layer *layer, unsigned level)
+static void print_layer_json(const struct layer *layer, unsigned level)
 {
     const struct json_stream snapshots = {
         .key = "snapshots",
@@ -357,7 +359,7 @@ static void print_chain_json(const struct chain *chain)
     putchar('[');
     for (size_t i = 0; i < chain->count; i++) {
         printf("%s\n    ", i ? "," : "");
-        print_json(&chain->layers[i], 1);
+        print_layer_json(&chain->layers[i], 1);
     }
     printf("\n]\n");
 }
@@ -367,7 +369,7 @@ static void print_chain(const struct chain *chain, enum output_format format, bo
     if (format == OUTPUT_JSON && whole) {
         print_chain_json(chain);
     } else if (format == OUTPUT_JSON) {
-        print_json(&chain->layers[0], 0);
+        print_layer_json(&chain->layers[0], 0);
         putchar('\n');
     } else {
         for (size_t i = 0; i < chain->count; i++) {
@@ -380,17 +382,16 @@ static void print_chain(const struct chain *chain, enum output_format format, bo
 
 /* ---- the command ---- */
 
-static int run(int argc, char **argv);
+static int info_main(int argc, char **argv);
 
 const struct command cmd_info = {
-    "info",
-    "Show information about an image",
-    "[--object objectdef] [--image-opts] [-f fmt] [--output=ofmt] [--backing-chain] [-U] "
-    "[--limits] [--graph=text|dot] [--lock-wait=seconds] filename",
-    run,
+    .name = "info",
+    .summary = "Show information about an image",
+    .usage = "filename",
+    .run = info_main,
 };
 
-static int run(int argc, char **argv)
+static int info_main(int argc, char **argv)
 {
     struct image_args image = IMAGE_ARGS_INIT;
     enum output_format format = OUTPUT_HUMAN;

@@ -29,7 +29,7 @@ static void aio_done(struct aio *aio, int ret)
     free(aio);
 }
 
-static void run_read(void *opaque)
+static void aio_run_read(void *opaque)
 {
     struct aio *aio = opaque;
     struct io_request *request = &aio->request;
@@ -43,7 +43,7 @@ static void run_read(void *opaque)
     aio_done(aio, ret);
 }
 
-static void run_write(void *opaque)
+static void aio_run_write(void *opaque)
 {
     struct aio *aio = opaque;
     struct io_request *request = &aio->request;
@@ -92,7 +92,7 @@ int io_aio_read(struct io_session *session, int argc, char **argv)
         return 0;
     }
     ret = io_request_alloc(&request, session, 0xab);
-    return ret < 0 ? ret : submit(session, &request, run_read);
+    return ret < 0 ? ret : submit(session, &request, aio_run_read);
 }
 
 int io_aio_write(struct io_session *session, int argc, char **argv)
@@ -110,7 +110,7 @@ int io_aio_write(struct io_session *session, int argc, char **argv)
     }
     if (!request.zero)
         ret = io_request_alloc_write(&request, session);
-    return ret < 0 ? ret : submit(session, &request, run_write);
+    return ret < 0 ? ret : submit(session, &request, aio_run_write);
 }
 
 int io_aio_flush(struct io_session *session, int argc, char **argv)

@@ -1,6 +1,4 @@
-/*
- * The list of commands, and help, which shows it.
- */
+/* The list of commands, looking one up, and help, which shows the list. */
 #include <stdio.h>
 #include <string.h>
 
@@ -100,7 +98,17 @@ const struct io_command io_commands[] = {
     { .name = NULL },
 };
 
-static void print_line(const struct io_command *command, const char *name)
+const struct io_command *io_command_find(const char *name)
+{
+    for (const struct io_command *command = io_commands; command->name; command++) {
+        if (strcmp(command->name, name) == 0 ||
+            (command->alias && strcmp(command->alias, name) == 0))
+            return command;
+    }
+    return NULL;
+}
+
+static void print_command(const struct io_command *command, const char *name)
 {
     printf("%s%s%s -- %s\n", name, command->arguments ? " " : "",
            command->arguments ? command->arguments : "", command->summary);
@@ -111,7 +119,7 @@ int io_help(struct io_session *session, int argc, char **argv)
     (void)session;
     if (argc < 2) {
         for (const struct io_command *command = io_commands; command->name; command++)
-            print_line(command, command->name);
+            print_command(command, command->name);
         printf("\n'help COMMAND' shows the options of one.\n");
         return 0;
     }
@@ -119,7 +127,7 @@ int io_help(struct io_session *session, int argc, char **argv)
     const struct io_command *command = io_command_find(argv[1]);
     if (!command)
         return io_misuse(argv[0], "there is no command '%s'", argv[1]);
-    print_line(command, argv[1]);
+    print_command(command, argv[1]);
     if (command->details)
         printf("\n%s", command->details);
     return 0;

@@ -1,6 +1,4 @@
-/*
- * open, close and reopen: the image of the session.
- */
+/* open, close and reopen: the image of the session. */
 #include <errno.h>
 #include <string.h>
 #include <unistd.h>
@@ -18,7 +16,7 @@
 /* ---- opening ---- */
 
 /* All modes mean threads here; a misspelt one is still an error. */
-static int check_aio(const char *text, struct blk_error *err)
+static int io_check_aio(const char *text, struct blk_error *err)
 {
     if (strcmp(text, "threads") == 0 || strcmp(text, "native") == 0 ||
         strcmp(text, "io_uring") == 0)
@@ -37,11 +35,11 @@ static int open_described(const struct io_open_how *how, unsigned flags, struct 
         .flags = flags | image_flags(&how->image),
     };
     int ret = image_cache(how->cache, &open.cache, err);
-    if (ret == 0 && how->image.force_share && !how->read_only)
-        ret = blk_fail_why(err, EINVAL, "-U is for reading only", "Could not open an image");
-    if (ret == 0)
-        ret = blk_open(&open, node, err);
-    return ret;
+    if (ret < 0)
+        return ret;
+    if (how->image.force_share && !how->read_only)
+        return blk_fail_why(err, EINVAL, "-U is for reading only", "Could not open an image");
+    return blk_open(&open, node, err);
 }
 
 /* Asked now, because asking waits until no request is in flight. */
@@ -67,7 +65,7 @@ static int open_image(const struct io_open_how *how, struct blk_node **node, str
         flags = unmap ? flags : flags & ~(unsigned)BLK_UNMAP;
     }
     if (ret == 0 && how->aio)
-        ret = check_aio(how->aio, err);
+        ret = io_check_aio(how->aio, err);
     if (ret < 0)
         return ret;
     return how->options ? open_described(how, flags, node, err)
@@ -143,11 +141,11 @@ static int open_from_words(struct io_session *session, struct blk_options *optio
 {
     struct io_open_how how = { .image = IMAGE_ARGS_INIT };
     struct blk_error err = BLK_ERROR_INIT;
-    int letter;
 
     optind = 0; /* glibc: start over */
     opterr = 0;
-    while ((letter = getopt(argc, argv, "snCro:ki:t:d:U")) != -1) {
+    int letter = getopt(argc, argv, "snCro:ki:t:d:U");
+    for (; letter != -1; letter = getopt(argc, argv, "snCro:ki:t:d:U")) {
         int ret = take_open_option(&how, options, argv[0], letter);
         if (ret < 0)
             return ret;
@@ -178,7 +176,7 @@ int io_session_close(struct io_session *session)
     io_pool_wait(session->pool);
     if (session->temporary)
         session->node = io_drop_overlay(session->node, session->image);
-    if (finish_done(EXIT_OK, &session->node, 1) == EXIT_OK)
+    if (close_roots(EXIT_OK, true, &session->node, 1, NULL) == EXIT_OK)
         return 0;
     session->close_failed = true;
     return -EIO;
@@ -257,11 +255,11 @@ static int reopen_from_words(struct io_session *session, struct blk_options *opt
 {
     struct change change = { .cache = session->node->cache };
     struct blk_error err = BLK_ERROR_INIT;
-    int letter;
 
     optind = 0; /* glibc: start over */
     opterr = 0;
-    while ((letter = getopt(argc, argv, "o:c:rw")) != -1) {
+    int letter = getopt(argc, argv, "o:c:rw");
+    for (; letter != -1; letter = getopt(argc, argv, "o:c:rw")) {
         int ret = take_reopen_option(&change, options, argv[0], letter);
         if (ret < 0)
             return ret;

@@ -20,14 +20,13 @@
 #include "cmd/common/report.h"
 #include "cmd/version.h"
 
-static int run(int argc, char **argv);
+static int io_main(int argc, char **argv);
 
 const struct command cmd_io = {
     .name = "io",
     .summary = "Read, write and examine an image with commands",
-    .synopsis = "[-c CMD]... [-f FMT | --image-opts] [-rsnCkmU] [-t CACHE] [-d DISCARD] [-i AIO] "
-                "[-T TRACE] [--object OBJECTDEF] [--lock-wait SECONDS] [FILE]",
-    .run = run,
+    .usage = "[-f | --image-opts] [file]",
+    .run = io_main,
 };
 
 /* What the command line asks for. */
@@ -38,7 +37,7 @@ struct args {
     bool no_cache, native_aio, misalign, version;
 };
 
-static int check_args(const struct cmd_operands *operands)
+static int check_io_operands(const struct cmd_operands *operands)
 {
     if (operands->count > 1)
         return report_usage(&cmd_io, "at most one image can be given");
@@ -118,7 +117,7 @@ static int run_session(const struct args *args)
     return session_status(&session);
 }
 
-static int run(int argc, char **argv)
+static int io_main(int argc, char **argv)
 {
     struct args args = { .how = { .image = IMAGE_ARGS_INIT } };
     const struct cmd_option options[] = {
@@ -126,13 +125,14 @@ static int run(int argc, char **argv)
         IMAGE_OPTIONS(&args.how.image),
         { 'r', "read-only", CMD_FLAG, &args.how.read_only, NULL, "open the image read-only" },
         { 'n', "nocache", CMD_FLAG, &args.no_cache, NULL, "as -t none" },
-        { 't', "cache", CMD_STRING, &args.how.cache, "MODE", "cache mode; writeback if not given" },
-        { 'd', "discard", CMD_STRING, &args.how.discard, "MODE",
-          "unmap or on (if not given), ignore or off" },
+        { 't', "cache", CMD_STRING, &args.how.cache, "CACHE",
+          "cache mode; writeback if not given" },
+        { 'd', "discard", CMD_STRING, &args.how.discard, "unmap|on|ignore|off",
+          "what discards do (on)" },
         { 'm', "misalign", CMD_FLAG, &args.misalign, NULL, "use buffers at odd addresses" },
         { 'k', "native-aio", CMD_FLAG, &args.native_aio, NULL, "accepted; threads are used" },
-        { 'i', "aio", CMD_STRING, &args.how.aio, "MODE",
-          "threads, native or io_uring: accepted; threads are used" },
+        { 'i', "aio", CMD_STRING, &args.how.aio, "threads|native|io_uring",
+          "accepted; threads are used" },
         { 'T', "trace", CMD_STRING, &args.trace, "SPEC", "accepted; nothing is traced" },
         { 's', "snapshot", CMD_FLAG, &args.how.snapshot, NULL,
           "write to a temporary overlay, which is thrown away" },
@@ -149,7 +149,7 @@ static int run(int argc, char **argv)
         print_version();
         return EXIT_OK;
     }
-    status = check_args(&operands);
+    status = check_io_operands(&operands);
     if (status != EXIT_OK)
         return status;
     if (args.no_cache)

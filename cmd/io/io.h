@@ -39,7 +39,7 @@ struct io_session {
     atomic_bool failed;    /* some command or request failed; set by any thread */
 };
 
-/* ---- the language: language.c, commands.c ---- */
+/* ---- the language: commands.c, run_line.c, messages.c ---- */
 
 enum io_needs {
     IO_NEEDS_IMAGE = 1 << 0,

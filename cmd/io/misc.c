@@ -1,6 +1,4 @@
-/*
- * flush, truncate, and the commands that are about the process: sleep, abort, sigraise.
- */
+/* flush, truncate, and the commands that are about the process: sleep, abort, sigraise. */
 #include <errno.h>
 #include <limits.h>
 #include <signal.h>
@@ -28,11 +26,10 @@ int io_truncate(struct io_session *session, int argc, char **argv)
     enum blk_prealloc prealloc = BLK_PREALLOC_OFF;
     struct blk_error err = BLK_ERROR_INIT;
     uint64_t size;
-    int letter;
 
     optind = 0; /* glibc: start over */
     opterr = 0;
-    while ((letter = getopt(argc, argv, "m:")) != -1) {
+    for (int letter = getopt(argc, argv, "m:"); letter != -1; letter = getopt(argc, argv, "m:")) {
         if (letter != 'm')
             return io_bad_option(argv[0]);
         if (blk_prealloc_parse(optarg, &prealloc) < 0)

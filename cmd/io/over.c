@@ -1,6 +1,4 @@
-/*
- * What -s and -C put over an image: a temporary overlay, and copy-on-read.
- */
+/* What -s and -C put over an image: a temporary overlay, and copy-on-read. */
 #include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>

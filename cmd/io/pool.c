@@ -12,16 +12,16 @@
 
 #define MAX_THREADS 64
 
-struct job {
+struct pool_job {
     void (*run)(void *opaque);
     void *opaque;
-    struct job *next;
+    struct pool_job *next;
 };
 
 struct io_pool {
     pthread_mutex_t mutex; /* guards the fields below */
     pthread_cond_t submitted, done;
-    struct job *first, **last;
+    struct pool_job *first, **last;
     unsigned pending; /* submitted and not done */
     unsigned threads;
     bool stopping;
@@ -39,11 +39,11 @@ struct io_pool *io_pool_new(void)
 }
 
 /* Waits for a job and takes it; NULL when the pool ends. The mutex is held. */
-static struct job *take_job(struct io_pool *pool)
+static struct pool_job *take_job(struct io_pool *pool)
 {
     while (!pool->first && !pool->stopping)
         pthread_cond_wait(&pool->submitted, &pool->mutex);
-    struct job *job = pool->first;
+    struct pool_job *job = pool->first;
     if (job) {
         pool->first = job->next;
         if (!pool->first)
@@ -55,10 +55,9 @@ static struct job *take_job(struct io_pool *pool)
 static void *thread_main(void *opaque)
 {
     struct io_pool *pool = opaque;
-    struct job *job;
 
     pthread_mutex_lock(&pool->mutex);
-    while ((job = take_job(pool))) {
+    for (struct pool_job *job = take_job(pool); job; job = take_job(pool)) {
         pthread_mutex_unlock(&pool->mutex);
         job->run(job->opaque);
         free(job);
@@ -85,8 +84,8 @@ static int start_thread(struct io_pool *pool)
 
 int io_pool_submit(struct io_pool *pool, void (*run)(void *opaque), void *opaque)
 {
-    struct job *job = blk_xcalloc(1, sizeof(*job));
-    *job = (struct job){ .run = run, .opaque = opaque };
+    struct pool_job *job = blk_xcalloc(1, sizeof(*job));
+    *job = (struct pool_job){ .run = run, .opaque = opaque };
 
     pthread_mutex_lock(&pool->mutex);
     int ret = 0;

@@ -1,6 +1,4 @@
-/*
- * map, alloc, length and info: what is known of the open image.
- */
+/* map, alloc, length and info: what is known of the open image. */
 #include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>

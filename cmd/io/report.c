@@ -1,8 +1,10 @@
+/* What became of a request, printed as qemu-io does. */
 #include <ctype.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 
+#include "blockcore/base/array.h"
 #include "blockcore/base/bytes.h"
 #include "cmd/io/io.h"
 
@@ -12,7 +14,7 @@ void io_format_bytes(double bytes, char out[64])
 {
     static const char *const units[] = { "bytes", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB" };
     size_t unit = 0;
-    while (bytes >= 1024 && unit < sizeof(units) / sizeof(units[0]) - 1) {
+    while (bytes >= 1024 && unit < ARRAY_SIZE(units) - 1) {
         bytes /= 1024;
         unit++;
     }

@@ -1,3 +1,4 @@
+/* Requests as typed: their options, words and buffers. */
 #include "cmd/io/request.h"
 
 #include <errno.h>
@@ -8,6 +9,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "blockcore/base/array.h"
 #include "blockcore/base/bytes.h"
 #include "blockcore/base/units.h"
 #include "blockcore/graph/io.h"
@@ -45,7 +47,7 @@ static int take_option(struct io_request *request, struct typed *typed, bool wri
         { 'q', &request->quiet },   { 'u', &request->unmap },      { 'b', &request->vmstate },
         { 'z', &request->zero },
     };
-    for (size_t i = 0; i < sizeof(flags) / sizeof(flags[0]); i++) {
+    for (size_t i = 0; i < ARRAY_SIZE(flags); i++) {
         if (flags[i].letter == letter) {
             *flags[i].flag = true;
             return 0;
@@ -72,10 +74,10 @@ static int take_option(struct io_request *request, struct typed *typed, bool wri
 static int take_options(struct io_request *request, struct typed *typed,
                         const struct io_request_form *form, int argc, char **argv)
 {
-    int letter;
     optind = 0; /* glibc: start over */
     opterr = 0;
-    while ((letter = getopt(argc, argv, form->options)) != -1) {
+    int letter = getopt(argc, argv, form->options);
+    for (; letter != -1; letter = getopt(argc, argv, form->options)) {
         int ret = take_option(request, typed, form->write, letter);
         if (ret < 0)
             return ret;
@@ -202,15 +204,21 @@ int io_request_parse(struct io_request *request, const struct io_request_form *f
     *request = (struct io_request){ .command = argv[0], .pattern = DEFAULT_PATTERN };
 
     int ret = take_options(request, &typed, form, argc, argv);
-    if (ret == 0 && form->write)
+    if (ret < 0)
+        return ret;
+    if (form->write)
         ret = check_write_options(request);
-    if (ret == 0)
-        ret = take_range(request, form, argc, argv);
-    if (ret == 0)
-        ret = take_verify_range(request, &typed);
-    if (ret == 0 && (request->vmstate || request->compressed))
-        ret = check_sectors(request);
-    return ret;
+    if (ret < 0)
+        return ret;
+    ret = take_range(request, form, argc, argv);
+    if (ret < 0)
+        return ret;
+    ret = take_verify_range(request, &typed);
+    if (ret < 0)
+        return ret;
+    if (request->vmstate || request->compressed)
+        return check_sectors(request);
+    return 0;
 }
 
 int io_request_alloc(struct io_request *request, const struct io_session *session, uint8_t fill)

@@ -1,6 +1,4 @@
-/*
- * read, readv, write, writev and discard: one request, run on the session's own thread.
- */
+/* read, readv, write, writev and discard: one request, run on the session's own thread. */
 #include <errno.h>
 
 #include "blockcore/base/bytes.h"
@@ -8,8 +6,8 @@
 #include "blockcore/graph/io.h"
 #include "cmd/io/request.h"
 
-static int run_read(struct io_session *session, const struct io_request *request,
-                    struct blk_error *err)
+static int rw_run_read(struct io_session *session, const struct io_request *request,
+                       struct blk_error *err)
 {
     if (!request->vmstate)
         return blk_pread(session->node, request->offset, request->bytes, request->data, err);
@@ -31,7 +29,7 @@ static int read_request(struct io_session *session, const struct io_request_form
         return ret;
 
     uint64_t start = blk_now_ns();
-    ret = run_read(session, &request, &err);
+    ret = rw_run_read(session, &request, &err);
     uint64_t elapsed = blk_now_ns() - start;
     if (ret < 0)
         io_request_failed(session->node, &request, form->vectored ? "readv" : "read", ret,
@@ -82,8 +80,8 @@ static int write_compressed(struct io_session *session, const struct io_request 
     return ret;
 }
 
-static int run_write(struct io_session *session, const struct io_request *request,
-                     struct blk_error *err)
+static int rw_run_write(struct io_session *session, const struct io_request *request,
+                        struct blk_error *err)
 {
     struct blk_node *node = session->node;
     unsigned flags = io_request_flags(request);
@@ -109,7 +107,7 @@ static int write_request(struct io_session *session, const struct io_request_for
         ret = io_request_alloc_write(&request, session);
     if (ret == 0) {
         uint64_t start = blk_now_ns();
-        ret = run_write(session, &request, &err);
+        ret = rw_run_write(session, &request, &err);
         uint64_t elapsed = blk_now_ns() - start;
         if (ret < 0)
             io_request_failed(session->node, &request, form->vectored ? "writev" : "write",

@@ -70,7 +70,7 @@ static int find_entry(struct blk_node *root, uint64_t offset, uint64_t bytes, st
     return 0;
 }
 
-static bool continues(const struct entry *entry, const struct entry *next)
+static bool continues_entry(const struct entry *entry, const struct entry *next)
 {
     if (entry->flags != next->flags || entry->depth != next->depth)
         return false;
@@ -84,7 +84,7 @@ static const char *truth(bool value)
     return value ? "true" : "false";
 }
 
-static int print_human(const struct blk_node *root, const struct entry *entry)
+static int print_entry_human(const struct blk_node *root, const struct entry *entry)
 {
     unsigned kind = entry->flags & (BLK_EXT_DATA | BLK_EXT_ZERO);
 
@@ -98,7 +98,7 @@ static int print_human(const struct blk_node *root, const struct entry *entry)
     return EXIT_OK;
 }
 
-static void print_json(const struct entry *entry, bool last)
+static void print_entry_json(const struct entry *entry, bool last)
 {
     printf("{ \"start\": %" PRIu64 ", \"length\": %" PRIu64 ", \"depth\": %u, \"present\": %s, "
            "\"zero\": %s, \"data\": %s",
@@ -113,8 +113,8 @@ static int print_entry(const struct blk_node *root, enum output_format format,
                        const struct entry *entry, bool last)
 {
     if (format == OUTPUT_HUMAN)
-        return print_human(root, entry);
-    print_json(entry, last);
+        return print_entry_human(root, entry);
+    print_entry_json(entry, last);
     return EXIT_OK;
 }
 
@@ -137,7 +137,7 @@ static int map(struct blk_node *root, uint64_t start, uint64_t end, enum output_
         if (find_entry(root, offset, end - offset, &next, &err) < 0)
             return report_error(&err);
         offset += next.length;
-        if (current.length && continues(&current, &next)) {
+        if (current.length && continues_entry(&current, &next)) {
             current.length += next.length;
             continue;
         }
@@ -207,17 +207,16 @@ static int read_form(void *opaque, const struct cmd_option *option, const char *
     return form->picture ? EXIT_OK : output_format_parse(text, &form->format);
 }
 
-static int run(int argc, char **argv);
+static int map_main(int argc, char **argv);
 
 const struct command cmd_map = {
-    "map",
-    "Show where the data of an image is stored",
-    "[--object objectdef] [--image-opts] [-f fmt] [--start-offset=offset] [--max-length=len] "
-    "[--bitmap=name] [--output=ofmt] [-U] [--lock-wait=seconds] filename",
-    run,
+    .name = "map",
+    .summary = "Show where the data of an image is stored",
+    .usage = "filename",
+    .run = map_main,
 };
 
-static int run(int argc, char **argv)
+static int map_main(int argc, char **argv)
 {
     struct image_args image = IMAGE_ARGS_INIT;
     struct form form = { .format = OUTPUT_HUMAN };
@@ -227,7 +226,7 @@ static int run(int argc, char **argv)
     const struct cmd_option options[] = {
         IMAGE_OPTIONS(&image),
         { 's', "start-offset", CMD_SIZE, &start, "OFFSET", "offset to start at (0)" },
-        { 'l', "max-length", CMD_SIZE, &max_length, "LENGTH", "length to look at (up to the end)" },
+        { 'l', "max-length", CMD_SIZE, &max_length, "SIZE", "length to look at (up to the end)" },
         { 0, "bitmap", CMD_STRING, &bitmap, "NAME", "show the dirty ranges of this bitmap" },
         { 0, "output", CMD_CALL, &output, "human|json|picture", "the form of the output" },
         CMD_OPTIONS_END,
@@ -252,5 +251,5 @@ static int run(int argc, char **argv)
     else
         status = bitmap ? map_bitmap(root, bitmap, start.value, end, form.format)
                         : map(root, start.value, end, form.format);
-    return finish(status, &root, 1);
+    return finish(status, &root, 1, NULL);
 }

@@ -1,6 +1,4 @@
-/*
- * The picture of map --output=picture.
- */
+/* The picture of map --output=picture. */
 #ifndef CMD_MAP_PICTURE_H
 #define CMD_MAP_PICTURE_H
 

@@ -1,6 +1,4 @@
-/*
- * The target of a mirror: created, filled and verified.
- */
+/* The target of a mirror: created, filled and verified. */
 #include <errno.h>
 #include <inttypes.h>
 
@@ -8,30 +6,9 @@
 #include "blockcore/base/memory.h"
 #include "blockcore/graph/names.h"
 #include "blockcore/jobs/copy.h"
-#include "blockcore/jobs/difference.h"
 #include "cmd/common/backing.h"
+#include "cmd/common/same_content.h"
 #include "cmd/mirror/mirror.h"
-
-/* ---- the proof ---- */
-
-int mirror_prove(struct blk_node *source, struct blk_node *target, unsigned workers,
-                 struct blk_error *err)
-{
-    const struct blk_difference_params params = {
-        .first = source,
-        .second = target,
-        .bytes = u64_max(blk_size(source), blk_size(target)),
-        .workers = workers,
-    };
-    uint64_t offset;
-    bool differs;
-
-    int ret = blk_difference_find(&params, &differs, &offset, err);
-    if (ret == 0 && differs)
-        ret = blk_fail_why(err, EIO, "they differ", "comparing '%s' with '%s' from offset %" PRIu64,
-                           target->name, source->name, offset);
-    return ret;
-}
 
 /* ---- the copy ---- */
 
@@ -69,15 +46,20 @@ int mirror_make_target(struct mirror *mirror, struct blk_error *err)
     if (ret < 0)
         return ret;
 
-    struct blk_options *creation = blk_options_new();
-    ret = create_options_parse(&request->creation, &tables, creation, err);
+    const struct image_creation creation = {
+        .name = request->target_name,
+        .driver = driver,
+        .options = blk_options_new(),
+        .flags = BLK_WRITABLE | BLK_UNMAP,
+        .cache = request->target_cache,
+    };
+    ret = create_options_parse(&request->creation, &tables, creation.options, err);
     if (ret == 0) {
-        name_backing(mirror, creation);
-        blk_options_setf(creation, "size", "%" PRIu64, blk_size(mirror->source));
-        ret = image_create(&request->target, request->target_name, driver, creation,
-                           BLK_WRITABLE | BLK_UNMAP, request->target_cache, &mirror->target, err);
+        name_backing(mirror, creation.options);
+        blk_options_setf(creation.options, "size", "%" PRIu64, blk_size(mirror->source));
+        ret = image_create(&request->target, &creation, &mirror->target, err);
     }
-    blk_options_free(creation);
+    blk_options_free(creation.options);
     return ret;
 }
 
@@ -114,5 +96,7 @@ int mirror_prove_target(struct mirror *mirror, struct blk_error *err)
     args.format = target_format(mirror);
     int ret = image_open(&args, request->target_name, 0, request->source_cache, &mirror->target,
                          err);
-    return ret < 0 ? ret : mirror_prove(mirror->source, mirror->target, request->workers, err);
+    if (ret < 0)
+        return ret;
+    return prove_same_content(mirror->source, mirror->target, request->workers, err);
 }

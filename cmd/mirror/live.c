@@ -1,6 +1,7 @@
 /*
  * A mirror of an image that is being written: passes over what has become dirty, each over less;
- * then the guest's writes go to both images while what is left is copied (blockcore/filters/mirror/mirror.h).
+ * then the guest's writes go to both images while what is left is copied
+ * (blockcore/filters/mirror/mirror.h).
  *
  * The job ends when the guest has. So the target equals the source at that moment, and can be
  * verified.
@@ -10,7 +11,7 @@
 #include "blockcore/base/bytes.h"
 #include "blockcore/base/cancel.h"
 #include "blockcore/filters/mirror/mirror.h"
-#include "cmd/common/guest.h"
+#include "cmd/io/guest.h"
 #include "cmd/mirror/mirror.h"
 
 /* When no more than this is dirty, or after this many passes, writes become synchronous. */
@@ -48,8 +49,8 @@ static int follow(struct mirror *mirror, struct blk_node *filter, struct blk_err
  * Copies while the guest runs, and waits for its end. Writes of it that failed have left dirty
  * bits.
  */
-static int run_both(struct mirror *mirror, struct guest *guest, struct blk_node *filter,
-                    struct blk_error *err)
+static int run_mirror_and_guest(struct mirror *mirror, struct guest *guest, struct blk_node *filter,
+                                struct blk_error *err)
 {
     struct blk_error guest_err = BLK_ERROR_INIT;
 
@@ -83,7 +84,7 @@ int mirror_copy_live(struct mirror *mirror, struct blk_error *err)
     ret = blk_mirror_insert(mirror->source, mirror->target, &filter, err);
     if (ret == 0) {
         blk_node_ref(mirror->source); /* the filter took the other one, and is gone before */
-        ret = run_both(mirror, guest, filter, err);
+        ret = run_mirror_and_guest(mirror, guest, filter, err);
         int closed = blk_close(filter, NULL, &close_err);
         if (ret == 0 && closed < 0) {
             ret = closed;

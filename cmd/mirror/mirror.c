@@ -1,3 +1,7 @@
+/*
+ * `blkimg mirror`: the copy has no name until it is complete, it is proved once it has been closed,
+ * and only then do overlays move to it.
+ */
 #include "cmd/mirror/mirror.h"
 
 #include <errno.h>
@@ -5,21 +9,19 @@
 
 #include "blockcore/base/cancel.h"
 #include "cmd/common/same_file.h"
+#include "cmd/pivot/pivot.h"
 
 #define DEFAULT_WORKERS 4
 #define MAX_WORKERS 16
 
-static int run(int argc, char **argv);
+static int mirror_main(int argc, char **argv);
 
 const struct command cmd_mirror = {
-    "mirror",
-    "Copy an image, verify the copy, and move overlays to it",
-    "[--mode=full|top] [--pivot=overlay]... [--witness=file] [--guest-io=file] [--in-place] "
-    "[-f fmt] "
-    "[-O output_fmt] [-o options] [-c] [-t cache] [-T src_cache] [-m workers] [-r rate_limit] "
-    "[--force] [-p] [-q] [--output=ofmt] [--object objectdef] [--image-opts] "
-    "[--lock-wait=seconds] source target",
-    run,
+    .name = "mirror",
+    .summary = "Copy an image, verify the copy, and move overlays to it",
+    .usage = "source target",
+    .run = mirror_main,
+    .needs_a_moment = true,
 };
 
 /* ---- the work ---- */
@@ -87,11 +89,11 @@ static int do_mirror(struct mirror *mirror, struct pivot *pivot)
     if (ret == 0)
         ret = make_copy(mirror, &err);
     int status = ret < 0 ? report_error(&err) : EXIT_OK;
-    status = finish_part(status, ret == 0, &mirror->target, 1, pivot->result);
+    status = close_roots(status, ret == 0, &mirror->target, 1, pivot->result);
     return status == EXIT_OK ? prove_and_pivot(mirror, pivot) : status;
 }
 
-static json_t *describe(enum output_format format, const struct mirror_request *request)
+static json_t *mirror_describe(enum output_format format, const struct mirror_request *request)
 {
     json_t *result = result_new(format, &cmd_mirror, request->source_name);
 
@@ -105,7 +107,7 @@ static int mirror_image(const struct mirror_request *request, enum output_format
 {
     struct mirror mirror = { .request = request };
     struct pivot pivot;
-    json_t *result = describe(format, request);
+    json_t *result = mirror_describe(format, request);
 
     pivot_init(&pivot, request->overlays.items, request->overlays.count);
     pivot.compared[0] = &mirror.source;
@@ -123,14 +125,14 @@ static int mirror_image(const struct mirror_request *request, enum output_format
         result_set_bytes(result, "bytes", mirror.bytes_moved);
 
     /* A guest's writes are kept, bitmaps included, whatever became of the copy. */
-    status = finish_part(status, status == EXIT_OK || request->guest_io, &mirror.source, 1, result);
-    return finish_result(status, &mirror.target, 1, result);
+    status = close_roots(status, status == EXIT_OK || request->guest_io, &mirror.source, 1, result);
+    return finish(status, &mirror.target, 1, result);
 }
 
 /* ---- the command ---- */
 
 /* Returns what does not go together, or NULL. */
-static const char *find_conflict(const struct mirror_request *request)
+static const char *mirror_find_conflict(const struct mirror_request *request)
 {
     if (request->witness && !request->overlays.count)
         return "--witness needs --pivot";
@@ -143,7 +145,7 @@ static const char *find_conflict(const struct mirror_request *request)
     return NULL;
 }
 
-static int run(int argc, char **argv)
+static int mirror_main(int argc, char **argv)
 {
     struct mirror_request request = { .workers = DEFAULT_WORKERS };
     struct cmd_size workers = { .value = DEFAULT_WORKERS }, rate = { .given = false };
@@ -152,9 +154,10 @@ static int run(int argc, char **argv)
     bool quiet = false;
     const struct cmd_option options[] = {
         IMAGE_OPTIONS(&request.source),
-        { 0, "mode", CMD_STRING, &mode, "MODE", "full, or top: only this layer" },
-        { 0, "pivot", CMD_LIST, &request.overlays, "OVERLAY",
-          "an overlay of SOURCE to move to TARGET" },
+        { 0, "mode", CMD_STRING, &mode, "full|top",
+          "copy all, or only this layer" },
+        { 0, "pivot", CMD_LIST, &request.overlays, "FILE",
+          "an overlay of the source to move to the target" },
         { 0, "witness", CMD_STRING, &request.witness, "FILE", "journal of the pivot" },
         { 0, "guest-io", CMD_STRING, &request.guest_io, "FILE",
           "io commands to run on the source during the copy" },
@@ -189,7 +192,7 @@ static int run(int argc, char **argv)
         return report_usage(&cmd_mirror, "expects a source and a target");
     if (workers.value < 1 || workers.value > MAX_WORKERS)
         return report_usage(&cmd_mirror, "-m takes a number from 1 to %d", MAX_WORKERS);
-    const char *conflict = find_conflict(&request);
+    const char *conflict = mirror_find_conflict(&request);
     if (conflict)
         return report_usage(&cmd_mirror, "%s", conflict);
     request.source_name = operands.items[0];

@@ -3,27 +3,26 @@
  * with the old one of each overlay; all of them stay locked from then on.
  */
 #include "blockcore/base/memory.h"
-#include "cmd/mirror/mirror.h"
+#include "cmd/pivot/pivot.h"
 
-static int run(int argc, char **argv);
+static int pivot_main(int argc, char **argv);
 
 const struct command cmd_pivot = {
-    "pivot",
-    "Move overlays to another backing file with the same content",
-    "[--object objectdef] [--image-opts] [-f fmt] [-F to_fmt] [-t cache] [-T src_cache] [--trust] "
-    "[--witness=file] [--output=ofmt] [--lock-wait=seconds] --to=new overlay... | "
-    "--recover=witness [--undo] [--trust]",
-    run,
+    .name = "pivot",
+    .summary = "Move overlays to another backing file with the same content",
+    .usage = "[--trust] [--output] --to overlay...\n"
+             "--recover [--undo] [--trust] [--output]",
+    .run = pivot_main,
 };
 
-struct request {
+struct pivot_request {
     struct image_args image, to_image;
     const char *to, *cache, *source_cache, *witness, *recover;
     bool undo;
 };
 
-static int prepare(const struct request *request, struct pivot *pivot, struct blk_node **to,
-                   struct blk_error *err)
+static int prepare_pivot(const struct pivot_request *request, struct pivot *pivot,
+                         struct blk_node **to, struct blk_error *err)
 {
     int ret = image_open(&request->to_image, request->to, 0, request->source_cache, to, err);
     if (ret == 0)
@@ -33,7 +32,7 @@ static int prepare(const struct request *request, struct pivot *pivot, struct bl
     return ret < 0 || request->image.trust ? ret : pivot_prove_old(pivot, *to, err);
 }
 
-static int pivot_overlays(const struct request *request, const struct cmd_operands *operands,
+static int pivot_overlays(const struct pivot_request *request, const struct cmd_operands *operands,
                           enum output_format format)
 {
     struct blk_error err = BLK_ERROR_INIT;
@@ -49,12 +48,13 @@ static int pivot_overlays(const struct request *request, const struct cmd_operan
     pivot.cache = request->cache;
     pivot.source_cache = request->source_cache;
     pivot.result = result;
-    int status = prepare(request, &pivot, &to, &err) < 0 ? report_error(&err) : pivot_run(&pivot);
+    bool ready = prepare_pivot(request, &pivot, &to, &err) == 0;
+    int status = ready ? pivot_run(&pivot) : report_error(&err);
     pivot_free(&pivot);
-    return finish_result(status, &to, 1, result);
+    return finish(status, &to, 1, result);
 }
 
-static int recover(const struct request *request, enum output_format format)
+static int recover_pivot(const struct pivot_request *request, enum output_format format)
 {
     const struct recover_request what = {
         .witness = request->recover,
@@ -65,15 +65,15 @@ static int recover(const struct request *request, enum output_format format)
         .trust = request->image.trust,
     };
     json_t *result = result_new(format, &cmd_pivot, request->recover);
-    return finish_result(pivot_recover(&what, result), NULL, 0, result);
+    return finish(pivot_recover(&what, result), NULL, 0, result);
 }
 
-static int run(int argc, char **argv)
+static int pivot_main(int argc, char **argv)
 {
-    struct request request = { .image = IMAGE_ARGS_INIT, .to_image = IMAGE_ARGS_INIT };
+    struct pivot_request request = { .image = IMAGE_ARGS_INIT, .to_image = IMAGE_ARGS_INIT };
     enum output_format format = OUTPUT_HUMAN;
     const struct cmd_option options[] = {
-        IMAGE_OPTIONS(&request.image),
+        WRITTEN_IMAGE_OPTIONS(&request.image),
         { 0, "to", CMD_STRING, &request.to, "FILE", "the new backing file" },
         { 'F', "to-format", CMD_STRING, &request.to_image.format, "FMT", "its format" },
         { 't', "cache", CMD_STRING, &request.cache, "CACHE", "cache mode of the overlays" },
@@ -99,7 +99,7 @@ static int run(int argc, char **argv)
     if (request.recover)
         return operands.count || request.to || request.witness
                    ? report_usage(&cmd_pivot, "--recover takes everything from the witness")
-                   : recover(&request, format);
+                   : recover_pivot(&request, format);
     if (!operands.count || !request.to)
         return report_usage(&cmd_pivot, "expects --to and at least one overlay");
     request.to_image.lock_wait = request.image.lock_wait;

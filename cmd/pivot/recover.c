@@ -6,7 +6,8 @@
 #include <errno.h>
 
 #include "blockcore/graph/backing.h"
-#include "cmd/mirror/mirror.h"
+#include "cmd/common/same_content.h"
+#include "cmd/pivot/pivot.h"
 
 /* What the overlay should name in the end. */
 struct wanted {
@@ -26,7 +27,8 @@ static bool has_wanted(const struct recover_request *request, const struct pivot
     return pivot_names(overlay, wanted.name, wanted.format);
 }
 
-static int open_one(struct pivot *pivot, struct pivot_overlay *overlay, struct blk_error *err)
+static int recover_open_one(struct pivot *pivot, struct pivot_overlay *overlay,
+                            struct blk_error *err)
 {
     int ret = pivot_open_overlay(pivot, overlay, err);
     if (ret < 0 || pivot_names(overlay, overlay->old_name, overlay->old_format) ||
@@ -54,19 +56,20 @@ static int prove_one(const struct recover_request *request, struct pivot *pivot,
                                              overlay->new_format, backing, err)
                         : pivot_open_backing(pivot, overlay, overlay->old_name,
                                              overlay->old_format, backing, err);
-    if (ret == 0)
-        ret = pivot_check_ids(pivot, overlay, *backing, err);
-    if (ret == 0)
-        ret = mirror_prove(overlay->old_backing, overlay->new_backing, pivot->workers, err);
-    return ret;
+    if (ret < 0)
+        return ret;
+    ret = pivot_check_ids(pivot, overlay, *backing, err);
+    if (ret < 0)
+        return ret;
+    return prove_same_content(overlay->old_backing, overlay->new_backing, pivot->workers, err);
 }
 
-static int prepare(const struct recover_request *request, struct pivot *pivot,
-                   struct blk_error *err)
+static int prepare_recovery(const struct recover_request *request, struct pivot *pivot,
+                            struct blk_error *err)
 {
     int ret = 0;
     for (size_t i = 0; i < pivot->count && ret == 0; i++)
-        ret = open_one(pivot, &pivot->overlays[i], err);
+        ret = recover_open_one(pivot, &pivot->overlays[i], err);
     for (size_t i = 0; i < pivot->count && ret == 0; i++) {
         struct pivot_overlay *overlay = &pivot->overlays[i];
         if (!has_wanted(request, overlay))
@@ -78,7 +81,7 @@ static int prepare(const struct recover_request *request, struct pivot *pivot,
 }
 
 /* A failure leaves any mix, as it was, and the "begin": recovery can be run again. */
-static int switch_all(const struct recover_request *request, struct pivot *pivot)
+static int recover_switch_all(const struct recover_request *request, struct pivot *pivot)
 {
     struct blk_error err = BLK_ERROR_INIT;
     int ret = 0;
@@ -99,8 +102,8 @@ static int switch_all(const struct recover_request *request, struct pivot *pivot
     return ret < 0 ? report_error(&err) : status;
 }
 
-static int recover(const struct recover_request *request, struct pivot *pivot,
-                   enum witness_state *state)
+static int recover_by_witness(const struct recover_request *request, struct pivot *pivot,
+                              enum witness_state *state)
 {
     struct blk_error err = BLK_ERROR_INIT;
     int ret = witness_read(pivot, state, &err);
@@ -113,10 +116,10 @@ static int recover(const struct recover_request *request, struct pivot *pivot,
     else if (ret == 0 && *state == WITNESS_DONE)
         ret = witness_leave(pivot, &err);
     if (ret == 0 && *state == WITNESS_BEGUN)
-        ret = prepare(request, pivot, &err);
+        ret = prepare_recovery(request, pivot, &err);
     if (ret < 0)
         return report_error(&err);
-    return *state == WITNESS_BEGUN ? switch_all(request, pivot) : EXIT_OK;
+    return *state == WITNESS_BEGUN ? recover_switch_all(request, pivot) : EXIT_OK;
 }
 
 int pivot_recover(const struct recover_request *request, json_t *result)
@@ -131,7 +134,7 @@ int pivot_recover(const struct recover_request *request, json_t *result)
     pivot.cache = request->cache;
     pivot.source_cache = request->source_cache;
     pivot.result = result;
-    int status = recover(request, &pivot, &state);
+    int status = recover_by_witness(request, &pivot, &state);
     result_set_text(result, "found", found[state]);
     pivot_free(&pivot);
     return status;

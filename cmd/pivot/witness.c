@@ -15,7 +15,7 @@
 
 #include "blockcore/base/memory.h"
 #include "cmd/common/folder.h"
-#include "cmd/mirror/mirror.h"
+#include "cmd/pivot/pivot.h"
 
 #define BEGIN_PREFIX "{\"state\":\"begin\""
 #define DONE_LINE "{\"state\":\"done\"}\n"
@@ -33,7 +33,7 @@ static int refused(const struct pivot *pivot, const char *why, struct blk_error 
 
 /* ---- opening ---- */
 
-static int check_file(const struct pivot *pivot, struct stat *st, struct blk_error *err)
+static int check_witness_file(const struct pivot *pivot, struct stat *st, struct blk_error *err)
 {
     if (fstat(pivot->witness_fd, st) < 0)
         return failed(pivot, errno, "opening", err);
@@ -57,10 +57,12 @@ int witness_open(struct pivot *pivot, struct blk_error *err)
         pivot->witness_fd = open(pivot->witness, O_RDWR | O_CLOEXEC);
     if (pivot->witness_fd < 0)
         return failed(pivot, errno, "opening", err);
-    int ret = check_file(pivot, &st, err);
-    if (ret == 0 && st.st_size)
-        ret = refused(pivot, "it is not empty; see 'blkimg pivot --recover'", err);
-    return ret;
+    int ret = check_witness_file(pivot, &st, err);
+    if (ret < 0)
+        return ret;
+    if (st.st_size)
+        return refused(pivot, "it is not empty; see 'blkimg pivot --recover'", err);
+    return 0;
 }
 
 void witness_close(struct pivot *pivot)
@@ -130,7 +132,7 @@ static char *absolute_name(const struct pivot_overlay *overlay)
     return blk_xasprintf("%s/%s", strcmp(folder, "/") == 0 ? "" : folder, basename(base_copy));
 }
 
-static json_t *describe(const struct pivot_overlay *overlay)
+static json_t *witness_describe(const struct pivot_overlay *overlay)
 {
     BLK_AUTOFREE char *path = absolute_name(overlay);
     json_t *one = json_object();
@@ -149,7 +151,7 @@ static char *begin_line(const struct pivot *pivot)
     json_t *list = json_array();
 
     for (size_t i = 0; i < pivot->count; i++)
-        json_array_append_new(list, describe(&pivot->overlays[i]));
+        json_array_append_new(list, witness_describe(&pivot->overlays[i]));
     json_t *begin = json_object();
     json_object_set_new(begin, "state", json_text("begin"));
     json_object_set_new(begin, "overlays", list);
@@ -253,8 +255,8 @@ static bool may_be_torn(const char *text, size_t bytes)
     return memcmp(text, BEGIN_PREFIX, prefix) == 0 || memcmp(text, zeroes, prefix) == 0;
 }
 
-static int parse(struct pivot *pivot, const char *text, size_t bytes, enum witness_state *state,
-                 struct blk_error *err)
+static int witness_parse(struct pivot *pivot, const char *text, size_t bytes,
+                         enum witness_state *state, struct blk_error *err)
 {
     const char *end = memchr(text, '\n', bytes);
     size_t length = end ? (size_t)(end - text) : 0;
@@ -283,7 +285,7 @@ int witness_read(struct pivot *pivot, enum witness_state *state, struct blk_erro
     pivot->witness_fd = open(pivot->witness, O_RDWR | O_CLOEXEC);
     if (pivot->witness_fd < 0)
         return failed(pivot, errno, "opening", err);
-    int ret = check_file(pivot, &st, err);
+    int ret = check_witness_file(pivot, &st, err);
     if (ret < 0)
         return ret;
     if (st.st_size > MAX_WITNESS_BYTES)
@@ -299,5 +301,5 @@ int witness_read(struct pivot *pivot, enum witness_state *state, struct blk_erro
             return failed(pivot, got < 0 ? errno : EIO, "reading", err);
         done += (size_t)got;
     }
-    return parse(pivot, text, bytes, state, err);
+    return witness_parse(pivot, text, bytes, state, err);
 }

@@ -1,3 +1,7 @@
+/*
+ * A pivot as one transaction: every overlay is opened, locked and compared before the first header
+ * is written, and those that were written are put back if a later step fails.
+ */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -7,7 +11,8 @@
 #include "blockcore/graph/backing.h"
 #include "blockcore/graph/names.h"
 #include "cmd/common/backing.h"
-#include "cmd/mirror/mirror.h"
+#include "cmd/common/same_content.h"
+#include "cmd/pivot/pivot.h"
 
 void pivot_init(struct pivot *pivot, const char *const *names, size_t count)
 {
@@ -88,8 +93,8 @@ static int check_once(const struct pivot *pivot, size_t index, struct blk_error 
     return 0;
 }
 
-static int open_one(const struct pivot *pivot, struct pivot_overlay *overlay, const char *from,
-                    const char *to, struct blk_error *err)
+static int pivot_open_one(const struct pivot *pivot, struct pivot_overlay *overlay,
+                          const char *from, const char *to, struct blk_error *err)
 {
     if (blk_same_file(overlay->filename, to))
         return blk_fail_why(err, EINVAL, "an image cannot be its own backing file",
@@ -113,7 +118,7 @@ int pivot_open(struct pivot *pivot, const char *from, const char *to, struct blk
     for (size_t i = 0; i < pivot->count && ret == 0; i++) {
         ret = check_once(pivot, i, err);
         if (ret == 0)
-            ret = open_one(pivot, &pivot->overlays[i], from, to, err);
+            ret = pivot_open_one(pivot, &pivot->overlays[i], from, to, err);
     }
     return ret;
 }
@@ -151,7 +156,7 @@ int pivot_prove_old(struct pivot *pivot, struct blk_node *node, struct blk_error
         if (ret == 0)
             ret = pivot_check_ids(pivot, overlay, overlay->old_backing, err);
         if (ret == 0)
-            ret = mirror_prove(overlay->old_backing, node, pivot->workers, err);
+            ret = prove_same_content(overlay->old_backing, node, pivot->workers, err);
         if (ret < 0)
             blk_context(err, "overlay '%s'", overlay->filename);
     }
@@ -170,7 +175,7 @@ static int plan_one(const struct pivot *pivot, struct pivot_overlay *overlay, co
         return ret;
     ret = pivot_open_backing(pivot, overlay, overlay->new_name, overlay->new_format,
                              &overlay->new_backing, err);
-    return ret < 0 ? ret : mirror_prove(overlay->new_backing, to_node, pivot->workers, err);
+    return ret < 0 ? ret : prove_same_content(overlay->new_backing, to_node, pivot->workers, err);
 }
 
 int pivot_plan(struct pivot *pivot, const char *to, struct blk_node *node, struct blk_error *err)
@@ -191,7 +196,7 @@ int pivot_set_backing(struct pivot_overlay *overlay, const char *name, const cha
     return ret < 0 ? ret : blk_change_backing(node, name, format, err);
 }
 
-static int switch_all(struct pivot *pivot, struct blk_error *err)
+static int pivot_switch_all(struct pivot *pivot, struct blk_error *err)
 {
     int ret = 0;
     for (size_t i = 0; i < pivot->count && ret == 0; i++) {
@@ -226,7 +231,7 @@ int pivot_close(struct pivot *pivot)
     for (size_t i = 0; i < PIVOT_COMPARED; i++)
         if (pivot->compared[i])
             roots[count++] = take(pivot->compared[i]);
-    int status = finish_part(EXIT_OK, true, roots, count, pivot->result);
+    int status = close_roots(EXIT_OK, true, roots, count, pivot->result);
     free(roots);
     return status;
 }
@@ -288,7 +293,7 @@ int pivot_run(struct pivot *pivot)
 
     if (begin(pivot, &err) < 0)
         return report_error(&err);
-    int status = switch_all(pivot, &err) < 0 ? report_error(&err) : pivot_close(pivot);
+    int status = pivot_switch_all(pivot, &err) < 0 ? report_error(&err) : pivot_close(pivot);
     if (status != EXIT_OK) {
         /* Where something could not be put back the witness keeps its "begin", for --recover. */
         blk_error_clear(&err);

@@ -2,8 +2,8 @@
  * A guest: a thread that runs io commands (blkimg-io(1)) from a file against a node while a job
  * copies it.
  */
-#ifndef CMD_COMMON_GUEST_H
-#define CMD_COMMON_GUEST_H
+#ifndef CMD_IO_GUEST_H
+#define CMD_IO_GUEST_H
 
 #include "blockcore/base/error.h"
 #include "blockcore/graph/node.h"

@@ -1,4 +1,5 @@
-#include "cmd/common/guest.h"
+/* The guest of --guest-io: its thread, and the lines that it refuses. */
+#include "cmd/io/guest.h"
 
 #include <errno.h>
 #include <pthread.h>
@@ -9,6 +10,7 @@
 #include <sys/stat.h>
 #include <time.h>
 
+#include "blockcore/base/array.h"
 #include "blockcore/base/cancel.h"
 #include "blockcore/base/memory.h"
 #include "cmd/common/report.h"
@@ -22,7 +24,7 @@ struct guest {
 };
 
 /* A guest uses its disk; it does not open, close or resize it. Returns what is wrong, or NULL. */
-static const char *find_fault(const char *line)
+static const char *find_line_fault(const char *line)
 {
     static const char *const refused[] = { "open",     "close", "reopen",
                                           "truncate", "abort", "sigraise" };
@@ -33,7 +35,7 @@ static const char *find_fault(const char *line)
         return NULL;
     if (!command)
         return "there is no such command";
-    for (size_t i = 0; i < sizeof(refused) / sizeof(refused[0]); i++)
+    for (size_t i = 0; i < ARRAY_SIZE(refused); i++)
         if (strcmp(refused[i], command->name) == 0)
             return "a guest cannot run it";
     return NULL;
@@ -55,13 +57,15 @@ static int check_commands(FILE *commands, const char *name, struct blk_error *er
 {
     BLK_AUTOFREE char *line = NULL;
     size_t capacity = 0;
-    const char *command, *fault = NULL;
+    const char *command = NULL, *fault = NULL;
     struct stat st;
 
     if (fstat(fileno(commands), &st) < 0 || !S_ISREG(st.st_mode))
         return 0;
-    while (!fault && (command = read_command(commands, &line, &capacity)))
-        fault = find_fault(command);
+    do {
+        command = read_command(commands, &line, &capacity);
+        fault = command ? find_line_fault(command) : NULL;
+    } while (command && !fault);
     if (fault)
         return blk_fail_why(err, EINVAL, fault, "'%s' in the guest's commands '%s'", command, name);
     rewind(commands);
@@ -78,7 +82,7 @@ static void *run_guest(void *argument)
         const char *command = read_command(guest->commands, &line, &capacity);
         if (!command)
             break;
-        const char *fault = find_fault(command);
+        const char *fault = find_line_fault(command);
         if (fault)
             report_failure("'%s' in the guest's commands: %s", command, fault);
         else

@@ -1,6 +1,8 @@
+/* `blkimg convert`: its command line. */
 #include <errno.h>
 #include <string.h>
 
+#include "blockcore/base/array.h"
 #include "blockcore/base/bytes.h"
 #include "blockcore/graph/options.h"
 #include "cmd/convert/convert.h"
@@ -9,6 +11,16 @@
 #define MAX_SPARSE_BYTES (16 * MIB)
 #define DEFAULT_WORKERS 4
 #define MAX_WORKERS 16
+
+static int convert_main(int argc, char **argv);
+
+const struct command cmd_convert = {
+    .name = "convert",
+    .summary = "Copy an image, converting its format",
+    .usage = "[-B [-F]] [--bitmaps [--skip-broken-bitmaps]] "
+             "filename [filename2 [...]] output_filename",
+    .run = convert_main,
+};
 
 /* Needed only until the options have been checked. */
 struct given {
@@ -39,7 +51,7 @@ static int check_combinations(const struct convert_options *o, const struct give
         { o->input_count > 1 && o->backing,
           "a backing file needs a single input" },
     };
-    for (size_t i = 0; i < sizeof(rules) / sizeof(rules[0]); i++) {
+    for (size_t i = 0; i < ARRAY_SIZE(rules); i++) {
         if (rules[i].wrong)
             return report_usage(&cmd_convert, "%s", rules[i].text);
     }
@@ -74,13 +86,14 @@ static int take_operands(struct convert_options *o, const struct cmd_operands *o
     return EXIT_OK;
 }
 
-int convert_parse(int argc, char **argv, struct convert_options *o)
+/* Returns CMD_RUN, or the exit status with which the command ends here. */
+static int convert_parse(int argc, char **argv, struct convert_options *o)
 {
     struct given given = { .format = NULL };
     const struct cmd_option table[] = {
         IMAGE_OPTIONS(&o->source),
         { 'O', "target-format", CMD_STRING, &given.format, "FMT", "format of the target (raw)" },
-        { 'o', "options", CMD_LIST, &o->creation, "NAME=VALUE,...",
+        { 'o', "options", CMD_LIST, &o->creation, "OPTIONS",
           "options of the target's format; -o help lists them" },
         { 'B', "backing", CMD_STRING, &o->backing, "FILE", "backing file of the target" },
         { 'F', "backing-format", CMD_STRING, &o->backing_format, "FMT",
@@ -88,7 +101,7 @@ int convert_parse(int argc, char **argv, struct convert_options *o)
         { 'c', "compress", CMD_FLAG, &o->compressed, NULL, "compress the target" },
         { 'C', "copy-range", CMD_FLAG, &o->copy_range, NULL, "let the kernel copy where it can" },
         { 'l', "snapshot", CMD_STRING, &o->snapshot, "SNAPSHOT", "copy this snapshot" },
-        { 'm', "parallel", CMD_UINT, &given.workers, "NUMBER", "number of parallel requests (4)" },
+        { 'm', "parallel", CMD_UINT, &given.workers, "N", "number of parallel requests (4)" },
         { 'n', "no-create", CMD_FLAG, &o->no_create, NULL, "write into a target that exists" },
         IN_PLACE_OPTION(&o->target),
         { 0, "target-is-zero", CMD_FLAG, &o->target_is_zero, NULL,
@@ -132,4 +145,28 @@ int convert_parse(int argc, char **argv, struct convert_options *o)
     o->target.trust = o->source.trust;
     o->target.objects = o->source.objects;
     return CMD_RUN;
+}
+
+static int print_creation_help(const struct convert_options *o)
+{
+    struct blk_error err = BLK_ERROR_INIT;
+    struct option_tables tables;
+    const struct blk_driver *driver = image_driver(o->target.format, &err);
+
+    if (!driver || create_tables(driver, o->output, &tables, &err) < 0)
+        return report_error(&err);
+    create_options_help(&tables, o->output);
+    return EXIT_OK;
+}
+
+static int convert_main(int argc, char **argv)
+{
+    struct convert_options options = { .source = IMAGE_ARGS_INIT, .target = IMAGE_ARGS_INIT };
+
+    int status = convert_parse(argc, argv, &options);
+    if (status != CMD_RUN)
+        return status;
+    if (create_options_want_help(&options.creation))
+        return print_creation_help(&options);
+    return convert_run(&cmd_convert, &options);
 }
