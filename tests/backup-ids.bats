@@ -287,6 +287,12 @@ kept() {
     kept create -q -f qcow2 -o data_file=full image 1M
     kept convert -O qcow2 -o data_file=full disk image
     kept backup -o data_file=full disk image
+    kept mirror -o data_file=full disk image
+    kept convert --in-place -O qcow2 -o data_file=full disk image
+    blkimg create -q -f qcow2 -o data_file=data image 1M
+    kept amend -o data_file=full image
+    kept amend -o data_file=sub/link image
+    rm image data
     # The image that depends on it need not be the one that names it by this name, nor have an id.
     qemu-img rebase -u -b "$PWD/full" -F qcow2 inc
     kept backup disk full
