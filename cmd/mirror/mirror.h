@@ -50,6 +50,7 @@ struct mirror {
     struct blk_node *source, *target;
     struct blk_node *format; /* the source without filters */
     struct progress progress;
+    const char *left;     /* what became of the target once it has its name; NULL: all is said */
     uint64_t bytes_moved; /* read and written; without those of a live mirror's last part */
 };
 
