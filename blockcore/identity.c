@@ -9,6 +9,8 @@
 
 #include "blockcore/bytes.h"
 #include "blockcore/driver.h"
+#include "blockcore/memory.h"
+#include "blockcore/open.h"
 
 const struct blk_id blk_id_unknown = {
     { 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff,
@@ -225,6 +227,68 @@ int blk_identity_move(struct blk_node *overlay, struct blk_node *backing, struct
     identity.below = look;
     overlay->driver->identity_set(overlay, &identity);
     return 0;
+}
+
+/* ---- copies ---- */
+
+/* Whether the layer below is what the header names. Of a data file an option may have said more. */
+static bool is_as_named(struct blk_node *node)
+{
+    struct blk_node *backing = blk_child(node, BLK_ROLE_BACKING);
+
+    if (node->flags & (BLK_TRUST | BLK_FORCE_SHARE) || blk_child(node, BLK_ROLE_DATA))
+        return false;
+    if (!backing || !node->backing_name)
+        return !backing && !node->backing_name;
+    struct blk_node *below = blk_skip_filters(backing);
+    BLK_AUTOFREE char *path = blk_resolve_backing_name(blk_bottom(node)->name, node->backing_name);
+    return below == backing && blk_same_file(path, blk_bottom(below)->name) &&
+           (!node->backing_format || strcmp(node->backing_format, below->driver->name) == 0);
+}
+
+/* All of the chain; *known: each layer also says which backup it was made on, down to the last. */
+static int look_at_chain(struct blk_node *node, bool *as_named, bool *known, struct blk_error *err)
+{
+    struct blk_identity identity;
+
+    *as_named = *known = true;
+    for (; node; node = blk_child(node, BLK_ROLE_BACKING)) {
+        int ret = blk_identity_of(node, &identity, err);
+        if (ret < 0)
+            return ret;
+        *as_named = *as_named && is_as_named(node);
+        *known = *known && (blk_child(node, BLK_ROLE_BACKING) ? blk_id_is_known(&identity.parent)
+                                                              : blk_id_is_none(&identity.parent));
+        if (!*as_named)
+            return 0;
+    }
+    return 0;
+}
+
+int blk_identity_of_copy(struct blk_node *source, enum blk_copied copied,
+                         struct blk_identity *identity, struct blk_error *err)
+{
+    bool as_named, known;
+
+    *identity = (struct blk_identity){ .bitmap_count = 0 };
+    if (blk_skip_filters(source) != source)
+        return 0;
+    int ret = look_at_chain(source, &as_named, &known, err);
+    if (ret < 0 || !as_named)
+        return ret;
+    ret = blk_identity_of(source, identity, err);
+    if (copied == BLK_COPIED_LAYER)
+        return ret;
+    if (!known)
+        identity->backup = (struct blk_id){ .bytes = { 0 } };
+    identity->parent = (struct blk_id){ .bytes = { 0 } };
+    identity->below = 0;
+    return ret;
+}
+
+bool blk_identity_fits(const struct blk_node *copy)
+{
+    return copy->driver->identity_set && !blk_child(copy, BLK_ROLE_DATA);
 }
 
 /* ---- bitmaps ---- */

@@ -88,6 +88,28 @@ uint64_t blk_identity_look(struct blk_node *backing);
  */
 int blk_identity_lose(struct blk_node *node, bool whole, struct blk_error *err);
 
+/* What a copy takes over of the identity of `source`. */
+enum blk_copied {
+    BLK_COPIED_WHOLE, /* the copy has no backing file */
+    BLK_COPIED_LAYER, /* it has the same backing file, and what the source itself holds */
+};
+
+/*
+ * What a copy that shows the same as `source` may say of itself (all zero: nothing): which backup
+ * it is, and what the bitmaps count from that are copied, too. Nothing where it is not certain that
+ * `source` shows what its ids stand for: read with BLK_TRUST or BLK_FORCE_SHARE, through a filter,
+ * or over other files than its headers name; and no backup id where what is below a whole copy is
+ * not a known backup. -errno as blk_identity_of().
+ */
+int blk_identity_of_copy(struct blk_node *source, enum blk_copied copied,
+                         struct blk_identity *identity, struct blk_error *err);
+
+/*
+ * Whether a copy can always take one over: its format has ids, and no name of a data file competes
+ * with them for the first sector.
+ */
+bool blk_identity_fits(const struct blk_node *copy);
+
 /* To be called before any change of the content. */
 int blk_identity_will_change(struct blk_node *node, struct blk_error *err);
 

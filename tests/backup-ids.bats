@@ -234,8 +234,12 @@ refused_by_all() {
     blkimg compare -f qcow2 -F raw full inc3.raw
     blkimg io -c 'write -P 5 128k 64k' disk >out
     blkimg backup --bitmap=b --base=full disk inc4
-    # A copy has no id: its overlay is a part of what is not known; and back.
+    # A verified copy is the same backup; over another one the overlay is a part of what is not known; and back.
     blkimg mirror -q --pivot=inc4 full moved
+    assert_equal "$(id_of moved) $(parent_of inc4)" "$point $point"
+    blkimg compare disk inc4
+    qemu-img convert -O qcow2 full plain
+    blkimg pivot --to=plain inc4
     assert_equal "$(parent_of inc4)" null
     blkimg compare disk inc4
     blkimg pivot --to=full inc4

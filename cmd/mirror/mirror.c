@@ -74,6 +74,9 @@ static int prove_and_pivot(struct mirror *mirror, struct pivot *pivot)
     if (mirror_prove_target(mirror, &err) < 0)
         return report_with_target(mirror, &err, "complete, but was not verified");
     mirror->left = "a complete and verified copy";
+    if (mirror_carry_identity(mirror, &err) < 0)
+        return report_with_target(mirror, &err,
+                                  "a verified copy, but may not say which backup it is");
     if (!pivot->count)
         return EXIT_OK;
     if (pivot_plan(pivot, mirror->request->target_name, mirror->target, &err) < 0)

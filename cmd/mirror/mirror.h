@@ -68,6 +68,9 @@ int mirror_copy_live(struct mirror *mirror, struct blk_error *err);
 /* Opens the finished target as anybody would, and compares. */
 int mirror_prove_target(struct mirror *mirror, struct blk_error *err);
 
+/* The proved target says which backup it is, if the source is one. */
+int mirror_carry_identity(struct mirror *mirror, struct blk_error *err);
+
 /*
  * Whether both images show the same content over the length of the longer one: 0, or -EIO saying
  * where they differ. What both have in common is not read.
