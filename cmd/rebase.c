@@ -16,6 +16,7 @@
 #include "blockcore/backing.h"
 #include "blockcore/bytes.h"
 #include "blockcore/cancel.h"
+#include "blockcore/close.h"
 #include "blockcore/copy.h"
 #include "blockcore/difference.h"
 #include "blockcore/identity.h"
@@ -380,6 +381,63 @@ static int adopt_parent(struct rebase *rebase, struct blk_error *err)
     return blk_identity_move(rebase->top, rebase->backing, err);
 }
 
+/* What tells the chain of a backing file, see blk_identity_look(); 0 where it cannot be opened. */
+static uint64_t look_below(struct rebase *rebase, const char *name, const char *format)
+{
+    struct blk_error unreadable = BLK_ERROR_INIT;
+    struct blk_node *backing;
+
+    if (blk_open_new_backing(rebase->top, name, format, BLK_FORCE_SHARE | BLK_TRUST,
+                             rebase->top->cache, &backing, &unreadable) < 0)
+        return 0;
+    uint64_t look = blk_identity_look(backing);
+    blk_drop(backing);
+    return look;
+}
+
+/*
+ * Whether the image is known to show on the new backing file what it shows now: nothing changes but
+ * how the file is called, or both are the same backup. *look: of the new one, 0 if not known.
+ */
+static bool is_same_below(struct rebase *rebase, const struct blk_identity *identity,
+                          uint64_t *look)
+{
+    const char *name = new_name(rebase->request), *format = rebase->request->backing_format;
+    const struct blk_node *top = rebase->top;
+
+    *look = name ? look_below(rebase, name, format) : 0;
+    if (!name || !top->backing_name)
+        return !name && !top->backing_name;
+    if (strcmp(name, top->backing_name) == 0 && top->backing_format &&
+        strcmp(format, top->backing_format) == 0)
+        return true;
+    return *look && (*look == identity->below ||
+                     *look == look_below(rebase, top->backing_name, top->backing_format));
+}
+
+/*
+ * -u copies nothing, and no bitmap records what shows through another backing file: it cannot be
+ * the source of an incremental backup any more. A backup that was complete by itself is another
+ * disk; one that says what it was made on still holds its part.
+ */
+static int lose_unless_same(struct rebase *rebase, struct blk_error *err)
+{
+    struct blk_identity identity;
+    uint64_t look;
+
+    int ret = blk_identity_of(rebase->top, &identity, err);
+    bool whole = ret == 0 && blk_id_is_none(&identity.parent);
+    if (ret < 0 || (!identity.bitmap_count && (!whole || blk_id_is_none(&identity.backup))))
+        return ret;
+    if (!is_same_below(rebase, &identity, &look))
+        return blk_identity_lose(rebase->top, whole, err);
+    if (!look || look == identity.below || !identity.bitmap_count)
+        return 0;
+    identity.below = look;
+    rebase->top->driver->identity_set(rebase->top, &identity);
+    return 0;
+}
+
 /*
  * -u: the user says that the new backing file is right. Where it can be seen that it is another
  * backup than the one that the image was made on, that takes --trust. A file that is not there yet,
@@ -414,6 +472,8 @@ static int do_rebase(struct rebase *rebase, struct blk_error *err)
         ret = refuse_without_format(rebase, err);
     if (ret == 0)
         ret = check_name(rebase, err);
+    if (ret == 0 && request->unsafe)
+        ret = lose_unless_same(rebase, err);
     if (ret == 0 && named)
         ret = request->unsafe ? check_new_backing(rebase, err) : open_new_backing(rebase, 0, err);
     if (ret < 0)

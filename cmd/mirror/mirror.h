@@ -50,6 +50,7 @@ struct mirror {
     struct blk_node *source, *target;
     struct blk_node *format; /* the source without filters */
     struct progress progress;
+    const char *left;     /* what became of the target once it has its name; NULL: all is said */
     uint64_t bytes_moved; /* read and written; without those of a live mirror's last part */
 };
 
@@ -66,6 +67,9 @@ int mirror_copy_live(struct mirror *mirror, struct blk_error *err);
 
 /* Opens the finished target as anybody would, and compares. */
 int mirror_prove_target(struct mirror *mirror, struct blk_error *err);
+
+/* The proved target says which backup it is, if the source is one. */
+int mirror_carry_identity(struct mirror *mirror, struct blk_error *err);
 
 /*
  * Whether both images show the same content over the length of the longer one: 0, or -EIO saying
@@ -84,6 +88,7 @@ struct pivot_overlay {
     struct blk_node *root; /* open for writing, without its backing chain; NULL once closed */
     struct blk_node *old_backing, *new_backing; /* held open from their proof on; or NULL */
     struct blk_identity old_identity; /* what the overlay said before */
+    bool proved; /* it shows the same on its old and its new backing file */
     bool switched;
 };
 

@@ -153,6 +153,7 @@ int pivot_prove_old(struct pivot *pivot, struct blk_node *node, struct blk_error
             ret = mirror_prove(overlay->old_backing, node, pivot->workers, err);
         if (ret < 0)
             blk_context(err, "overlay '%s'", overlay->filename);
+        overlay->proved = ret == 0;
     }
     return ret;
 }
@@ -199,7 +200,11 @@ static int change_backing(struct pivot_overlay *overlay, const char *name, const
 int pivot_set_backing(struct pivot_overlay *overlay, const char *name, const char *format,
                       struct blk_node *backing, struct blk_error *err)
 {
-    int ret = blk_identity_move(blk_skip_filters(overlay->root), backing, err);
+    struct blk_node *node = blk_skip_filters(overlay->root);
+
+    int ret = overlay->proved ? 0 : blk_identity_lose(node, false, err);
+    if (ret == 0)
+        ret = blk_identity_move(node, backing, err);
     return ret < 0 ? ret : change_backing(overlay, name, format, err);
 }
 
@@ -247,7 +252,7 @@ int pivot_close(struct pivot *pivot)
 static void restore_identity(struct pivot_overlay *overlay)
 {
     struct blk_node *node = blk_skip_filters(overlay->root);
-    if (!blk_id_is_none(&overlay->old_identity.parent))
+    if (!blk_id_is_none(&overlay->old_identity.parent) || overlay->old_identity.bitmap_count)
         node->driver->identity_set(node, &overlay->old_identity);
 }
 

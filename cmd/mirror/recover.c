@@ -59,6 +59,7 @@ static int prove_one(const struct recover_request *request, struct pivot *pivot,
         ret = pivot_check_ids(pivot, overlay, *backing, err);
     if (ret == 0)
         ret = mirror_prove(overlay->old_backing, overlay->new_backing, pivot->workers, err);
+    overlay->proved = ret == 0;
     return ret;
 }
 
