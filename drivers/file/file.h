@@ -219,13 +219,7 @@ int file_target_sync_folder(const struct file_target *t, int fd);
 int file_target_free(struct blk_node *node, struct blk_error *err);
 void file_target_drop(struct file_target *t);
 
-/* Replaces *path, a malloc()ed name of a symlink, by what it points to. 0 or -errno. */
-int file_follow_symlink(char **path);
-
 /* ---- in_place.c ---- */
-
-/* Whether a symlink leads to a descriptor of some process (/proc/PID/fd/N). */
-bool file_is_descriptor_link(const char *path);
 
 /* Whether a loop device shows the file that `st` describes. */
 bool file_is_behind_loop_device(const struct stat *st);

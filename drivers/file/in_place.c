@@ -9,22 +9,12 @@
 #include <dirent.h>
 #include <errno.h>
 #include <linux/loop.h>
-#include <linux/magic.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "blockcore/memory.h"
 #include "blockcore/sys.h"
 #include "drivers/file/file.h"
-
-bool file_is_descriptor_link(const char *path)
-{
-    const char *slash = strrchr(path, '/');
-    BLK_AUTOFREE char *directory =
-        slash ? blk_xstrndup(path, (size_t)(slash - path) + 1) : blk_xstrdup(".");
-    struct statfs fs;
-    return blk_sys->statfs(directory, &fs) == 0 && fs.f_type == PROC_SUPER_MAGIC;
-}
 
 /* The first line of a file, without its newline. */
 static bool read_line(const char *path, char *line, size_t bytes)
