@@ -52,7 +52,8 @@ unsigned file_lock_bits(unsigned flags);
 /*
  * Takes those of `wanted` that `locks` does not hold yet, on `fd` the first time, and makes sure
  * that nobody else is in the way of any. On failure `locks` is what it was. Errors: -EAGAIN with
- * the holder named, where /proc tells; -ECANCELED after a signal while waiting.
+ * the holder named, where /proc tells; -EDEADLK when another process waits for us as we would wait
+ * for it; -ECANCELED after a signal while waiting.
  */
 int file_locks_take(struct file_locks *locks, int fd, unsigned wanted,
                     const struct file_lock_policy *policy, const char *name, struct blk_error *err);
