@@ -61,6 +61,7 @@ int blk_check_name_to_store(const char *image, const char *name, struct blk_erro
 
     if (!path || !leads_to_descriptor(path))
         return 0;
-    return blk_fail_why(err, EINVAL, "it is a descriptor of a process, which nobody finds there later",
+    return blk_fail_why(err, EINVAL,
+                        "it is a descriptor of a process, which nobody finds there later",
                         "storing the name '%s' in '%s'", name, image);
 }

@@ -17,9 +17,8 @@ int blk_follow_symlink(char **path);
 bool blk_is_descriptor_link(const char *path);
 
 /*
- * For a name that the header of the image called `image` is about to have, now or with the next
- * open: -EINVAL if it is that of a descriptor (/dev/fd/3, /dev/stdin), which means something to this
- * process alone.
+ * Whether the header of the image called `image` may have this name in it: 0, or -EINVAL if it is
+ * that of a descriptor (/dev/fd/3, /dev/stdin), which means something to this process alone.
  */
 int blk_check_name_to_store(const char *image, const char *name, struct blk_error *err);
 

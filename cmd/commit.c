@@ -263,7 +263,7 @@ const struct command cmd_commit = {
     "commit",
     "Write the changes of an overlay to its backing file",
     "[--object objectdef] [--image-opts] [-q] [-f fmt] [-t cache] [-b base] [-r rate_limit] [-d] "
-    "[-p] [--bitmaps] [--output=ofmt] [--lock-wait=seconds] filename",
+    "[-p] [--bitmaps] [--output=ofmt] [--trust] [--lock-wait=seconds] filename",
     run,
 };
 

@@ -32,7 +32,8 @@ const struct command cmd_rebase = {
     "rebase",
     "Change the backing file of an overlay",
     "[--object objectdef] [--image-opts] [-U] [-q] [-f fmt] [-t cache] [-T src_cache] [-p] [-u] "
-    "[-c] [--output=ofmt] [--lock-wait=seconds] -b backing_file [-F backing_fmt] filename",
+    "[-c] [--output=ofmt] [--trust] [--lock-wait=seconds] -b backing_file [-F backing_fmt] "
+    "filename",
     run,
 };
 

@@ -23,6 +23,7 @@
 #include "cmd/common/program.h"
 #include "cmd/common/report.h"
 
+#define HELP_COLUMNS 80
 #define HELP_VALUE 1 /* popt's values: help, then the rows of the table */
 
 static bool takes_value(const struct cmd_option *option)
@@ -123,13 +124,34 @@ static const char *skip_options(const char *synopsis)
     return synopsis;
 }
 
+/* Ends lines at blanks, before column HELP_COLUMNS; those that follow are indented. */
+static void print_wrapped(const char *text)
+{
+    size_t column = 0;
+    while (*text) {
+        size_t blanks = strspn(text, " ");
+        size_t length = blanks + strcspn(text + blanks, " ");
+        if (column && column + length >= HELP_COLUMNS) {
+            column = (size_t)printf("\n      ") - 1;
+            text += blanks;
+            length -= blanks;
+        }
+        printf("%.*s", (int)length, text);
+        column += length;
+        text += length;
+    }
+}
+
 static void print_help(const struct command *command, const struct cmd_option *options)
 {
     static const struct cmd_option help = { 'h', "help", CMD_FLAG, NULL, NULL, "show this help" };
 
     bool alone = program_called_as() == PROGRAM_QEMU_IO;
-    printf("usage: %s%s%s [OPTION]... %s\n\n%s.\n\n", program_name(), alone ? "" : " ",
-           alone ? "" : command->name, skip_options(command->synopsis), command->summary);
+    BLK_AUTOFREE char *usage =
+        blk_xasprintf("usage: %s%s%s [OPTION]... %s", program_name(), alone ? "" : " ",
+                      alone ? "" : command->name, skip_options(command->synopsis));
+    print_wrapped(usage);
+    printf("\n\n%s.\n\n", command->summary);
     for (; !is_end(options); options++)
         print_option(options);
     print_option(&help);

@@ -7,9 +7,9 @@
  * whether an exclusive lock on each opposite byte would be refused. Two that come at the same time
  * may both give up; never do both go on.
  *
- * Two that read an image and wait to write it would wait for each other to the end. Who begins such
- * a wait holds UPGRADE_BYTE meanwhile, which only this program knows: a second one gives up, and who
- * would wait for the image anyway does not open it before the first is through.
+ * Two that read an image and wait to write it would wait for each other to the end. So whoever
+ * waits like that holds UPGRADE_BYTE, which only this program knows. A second one gives up, and
+ * others that may wait for the image do not open it before the first is through.
  */
 #include <errno.h>
 #include <stdio.h>
