@@ -9,6 +9,7 @@
 #include "blockcore/close.h"
 #include "blockcore/driver.h"
 #include "blockcore/io.h"
+#include "blockcore/links.h"
 #include "blockcore/memory.h"
 #include "blockcore/open.h"
 
@@ -152,6 +153,8 @@ int blk_create_data(struct blk_create *create, const char *filename, struct blk_
         ret = create_bottom(create, bottom, &create->data, err);
         blk_options_free(bottom);
     }
+    if (ret == 0)
+        ret = blk_check_name_to_store(blk_bottom(create->file)->name, filename, err);
     if (ret < 0)
         blk_context(err, "the external data file '%s'", filename);
     blk_options_free(options);

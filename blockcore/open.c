@@ -14,6 +14,7 @@
 #include "blockcore/general_options.h"
 #include "blockcore/identity.h"
 #include "blockcore/io.h"
+#include "blockcore/links.h"
 #include "blockcore/memory.h"
 #include "blockcore/open_files.h"
 
@@ -469,8 +470,9 @@ static int check_by_real_name(struct blk_node *node, const struct backing_name *
     return blk_close_after(backing, 0, err);
 }
 
-int blk_check_backing(struct blk_node *node, const char *name, const char *format,
-                      struct blk_node **held, struct blk_error *err)
+/* blk_check_backing() but for the name itself. */
+static int check_aliases(struct blk_node *node, const char *name, const char *format,
+                         struct blk_node **held, struct blk_error *err)
 {
     const struct backing_name named = { name, format };
     struct blk_node *backing;
@@ -488,6 +490,19 @@ int blk_check_backing(struct blk_node *node, const char *name, const char *forma
         return blk_close_after(backing, ret, err);
     *held = backing;
     return 0;
+}
+
+int blk_check_backing(struct blk_node *node, const char *name, const char *format,
+                      struct blk_node **held, struct blk_error *err)
+{
+    int ret = check_aliases(node, name, format, held, err);
+    if (ret == 0)
+        ret = blk_check_name_to_store(blk_bottom(node)->name, name, err);
+    if (ret < 0 && held) {
+        ret = blk_close_after(*held, ret, err);
+        *held = NULL;
+    }
+    return ret;
 }
 
 static int open_backing_in(struct blk_node *node, struct blk_options *options,

@@ -65,7 +65,8 @@ int blk_open_new_backing(struct blk_node *node, const char *name, const char *fo
 
 /*
  * Whether the header of `node` may name that file as its backing file: 0, or why not (-ENOTUNIQ,
- * -ELOOP) when the chain below it leads to a file that this run writes, `node`'s own among them.
+ * -ELOOP) when the chain below it leads to a file that this run writes, `node`'s own among them, or
+ * (-EINVAL) when the name is one that cannot be stored (links.h).
  * What cannot be opened is not judged. With `held` (may be NULL) what could be opened, or NULL, is
  * left open there: nothing of it can be overwritten until it is dropped.
  */

@@ -11,8 +11,8 @@ static int run(int argc, char **argv);
 const struct command cmd_amend = {
     "amend",
     "Change the format options of an image",
-    "[--object objectdef] [--image-opts] [-p] [-q] [-f fmt] [-t cache] [--force] "
-    "[--output=ofmt] [--lock-wait=seconds] -o options filename",
+    "[--object objectdef] [--image-opts] [-p] [-q] [-f fmt] [-t cache] [--force] [--output=ofmt] "
+    "[--trust] [--lock-wait=seconds] -o options filename",
     run,
 };
 

@@ -24,7 +24,8 @@ const struct command cmd_bench = {
     "Benchmark requests to an image",
     "[-c count] [-d depth] [-f fmt] [--flush-interval=flush_interval] [-i aio] [-n] [--no-drain] "
     "[-o offset] [--pattern=pattern] [-q] [-s buffer_size] [-S step_size] [-t cache] [-w] [-U] "
-    "[--image-opts] [--object objectdef] [--output=ofmt] [--lock-wait=seconds] filename",
+    "[--image-opts] [--object objectdef] [--output=ofmt] [--trust] [--lock-wait=seconds] "
+    "filename",
     run,
 };
 

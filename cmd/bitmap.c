@@ -288,9 +288,9 @@ static int run(int argc, char **argv);
 const struct command cmd_bitmap = {
     "bitmap",
     "Change or list the dirty bitmaps of an image",
-    "(--merge source | --add | --remove | --clear | --enable | --disable)... "
     "[-b source_file [-F source_fmt]] [-g granularity] [--object objectdef] [--image-opts] "
-    "[-f fmt] [--list] [--output=ofmt] [-U] [--lock-wait=seconds] filename bitmap",
+    "[-f fmt] [--list] [--output=ofmt] [-U] [--trust] [--lock-wait=seconds] "
+    "(--merge source | --add | --remove | --clear | --enable | --disable)... filename bitmap",
     run,
 };
 

@@ -23,7 +23,7 @@ const struct command cmd_check = {
     "check",
     "Check the metadata of an image, and repair it",
     "[--object objectdef] [--image-opts] [-q] [-f fmt] [--output=ofmt] [-r [leaks | all | lost]] "
-    "[-T src_cache] [-U] [--lock-wait=seconds] filename",
+    "[-T src_cache] [-U] [--trust] [--lock-wait=seconds] filename",
     run,
 };
 

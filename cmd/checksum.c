@@ -14,7 +14,7 @@ const struct command cmd_checksum = {
     "checksum",
     "Compute a digest of the content of an image",
     "[--object objectdef] [--image-opts] [-f fmt] [-T src_cache] [-m num_workers] "
-    "[--output=ofmt] [-p] [-U] [--lock-wait=seconds] filename",
+    "[--output=ofmt] [-p] [-U] [--trust] [--lock-wait=seconds] filename",
     run,
 };
 

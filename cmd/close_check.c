@@ -18,7 +18,7 @@ const struct command cmd_close_check = {
     "close-check",
     "Close an image step by step, or check whether it was closed cleanly",
     "[--object objectdef] [--image-opts] [-f fmt] [-t cache] [--read-only [-U]] [--output=ofmt] "
-    "[-q] [--lock-wait=seconds] filename",
+    "[-q] [--trust] [--lock-wait=seconds] filename",
     run,
 };
 

@@ -24,7 +24,7 @@ const struct command cmd_compare = {
     "compare",
     "Compare the content of two images",
     "[--object objectdef] [--image-opts] [-f fmt] [-F fmt] [-T src_cache] [-p] [-q] [-s] [-U] "
-    "[--output=ofmt] [--lock-wait=seconds] filename1 filename2",
+    "[--output=ofmt] [--trust] [--lock-wait=seconds] filename1 filename2",
     run,
 };
 

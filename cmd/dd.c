@@ -19,8 +19,8 @@ static int run(int argc, char **argv);
 const struct command cmd_dd = {
     "dd",
     "Copy a range of an image to a new one",
-    "[--object objectdef] [--image-opts] [-U] [-f fmt] [-O output_fmt] [--force] "
-    "[--in-place] [--lock-wait=seconds] [--output=ofmt] [bs=block_size] [count=blocks] "
+    "[--object objectdef] [--image-opts] [-U] [-f fmt] [-O output_fmt] [--force] [--in-place] "
+    "[--trust] [--lock-wait=seconds] [--output=ofmt] [bs=block_size] [count=blocks] "
     "[skip=blocks] [seek=blocks] if=input of=output",
     run,
 };

@@ -416,7 +416,7 @@ const struct command cmd_info = {
     "info",
     "Show information about an image",
     "[--object objectdef] [--image-opts] [-f fmt] [--output=ofmt] [--backing-chain] [-U] "
-    "[--limits] [--graph=text|dot] [--lock-wait=seconds] filename",
+    "[--limits] [--graph=text|dot] [--trust] [--lock-wait=seconds] filename",
     run,
 };
 

@@ -212,7 +212,7 @@ const struct command cmd_map = {
     "map",
     "Show where the data of an image is stored",
     "[--object objectdef] [--image-opts] [-f fmt] [--start-offset=offset] [--max-length=len] "
-    "[--bitmap=name] [--output=ofmt] [-U] [--lock-wait=seconds] filename",
+    "[--bitmap=name] [--output=ofmt] [-U] [--trust] [--lock-wait=seconds] filename",
     run,
 };
 

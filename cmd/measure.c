@@ -76,8 +76,9 @@ static int run(int argc, char **argv);
 const struct command cmd_measure = {
     "measure",
     "Compute the file size that a new image needs",
-    "[--output=ofmt] [-O output_fmt] [-o options] [--size N | [--object objectdef] "
-    "[--image-opts] [-f fmt] [-l snapshot_param] [-U] [--lock-wait=seconds] filename]",
+    "[--output=ofmt] [-O output_fmt] [-o options] "
+    "[--size N | [--object objectdef] [--image-opts] [-f fmt] [-l snapshot_param] [-U] [--trust] "
+    "[--lock-wait=seconds] filename]",
     run,
 };
 

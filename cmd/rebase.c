@@ -16,6 +16,7 @@
 #include "blockcore/backing.h"
 #include "blockcore/bytes.h"
 #include "blockcore/cancel.h"
+#include "blockcore/clock.h"
 #include "blockcore/close.h"
 #include "blockcore/copy.h"
 #include "blockcore/difference.h"
@@ -32,7 +33,8 @@ const struct command cmd_rebase = {
     "rebase",
     "Change the backing file of an overlay",
     "[--object objectdef] [--image-opts] [-U] [-q] [-f fmt] [-t cache] [-T src_cache] [-p] [-u] "
-    "[-c] [--output=ofmt] [--lock-wait=seconds] -b backing_file [-F backing_fmt] filename",
+    "[-c] [--output=ofmt] [--trust] [--lock-wait=seconds] -b backing_file [-F backing_fmt] "
+    "filename",
     run,
 };
 
@@ -62,7 +64,7 @@ struct rebase {
 /* ---- opening ---- */
 
 /* -T is for the backing files, old and new; -t for the overlay. */
-static int open_overlay(struct rebase *rebase, struct blk_error *err)
+static int open_overlay_once(struct rebase *rebase, struct blk_error *err)
 {
     const struct request *request = rebase->request;
     unsigned flags = BLK_WRITABLE | BLK_UNMAP | (request->unsafe ? BLK_NO_BACKING : 0);
@@ -82,6 +84,18 @@ static int open_overlay(struct rebase *rebase, struct blk_error *err)
         return blk_fail_why(err, ENOTSUP, "its format has no backing files", "rebasing '%s' (%s)",
                             rebase->root->name, rebase->top->driver->name);
     return request->unsafe ? 0 : blk_reopen(rebase->root, true, cache, err);
+}
+
+static int open_overlay(struct rebase *rebase, struct blk_error *err)
+{
+    uint64_t start = blk_now_ns();
+    int ret = open_overlay_once(rebase, err);
+    while (ret == -EDEADLK) {
+        ret = image_give_way(&rebase->request->image, start, &rebase->root, err);
+        if (ret == 0)
+            ret = open_overlay_once(rebase, err);
+    }
+    return ret;
 }
 
 static int open_new_backing(struct rebase *rebase, unsigned flags, struct blk_error *err)

@@ -54,7 +54,7 @@ const struct command cmd_resize = {
     "resize",
     "Change the size of an image",
     "[--object objectdef] [--image-opts] [-f fmt] [--preallocation=prealloc] [-q] [--shrink] "
-    "[--output=ofmt] [--lock-wait=seconds] filename [+ | -]size",
+    "[--output=ofmt] [--trust] [--lock-wait=seconds] filename [+ | -]size",
     run,
 };
 

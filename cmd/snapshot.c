@@ -12,7 +12,7 @@ static int run(int argc, char **argv);
 const struct command cmd_snapshot = {
     "snapshot",
     "List, create, apply or delete internal snapshots",
-    "[--object objectdef] [--image-opts] [-f fmt] [-U] [-q] [--output=ofmt] "
+    "[--object objectdef] [--image-opts] [-f fmt] [-U] [-q] [--output=ofmt] [--trust] "
     "[--lock-wait=seconds] [-l | -a snapshot | -c snapshot | -d snapshot] filename",
     run,
 };

@@ -12,6 +12,7 @@
 #include <errno.h>
 #include <popt.h>
 #include <stdio.h>
+#include <stdio_ext.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -22,6 +23,7 @@
 #include "cmd/common/program.h"
 #include "cmd/common/report.h"
 
+#define HELP_COLUMNS 80
 #define HELP_VALUE 1 /* popt's values: help, then the rows of the table */
 
 static bool takes_value(const struct cmd_option *option)
@@ -67,6 +69,32 @@ static void list_add(struct cmd_list *list, const char *text)
     list->items = items;
 }
 
+/*
+ * popt that gets no memory says so in its own words and calls exit(1), which may be a result of the
+ * command. So its words wait in stderr's buffer while it is at work, and are dropped at exit.
+ */
+static bool in_popt;
+
+static void end_if_popt_exits(void)
+{
+    if (!in_popt)
+        return;
+    __fpurge(stderr);
+    blk_out_of_memory();
+}
+
+static void popt_begin(void)
+{
+    in_popt = true;
+    setvbuf(stderr, NULL, _IOFBF, 0);
+}
+
+static void popt_end(void)
+{
+    setvbuf(stderr, NULL, _IOLBF, 0);
+    in_popt = false;
+}
+
 /* ---- help ---- */
 
 static void print_option(const struct cmd_option *option)
@@ -96,13 +124,34 @@ static const char *skip_options(const char *synopsis)
     return synopsis;
 }
 
+/* Ends lines at blanks, before column HELP_COLUMNS; those that follow are indented. */
+static void print_wrapped(const char *text)
+{
+    size_t column = 0;
+    while (*text) {
+        size_t blanks = strspn(text, " ");
+        size_t length = blanks + strcspn(text + blanks, " ");
+        if (column && column + length >= HELP_COLUMNS) {
+            column = (size_t)printf("\n      ") - 1;
+            text += blanks;
+            length -= blanks;
+        }
+        printf("%.*s", (int)length, text);
+        column += length;
+        text += length;
+    }
+}
+
 static void print_help(const struct command *command, const struct cmd_option *options)
 {
     static const struct cmd_option help = { 'h', "help", CMD_FLAG, NULL, NULL, "show this help" };
 
     bool alone = program_called_as() == PROGRAM_QEMU_IO;
-    printf("usage: %s%s%s [OPTION]... %s\n\n%s.\n\n", program_name(), alone ? "" : " ",
-           alone ? "" : command->name, skip_options(command->synopsis), command->summary);
+    BLK_AUTOFREE char *usage =
+        blk_xasprintf("usage: %s%s%s [OPTION]... %s", program_name(), alone ? "" : " ",
+                      alone ? "" : command->name, skip_options(command->synopsis));
+    print_wrapped(usage);
+    printf("\n\n%s.\n\n", command->summary);
     for (; !is_end(options); options++)
         print_option(options);
     print_option(&help);
@@ -343,11 +392,19 @@ static int report_bad_option(const struct command *command, const struct cmd_opt
     return report_usage(command, "option '%s': %s", text, poptStrerror(error));
 }
 
+static int next_option(poptContext context)
+{
+    popt_begin();
+    int value = poptGetNextOpt(context);
+    popt_end();
+    return value;
+}
+
 static int parse_arranged(const struct command *command, const struct cmd_option *options,
                           poptContext context)
 {
     int value;
-    while ((value = poptGetNextOpt(context)) > 0) {
+    while ((value = next_option(context)) > 0) {
         if (value == HELP_VALUE) {
             print_help(command, options);
             return EXIT_OK;
@@ -385,7 +442,10 @@ int cmd_parse(const struct command *command, const struct cmd_option *options, i
     arrange(&arranged, options, argc, argv);
 
     struct poptOption *table = popt_table(options);
+    atexit(end_if_popt_exits);
+    popt_begin();
     poptContext context = poptGetContext(NULL, arranged.argc, arranged.argv, table, 0);
+    popt_end();
     if (!context)
         blk_out_of_memory();
     int status = parse_arranged(command, options, context);

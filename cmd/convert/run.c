@@ -395,11 +395,11 @@ static int run(int argc, char **argv)
 const struct command cmd_convert = {
     "convert",
     "Copy an image, converting its format",
-    "[--object objectdef] [--image-opts] [--target-image-opts] [--target-is-zero] [--bitmaps "
-    "[--skip-broken-bitmaps]] [-U] [-C] [-c] [-p] [-q] [-n] [-f fmt] [-t cache] [-T src_cache] "
-    "[-O output_fmt] [-B backing_file [-F backing_fmt]] [-o options] [-l snapshot_param] "
-    "[-S sparse_size] [-r rate_limit] [-m num_coroutines] [-W] [--salvage] [--force] "
-    "[--in-place] "
-    "[--output=ofmt] [--lock-wait=seconds] filename [filename2 [...]] output_filename",
+    "[--object objectdef] [--image-opts] [--target-image-opts] [--target-is-zero] "
+    "[--bitmaps [--skip-broken-bitmaps]] [-U] [-C] [-c] [-p] [-q] [-n] [-f fmt] [-t cache] "
+    "[-T src_cache] [-O output_fmt] [-B backing_file [-F backing_fmt]] [-o options] "
+    "[-l snapshot_param] [-S sparse_size] [-r rate_limit] [-m num_coroutines] [-W] [--salvage] "
+    "[--force] [--in-place] [--output=ofmt] [--trust] [--lock-wait=seconds] filename "
+    "[filename2 [...]] output_filename",
     run,
 };

@@ -26,7 +26,7 @@ const struct command cmd_io = {
     .name = "io",
     .summary = "Read, write and examine an image with commands",
     .synopsis = "[-c CMD]... [-f FMT | --image-opts] [-rsnCkmU] [-t CACHE] [-d DISCARD] [-i AIO] "
-                "[-T TRACE] [--object OBJECTDEF] [--lock-wait SECONDS] [FILE]",
+                "[-T TRACE] [--object OBJECTDEF] [--trust] [--lock-wait SECONDS] [FILE]",
     .run = run,
 };
 

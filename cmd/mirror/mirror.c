@@ -15,10 +15,9 @@ const struct command cmd_mirror = {
     "mirror",
     "Copy an image, verify the copy, and move overlays to it",
     "[--mode=full|top] [--pivot=overlay]... [--witness=file] [--guest-io=file] [--in-place] "
-    "[-f fmt] "
-    "[-O output_fmt] [-o options] [-c] [-t cache] [-T src_cache] [-m workers] [-r rate_limit] "
-    "[--force] [-p] [-q] [--output=ofmt] [--object objectdef] [--image-opts] "
-    "[--lock-wait=seconds] source target",
+    "[-f fmt] [-O output_fmt] [-o options] [-c] [-t cache] [-T src_cache] [-m workers] "
+    "[-r rate_limit] [--force] [-p] [-q] [--output=ofmt] [--object objectdef] [--image-opts] "
+    "[--trust] [--lock-wait=seconds] source target",
     run,
 };
 

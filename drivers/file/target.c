@@ -16,6 +16,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "blockcore/links.h"
 #include "blockcore/memory.h"
 #include "blockcore/open.h"
 #include "blockcore/open_files.h"
@@ -25,7 +26,6 @@
 #include "drivers/file/file.h"
 
 #define NEW_FILE_MODE 0644
-#define MAX_SYMLINKS 40
 #define MAX_NAME_TRIES 100
 
 const struct blk_option_desc file_create_options[] = {
@@ -48,22 +48,6 @@ struct making {
 
 /* ---- which file ---- */
 
-int file_follow_symlink(char **path)
-{
-    char text[PATH_MAX];
-    ssize_t length = blk_sys->readlinkat(AT_FDCWD, *path, text, sizeof(text));
-    if (length < 0)
-        return -errno;
-    if (length == 0 || (size_t)length == sizeof(text))
-        return -ENAMETOOLONG;
-    const char *slash = strrchr(*path, '/');
-    int folder = text[0] != '/' && slash ? (int)(slash - *path + 1) : 0;
-    char *next = blk_xasprintf("%.*s%.*s", folder, *path, (int)length, text);
-    free(*path);
-    *path = next;
-    return 0;
-}
-
 /*
  * Finds the file that `filename` stands for: *path is not a symlink. Returns 1 when it exists (*st
  * filled), 0 when the name is free, -errno. A descriptor (/dev/fd/3), which only the kernel can
@@ -77,7 +61,7 @@ static int resolve(const char *filename, char **path, bool *by_descriptor, struc
         return -errno;
 
     *path = blk_xstrdup(filename);
-    for (int links = 0; links <= MAX_SYMLINKS; links++) {
+    for (int links = 0; links <= BLK_MAX_SYMLINKS; links++) {
         if (blk_sys->fstatat(AT_FDCWD, *path, st, AT_SYMLINK_NOFOLLOW) < 0) {
             if (errno != ENOENT)
                 return -errno;
@@ -87,10 +71,10 @@ static int resolve(const char *filename, char **path, bool *by_descriptor, struc
         }
         if (!S_ISLNK(st->st_mode))
             break;
-        *by_descriptor = exists && file_is_descriptor_link(*path);
+        *by_descriptor = exists && blk_is_descriptor_link(*path);
         if (*by_descriptor)
             break;
-        int ret = file_follow_symlink(path);
+        int ret = blk_follow_symlink(path);
         if (ret < 0)
             return ret;
     }

@@ -11,6 +11,7 @@
 
 #include "blockcore/backing.h"
 #include "blockcore/identity.h"
+#include "blockcore/links.h"
 #include "blockcore/memory.h"
 #include "blockcore/open.h"
 #include "blockcore/open_files.h"
@@ -142,6 +143,8 @@ static int check_wanted(struct blk_node *node, const struct wanted *wanted, stru
     if (wanted->data_file_raw && !s->data_file_raw)
         return refuse(node, err, "data_file_raw",
                       "what the data file holds already need not be where a raw image has it");
+    if (wanted->data_file)
+        return blk_check_name_to_store(blk_bottom(qcow2_file(node))->name, wanted->data_file, err);
     return 0;
 }
 

@@ -502,7 +502,7 @@ struct qcow2_mapping {
 
 /*
  * Looks [offset, offset + bytes) up: the longest uniform range at its beginning, within one L2
- * slice.
+ * slice. On failure mapping->bytes is how far it reaches; 0: not known.
  */
 int qcow2_map(struct blk_node *node, uint64_t offset, uint64_t bytes,
               struct qcow2_mapping *mapping, struct blk_error *err);
