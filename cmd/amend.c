@@ -2,6 +2,7 @@
 #include <errno.h>
 
 #include "cmd/common/common.h"
+#include "cmd/common/dependents.h"
 
 static int amend_main(int argc, char **argv);
 
@@ -13,8 +14,8 @@ const struct command cmd_amend = {
 };
 
 struct amend_request {
+    struct image_args image;
     struct cmd_list texts; /* -o */
-    bool force;
     bool show_progress;
 };
 
@@ -40,7 +41,7 @@ static int amend_node(struct blk_node *node, struct blk_options *options,
                       struct blk_error *err)
 {
     const struct blk_progress progress = { progress_update, shown };
-    int ret = blk_amend(node, options, request->force, &progress, err);
+    int ret = blk_amend(node, options, request->image.force, &progress, err);
     if (ret < 0)
         return ret;
 
@@ -64,6 +65,9 @@ static int amend(struct blk_node *root, const struct amend_request *request)
     int ret = blk_require(node, BLK_AMENDING, &err, "amending '%s'", node->name);
     if (ret == 0)
         ret = create_options_parse(&request->texts, &tables, options, &err);
+    if (ret == 0)
+        ret = check_file_no_dependents(&request->image, blk_options_peek(options, "data_file"),
+                                       &err);
     if (ret == 0) {
         struct progress progress;
         progress_start(&progress, request->show_progress);
@@ -76,19 +80,18 @@ static int amend(struct blk_node *root, const struct amend_request *request)
 
 static int amend_main(int argc, char **argv)
 {
-    struct image_args image = IMAGE_ARGS_INIT;
-    struct amend_request request = { .force = false };
+    struct amend_request request = { .image = IMAGE_ARGS_INIT };
     enum output_format format = OUTPUT_HUMAN;
     const char *cache = NULL;
     bool quiet = false;
     const struct cmd_option options[] = {
         { 'o', "options", CMD_LIST, &request.texts, "OPTIONS",
           "options to change; -o help lists them" },
-        { 0, "force", CMD_FLAG, &request.force, NULL, "allow changes that may lose data" },
+        { 0, "force", CMD_FLAG, &request.image.force, NULL, "allow changes that may lose data" },
         { 'p', "progress", CMD_FLAG, &request.show_progress, NULL, "show the progress" },
         { 'q', "quiet", CMD_FLAG, &quiet, NULL, "print nothing but errors" },
         { 't', "cache", CMD_STRING, &cache, "CACHE", "cache mode" },
-        WRITTEN_IMAGE_OPTIONS(&image),
+        WRITTEN_IMAGE_OPTIONS(&request.image),
         RESULT_OPTION(&format),
         CMD_OPTIONS_END,
     };
@@ -101,8 +104,8 @@ static int amend_main(int argc, char **argv)
     if (!request.texts.count)
         return report_usage(&cmd_amend, "expects options (-o)");
     bool help = create_options_want_help(&request.texts);
-    if (help && image.format) {
-        const struct blk_driver *driver = image_driver(image.format, &err);
+    if (help && request.image.format) {
+        const struct blk_driver *driver = image_driver(request.image.format, &err);
         return driver ? print_amend_help(driver) : report_error(&err);
     }
     if (operands.count != 1)
@@ -111,7 +114,7 @@ static int amend_main(int argc, char **argv)
     request.show_progress = request.show_progress && !quiet && format == OUTPUT_HUMAN;
     struct blk_node *root;
     unsigned flags = help ? BLK_NO_BACKING | BLK_NO_IO : BLK_WRITABLE;
-    if (image_open(&image, operands.items[0], flags, cache, &root, &err) < 0)
+    if (image_open(&request.image, operands.items[0], flags, cache, &root, &err) < 0)
         return report_error(&err);
     json_t *result = help ? NULL : result_new(format, &cmd_amend, operands.items[0]);
     return finish(amend(root, &request), &root, 1, result);

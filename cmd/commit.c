@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "blockcore/base/clock.h"
 #include "blockcore/base/memory.h"
 #include "blockcore/bitmap/bitmaps.h"
 #include "blockcore/bitmap/identity.h"
@@ -23,6 +24,9 @@
 #define WORKERS 4
 
 struct commit {
+    struct image_args image;
+    const char *filename, *cache, *base_name;
+
     struct blk_node *root; /* what is committed; writable */
     struct blk_node *top;  /* root without filters */
     struct blk_node *base; /* what it is committed into */
@@ -206,20 +210,41 @@ static int empty_top(const struct commit *commit, struct blk_error *err)
     return commit->keep_top ? 0 : blk_make_empty(commit->root, err);
 }
 
+static int open_chain(struct commit *commit, struct blk_error *err)
+{
+    return image_open(&commit->image, commit->filename, BLK_WRITABLE | BLK_UNMAP, commit->cache,
+                      &commit->root, err);
+}
+
+/* The work on the open chain. -EDEADLK: as after a kill, it can be done again. */
+static int commit_chain(struct commit *commit, bool show_progress, struct blk_error *err)
+{
+    commit->top = blk_skip_filters(commit->root);
+    int ret = find_base(commit, commit->base_name, err);
+    if (ret < 0)
+        return ret;
+    progress_start(&commit->progress, show_progress);
+    ret = commit_into_base(commit, err);
+    if (ret == 0)
+        ret = empty_top(commit, err);
+    progress_finish(&commit->progress, ret == 0);
+    return ret;
+}
+
 /* `result`: what --output=json prints, or NULL. */
-static int do_commit(struct commit *commit, const char *base_name, bool show_progress,
-                     json_t *result)
+static int do_commit(struct commit *commit, bool show_progress, json_t *result)
 {
     struct blk_error err = BLK_ERROR_INIT;
+    uint64_t start = blk_now_ns();
 
-    commit->top = blk_skip_filters(commit->root);
-    int ret = find_base(commit, base_name, &err);
-    if (ret == 0) {
-        progress_start(&commit->progress, show_progress);
-        ret = commit_into_base(commit, &err);
+    int ret = commit_chain(commit, show_progress, &err);
+    while (ret == -EDEADLK) {
+        commit->base = NULL;
+        ret = image_give_way(&commit->image, start, &commit->root, &err);
         if (ret == 0)
-            ret = empty_top(commit, &err);
-        progress_finish(&commit->progress, ret == 0);
+            ret = open_chain(commit, &err);
+        if (ret == 0)
+            ret = commit_chain(commit, show_progress, &err);
     }
     int status = ret < 0 ? report_error(&err) : EXIT_OK;
     result_set_text(result, "base", commit->base ? blk_bottom(commit->base)->name : NULL);
@@ -239,16 +264,14 @@ const struct command cmd_commit = {
 
 static int commit_main(int argc, char **argv)
 {
-    struct image_args image = IMAGE_ARGS_INIT;
-    struct commit commit = { .root = NULL };
+    struct commit commit = { .image = IMAGE_ARGS_INIT };
     struct cmd_size rate = { .given = false };
-    const char *cache = NULL, *base_name = NULL, *filename;
     enum output_format format = OUTPUT_HUMAN;
     bool quiet = false, show_progress = false;
     const struct cmd_option options[] = {
-        WRITTEN_IMAGE_OPTIONS(&image),
-        { 't', "cache", CMD_STRING, &cache, "CACHE", "cache mode of the images" },
-        { 'b', "base", CMD_STRING, &base_name, "FILE",
+        WRITTEN_IMAGE_OPTIONS(&commit.image),
+        { 't', "cache", CMD_STRING, &commit.cache, "CACHE", "cache mode of the images" },
+        { 'b', "base", CMD_STRING, &commit.base_name, "FILE",
           "image of the chain to commit into; implies -d" },
         { 'r', "rate-limit", CMD_SIZE, &rate, "BYTES",
           "limit the copy to this many bytes per second" },
@@ -261,19 +284,19 @@ static int commit_main(int argc, char **argv)
         CMD_OPTIONS_END,
     };
 
-    int status = cmd_parse_image(&cmd_commit, options, argc, argv, &filename);
+    int status = cmd_parse_image(&cmd_commit, options, argc, argv, &commit.filename);
     if (status != CMD_RUN)
         return status;
 
     struct blk_error err = BLK_ERROR_INIT;
-    if (image_open(&image, filename, BLK_WRITABLE | BLK_UNMAP, cache, &commit.root, &err) < 0)
+    if (open_chain(&commit, &err) < 0)
         return report_error(&err);
     commit.bytes_per_second = rate.value;
-    if (base_name)
+    if (commit.base_name)
         commit.keep_top = true;
     bool human = format == OUTPUT_HUMAN;
-    status = do_commit(&commit, base_name, show_progress && !quiet && human,
-                       result_new(format, &cmd_commit, filename));
+    status = do_commit(&commit, show_progress && !quiet && human,
+                       result_new(format, &cmd_commit, commit.filename));
     if (status == EXIT_OK && !quiet && human)
         printf("Image committed.\n");
     return status;

@@ -22,7 +22,7 @@
 #include "cmd/common/report.h"
 #include "cmd/version.h"
 
-#define STDERR_BUFFER_BYTES 8192
+static char stderr_buffer[8192];
 
 /* All commands, by name. */
 #define COMMANDS(X) \
@@ -194,7 +194,7 @@ int main(int argc, char **argv)
         return EXIT_FAILED;
     program_set(argv[0]);
     /* A line is one write: those of several processes on one stderr do not mix. */
-    setvbuf(stderr, NULL, _IOLBF, STDERR_BUFFER_BYTES);
+    setvbuf(stderr, stderr_buffer, _IOLBF, sizeof(stderr_buffer));
     blk_memory_init("out of memory", EXIT_FAILED);
     /* A part of a JSON result that is missing would be a wrong result. */
     json_set_alloc_funcs(blk_xmalloc, free);

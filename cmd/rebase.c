@@ -15,9 +15,11 @@
 
 #include "blockcore/base/bytes.h"
 #include "blockcore/base/cancel.h"
+#include "blockcore/base/clock.h"
 #include "blockcore/base/memory.h"
 #include "blockcore/bitmap/identity.h"
 #include "blockcore/graph/backing.h"
+#include "blockcore/graph/close.h"
 #include "blockcore/graph/io.h"
 #include "blockcore/graph/names.h"
 #include "blockcore/graph/open.h"
@@ -64,7 +66,7 @@ struct rebase {
 /* ---- opening ---- */
 
 /* -T is for the backing files, old and new; -t for the overlay. */
-static int open_overlay(struct rebase *rebase, struct blk_error *err)
+static int open_overlay_once(struct rebase *rebase, struct blk_error *err)
 {
     const struct rebase_request *request = rebase->request;
     unsigned flags = BLK_WRITABLE | BLK_UNMAP | (request->unsafe ? BLK_NO_BACKING : 0);
@@ -85,6 +87,18 @@ static int open_overlay(struct rebase *rebase, struct blk_error *err)
     if (ret < 0)
         return ret;
     return request->unsafe ? 0 : blk_reopen(rebase->root, true, cache, err);
+}
+
+static int open_overlay(struct rebase *rebase, struct blk_error *err)
+{
+    uint64_t start = blk_now_ns();
+    int ret = open_overlay_once(rebase, err);
+    while (ret == -EDEADLK) {
+        ret = image_give_way(&rebase->request->image, start, &rebase->root, err);
+        if (ret == 0)
+            ret = open_overlay_once(rebase, err);
+    }
+    return ret;
 }
 
 static int open_new_backing(struct rebase *rebase, unsigned flags, struct blk_error *err)
@@ -375,6 +389,68 @@ static int adopt_parent(struct rebase *rebase, struct blk_error *err)
     return blk_identity_move(rebase->top, rebase->backing, err);
 }
 
+/* What tells the chain of a backing file, see blk_identity_look(); 0 where it cannot be opened. */
+static uint64_t look_below(struct rebase *rebase, const char *name, const char *format)
+{
+    const struct blk_open how = {
+        .filename = name,
+        .format = format,
+        .flags = BLK_FORCE_SHARE | BLK_TRUST,
+        .cache = rebase->top->cache,
+    };
+    struct blk_error unreadable = BLK_ERROR_INIT;
+    struct blk_node *backing;
+
+    if (blk_open_new_backing(rebase->top, &how, &backing, &unreadable) < 0)
+        return 0;
+    uint64_t look = blk_identity_look(backing);
+    blk_drop(backing);
+    return look;
+}
+
+/*
+ * Whether the image is known to show on the new backing file what it shows now: nothing changes but
+ * how the file is called, or both are the same backup. *look: of the new one, 0 if not known.
+ */
+static bool is_same_below(struct rebase *rebase, const struct blk_identity *identity,
+                          uint64_t *look)
+{
+    const char *name = new_name(rebase->request), *format = rebase->request->backing_format;
+    const struct blk_node *top = rebase->top;
+
+    *look = name ? look_below(rebase, name, format) : 0;
+    if (!name || !top->backing_name)
+        return !name && !top->backing_name;
+    if (strcmp(name, top->backing_name) == 0 && top->backing_format &&
+        strcmp(format, top->backing_format) == 0)
+        return true;
+    return *look && (*look == identity->below ||
+                     *look == look_below(rebase, top->backing_name, top->backing_format));
+}
+
+/*
+ * -u copies nothing, and no bitmap records what shows through another backing file: it cannot be
+ * the source of an incremental backup any more. A backup that was complete by itself is another
+ * disk; one that says what it was made on still holds its part.
+ */
+static int lose_unless_same(struct rebase *rebase, struct blk_error *err)
+{
+    struct blk_identity identity;
+    uint64_t look;
+
+    int ret = blk_identity_of(rebase->top, &identity, err);
+    bool whole = ret == 0 && blk_id_is_none(&identity.parent);
+    if (ret < 0 || (!identity.bitmap_count && (!whole || blk_id_is_none(&identity.backup))))
+        return ret;
+    if (!is_same_below(rebase, &identity, &look))
+        return blk_identity_lose(rebase->top, whole, err);
+    if (!look || look == identity.below || !identity.bitmap_count)
+        return 0;
+    identity.below = look;
+    blk_identity_set(rebase->top, &identity);
+    return 0;
+}
+
 /*
  * -u: the user says that the new backing file is right. Where it can be seen that it is another
  * backup than the one that the image was made on, that takes --trust. A file that is not there yet,
@@ -414,6 +490,8 @@ static int do_rebase(struct rebase *rebase, struct blk_error *err)
     if (ret < 0)
         return ret;
     ret = check_name(rebase, err);
+    if (ret == 0 && request->unsafe)
+        ret = lose_unless_same(rebase, err);
     if (ret < 0)
         return ret;
     if (named)

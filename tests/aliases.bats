@@ -253,3 +253,47 @@ make_chain() {
     blkimg convert -O raw base.q file:base.q two.raw
     [[ $(stat -c %s two.raw) == 2097152 ]]
 }
+
+# --- names that mean nothing later --------------------------------------------------------------
+
+# stores_not ARG...: a name of a descriptor is not put into a header, and nothing changes.
+stores_not() {
+    local status=0 message
+    message=$(blkimg "$@" 2>&1 >/dev/null) || status=$?
+    [[ $status == 1 && $message == blkimg:*"it is a descriptor of a process"* ]] ||
+        fail "$*: status $status: $message"
+    unchanged
+}
+
+@test "a header does not name a descriptor" {
+    need qemu-img
+    qemu-img create -q -f qcow2 base.q 1M
+    qemu-img create -q -f qcow2 -b base.q -F qcow2 top.q 1M
+    qemu-img create -q -f qcow2 source.q 1M
+    qemu-img create -q -f qcow2 -o data_file=d.raw data.q 1M
+    truncate -s 1M d2.raw
+    cp base.q other.q
+    ln -s /dev/fd/8 link
+    images >before
+    local name
+    exec 8<>other.q 9<>d2.raw
+    for name in /dev/fd/8 /proc/self/fd/8 "/proc/$BASHPID/fd/8" file:/dev/fd/8 link \
+        'json:{"driver":"qcow2","file.filename":"/dev/fd/8"}'; do
+        stores_not create -q -f qcow2 -b "$name" -F qcow2 new.q
+        stores_not create -q -u -f qcow2 -b "$name" -F qcow2 new.q 1M
+        stores_not convert -O qcow2 -B "$name" -F qcow2 top.q new.q
+        stores_not rebase -b "$name" -F qcow2 top.q
+        stores_not rebase -u -b "$name" -F qcow2 top.q
+    done
+    for name in /dev/fd/9 file:/dev/fd/9; do
+        stores_not create -q -f qcow2 -o data_file="$name" new.q 1M
+        stores_not convert -O qcow2 -o data_file="$name" source.q new.q
+        stores_not backup -q -o data_file="$name" source.q new.q
+        stores_not amend -o data_file="$name" data.q
+    done
+    stores_not create -q -f qcow2 -b /dev/stdin -F raw new.q 1M <d2.raw
+    # To be read, it is as good as any other; a pivot finds out what it is really called.
+    blkimg convert -O qcow2 /dev/fd/8 new.q
+    blkimg pivot --to=/dev/fd/8 top.q
+    assert_equal "$(qemu-img info top.q | sed -n 's/^backing file: //p')" other.q
+}

@@ -234,8 +234,12 @@ refused_by_all() {
     blkimg compare -f qcow2 -F raw full inc3.raw
     blkimg io -c 'write -P 5 128k 64k' disk >out
     blkimg backup --bitmap=b --base=full disk inc4
-    # A copy has no id: its overlay is a part of what is not known; and back.
+    # A verified copy is the same backup; over another one the overlay is a part of what is not known; and back.
     blkimg mirror -q --pivot=inc4 full moved
+    assert_equal "$(id_of moved) $(parent_of inc4)" "$point $point"
+    blkimg compare disk inc4
+    qemu-img convert -O qcow2 full plain
+    blkimg pivot --to=plain inc4
     assert_equal "$(parent_of inc4)" null
     blkimg compare disk inc4
     blkimg pivot --to=full inc4
@@ -287,6 +291,12 @@ kept() {
     kept create -q -f qcow2 -o data_file=full image 1M
     kept convert -O qcow2 -o data_file=full disk image
     kept backup -o data_file=full disk image
+    kept mirror -o data_file=full disk image
+    kept convert --in-place -O qcow2 -o data_file=full disk image
+    blkimg create -q -f qcow2 -o data_file=data image 1M
+    kept amend -o data_file=full image
+    kept amend -o data_file=sub/link image
+    rm image data
     # The image that depends on it need not be the one that names it by this name, nor have an id.
     qemu-img rebase -u -b "$PWD/full" -F qcow2 inc
     kept backup disk full

@@ -407,6 +407,52 @@ END
     python3 -c 'd = open("t.raw", "rb").read(); assert d == (b"\7" * 512 + bytes(512)) * 1024'
 }
 
+@test "--salvage: what a table led to is not read when the table cannot be" {
+    need qemu-img qemu-io
+    # The L1 table lies at 192k, and an L2 table at 256k, whose second slice maps bytes 32M to 64M.
+    qemu-img create -q -f qcow2 large 4T
+    qemu-io -c 'write -P 7 16M 64k' large >/dev/null
+    qemu-img create -q -f qcow2 a 96M
+    qemu-io -c 'write -P 7 16M 64k' -c 'write -P 8 40M 64k' -c 'write -P 9 80M 64k' a >/dev/null
+    cat >l1 <<'END'
+[inject-error]
+event = "none"
+iotype = "read"
+errno = "5"
+sector = "384"
+END
+    cat >l2 <<'END'
+[inject-error]
+event = "l2_load"
+errno = "5"
+sector = "520"
+END
+    local l2=driver=qcow2,l2-cache-entry-size=4k,file.driver=blkdebug,file.config=l2,file.image.filename=a
+    refuses "read" -O qcow2 blkdebug:l1:large t
+    run --separate-stderr timeout 20 "$BLKIMG" convert --salvage -O qcow2 blkdebug:l1:large t
+    assert_success
+    assert_equal "${#stderr_lines[@]}" 2
+    assert_regex "${stderr_lines[0]}" 'bytes 0 to 4398046511103 cannot be read'
+    assert_equal "$(qemu-img map --output=json t | grep -c '"data": true')" 0
+
+    run --separate-stderr blkimg convert --salvage --image-opts -O qcow2 "$l2" t
+    assert_success
+    assert_equal "${#stderr_lines[@]}" 2
+    assert_regex "${stderr_lines[0]}" 'bytes 33554432 to 67108863 cannot be read'
+    qemu-io -c 'read -P 7 16M 64k' -c 'read -P 0 32M 32M' -c 'read -P 9 80M 64k' t >out
+    ! grep -E 'failed|error' out
+
+    # Everything is written out; compressed, a cluster is lost in part only.
+    run --separate-stderr blkimg convert --salvage -S 0 --image-opts -O raw "$l2" t.raw
+    assert_success
+    assert_regex "${stderr_lines[0]}" 'bytes 33554432 to 67108863 cannot be read'
+    run blkimg convert --salvage -q -c --image-opts -O qcow2 -o cluster_size=2M "$l2" t
+    assert_success
+    qemu-img compare t t.raw
+    blkimg convert -q -O raw t t2.raw
+    cmp t.raw t2.raw
+}
+
 @test "a locked source or target" {
     need qemu-io
     make_image a

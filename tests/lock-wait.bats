@@ -380,3 +380,52 @@ all_at_once() {
     done
     run -0 "$BLKIMG" check a
 }
+
+# Each reads the base before it writes it, and so keeps the others from writing it.
+@test "8 overlays are committed to one base" {
+    "$BLKIMG" create -q -f qcow2 base 1M
+    for n in 1 2 3 4 5 6 7 8; do
+        "$BLKIMG" create -q -f qcow2 -b base -F qcow2 over"$n"
+        "$BLKIMG" io -c "write -P $n ${n}00k 4k" over"$n"
+    done
+    all_at_once 8 commit -q --lock-wait=60 over%
+    for n in 1 2 3 4 5 6 7 8; do
+        run -0 "$BLKIMG" io -r -c "read -P $n ${n}00k 4k" base
+        refute_output --partial "failed"
+    done
+    run -0 "$BLKIMG" check base
+}
+
+@test "two that wait for a reader, and then for each other" {
+    "$BLKIMG" create -q -f qcow2 base 1M
+    "$BLKIMG" create -q -f qcow2 -b base -F qcow2 over1
+    "$BLKIMG" create -q -f qcow2 -b base -F qcow2 over2
+    local pids=() n
+    hold "$BLKIMG" io -r base
+    wait_for 10 is_held base "100 201 203"
+    for n in 1 2; do
+        "$BLKIMG" io -c "write -P $n ${n}00k 4k" over"$n"
+        timeout 30 "$BLKIMG" commit -q --lock-wait=60 over"$n" 2>err.$n 3>&- 8>&- &
+        pids+=($!)
+    done
+    sleep 0.5
+    release
+    for n in 0 1; do
+        wait "${pids[n]}" || fail "$(cat err.*)"
+    done
+    for n in 1 2; do
+        "$BLKIMG" io -r -c "read -P $n ${n}00k 4k" base >out
+        refute grep -q failed out
+    done
+}
+
+@test "8 rebases of one overlay" {
+    "$BLKIMG" create -q -f qcow2 base 1M
+    "$BLKIMG" create -q -f qcow2 other 1M
+    "$BLKIMG" create -q -f qcow2 -b base -F qcow2 over
+    "$BLKIMG" io -c "write -P 5 0 64k" over
+    all_at_once 8 rebase -b other -F qcow2 --lock-wait=60 over
+    run -0 "$BLKIMG" io -r -c "read -P 5 0 64k" over
+    refute_output --partial "failed"
+    run -0 "$BLKIMG" check over
+}

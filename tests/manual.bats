@@ -45,10 +45,21 @@ options_of() {
         text=$(plain "blkimg-$command")$common
         while read -r short long; do
             [[ $short == --* ]] && long=$short short=
-            grep -qE -- "(^|[^a-z-])${long:-none}([^a-z-]|$)" <<<"$text" ||
-                { [[ $short ]] && grep -qE -- "(^|[ .\"\\\\B])-[A-Za-z]*${short#-}" <<<"$text"; } ||
-                fail "blkimg-$command(1) does not have $short $long"
+            [[ -z $long ]] || grep -qE -- "(^|[^a-z-])$long([^a-z-]|$)" <<<"$text" ||
+                fail "blkimg-$command(1) does not have $long"
+            [[ -z $short ]] || grep -qE -- "(^|[ .\"\\\\B])-[A-Za-z]*${short#-}" <<<"$text" ||
+                fail "blkimg-$command(1) does not have $short"
         done < <(options_of "$command")
+    done
+}
+
+@test "every synopsis has --trust where it is taken, and every usage fits the screen" {
+    local command
+    for command in $(commands); do
+        [[ $(blkimg "$command" --help | sed '/^$/q' | wc -L) -lt 80 ]] || fail "$command: long usage"
+        options_of "$command" | grep -qw -- --trust || continue
+        plain "blkimg-$command" | sed '/DESCRIPTION/q' | grep -q -- --trust || fail "blkimg-$command(1)"
+        blkimg help | grep -E "^  $command .*\[" | grep -qF -- '[--trust]' || fail "help: $command"
     done
 }
 

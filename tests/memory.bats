@@ -65,7 +65,7 @@ teardown() {
     memory_faults - check a
     memory_faults - measure -O qcow2 a
     memory_faults - checksum a
-    FAULT_STATUSES='^[1-5]$' memory_faults - compare a raw
+    FAULT_STATUSES='^[2-5]$' memory_faults - compare a raw
     memory_faults - snapshot -l a
     memory_faults - bitmap --list --output=json a
     memory_faults - io -r -c 'read -P 2 64k 64k' a
@@ -91,6 +91,19 @@ teardown() {
     memory_faults a amend -o compat=1.1,lazy_refcounts=on a
     memory_faults a check -r all a
     memory_faults a io -c 'write -P 9 0 64k' a
+}
+
+# popt has a line of its own, and status 1, which says here that the images differ.
+@test "no memory for the options of compare" {
+    local n status
+    cd "$SCENE" || return
+    for ((n = 1; n <= 60; n++)); do
+        status=0
+        LD_PRELOAD=$TEST_TOOLS/malloc-preload.so FAULT_N=$n \
+            "$BLKIMG" compare -q -f qcow2 -F raw a raw 2>"$T/err" || status=$?
+        assert_equal "$n: $status" "$n: 2"
+        assert_equal "$(<"$T/err")" "blkimg: compare: Cannot allocate memory"
+    done
 }
 
 @test "an address space that is too small" {

@@ -454,6 +454,37 @@ PY
     ((pairs == 86))
 }
 
+# Data that look like entries with wrong flags, where a table is said to go on.
+@test "a repair leaves data alone that a table of the wrong length or place covers" {
+    local way change
+    python3 -c 'import sys; sys.stdout.buffer.write(bytes.fromhex("80000000000001ff") * 65536)' >words
+    qemu-img create -q -f qcow2 base 64M
+    qio base 'write -s words 0 512k'
+    qemu-img snapshot -c one base
+    qio base 'write -s words 256k 512k'
+    qemu-img bitmap --add base b0
+    for change in 'l1_entries=old+8192' 'l1_entries=old+20000' 'l1_offset=0x70000' 'l1[0]=0x70000|COPIED' \
+        'snapshot[0].l1_entries=old+8192' 'snapshot[0].l1_offset=0x70000' 'reftable_clusters=20' \
+        'reftable_offset=0x70000' 'reftable[0]=0x70000' 'snapshots_offset=0x70000' \
+        'bitmaps.directory_offset=0x70000' 'bitmap[0].table_offset=0x70000'; do
+        for way in leaks all; do
+            echo "$change -r $way"
+            cp base a
+            mkimage edit a "$change"
+            run blkimg check -r "$way" a
+            ((status == 0 || status == 2 || status == 3))
+            [[ $change != l1_entries* ]] || assert_equal "$status" 2
+            cmp -n $((0x80000)) -i $((0x50000)) a base
+            # Seen through the right tables again, nothing is missing.
+            [[ $change == l1* ]] || continue
+            mkimage edit a l1_offset="$(mkimage get base l1_offset)" \
+                l1_entries="$(mkimage get base l1_entries)" "l1[0]=$(mkimage get base 'l1[0]')"
+            qemu-img compare -q a base
+        done
+    done
+    run -0 python3 "$SRCDIR/tests/tools/repairfuzz.py" --count 60
+}
+
 @test "snapshot tables" {
     make_base
     finds 2 'snapshot[0].l1_offset=old+512'

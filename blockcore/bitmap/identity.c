@@ -5,9 +5,13 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/random.h>
+#include <sys/stat.h>
 
+#include "blockcore/base/bytes.h"
+#include "blockcore/base/memory.h"
 #include "blockcore/graph/driver.h"
 #include "blockcore/graph/feature.h"
+#include "blockcore/graph/names.h"
 
 const struct blk_id blk_id_unknown = {
     { 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff,
@@ -49,13 +53,20 @@ void blk_id_format(const struct blk_id *id, char text[BLK_ID_TEXT_BYTES])
     }
 }
 
-/* FNV-1a, 64 bits: names are longer than the first sector of an image has room for. */
+/* FNV-1a, 64 bits. */
+#define HASH_BEGIN UINT64_C(0xcbf29ce484222325)
+
+static uint64_t hash_add(uint64_t hash, const void *data, size_t bytes)
+{
+    for (const uint8_t *at = data; bytes; bytes--, at++)
+        hash = (hash ^ *at) * UINT64_C(0x100000001b3);
+    return hash;
+}
+
+/* Names are longer than the first sector of an image has room for. */
 static uint64_t hash_of_name(const char *name)
 {
-    uint64_t hash = UINT64_C(0xcbf29ce484222325);
-    for (; *name; name++)
-        hash = (hash ^ (uint8_t)*name) * UINT64_C(0x100000001b3);
-    return hash;
+    return hash_add(HASH_BEGIN, name, strlen(name));
 }
 
 int blk_identity_of(struct blk_node *node, struct blk_identity *identity, struct blk_error *err)
@@ -96,6 +107,73 @@ int blk_identity_will_change(struct blk_node *node, struct blk_error *err)
     pthread_mutex_unlock(&mutex);
     return ret < 0 ? blk_fail_if_unset(err, -ret, "removing the backup id of '%s'", node->name)
                    : 0;
+}
+
+/* ---- what is below ---- */
+
+/* The file itself, wherever it is called what. The time tells it from a later one of its number. */
+static bool look_at_file(const struct blk_node *node, uint64_t *hash)
+{
+    struct stat st;
+
+    if (stat(node->name, &st) < 0 || !S_ISREG(st.st_mode))
+        return false;
+    const uint64_t what[] = { st.st_ino, (uint64_t)st.st_size, (uint64_t)st.st_mtim.tv_sec,
+                              (uint64_t)st.st_mtim.tv_nsec };
+    *hash = hash_add(*hash, what, sizeof(what));
+    return true;
+}
+
+/* Whether a raw image shows only a part of its file, which nothing but its options tells. */
+static bool is_part_of_file(const struct blk_node *node, const struct blk_node *file)
+{
+    return !node->driver->supports_backing && round_up(blk_size(file), BLK_SECTOR_BYTES) !=
+                                                  round_up(blk_size(node), BLK_SECTOR_BYTES);
+}
+
+/* Without its backing file. */
+static bool look_at_layer(struct blk_node *node, uint64_t *hash)
+{
+    struct blk_node *file = blk_child(node, BLK_ROLE_FILE);
+    struct blk_node *data = blk_child(node, BLK_ROLE_DATA);
+
+    if (!file || is_part_of_file(node, file))
+        return false;
+    *hash = hash_add(*hash, node->driver->name, strlen(node->driver->name));
+    return look_at_file(blk_bottom(node), hash) && (!data || look_at_file(blk_bottom(data), hash));
+}
+
+uint64_t blk_identity_look(struct blk_node *backing)
+{
+    uint64_t hash = HASH_BEGIN;
+
+    for (struct blk_node *node = backing; node; node = blk_child(node, BLK_ROLE_BACKING)) {
+        struct blk_identity identity;
+        node = blk_skip_filters(node);
+        if (blk_identity_of(node, &identity, NULL) == 0 && blk_id_is_known(&identity.backup))
+            return hash_add(hash, &identity.backup, sizeof(identity.backup));
+        if (!look_at_layer(node, &hash))
+            return 0;
+        if (node->backing_name && !blk_child(node, BLK_ROLE_BACKING))
+            return 0;
+    }
+    return backing ? hash : 0;
+}
+
+int blk_identity_lose(struct blk_node *node, bool whole, struct blk_error *err)
+{
+    struct blk_identity identity;
+
+    int ret = blk_identity_of(node, &identity, err);
+    bool is_backup = whole && !blk_id_is_none(&identity.backup);
+    if (ret < 0 || (!identity.bitmap_count && !is_backup))
+        return ret;
+    identity.bitmap_count = 0;
+    identity.below = 0;
+    if (whole)
+        identity.backup = (struct blk_id){ .bytes = { 0 } };
+    node->driver->identity_set(node, &identity);
+    return 0;
 }
 
 /* ---- chains ---- */
@@ -147,17 +225,86 @@ int blk_identity_move(struct blk_node *overlay, struct blk_node *backing, struct
     struct blk_identity identity, below = { .bitmap_count = 0 };
 
     int ret = blk_identity_of(overlay, &identity, err);
-    if (ret < 0 || (blk_id_is_none(&identity.backup) && blk_id_is_none(&identity.parent)))
-        return ret;
-    if (backing)
+    if (ret == 0 && backing)
         ret = blk_identity_of(blk_skip_filters(backing), &below, err);
+    if (ret < 0)
+        return ret;
     if (backing && blk_id_is_none(&below.backup))
         below.backup = blk_id_unknown;
-    if (ret < 0 || blk_id_equal(&identity.parent, &below.backup))
-        return ret;
+    if (blk_id_is_none(&identity.backup) && blk_id_is_none(&identity.parent))
+        below.backup = identity.parent;
+    /* Where the new one cannot be told, the old one would still show the same. */
+    uint64_t look = identity.bitmap_count ? blk_identity_look(backing) : 0;
+    if (!look)
+        look = identity.below;
+    if (blk_id_equal(&identity.parent, &below.backup) && look == identity.below)
+        return 0;
     identity.parent = below.backup;
+    identity.below = look;
     blk_identity_set(overlay, &identity);
     return 0;
+}
+
+/* ---- copies ---- */
+
+/* Whether the layer below is what the header names. Of a data file an option may have said more. */
+static bool is_as_named(struct blk_node *node)
+{
+    struct blk_node *backing = blk_child(node, BLK_ROLE_BACKING);
+
+    if (node->flags & (BLK_TRUST | BLK_FORCE_SHARE) || blk_child(node, BLK_ROLE_DATA))
+        return false;
+    if (!backing || !node->backing_name)
+        return !backing && !node->backing_name;
+    struct blk_node *below = blk_skip_filters(backing);
+    BLK_AUTOFREE char *path = blk_resolve_backing_name(blk_bottom(node)->name, node->backing_name);
+    return below == backing && blk_same_file(path, blk_bottom(below)->name) &&
+           (!node->backing_format || strcmp(node->backing_format, below->driver->name) == 0);
+}
+
+/* All of the chain; *known: each layer also says which backup it was made on, down to the last. */
+static int look_at_chain(struct blk_node *node, bool *as_named, bool *known, struct blk_error *err)
+{
+    struct blk_identity identity;
+
+    *as_named = *known = true;
+    for (; node; node = blk_child(node, BLK_ROLE_BACKING)) {
+        int ret = blk_identity_of(node, &identity, err);
+        if (ret < 0)
+            return ret;
+        *as_named = *as_named && is_as_named(node);
+        *known = *known && (blk_child(node, BLK_ROLE_BACKING) ? blk_id_is_known(&identity.parent)
+                                                              : blk_id_is_none(&identity.parent));
+        if (!*as_named)
+            return 0;
+    }
+    return 0;
+}
+
+int blk_identity_of_copy(struct blk_node *source, enum blk_copied copied,
+                         struct blk_identity *identity, struct blk_error *err)
+{
+    bool as_named, known;
+
+    *identity = (struct blk_identity){ .bitmap_count = 0 };
+    if (blk_skip_filters(source) != source)
+        return 0;
+    int ret = look_at_chain(source, &as_named, &known, err);
+    if (ret < 0 || !as_named)
+        return ret;
+    ret = blk_identity_of(source, identity, err);
+    if (copied == BLK_COPIED_LAYER)
+        return ret;
+    if (!known)
+        identity->backup = (struct blk_id){ .bytes = { 0 } };
+    identity->parent = (struct blk_id){ .bytes = { 0 } };
+    identity->below = 0;
+    return ret;
+}
+
+bool blk_identity_fits(const struct blk_node *copy)
+{
+    return copy->driver->identity_set && !blk_child(copy, BLK_ROLE_DATA);
 }
 
 /* ---- bitmaps ---- */

@@ -12,6 +12,10 @@
  * An overlay that says which backup it was made on is read through that backup only: opening a
  * chain checks each link (open.c), unless BLK_TRUST is given. So a base that was changed or
  * overwritten does not silently turn its overlays into other disks.
+ *
+ * A bitmap records what is written to its own image; what an unsafe rebase or another data file
+ * changes it cannot see. So such a change makes the bitmaps count from no backup any more, unless
+ * it is known to show the same. For that the source remembers what its backing chain looked like.
  */
 #ifndef BLOCKCORE_BITMAP_IDENTITY_H
 #define BLOCKCORE_BITMAP_IDENTITY_H
@@ -39,6 +43,7 @@ struct blk_identity {
         struct blk_id since;
     } bitmaps[BLK_IDENTITY_BITMAPS];
     size_t bitmap_count;
+    uint64_t below; /* blk_identity_look() at its backing chain; 0: not known. With bitmaps only. */
 };
 
 /* As a parent: the image is only a part of a disk, and the rest is not a known backup. */
@@ -74,10 +79,46 @@ int blk_identity_check(struct blk_node *overlay, struct blk_node *backing, struc
 
 /*
  * `overlay` will show on `backing` (NULL: by itself) what it shows now: that one's id becomes its
- * parent's (blk_id_unknown if it has none), with the next change of the backing file. Nothing
- * happens to an image that has no id and no parent.
+ * parent's (blk_id_unknown if it has none), with the next change of the backing file. An image
+ * that has no id and no parent gets none.
  */
 int blk_identity_move(struct blk_node *overlay, struct blk_node *backing, struct blk_error *err);
+
+/*
+ * What tells the chain that ends in `backing` from others, without reading data: its files (a
+ * renamed one is the same, one that has been written since is not), down to the first that is a
+ * backup, whose id says more. 0 where that cannot be told, or without a backing file.
+ */
+uint64_t blk_identity_look(struct blk_node *backing);
+
+/*
+ * The image shows something else from its next change of the header on, which no bitmap has
+ * recorded: none counts from a backup any more. With `whole` it is not the backup either that it
+ * was. -errno as blk_identity_of().
+ */
+int blk_identity_lose(struct blk_node *node, bool whole, struct blk_error *err);
+
+/* What a copy takes over of the identity of `source`. */
+enum blk_copied {
+    BLK_COPIED_WHOLE, /* the copy has no backing file */
+    BLK_COPIED_LAYER, /* it has the same backing file, and what the source itself holds */
+};
+
+/*
+ * What a copy that shows the same as `source` may say of itself (all zero: nothing): which backup
+ * it is, and what the bitmaps count from that are copied, too. Nothing where it is not certain that
+ * `source` shows what its ids stand for: read with BLK_TRUST or BLK_FORCE_SHARE, through a filter,
+ * or over other files than its headers name; and no backup id where what is below a whole copy is
+ * not a known backup. -errno as blk_identity_of().
+ */
+int blk_identity_of_copy(struct blk_node *source, enum blk_copied copied,
+                         struct blk_identity *identity, struct blk_error *err);
+
+/*
+ * Whether a copy can always take one over: its format has ids, and no name of a data file competes
+ * with them for the first sector.
+ */
+bool blk_identity_fits(const struct blk_node *copy);
 
 /* To be called before any change of the content. */
 int blk_identity_will_change(struct blk_node *node, struct blk_error *err);

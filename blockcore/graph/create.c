@@ -11,6 +11,8 @@
 #include "blockcore/graph/backing.h"
 #include "blockcore/graph/close.h"
 #include "blockcore/graph/driver.h"
+#include "blockcore/graph/io.h"
+#include "blockcore/graph/links.h"
 #include "blockcore/graph/names.h"
 #include "blockcore/graph/open.h"
 
@@ -167,6 +169,8 @@ int blk_create_data(struct blk_create *create, const char *filename, struct blk_
         ret = create_bottom(create, bottom, &create->data, err);
         blk_options_free(bottom);
     }
+    if (ret == 0)
+        ret = blk_check_name_to_store(blk_bottom(create->file)->name, filename, err);
     if (ret < 0)
         blk_context(err, "the external data file '%s'", filename);
     blk_options_free(options);

@@ -156,7 +156,8 @@ struct blk_driver {
     /*
      * Fills `extent` with the state of the longest uniform range that
      * begins at `offset`, at most `bytes` long and at least one
-     * request_alignment. Describes this node alone, not its backing chain.
+     * request_alignment. Describes this node alone, not its backing chain. On failure extent->bytes
+     * is how far nothing can be read for the same reason; left 0, that is not known.
      */
     int (*block_status)(struct blk_node *node, uint64_t offset, uint64_t bytes, unsigned want,
                         struct blk_extent *extent, struct blk_error *err);

@@ -13,7 +13,10 @@
 #include "blockcore/bitmap/identity.h"
 #include "blockcore/graph/close.h"
 #include "blockcore/graph/driver.h"
+#include "blockcore/graph/foreign.h"
 #include "blockcore/graph/general_options.h"
+#include "blockcore/graph/io.h"
+#include "blockcore/graph/links.h"
 #include "blockcore/graph/names.h"
 #include "blockcore/graph/open_files.h"
 #include "blockcore/graph/probe.h"
@@ -433,8 +436,9 @@ static int check_by_real_name(struct blk_node *node, const struct backing_name *
     return blk_close_after(backing, 0, err);
 }
 
-int blk_check_backing(struct blk_node *node, const char *name, const char *format,
-                      struct blk_node **held, struct blk_error *err)
+/* blk_check_backing() but for the name itself. */
+static int check_aliases(struct blk_node *node, const char *name, const char *format,
+                         struct blk_node **held, struct blk_error *err)
 {
     const struct backing_name named = { name, format };
     struct blk_node *backing;
@@ -452,6 +456,19 @@ int blk_check_backing(struct blk_node *node, const char *name, const char *forma
         return blk_close_after(backing, ret, err);
     *held = backing;
     return 0;
+}
+
+int blk_check_backing(struct blk_node *node, const char *name, const char *format,
+                      struct blk_node **held, struct blk_error *err)
+{
+    int ret = check_aliases(node, name, format, held, err);
+    if (ret == 0)
+        ret = blk_check_name_to_store(blk_bottom(node)->name, name, err);
+    if (ret < 0 && held) {
+        ret = blk_close_after(*held, ret, err);
+        *held = NULL;
+    }
+    return ret;
 }
 
 static int open_backing_in(struct blk_node *node, struct blk_options *options,

@@ -21,6 +21,8 @@ static int ask_driver(struct blk_node *node, uint64_t offset, uint64_t bytes, un
     *extent = (struct blk_extent){ .bytes = 0 };
     int ret = node->driver->block_status(node, start, length, want, extent, err);
     if (ret < 0)
+        extent->bytes = u64_min(extent->bytes - u64_min(skip, extent->bytes), bytes);
+    if (ret < 0)
         return blk_fail_if_unset(err, -ret, "reading the allocation map of '%s' at offset %llu",
                                  node->name, (unsigned long long)offset);
     extent->bytes = u64_min(extent->bytes - skip, bytes);
@@ -41,6 +43,8 @@ static int look_for_holes(struct blk_extent *extent, struct blk_error *err)
     struct blk_extent below;
     int ret = blk_child_block_status(extent->host, extent->host_offset, extent->bytes,
                                      BLK_WANT_ZERO, &below, err);
+    if (ret < 0)
+        extent->bytes = 0; /* the data itself may well be readable */
     if (ret < 0)
         return ret;
     /* A mapped range past the end of the file reads as zeroes as a whole. */

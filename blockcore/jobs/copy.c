@@ -39,6 +39,7 @@ struct chunk {
     enum action action;
     uint64_t turn;         /* its number: in_order, it is written after those before */
     uint64_t moved_before; /* when this many bytes may have been moved, it is this chunk's turn */
+    bool unreadable;       /* salvage: the map is, and so is what it leads to */
     struct blk_node *host; /* where the source's bytes lie as they are, or NULL */
     uint64_t host_offset;
 };
@@ -54,6 +55,8 @@ struct job {
     uint64_t turn;         /* in_order: the chunk that may write now */
     pthread_cond_t turn_changed; /* or the job has failed */
     struct blk_extent extent; /* source state at `next`; bytes 0: unknown */
+    bool unreadable;          /* the extent is, with salvage */
+    struct blk_error why;     /* why it is */
     uint64_t done;
     uint64_t moved; /* bytes handed out to be read and written: what the rate counts */
     struct blk_rate rate;
@@ -66,24 +69,44 @@ struct job {
 
 /* ---- the iterator; the job's mutex is held ---- */
 
-static int look_at_source(struct job *job, uint64_t bytes, struct blk_error *err)
+static int ask_source(struct job *job, uint64_t bytes, struct blk_error *err)
 {
     const struct blk_copy_params *p = job->params;
     const struct blk_node *base = p->only_allocated ? p->base : NULL;
     uint64_t offset = p->source_offset + job->next;
 
-    int ret = blk_block_status_above(blk_layers(p->source, base), offset, bytes,
-                                     BLK_WANT_ZERO | BLK_WANT_HOLES, &job->extent, err);
-    if (ret < 0 && p->salvage) {
-        /* The map itself is unreadable: let the read decide, piece by piece. */
-        blk_error_clear(err);
+    return blk_block_status_above(blk_layers(p->source, base), offset, bytes,
+                                  BLK_WANT_ZERO | BLK_WANT_HOLES, &job->extent, err);
+}
+
+/*
+ * The map could not be read. It gets a second chance; then all that it leads to is lost, as far as
+ * the failure reaches. Where that is not known, the reads decide, sector by sector.
+ */
+static void salvage_map(struct job *job, uint64_t bytes)
+{
+    blk_error_clear(&job->why);
+    if (ask_source(job, bytes, &job->why) == 0)
+        return;
+    job->unreadable = job->extent.bytes;
+    if (job->unreadable)
+        job->extent.flags = BLK_EXT_ZERO | BLK_EXT_ALLOCATED;
+    else
         job->extent = (struct blk_extent){
             .bytes = u64_min(bytes, CHUNK_BYTES),
             .flags = BLK_EXT_DATA | BLK_EXT_ALLOCATED,
         };
-        return 0;
-    }
-    return ret;
+}
+
+static int look_at_source(struct job *job, uint64_t bytes, struct blk_error *err)
+{
+    job->unreadable = false;
+    int ret = ask_source(job, bytes, err);
+    if (ret == 0 || !job->params->salvage)
+        return ret;
+    blk_error_clear(err);
+    salvage_map(job, bytes);
+    return 0;
 }
 
 static enum action action_for(const struct blk_copy_params *p, unsigned flags)
@@ -162,6 +185,9 @@ static int next_chunk(struct job *job, struct chunk *chunk, struct blk_error *er
     chunk->bytes = u64_min(extent->bytes, to_boundary);
     if (job->unit > 1)
         fit_to_unit(job, chunk);
+    chunk->unreadable = job->unreadable && chunk->bytes <= extent->bytes;
+    if (chunk->unreadable && p->salvaged)
+        p->salvaged(p->opaque, p->source_offset + chunk->offset, chunk->bytes, &job->why);
 
     job->next += chunk->bytes;
     chunk->turn = job->turns++;
@@ -257,6 +283,10 @@ static int read_source(struct job *job, const struct chunk *chunk, uint8_t *buf,
                        struct blk_error *err)
 {
     const struct blk_copy_params *p = job->params;
+    if (chunk->unreadable) {
+        memset(buf, 0, chunk->bytes);
+        return 0;
+    }
     int ret =
         blk_pread_padded(p->source, p->source_offset + chunk->offset, chunk->bytes, buf, err);
     if (ret < 0 && p->salvage) {
@@ -519,6 +549,7 @@ int blk_copy_run(const struct blk_copy_params *params, struct blk_error *err)
         .params = params,
         .marked = { .bitmap = params->mask, .end = params->bytes },
         .rate = { params->bytes_per_second, blk_now_ns() },
+        .why = BLK_ERROR_INIT,
     };
     int ret = find_unit(params, &job.unit, err);
     if (ret == 0)

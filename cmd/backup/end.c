@@ -107,6 +107,7 @@ static void set_source_identity(const struct backup_options *options, struct bac
         blk_identity_set_since(&identity, disk->bitmaps[i].live->name, &disk->id);
     if (new_bitmap)
         blk_identity_set_since(&identity, new_bitmap, &disk->id);
+    identity.below = blk_identity_look(blk_child(disk->format, BLK_ROLE_BACKING));
     blk_identity_set(disk->format, &identity);
 }
 

@@ -12,6 +12,7 @@
 #include <errno.h>
 #include <popt.h>
 #include <stdio.h>
+#include <stdio_ext.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -23,6 +24,7 @@
 #include "cmd/common/report.h"
 #include "cmd/common/usage.h"
 
+#define HELP_COLUMNS 80
 #define HELP_VALUE 1 /* popt's values: help, then the rows of the table */
 
 static bool takes_value(const struct cmd_option *option)
@@ -61,6 +63,32 @@ static void list_add(struct cmd_list *list, const char *text)
         items[i] = list->items[i];
     items[list->count++] = text;
     list->items = items;
+}
+
+/*
+ * popt that gets no memory says so in its own words and calls exit(1), which may be a result of the
+ * command. So its words wait in stderr's buffer while it is at work, and are dropped at exit.
+ */
+static bool in_popt;
+
+static void end_if_popt_exits(void)
+{
+    if (!in_popt)
+        return;
+    __fpurge(stderr);
+    blk_out_of_memory();
+}
+
+static void popt_begin(void)
+{
+    in_popt = true;
+    setvbuf(stderr, NULL, _IOFBF, 0);
+}
+
+static void popt_end(void)
+{
+    setvbuf(stderr, NULL, _IOLBF, 0);
+    in_popt = false;
 }
 
 /* ---- arranging ---- */
@@ -305,11 +333,19 @@ static int report_bad_option(const struct command *command, const struct cmd_opt
     return report_usage(command, "option '%s': %s", text, poptStrerror(error));
 }
 
+static int next_option(poptContext context)
+{
+    popt_begin();
+    int value = poptGetNextOpt(context);
+    popt_end();
+    return value;
+}
+
 static int parse_arranged(const struct command *command, const struct cmd_option *options,
                           poptContext context)
 {
-    int value = poptGetNextOpt(context);
-    for (; value > 0; value = poptGetNextOpt(context)) {
+    int value = next_option(context);
+    for (; value > 0; value = next_option(context)) {
         if (value == HELP_VALUE) {
             usage_print_help(command, options);
             return EXIT_OK;
@@ -363,7 +399,10 @@ int cmd_parse(const struct command *command, const struct cmd_option *options, i
     arrange(&arranged, options, argc, argv);
 
     struct poptOption *table = popt_table(options);
+    atexit(end_if_popt_exits);
+    popt_begin();
     poptContext context = poptGetContext(NULL, arranged.argc, arranged.argv, table, 0);
+    popt_end();
     if (!context)
         blk_out_of_memory();
     int status = parse_arranged(command, options, context);

@@ -6,6 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "blockcore/base/clock.h"
+#include "blockcore/graph/close.h"
 #include "blockcore/graph/create.h"
 #include "blockcore/graph/driver.h"
 #include "blockcore/graph/feature.h"
@@ -189,6 +191,19 @@ static bool wants_in_place(const struct image_args *args)
 {
     const char *text = getenv("BLKIMG_IN_PLACE");
     return args->in_place || (text && *text && strcmp(text, "0") != 0);
+}
+
+int image_give_way(const struct image_args *args, uint64_t start, struct blk_node **root,
+                   struct blk_error *err)
+{
+    if ((blk_now_ns() - start) / 1000000000 >= args->lock_wait.value) {
+        err->busy_seconds = args->lock_wait.value;
+        return -EAGAIN;
+    }
+    blk_error_clear(err);
+    int ret = blk_close_after(*root, 0, err);
+    *root = NULL;
+    return ret;
 }
 
 int image_create(const struct image_args *args, const struct image_creation *creation,

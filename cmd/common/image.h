@@ -73,6 +73,15 @@ struct image_creation {
 };
 
 /*
+ * After a reopen for writing that failed with -EDEADLK, because another process and this one would
+ * wait for each other: closes *root, so that the other can go on. 0: the caller opens it again and
+ * starts over. -errno with `err`: it must give up, as --lock-wait has passed since `start`
+ * (blk_now_ns()) or the close failed.
+ */
+int image_give_way(const struct image_args *args, uint64_t start, struct blk_node **root,
+                   struct blk_error *err);
+
+/*
  * Creates an image. Of `args` only what is for the files below it counts, and `force`: without it a
  * backup on which others depend is not overwritten (dependents.h). BLKIMG_IN_PLACE=1 in the
  * environment is --in-place. On failure nothing is open, and *root is NULL.

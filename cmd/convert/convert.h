@@ -95,6 +95,13 @@ int convert_check_bitmaps(struct blk_node *source, struct blk_node *target, stru
 /* After everything is copied: gives the target the same bitmaps. */
 int convert_copy_bitmaps(struct blk_node *source, struct blk_node *target, struct blk_error *err);
 
+/*
+ * After that: a new target that shows what a single source does says which backup it is, and what
+ * the bitmaps count from that were copied.
+ */
+void convert_carry_identity(const struct convert_options *options, struct blk_node *source,
+                            struct blk_node *target);
+
 /* ---- run.c ---- */
 
 /* Converts; `command` is for the result. Returns the exit status. */

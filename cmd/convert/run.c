@@ -342,6 +342,8 @@ static int convert(const struct command *command, const struct convert_options *
         ret = copy_and_check(&c, &err);
     if (ret == 0 && o->bitmaps)
         ret = convert_copy_bitmaps(sources.roots[0], c.target, &err);
+    if (ret == 0)
+        convert_carry_identity(o, sources.roots[0], c.target);
     if (ret < 0)
         blk_fail_if_unset(&err, -ret, "converting to '%s'", o->output);
     json_t *result = result_new(o->format, command, o->output);

@@ -4,8 +4,11 @@
 
 #include "blockcore/base/bytes.h"
 #include "blockcore/base/memory.h"
+#include "blockcore/bitmap/identity.h"
 #include "blockcore/graph/names.h"
+#include "blockcore/graph/reopen.h"
 #include "blockcore/jobs/copy.h"
+#include "blockcore/jobs/difference.h"
 #include "cmd/common/backing.h"
 #include "cmd/common/same_content.h"
 #include "cmd/mirror/mirror.h"
@@ -99,4 +102,28 @@ int mirror_prove_target(struct mirror *mirror, struct blk_error *err)
     if (ret < 0)
         return ret;
     return prove_same_content(mirror->source, mirror->target, request->workers, err);
+}
+
+/* Only now: a copy that turns out wrong must not pass for that backup. */
+int mirror_carry_identity(struct mirror *mirror, struct blk_error *err)
+{
+    struct blk_node *target = blk_skip_filters(mirror->target);
+    struct blk_cache_mode cache, source_cache = mirror->target->cache;
+    struct blk_identity identity;
+    enum blk_copied copied = mirror->request->top ? BLK_COPIED_LAYER : BLK_COPIED_WHOLE;
+
+    /* One of a newer form cannot be carried, and is no reason to fail. */
+    if (blk_identity_of_copy(mirror->source, copied, &identity, NULL) < 0)
+        return 0;
+    identity.bitmap_count = 0; /* nor are the bitmaps copied */
+    if (!blk_identity_fits(target) || blk_size(mirror->source) != blk_size(mirror->target) ||
+        (blk_id_is_none(&identity.backup) && blk_id_is_none(&identity.parent)))
+        return 0;
+    int ret = image_cache(mirror->request->target_cache, &cache, err);
+    if (ret == 0)
+        ret = blk_reopen(mirror->target, true, cache, err);
+    if (ret < 0)
+        return ret;
+    blk_identity_set(target, &identity);
+    return blk_reopen(mirror->target, false, source_cache, err);
 }

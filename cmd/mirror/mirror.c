@@ -57,27 +57,32 @@ static int make_copy(struct mirror *mirror, struct blk_error *err)
     return ret == 0 ? check_not_shrunk(mirror->source, err) : ret;
 }
 
+/* A failure that says at once what it leaves. */
+static int report_with_target(struct mirror *mirror, struct blk_error *err, const char *left)
+{
+    blk_left_behind(err, "'%s' is %s", mirror->request->target_name, left);
+    mirror->left = NULL;
+    return report_error(err);
+}
+
 /*
- * After the target got its name. One that turns out wrong is left for inspection: nothing refers to
- * it.
+ * After the target got its name. It is left whatever fails from here on: it took long to make, and
+ * nothing refers to it yet.
  */
 static int prove_and_pivot(struct mirror *mirror, struct pivot *pivot)
 {
-    const struct mirror_request *request = mirror->request;
     struct blk_error err = BLK_ERROR_INIT;
 
-    if (mirror_prove_target(mirror, &err) < 0) {
-        blk_left_behind(&err, "'%s' is complete, but was not verified",
-                        request->target_name);
-        return report_error(&err);
-    }
+    if (mirror_prove_target(mirror, &err) < 0)
+        return report_with_target(mirror, &err, "complete, but was not verified");
+    mirror->left = "a complete and verified copy";
+    if (mirror_carry_identity(mirror, &err) < 0)
+        return report_with_target(mirror, &err,
+                                  "a verified copy, but may not say which backup it is");
     if (!pivot->count)
         return EXIT_OK;
-    if (pivot_plan(pivot, request->target_name, mirror->target, &err) < 0) {
-        blk_left_behind(&err, "'%s' is a verified copy; no overlay was changed",
-                        request->target_name);
-        return report_error(&err);
-    }
+    if (pivot_plan(pivot, mirror->request->target_name, mirror->target, &err) < 0)
+        return report_with_target(mirror, &err, "a verified copy; no overlay was changed");
     return pivot_run(pivot);
 }
 
@@ -90,7 +95,10 @@ static int do_mirror(struct mirror *mirror, struct pivot *pivot)
         ret = make_copy(mirror, &err);
     int status = ret < 0 ? report_error(&err) : EXIT_OK;
     status = close_roots(status, ret == 0, &mirror->target, 1, pivot->result);
-    return status == EXIT_OK ? prove_and_pivot(mirror, pivot) : status;
+    if (status != EXIT_OK)
+        return status;
+    mirror->left = "complete, but was not verified";
+    return prove_and_pivot(mirror, pivot);
 }
 
 static json_t *mirror_describe(enum output_format format, const struct mirror_request *request)
@@ -126,7 +134,10 @@ static int mirror_image(const struct mirror_request *request, enum output_format
 
     /* A guest's writes are kept, bitmaps included, whatever became of the copy. */
     status = close_roots(status, status == EXIT_OK || request->guest_io, &mirror.source, 1, result);
-    return finish(status, &mirror.target, 1, result);
+    status = close_roots(status, status == EXIT_OK, &mirror.target, 1, result);
+    if (status != EXIT_OK && mirror.left)
+        report_failure("mirror: '%s' is %s", request->target_name, mirror.left);
+    return finish(status, NULL, 0, result);
 }
 
 /* ---- the command ---- */

@@ -28,6 +28,7 @@ struct mirror {
     struct blk_node *source, *target;
     struct blk_node *format; /* the source without filters */
     struct progress progress;
+    const char *left;     /* what became of the target once it has its name; NULL: all is said */
     uint64_t bytes_moved; /* read and written; without those of a live mirror's last part */
 };
 
@@ -44,5 +45,9 @@ int mirror_copy_live(struct mirror *mirror, struct blk_error *err);
 
 /* Opens the finished target as anybody would, and compares. */
 int mirror_prove_target(struct mirror *mirror, struct blk_error *err);
+
+
+/* The proved target says which backup it is, if the source is one. */
+int mirror_carry_identity(struct mirror *mirror, struct blk_error *err);
 
 #endif

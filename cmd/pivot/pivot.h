@@ -35,6 +35,7 @@ struct pivot_overlay {
     struct blk_node *root; /* open for writing, without its backing chain; NULL once closed */
     struct blk_node *old_backing, *new_backing; /* held open from their proof on; or NULL */
     struct blk_identity old_identity; /* what the overlay said before */
+    bool proved; /* it shows the same on its old and its new backing file */
     bool switched;
 };
 

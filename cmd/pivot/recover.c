@@ -61,7 +61,9 @@ static int prove_one(const struct recover_request *request, struct pivot *pivot,
     ret = pivot_check_ids(pivot, overlay, *backing, err);
     if (ret < 0)
         return ret;
-    return prove_same_content(overlay->old_backing, overlay->new_backing, pivot->workers, err);
+    ret = prove_same_content(overlay->old_backing, overlay->new_backing, pivot->workers, err);
+    overlay->proved = ret == 0;
+    return ret;
 }
 
 static int prepare_recovery(const struct recover_request *request, struct pivot *pivot,

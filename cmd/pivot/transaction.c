@@ -159,6 +159,7 @@ int pivot_prove_old(struct pivot *pivot, struct blk_node *node, struct blk_error
             ret = prove_same_content(overlay->old_backing, node, pivot->workers, err);
         if (ret < 0)
             blk_context(err, "overlay '%s'", overlay->filename);
+        overlay->proved = ret == 0;
     }
     return ret;
 }
@@ -192,7 +193,10 @@ int pivot_set_backing(struct pivot_overlay *overlay, const char *name, const cha
                       struct blk_node *backing, struct blk_error *err)
 {
     struct blk_node *node = blk_skip_filters(overlay->root);
-    int ret = blk_identity_move(node, backing, err);
+
+    int ret = overlay->proved ? 0 : blk_identity_lose(node, false, err);
+    if (ret == 0)
+        ret = blk_identity_move(node, backing, err);
     return ret < 0 ? ret : blk_change_backing(node, name, format, err);
 }
 
@@ -240,7 +244,7 @@ int pivot_close(struct pivot *pivot)
 static void restore_identity(struct pivot_overlay *overlay)
 {
     struct blk_node *node = blk_skip_filters(overlay->root);
-    if (!blk_id_is_none(&overlay->old_identity.parent))
+    if (!blk_id_is_none(&overlay->old_identity.parent) || overlay->old_identity.bitmap_count)
         blk_identity_set(node, &overlay->old_identity);
 }
 

@@ -61,7 +61,8 @@ unsigned file_lock_bits(unsigned flags);
 /*
  * Takes those of `wanted` that `locks` does not hold yet, on `fd` the first time, and makes sure
  * that nobody else is in the way of any. On failure `locks` is what it was. Errors: -EAGAIN with
- * the holder named, where /proc tells; -ECANCELED after a signal while waiting.
+ * the holder named, where /proc tells; -EDEADLK when another process waits for us as we would wait
+ * for it; -ECANCELED after a signal while waiting.
  */
 int file_locks_take(struct file_locks *locks, int fd, unsigned wanted,
                     const struct file_lock_policy *policy, const char *name, struct blk_error *err);
@@ -269,9 +270,6 @@ int file_link_unnamed(int fd, const struct file_target *t, const char *name);
 int file_target_sync_folder(const struct file_target *t, int fd);
 
 /* ---- in_place.c ---- */
-
-/* Whether a symlink leads to a descriptor of some process (/proc/PID/fd/N). */
-bool file_is_descriptor_link(const char *path);
 
 /* Whether a loop device shows the file that `st` describes. */
 bool file_is_behind_loop_device(const struct stat *st);

@@ -8,9 +8,9 @@
 
 #include "blockcore/base/memory.h"
 #include "blockcore/base/sys.h"
+#include "blockcore/graph/links.h"
 #include "drivers/file/file.h"
 
-#define MAX_SYMLINKS 40
 
 /* What can only be read has nothing to sync, and some file systems do without. */
 static bool needs_none(int code)
@@ -48,12 +48,12 @@ static int sync_names(const char *name, int fd)
     struct stat st = { .st_mode = S_IFLNK };
     int ret = 0;
 
-    for (int links = 0; links <= MAX_SYMLINKS && ret == 0 && S_ISLNK(st.st_mode); links++) {
+    for (int links = 0; links <= BLK_MAX_SYMLINKS && ret == 0 && S_ISLNK(st.st_mode); links++) {
         ret = sync_directory_of(path, fd);
         /* The name may be gone, or one that only the kernel can follow: the file is synced. */
         if (ret < 0 || blk_sys->fstatat(AT_FDCWD, path, &st, AT_SYMLINK_NOFOLLOW) < 0)
             break;
-        if (S_ISLNK(st.st_mode) && file_follow_symlink(&path) < 0)
+        if (S_ISLNK(st.st_mode) && blk_follow_symlink(&path) < 0)
             break;
     }
     free(path);

@@ -5,25 +5,16 @@
  *
  * What else may be held open nobody can know: --in-place is for that.
  */
+#include <ctype.h>
 #include <dirent.h>
 #include <errno.h>
 #include <linux/loop.h>
-#include <linux/magic.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "blockcore/base/memory.h"
 #include "blockcore/base/sys.h"
 #include "drivers/file/file.h"
-
-bool file_is_descriptor_link(const char *path)
-{
-    const char *slash = strrchr(path, '/');
-    BLK_AUTOFREE char *directory =
-        slash ? blk_xstrndup(path, (size_t)(slash - path) + 1) : blk_xstrdup(".");
-    struct statfs fs;
-    return blk_sys->statfs(directory, &fs) == 0 && fs.f_type == PROC_SUPER_MAGIC;
-}
 
 /* The first line of a file, without its newline. */
 static bool read_line(const char *path, char *line, size_t bytes)
@@ -66,20 +57,32 @@ static bool shows(const char *device, const struct stat *st)
     return behind.st_dev == st->st_dev && behind.st_ino == st->st_ino;
 }
 
-bool file_is_behind_loop_device(const struct stat *st)
-{
-    DIR *devices = opendir("/sys/block");
-    const struct dirent *entry;
-    bool found = false;
+enum found { NO_LOOP_DEVICES, NONE_SHOWS, ONE_SHOWS };
 
-    if (!devices)
-        return false;
-    while (!found) {
-        entry = readdir(devices);
+/* Asks about each loop device that the directory lists. */
+static enum found look_for_device(const char *directory, const struct stat *st,
+                                  bool (*is_shown)(const char *device, const struct stat *st))
+{
+    DIR *devices = opendir(directory);
+    enum found found = NO_LOOP_DEVICES;
+
+    while (devices && found != ONE_SHOWS) {
+        const struct dirent *entry = readdir(devices);
         if (!entry)
             break;
-        found = strncmp(entry->d_name, "loop", 4) == 0 && shows(entry->d_name, st);
+        if (strncmp(entry->d_name, "loop", 4) == 0 && isdigit((unsigned char)entry->d_name[4]))
+            found = is_shown(entry->d_name, st) ? ONE_SHOWS : NONE_SHOWS;
     }
-    closedir(devices);
+    if (devices)
+        closedir(devices);
     return found;
+}
+
+/* A container may have devices and no /sys. */
+bool file_is_behind_loop_device(const struct stat *st)
+{
+    enum found found = look_for_device("/sys/block", st, shows);
+    if (found == NO_LOOP_DEVICES)
+        found = look_for_device("/dev", st, shows_by_device);
+    return found == ONE_SHOWS;
 }

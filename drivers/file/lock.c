@@ -6,6 +6,10 @@
  * shared, so they never exclude each other by themselves: an opener takes its own first, then asks
  * whether an exclusive lock on each opposite byte would be refused. Two that come at the same time
  * may both give up; never do both go on.
+ *
+ * Two that read an image and wait to write it would wait for each other to the end. So whoever
+ * waits like that holds UPGRADE_BYTE, which only this program knows. A second one gives up, and
+ * others that may wait for the image do not open it before the first is through.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -30,6 +34,7 @@ static const char *const permission_names[PERMISSION_COUNT] = {
 
 #define USED_BYTE 100
 #define FORBIDDEN_BYTE 200
+#define UPGRADE_BYTE 300
 
 /* Bits of file_locks.held and of what file_lock_bits() returns. */
 #define USES(p) (1u << (p))
@@ -159,6 +164,44 @@ static int try_once(int fd, unsigned wanted, unsigned missing, const char *name,
     return ret;
 }
 
+/* ---- from reading to writing ---- */
+
+static bool another_upgrades(int fd)
+{
+    struct flock lock;
+    return lock_byte(fd, F_OFD_GETLK, F_WRLCK, UPGRADE_BYTE, &lock) == 0 && lock.l_type != F_UNLCK;
+}
+
+static void end_upgrade(int fd)
+{
+    struct flock lock;
+    lock_byte(fd, F_OFD_SETLK, F_UNLCK, UPGRADE_BYTE, &lock);
+}
+
+/* 0, or -EDEADLK: another process waits until we let it write. */
+static int begin_upgrade(int fd, const char *name, struct blk_error *err)
+{
+    struct flock lock;
+    bool other = another_upgrades(fd);
+    if (!other) {
+        lock_byte(fd, F_OFD_SETLK, F_RDLCK, UPGRADE_BYTE, &lock);
+        other = another_upgrades(fd);
+    }
+    if (!other)
+        return 0;
+    end_upgrade(fd);
+    if (!err)
+        return -EDEADLK;
+    char holder[256];
+    file_describe_holder(fd, UPGRADE_BYTE, holder, sizeof(holder));
+    BLK_AUTOFREE char *what = blk_xasprintf("%s waits to write to it as well", holder);
+    lock_failed(name, true, false, WRITE, what, err);
+    err->code = EDEADLK;
+    return -EDEADLK;
+}
+
+/* ---- waiting ---- */
+
 /*
  * Sleeps between two tries, not for long at first, and each time for a different while: two that
  * wait for each other get out of step.
@@ -177,7 +220,10 @@ static int try_for(uint64_t seconds, int fd, unsigned wanted, unsigned missing, 
     uint64_t start = blk_now_ns();
     for (unsigned tries = 0;; tries++) {
         bool last = (blk_now_ns() - start) / 1000000000 >= seconds;
-        int ret = try_once(fd, wanted, missing, name, last ? err : NULL);
+        bool yields = !last && wanted == missing && wanted & FORBIDS(WRITE);
+        int ret = yields && another_upgrades(fd)
+                      ? -EAGAIN
+                      : try_once(fd, wanted, missing, name, last ? err : NULL);
         if (ret == -EAGAIN && last && err)
             err->busy_seconds = (unsigned long)seconds;
         if (ret != -EAGAIN || last)
@@ -196,7 +242,13 @@ int file_locks_take(struct file_locks *locks, int fd, unsigned wanted,
     if (locks->fd >= 0)
         fd = locks->fd;
 
-    int ret = try_for(policy->wait_seconds, fd, wanted, wanted & ~locks->held, name, err);
+    unsigned missing = wanted & ~locks->held;
+    bool upgrades = policy->wait_seconds && missing && missing != wanted;
+    int ret = upgrades ? begin_upgrade(fd, name, err) : 0;
+    if (ret == 0)
+        ret = try_for(policy->wait_seconds, fd, wanted, missing, name, err);
+    if (upgrades)
+        end_upgrade(fd);
     if (no_such_locks(ret) && policy->mode == FILE_LOCKING_AUTO) {
         blk_error_clear(err);
         return 0;

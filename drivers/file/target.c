@@ -20,11 +20,13 @@
 #include "blockcore/base/sys.h"
 #include "blockcore/base/temporaries.h"
 #include "blockcore/graph/create.h"
+#include "blockcore/graph/links.h"
+#include "blockcore/graph/open.h"
 #include "blockcore/graph/open_files.h"
+#include "drivers/drivers.h"
 #include "drivers/file/file.h"
 
 #define NEW_FILE_MODE 0644
-#define MAX_SYMLINKS 40
 #define MAX_NAME_TRIES 100
 
 const struct blk_option_desc file_create_options[] = {
@@ -61,7 +63,7 @@ static int resolve(const char *filename, char **path, bool *by_descriptor, struc
         return -errno;
 
     *path = blk_xstrdup(filename);
-    for (int links = 0; links <= MAX_SYMLINKS; links++) {
+    for (int links = 0; links <= BLK_MAX_SYMLINKS; links++) {
         if (blk_sys->fstatat(AT_FDCWD, *path, st, AT_SYMLINK_NOFOLLOW) < 0) {
             if (errno != ENOENT)
                 return -errno;
@@ -71,10 +73,10 @@ static int resolve(const char *filename, char **path, bool *by_descriptor, struc
         }
         if (!S_ISLNK(st->st_mode))
             break;
-        *by_descriptor = exists && file_is_descriptor_link(*path);
+        *by_descriptor = exists && blk_is_descriptor_link(*path);
         if (*by_descriptor)
             break;
-        int ret = file_follow_symlink(path);
+        int ret = blk_follow_symlink(path);
         if (ret < 0)
             return ret;
     }

@@ -504,7 +504,7 @@ struct qcow2_mapping {
 
 /*
  * Looks [offset, offset + bytes) up: the longest uniform range at its beginning, within one L2
- * slice.
+ * slice. On failure mapping->bytes is how far it reaches; 0: not known.
  */
 int qcow2_map(struct blk_node *node, uint64_t offset, uint64_t bytes,
               struct qcow2_mapping *mapping, struct blk_error *err);
@@ -709,6 +709,8 @@ int qcow2_identity_put(struct blk_node *node, const struct blk_id *backup,
 void qcow2_identity_apply(struct blk_node *node, struct qcow2_tail *tail);
 /* After opening or a store: does the image say that it is a backup? */
 void qcow2_identity_note(struct blk_node *node);
+/* blk_identity_lose() of the whole image, durably with the next flush; for a check. */
+int qcow2_identity_give_up(struct blk_node *node, struct blk_error *err);
 
 /* create.c, amend.c, measure.c */
 extern const struct blk_option_desc qcow2_create_options[];

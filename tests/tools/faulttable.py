@@ -91,6 +91,8 @@ compare base.q top.q
 convert -O raw top.q new.raw
 convert -O qcow2 -c top.q new.q
 convert -O qcow2 --bitmaps bm.q new.q
+convert -O qcow2 --bitmaps disk.q new.q
+convert -O qcow2 full.q new.q
 convert -O qcow2 -W -m 4 src.raw old.q
 convert -O qcow2 -o preallocation=metadata src.raw new.q
 convert -O raw -o preallocation=full src.raw new.raw
@@ -124,9 +126,12 @@ mirror base.q new.q
 mirror -O raw base.q new.raw
 pivot --to=other.q top.q
 mirror --pivot=top.q base.q new.q
+mirror full.q new.q
+mirror --mode=top top.q new.q
 rebase -b other.q -F qcow2 top.q
 rebase -b '' top.q
 rebase -u -b other.q -F qcow2 top.q
+rebase -u -b other.q -F qcow2 disk.q
 resize -q old.q 2M
 resize -q --shrink old.q 512k
 resize -q -f raw src.raw 2M

@@ -213,6 +213,11 @@ int qcow2_mend_bitmaps(struct qcow2_check *check, struct blk_error *err)
     int ret = qcow2_bitmap_directory_read(check->node, &directory, &why);
     blk_error_clear(&why);
     bool readable = ret == 0 && has_place_alone(check, &directory);
+    if (readable && (check->tangled || check->overflow)) {
+        qcow2_check_note(check, "The bitmaps are left as they are: structures overlap");
+        qcow2_bitmap_directory_free(&directory);
+        return 0;
+    }
     if (readable) {
         ret = judge(check, &directory, err);
         remove_entries(check, &directory);

@@ -170,7 +170,11 @@ static int clear_the_way(struct qcow2_check *check, unsigned repair, struct blk_
         check->discard_lost = true;
         qcow2_check_note(check, "%llu bytes of guest data are given up as lost",
                          (unsigned long long)check->result->lost_bytes);
-        ret = qcow2_check_entries(check, QCOW2_MEND_CLEAR, err);
+        ret = qcow2_identity_give_up(check->node, err);
+        if (ret == 0)
+            ret = blk_child_flush(qcow2_file(check->node), err);
+        if (ret == 0)
+            ret = qcow2_check_entries(check, QCOW2_MEND_CLEAR, err);
         if (ret == 0)
             ret = blk_child_flush(qcow2_file(check->node), err);
     }

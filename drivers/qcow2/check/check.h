@@ -61,6 +61,7 @@ struct qcow2_check {
     bool broken_counts; /* refcount table or blocks cannot be used: only a rebuild helps */
     bool overflow;      /* a cluster has more references than the width can count */
     bool incomplete;    /* some entry could not be followed: what seems leaked may be in use */
+    bool tangled;       /* tables overlap, so that what some of them map was not followed */
     bool past_end;      /* guest data lies past the end: a longer file would show it as zeroes */
     bool counts_differ; /* some count is not the number of references */
     bool counts_low;    /* some count is below it */

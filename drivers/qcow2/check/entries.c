@@ -225,13 +225,40 @@ static bool can_look(const struct qcow2_check *check, uint64_t l2)
            qcow2_check_use(check, cluster) == QCOW2_USE_L2;
 }
 
+/* Whether nothing else is known to lie where the active L1 table does. */
+static bool is_l1_alone(const struct qcow2_check *check)
+{
+    const struct qcow2_state *s = qcow2_state(check->node);
+    uint64_t first = s->header.l1_offset / s->cluster_bytes;
+    uint64_t clusters = div_round_up((uint64_t)s->header.l1_entries * 8, s->cluster_bytes);
+
+    for (uint64_t i = first; i < first + clusters; i++)
+        if (qcow2_check_refs(check, i) != 1)
+            return false;
+    return true;
+}
+
+/*
+ * Nothing is written where two structures are: one of them may be guest data. While tables overlap,
+ * or counts are too narrow to tell, that may be anywhere.
+ */
+static bool may_mend_entries(struct qcow2_check *check, enum qcow2_mend mend)
+{
+    if (mend == QCOW2_MEND_NOTHING || !(check->tangled || check->overflow))
+        return true;
+    if (mend == QCOW2_MEND_CLEAR)
+        qcow2_check_note(check, "The tables are left as they are: structures overlap, and a repair "
+                         "could overwrite guest data");
+    return false;
+}
+
 int qcow2_check_entries(struct qcow2_check *check, enum qcow2_mend mend, struct blk_error *err)
 {
     const struct qcow2_state *s = qcow2_state(check->node);
     uint64_t bytes = (uint64_t)s->header.l1_entries * 8;
     struct pass pass = { .check = check, .mend = mend };
 
-    if (!check->l1_usable)
+    if (!check->l1_usable || !may_mend_entries(check, mend))
         return 0;
     BLK_AUTOFREE uint8_t *l1 = calloc(1, round_up(bytes, BLK_SECTOR_BYTES));
     BLK_AUTOFREE uint8_t *buf = malloc(s->cluster_bytes);
@@ -249,7 +276,7 @@ int qcow2_check_entries(struct qcow2_check *check, enum qcow2_mend mend, struct 
         seen[cluster / 8] |= (uint8_t)(1u << cluster % 8);
         ret = do_l2(&pass, l2, i * s->l2_entries * s->cluster_bytes, buf, err);
     }
-    if (ret == 0)
+    if (ret == 0 && (mend == QCOW2_MEND_NOTHING || is_l1_alone(check)))
         ret = do_l1(&pass, s->header.l1_offset, l1, bytes, err);
     return ret;
 }

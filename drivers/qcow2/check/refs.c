@@ -28,6 +28,9 @@ static bool add_one(struct qcow2_check *check, uint64_t cluster, enum qcow2_use 
     /* A contradiction is nobody's: it is not followed as a table any more, nor mended as one. */
     if (use != before)
         use_put(check, cluster, fits ? use : QCOW2_USE_OTHER);
+    /* What a table maps that others share is counted only while it is known as a table. */
+    if (!fits && (use == QCOW2_USE_L2 || before == QCOW2_USE_L2))
+        check->incomplete = check->tangled = true;
 
     uint64_t refs = qcow2_count_get(check->refs, check->order, cluster);
     uint64_t room = qcow2_count_max(check->order) - refs;
@@ -89,7 +92,7 @@ bool qcow2_check_add_table(struct qcow2_check *check, uint64_t offset, uint64_t 
     else
         fits = qcow2_check_add_refs(check, offset, bytes, QCOW2_USE_OTHER, 1, what);
     if (!fits)
-        check->incomplete = true;
+        check->incomplete = check->tangled = true;
     return fits;
 }
 
@@ -230,10 +233,8 @@ static int collect_l1_entry(struct qcow2_check *check, uint64_t index, uint64_t 
     if (active && before == QCOW2_USE_L2)
         qcow2_check_corruption(check, "two L1 entries have the L2 table at 0x%llx",
                                (unsigned long long)l2);
-    if (!add_one(check, cluster, QCOW2_USE_L2, 1)) {
+    if (!add_one(check, cluster, QCOW2_USE_L2, 1))
         report_overlap(check, cluster, "an L2 table");
-        check->incomplete = true;
-    }
     if (before != QCOW2_USE_NONE && before != QCOW2_USE_DATA)
         return 0;
     struct walk walk = {

@@ -84,7 +84,7 @@ int qcow2_repair_leaks(struct qcow2_check *check, struct blk_error *err)
  */
 static int raise_in_place(struct qcow2_check *check, struct blk_error *err)
 {
-    if (!check->broken_counts)
+    if (!check->broken_counts && !check->tangled)
         return change_in_place(check, true, err);
     qcow2_check_note(check, "The refcounts are left as they are: a longer file would show zeroes "
                      "where guest data is lost; '-r lost' gives that up first");
@@ -124,11 +124,13 @@ static int counts_from_references(const struct qcow2_check *check, struct qcow2_
     return ret;
 }
 
-/* Nothing is freed: a count is at least what it was, or 1 where that cannot be read. */
+/* Nothing is freed: a count is at least what it was, or 1 where that cannot be relied on. */
 static void raise_counts(const struct qcow2_check *check, struct qcow2_shadow *shadow)
 {
     for (uint64_t i = 0; i < check->clusters; i++) {
-        uint64_t least = check->broken_counts ? 1 : qcow2_shadow_get(shadow, i);
+        uint64_t least = check->broken_counts || check->tangled;
+        if (!check->broken_counts)
+            least = u64_max(least, qcow2_shadow_get(shadow, i));
         uint64_t count = u64_max(qcow2_check_refs(check, i), least);
         if (count)
             qcow2_count_put(shadow->counts, shadow->order, i, count);

@@ -73,10 +73,10 @@ int qcow2_block_status(struct blk_node *node, uint64_t offset, uint64_t bytes, u
     };
     struct qcow2_mapping mapping;
     int ret = qcow2_map(node, offset, bytes, &mapping, err);
+    extent->bytes = mapping.bytes;
     if (ret < 0)
         return ret;
 
-    extent->bytes = mapping.bytes;
     extent->flags = flags[mapping.kind];
     if (extent->flags & BLK_EXT_OFFSET_VALID) {
         extent->host = qcow2_data(node);
@@ -91,6 +91,8 @@ int qcow2_block_status(struct blk_node *node, uint64_t offset, uint64_t bytes, u
         bool lost = qcow2_is_cut_off(node, qcow2_data(node), mapping.host_offset, mapping.bytes);
         if (ret == 0 && preallocated && !lost)
             extent->flags |= BLK_EXT_RECURSE;
+        if (ret < 0)
+            extent->bytes = 0; /* where the data is, is known */
     }
     return ret;
 }

@@ -2,10 +2,10 @@
  * The identity of backups as a header extension of our own, which QEMU keeps as it keeps all that
  * it does not know.
  *
- * Layout: layout version u32 (1), bitmap count u32, backup id, parent id (16 bytes each), then for
- * each bitmap the hash of its name u64 and the id it counts from (16 bytes). It lies in the first
- * sector with the other extensions, so it changes with the directory of the bitmaps, in the same
- * write.
+ * Layout: layout version u32 (1 or 2), bitmap count u32, backup id, parent id (16 bytes each), then
+ * for each bitmap the hash of its name u64 and the id it counts from (16 bytes); in version 2 also
+ * what tells the backing chain u64. It lies in the first sector with the other extensions, so it
+ * changes with the directory of the bitmaps, in the same write.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -17,9 +17,11 @@
 #include "drivers/qcow2/qcow2.h"
 
 #define EXT_IDENTITY UINT32_C(0x626b6964) /* "bkid" */
-#define LAYOUT_VERSION 1
+#define LAYOUT_PLAIN 1
+#define LAYOUT_BELOW 2
 #define FIXED_BYTES (8 + 2 * BLK_ID_BYTES)
 #define BITMAP_BYTES (8 + BLK_ID_BYTES)
+#define MAX_BYTES (FIXED_BYTES + BLK_IDENTITY_BITMAPS * BITMAP_BYTES + 8)
 
 static const uint8_t *take_id(const uint8_t *from, struct blk_id *id)
 {
@@ -31,6 +33,17 @@ static uint8_t *put_id(uint8_t *to, const struct blk_id *id)
 {
     memcpy(to, id->bytes, BLK_ID_BYTES);
     return to + BLK_ID_BYTES;
+}
+
+/* Whether this version knows the form, of which it takes the number of bitmaps. */
+static bool is_known(const struct qcow2_extension *extension, uint32_t *layout, uint32_t *count)
+{
+    if (extension->bytes < FIXED_BYTES)
+        return false;
+    *layout = be32_get(extension->data);
+    *count = be32_get(extension->data + 4);
+    return (*layout == LAYOUT_PLAIN || *layout == LAYOUT_BELOW) && *count <= BLK_IDENTITY_BITMAPS &&
+           extension->bytes == FIXED_BYTES + *count * BITMAP_BYTES + (*layout == LAYOUT_BELOW) * 8u;
 }
 
 int qcow2_identity_get(struct blk_node *node, struct blk_identity *identity, struct blk_error *err)
@@ -45,9 +58,8 @@ int qcow2_identity_get(struct blk_node *node, struct blk_identity *identity, str
     }
     if (!extension)
         return 0;
-    uint32_t count = extension->bytes >= FIXED_BYTES ? be32_get(extension->data + 4) : 0;
-    if (extension->bytes < FIXED_BYTES || be32_get(extension->data) != LAYOUT_VERSION ||
-        count > BLK_IDENTITY_BITMAPS || extension->bytes != FIXED_BYTES + count * BITMAP_BYTES)
+    uint32_t layout, count;
+    if (!is_known(extension, &layout, &count))
         return blk_fail_why(err, EINVAL, "its backup identity is of an unknown form", "'%s'",
                             node->name);
 
@@ -57,6 +69,8 @@ int qcow2_identity_get(struct blk_node *node, struct blk_identity *identity, str
         identity->bitmaps[identity->bitmap_count].name_hash = be64_get(from);
         from = take_id(from + 8, &identity->bitmaps[identity->bitmap_count].since);
     }
+    if (layout == LAYOUT_BELOW)
+        identity->below = be64_get(from);
     return 0;
 }
 
@@ -124,11 +138,12 @@ int qcow2_identity_put(struct blk_node *node, const struct blk_id *backup,
 void qcow2_identity_apply(struct blk_node *node, struct qcow2_tail *tail)
 {
     const struct blk_identity *identity = qcow2_state(node)->next_identity;
-    uint8_t data[FIXED_BYTES + BLK_IDENTITY_BITMAPS * BITMAP_BYTES];
+    uint8_t data[MAX_BYTES];
 
     if (!identity)
         return;
-    be32_put(data, LAYOUT_VERSION);
+    bool below = identity->bitmap_count && identity->below;
+    be32_put(data, below ? LAYOUT_BELOW : LAYOUT_PLAIN);
     be32_put(data + 4, (uint32_t)identity->bitmap_count);
     uint8_t *to = put_id(data + 8, &identity->backup);
     to = put_id(to, &identity->parent);
@@ -136,5 +151,33 @@ void qcow2_identity_apply(struct blk_node *node, struct qcow2_tail *tail)
         be64_put(to, identity->bitmaps[i].name_hash);
         to = put_id(to + 8, &identity->bitmaps[i].since);
     }
+    if (below) {
+        be64_put(to, identity->below);
+        to += 8;
+    }
     qcow2_tail_set(tail, EXT_IDENTITY, data, (uint32_t)(to - data));
+}
+
+int qcow2_identity_give_up(struct blk_node *node, struct blk_error *err)
+{
+    struct qcow2_state *s = qcow2_state(node);
+    bool changed = blk_bitmaps_of(node)->changed;
+    struct qcow2_tail tail;
+
+    if (!s->next_identity && !qcow2_tail_find(&s->tail, EXT_IDENTITY))
+        return 0;
+    qcow2_tail_copy(&tail, &s->tail);
+    /* One of an unknown form is removed: who knows it must not go on from it. */
+    if (blk_identity_lose(node, true, NULL) < 0)
+        qcow2_tail_remove(&tail, EXT_IDENTITY);
+    qcow2_identity_apply(node, &tail);
+    int ret = qcow2_header_relayout(node, &s->header, &tail, err);
+    qcow2_tail_free(&tail);
+    if (ret < 0)
+        return ret;
+    free(s->next_identity);
+    s->next_identity = NULL;
+    node->bitmaps->changed = changed;
+    qcow2_identity_note(node);
+    return 0;
 }

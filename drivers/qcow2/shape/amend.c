@@ -10,8 +10,11 @@
 #include <string.h>
 
 #include "blockcore/base/memory.h"
+#include "blockcore/bitmap/identity.h"
 #include "blockcore/graph/backing.h"
+#include "blockcore/graph/links.h"
 #include "blockcore/graph/names.h"
+#include "blockcore/graph/open.h"
 #include "blockcore/graph/open_files.h"
 #include "blockcore/graph/options.h"
 #include "drivers/qcow2/shape/amend.h"
@@ -103,12 +106,25 @@ static int check_fixed(struct blk_node *node, struct blk_options *options, struc
     return 0;
 }
 
-/* Whether the name, seen from the current directory, is that of a file open for something else. */
-static bool is_other_part(const struct blk_node *node, const char *name)
+/* What has the file of that name open, as seen from the current directory; NULL: nothing. */
+static const struct blk_node *find_user(const char *name)
 {
     BLK_AUTOFREE char *path = *name ? blk_file_path(name) : NULL;
-    const struct blk_node *user = path ? blk_open_files_find(path) : NULL;
+    return path ? blk_open_files_find(path) : NULL;
+}
+
+/* Whether the name is that of a file open for something else. */
+static bool is_other_part(const struct blk_node *node, const char *name)
+{
+    const struct blk_node *user = find_user(name);
     return user && !blk_open_files_share(user, blk_child(node, BLK_ROLE_DATA));
+}
+
+/* Whether the image shows what another file holds once its header has that name. */
+static bool is_other_data(const struct blk_node *node, const char *name)
+{
+    const struct blk_node *user = find_user(name);
+    return *name && !(user && blk_open_files_share(user, blk_child(node, BLK_ROLE_DATA)));
 }
 
 static int check_wanted(struct blk_node *node, const struct wanted *wanted, struct blk_error *err)
@@ -128,6 +144,8 @@ static int check_wanted(struct blk_node *node, const struct wanted *wanted, stru
     if (wanted->data_file_raw && !s->data_file_raw)
         return refuse(node, err, "data_file_raw",
                       "what the data file holds already need not be where a raw image has it");
+    if (wanted->data_file)
+        return blk_check_name_to_store(blk_bottom(qcow2_file(node))->name, wanted->data_file, err);
     return 0;
 }
 
@@ -234,7 +252,13 @@ static int change_flags(struct blk_node *node, const struct wanted *wanted, stru
     if (same && !wanted->data_file)
         return 0;
 
+    if (wanted->data_file && is_other_data(node, wanted->data_file)) {
+        int ret = blk_identity_lose(node, true, err);
+        if (ret < 0)
+            return ret;
+    }
     qcow2_tail_copy(&tail, &s->tail);
+    qcow2_identity_apply(node, &tail);
     if (wanted->data_file && *wanted->data_file)
         qcow2_tail_set(&tail, QCOW2_EXT_DATA_FILE, wanted->data_file,
                        (uint32_t)strlen(wanted->data_file));
@@ -248,9 +272,11 @@ static int change_flags(struct blk_node *node, const struct wanted *wanted, stru
     if (ret == 0)
         ret = qcow2_header_relayout(node, &next, &tail, err);
     qcow2_tail_free(&tail);
-    if (ret == 0)
-        s->data_file_raw = wanted->data_file_raw;
-    return ret;
+    if (ret < 0)
+        return ret;
+    s->data_file_raw = wanted->data_file_raw;
+    qcow2_identity_note(node);
+    return 0;
 }
 
 /* ---- all steps ---- */

@@ -445,9 +445,11 @@ static int map_in_slice(struct blk_node *node, const struct qcow2_table *slice, 
     const struct qcow2_state *s = qcow2_state(node);
     uint64_t start = round_down(offset, s->cluster_bytes);
     const char *problem;
-    if (map_one(s, slice, index, offset, mapping, &problem) < 0)
+    if (map_one(s, slice, index, offset, mapping, &problem) < 0) {
+        mapping->bytes = u64_min(s->subcluster_bytes - offset % s->subcluster_bytes, bytes);
         return qcow2_corrupt(node, err, "guest offset %llu is mapped to %s",
                              (unsigned long long)offset, problem);
+    }
 
     while (mapping->bytes < bytes) {
         uint64_t at = offset + mapping->bytes;
@@ -513,6 +515,13 @@ static bool map_cached(struct blk_node *node, uint64_t offset, uint64_t bytes,
     return true;
 }
 
+/* How far it reaches that the slice of `offset` cannot be had. */
+static uint64_t unmapped_bytes(const struct qcow2_state *s, uint64_t offset, uint64_t bytes)
+{
+    uint64_t per_slice = (uint64_t)s->slice_entries << s->cluster_bits;
+    return s->l1 ? u64_min(per_slice - offset % per_slice, bytes) : bytes;
+}
+
 /* [locked] qcow2_map() itself. */
 static int map_locked(struct blk_node *node, uint64_t offset, uint64_t bytes,
                       struct qcow2_mapping *mapping, struct blk_error *err)
@@ -520,6 +529,9 @@ static int map_locked(struct blk_node *node, uint64_t offset, uint64_t bytes,
     struct qcow2_table *slice;
     uint32_t index;
     int ret = slice_read(node, offset, &slice, &index, err);
+    if (ret < 0)
+        mapping->bytes =
+            ret == -EIO ? unmapped_bytes(qcow2_state(node), offset, bytes) : 0;
     if (ret < 0)
         return ret;
     if (slice)
