@@ -53,13 +53,12 @@ options_of() {
     done
 }
 
-@test "every synopsis has --trust where it is taken, and every usage fits the screen" {
+@test "every synopsis has --trust where it is taken" {
     local command
     for command in $(commands); do
-        [[ $(blkimg "$command" --help | sed '/^$/q' | wc -L) -lt 80 ]] || fail "$command: long usage"
         options_of "$command" | grep -qw -- --trust || continue
         plain "blkimg-$command" | sed '/DESCRIPTION/q' | grep -q -- --trust || fail "blkimg-$command(1)"
-        blkimg help | grep -E "^  $command .*\[" | grep -qF -- '[--trust]' || fail "help: $command"
+        blkimg "$command" --help | sed '/^$/q' | grep -qF -- '[--trust]' || fail "$command --help"
     done
 }
 
