@@ -8,7 +8,12 @@
 #include <string.h>
 
 #include "blockcore/base/memory.h"
+#include "blockcore/graph/io.h"
 #include "drivers/qcow2/bitmap/bitmap.h"
+#include "drivers/qcow2/medium.h"
+#include "drivers/qcow2/state.h"
+#include "drivers/qcow2/tables/epoch.h"
+#include "drivers/qcow2/tables/map.h"
 
 /* The clusters that differ are gathered in a bitmap of at most about this many bits. */
 #define MAX_GATHERED_BITS (UINT64_C(1) << 26)

@@ -10,14 +10,21 @@
  * bitmap in memory that it is in use.
  */
 #include <errno.h>
-#include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 
 #include "blockcore/base/cancel.h"
 #include "blockcore/base/memory.h"
 #include "blockcore/graph/close.h"
+#include "blockcore/graph/io.h"
 #include "drivers/qcow2/bitmap/bitmap.h"
+#include "drivers/qcow2/header/header.h"
+#include "drivers/qcow2/header/identity.h"
+#include "drivers/qcow2/header/switch.h"
+#include "drivers/qcow2/medium.h"
+#include "drivers/qcow2/state.h"
+#include "drivers/qcow2/tables/alloc.h"
+#include "drivers/qcow2/tables/epoch.h"
+#include "drivers/qcow2/tables/frees.h"
 
 #define COPY_BYTES (256 * KIB) /* bits are written in pieces of about this size */
 

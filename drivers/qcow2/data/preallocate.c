@@ -2,7 +2,14 @@
  * Preallocation: unmapped clusters get a place before anybody writes them.
  */
 #include "blockcore/base/units.h"
-#include "drivers/qcow2/qcow2.h"
+#include "blockcore/graph/driver.h"
+#include "blockcore/graph/io.h"
+#include "drivers/qcow2/data/data.h"
+#include "drivers/qcow2/state.h"
+#include "drivers/qcow2/tables/alloc.h"
+#include "drivers/qcow2/tables/epoch.h"
+#include "drivers/qcow2/tables/frees.h"
+#include "drivers/qcow2/tables/map.h"
 
 /* A row of clusters without a place, in one slice. */
 struct row {

@@ -15,11 +15,19 @@
  * what was there, and a cluster that is left behind is not being read when it is freed (C3).
  */
 #include <errno.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "blockcore/base/memory.h"
-#include "drivers/qcow2/qcow2.h"
+#include "blockcore/graph/events.h"
+#include "blockcore/graph/io.h"
+#include "drivers/qcow2/data/data.h"
+#include "drivers/qcow2/header/corrupt.h"
+#include "drivers/qcow2/state.h"
+#include "drivers/qcow2/tables/alloc.h"
+#include "drivers/qcow2/tables/epoch.h"
+#include "drivers/qcow2/tables/frees.h"
+#include "drivers/qcow2/tables/map.h"
+#include "drivers/qcow2/tables/metadata.h"
 
 /* Up to here head, data and tail are put together and written at once. */
 #define MERGE_BYTES (1 * MIB)
@@ -65,26 +73,6 @@ static int put_payload(struct blk_node *node, uint64_t host, uint64_t bytes,
 }
 
 /* ---- in place ---- */
-
-/* The tables' places are nearly always known, so that the lock can be shared. */
-int qcow2_check_target(struct blk_node *node, uint64_t host, uint64_t bytes, struct blk_error *err)
-{
-    struct qcow2_state *s = qcow2_state(node);
-    if (s->data_file)
-        return 0;
-
-    pthread_rwlock_rdlock(&s->lock);
-    bool known = s->metadata_known;
-    int ret = known ? qcow2_check_overlap(node, host, bytes, err) : 0;
-    pthread_rwlock_unlock(&s->lock);
-    if (known)
-        return ret;
-
-    qcow2_lock(s);
-    ret = qcow2_check_overlap(node, host, bytes, err);
-    qcow2_unlock(s);
-    return ret;
-}
 
 static bool is_in_place(const struct qcow2_mapping *mapping)
 {

@@ -7,7 +7,13 @@
  */
 #include <errno.h>
 
-#include "drivers/qcow2/qcow2.h"
+#include "blockcore/graph/io.h"
+#include "drivers/qcow2/data/data.h"
+#include "drivers/qcow2/state.h"
+#include "drivers/qcow2/tables/epoch.h"
+#include "drivers/qcow2/tables/frees.h"
+#include "drivers/qcow2/tables/map.h"
+#include "drivers/qcow2/tables/metadata.h"
 
 struct zeroing {
     bool discard; /* else write_zeroes */

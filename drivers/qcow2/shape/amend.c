@@ -5,18 +5,27 @@
  * by one switch of the header (C4, C8), in an order in which the image is valid after each:
  * version up, refcount width, flags and names, size, version down.
  */
+#include "drivers/qcow2/shape/amend.h"
+
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "blockcore/base/memory.h"
 #include "blockcore/graph/backing.h"
+#include "blockcore/graph/driver.h"
+#include "blockcore/graph/io.h"
 #include "blockcore/graph/open.h"
 #include "blockcore/graph/open_files.h"
 #include "blockcore/graph/options.h"
-#include "drivers/qcow2/shape/amend.h"
+#include "drivers/qcow2/header/header.h"
+#include "drivers/qcow2/header/switch.h"
 #include "drivers/qcow2/shape/create.h"
-#include "drivers/qcow2/shape/shadow.h"
+#include "drivers/qcow2/shape/shape.h"
+#include "drivers/qcow2/snapshot/snapshot.h"
+#include "drivers/qcow2/state.h"
+#include "drivers/qcow2/tables/epoch.h"
+#include "drivers/qcow2/tables/shadow.h"
 
 const struct blk_option_desc qcow2_amend_options[] = {
     { "encrypt.state", BLK_OPT_STRING, "Encryption: not supported", NULL },

@@ -9,10 +9,11 @@
  * Nothing that the live structure counts is ever written over, whatever the new counts say. If
  * anything fails before the switch, the image is what it was.
  */
-#ifndef DRIVERS_QCOW2_SHAPE_SHADOW_H
-#define DRIVERS_QCOW2_SHAPE_SHADOW_H
+#ifndef DRIVERS_QCOW2_TABLES_SHADOW_H
+#define DRIVERS_QCOW2_TABLES_SHADOW_H
 
-#include "drivers/qcow2/qcow2.h"
+#include "blockcore/graph/types.h"
+#include "drivers/qcow2/state.h"
 
 struct qcow2_shadow {
     struct blk_node *node;
