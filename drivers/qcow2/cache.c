@@ -6,7 +6,7 @@
  * qcow2_cache_trim(), which runs when the lock is given back: so a pointer to a slice is good for
  * as long as the lock is held, and no operation can fail for lack of a place. A changed slice
  * stays until an epoch has written it; epochs are committed before changed slices fill more than
- * the limit (qcow2_relieve()).
+ * the limit (qcow2_commit_if_full()).
  *
  * Eviction is by a clock: the ring is walked, a slice used since the last visit is spared once.
  */

@@ -360,7 +360,7 @@ static int qcow2_change_backing(struct blk_node *node, const char *name, const c
         return ret;
     qcow2_identity_apply(node, &tail);
     /* Copied data must be stable before the header stops naming the file that had it. */
-    ret = qcow2_settle(node, err);
+    ret = qcow2_commit_all(node, err);
     if (ret == 0)
         ret = qcow2_header_relayout(node, &s->header, &tail, err);
     qcow2_tail_free(&tail);

@@ -86,7 +86,7 @@ void qcow2_drop_tables(struct qcow2_state *s)
     s->reftable = NULL;
     s->reftable_entries = 0;
     s->reftable_dirty_start = s->reftable_dirty_end = 0;
-    s->reftable_moved = s->reftable_homeless = false;
+    s->reftable_moved = s->reftable_unplaced = false;
     s->free_hint = 0;
     s->compressed_next = 0;
     s->frees = (struct qcow2_frees){ .count = 0 };

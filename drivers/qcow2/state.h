@@ -2,6 +2,17 @@
  * What an open qcow2 image is in memory, and the little that every part of the driver needs of it:
  * its lock, the barrier, and the mark that nothing may be written any more.
  *
+ * The parts of the driver, each built on those above it:
+ *   cache, state, medium   tables in memory, and reading them
+ *   header/     cluster 0: reading it, and the switch by one sector (C4)
+ *   tables/     refcounts, L1, L2: refcount; frees, l1; metadata, alloc; map, epoch; new_l1;
+ *               shadow: a whole new refcount structure next to the live one (C8)
+ *   data/       the requests of guests
+ *   bitmap/     dirty bitmaps
+ *   snapshot/   internal snapshots
+ *   check/, shape/   checking and repairing; create, resize, amend, measure
+ *   qcow2.c     the driver's table, open and close; nothing depends on it
+ *
  * Locks, in the order in which they are taken:
  *   1. node->ranges    guest ranges. Read: reads. Shared: writes in place. Update, in whole
  *                      clusters: writes that allocate, which keep out all but reads until they
@@ -163,10 +174,10 @@ struct qcow2_state {
     uint64_t reftable_offset; /* where it is, or will be after the next epoch */
     uint64_t reftable_dirty_start, reftable_dirty_end; /* entries */
     bool reftable_moved;      /* reftable_offset is not yet in the header */
-    bool reftable_homeless;   /* it grew, and has no place yet */
+    bool reftable_unplaced;   /* it grew, and has no place yet */
 
     uint64_t free_hint;       /* no free cluster below this index */
-    uint64_t virgin;          /* host bytes from here on were never written */
+    uint64_t unwritten;       /* host bytes from here on were never written */
     uint64_t compressed_next; /* host byte for the next compressed piece; 0: a new cluster */
     struct qcow2_frees frees; /* of the open epoch */
     struct qcow2_cluster_set metadata;

@@ -63,7 +63,7 @@ static int reserve(struct blk_node *node, bool all, uint64_t size, struct blk_er
         return ret;
     ret = blk_child_write_zeroes(qcow2_file(node), offset, bytes, 0, err);
     if (ret == 0)
-        ret = qcow2_settle(node, err);
+        ret = qcow2_commit_all(node, err);
     if (ret < 0) {
         qcow2_unalloc(node, offset, bytes, NULL);
         return ret;

@@ -384,7 +384,7 @@ static int free_old(struct blk_node *node, const struct qcow2_bitmap_directory *
         qcow2_free_later(node, old->offset, old->bytes, QCOW2_FREE_OTHER);
         qcow2_unlock(s);
     }
-    return qcow2_settle(node, err);
+    return qcow2_commit_all(node, err);
 }
 
 /* ---- the whole ---- */
@@ -416,7 +416,7 @@ static int store_and_switch(struct blk_node *node, const struct qcow2_bitmap_dir
     if (ret == 0)
         ret = write_directory(node, &places, directory, err);
     if (ret == 0)
-        ret = qcow2_settle(node, err);
+        ret = qcow2_commit_all(node, err);
     if (ret == 0)
         ret = switch_directory(node, directory, err);
     if (ret == 0) {

@@ -159,7 +159,7 @@ int qcow2_check(struct blk_node *node, unsigned repair, struct blk_check *result
     struct qcow2_state *s = qcow2_state(node);
     struct qcow2_check check;
 
-    int ret = blk_is_writable(node) ? qcow2_settle(node, err) : 0;
+    int ret = blk_is_writable(node) ? qcow2_commit_all(node, err) : 0;
     if (ret == 0)
         ret = qcow2_check_begin(&check, node, result, err);
     if (ret < 0)

@@ -1,8 +1,6 @@
 /*
- * All that refers to host clusters, in the order in which it is counted: what is counted first is
- * believed where two structures claim one place.
+ * All structures of an image that refer to host clusters, in the order in which they are counted.
  */
-
 #include "blockcore/base/memory.h"
 #include "drivers/qcow2/check/check.h"
 #include "drivers/qcow2/header/header.h"

@@ -89,7 +89,7 @@ static int write_cluster(struct blk_node *node, uint64_t offset, uint64_t bytes,
         return qcow2_pwrite(node, offset, bytes, buf, 0, err);
     }
     if (ret == 0)
-        ret = qcow2_relieve(node, err);
+        ret = qcow2_commit_if_full(node, err);
     if (ret < 0)
         return ret;
 

@@ -114,7 +114,7 @@ int qcow2_preallocate(struct blk_node *node, uint64_t offset, uint64_t bytes,
             qcow2_unlock(s);
         }
         if (ret == 0)
-            ret = qcow2_relieve(node, err);
+            ret = qcow2_commit_if_full(node, err);
         at = row.clusters ? row.guest + row.clusters * s->cluster_bytes : slice_end;
     }
     atomic_store(&s->preallocation, -1);

@@ -54,7 +54,7 @@ struct run {
     uint64_t guest;    /* of the first cluster */
     uint64_t clusters;
     uint64_t host;     /* of the first cluster */
-    bool virgin;       /* what is not written there reads as zeroes */
+    bool unwritten;    /* what is not written there reads as zeroes */
     uint64_t from, to; /* guest range that the request writes */
     uint64_t fill_from, fill_to; /* what has to be complete: [from, to) and old content around */
 };
@@ -276,7 +276,7 @@ static int choose(struct blk_node *node, struct run *run, struct blk_error *err)
     if (run->way == NEW) {
         uint64_t bytes;
         ret = qcow2_alloc_run(node, run->clusters * s->cluster_bytes, &run->host, &bytes,
-                              &run->virgin, err);
+                              &run->unwritten, err);
         if (ret < 0)
             return ret;
         run->clusters = bytes / s->cluster_bytes;
@@ -312,7 +312,7 @@ static int fill(struct blk_node *node, const struct run *run, uint64_t from, uin
 
     blk_event(qcow2_file(node), BLK_EVENT_COW_READ);
     int ret = qcow2_read_held(node, from, to - from, buf, err);
-    if (ret < 0 || (run->virgin && bytes_are_zero(buf, to - from)))
+    if (ret < 0 || (run->unwritten && bytes_are_zero(buf, to - from)))
         return ret;
     blk_event(qcow2_file(node), BLK_EVENT_COW_WRITE);
     return blk_child_pwrite(qcow2_data(node), to_host(run, from), to - from, buf, 0, err);
@@ -337,8 +337,9 @@ static int write_merged(struct blk_node *node, const struct run *run,
     memcpy(buf + head, payload->buf, run->to - run->from);
 
     /* What is zero on untouched ground need not be written. */
-    uint64_t start = run->virgin && bytes_are_zero(buf, head) ? head : 0;
-    uint64_t end = run->virgin && bytes_are_zero(buf + total - tail, tail) ? total - tail : total;
+    uint64_t start = run->unwritten && bytes_are_zero(buf, head) ? head : 0;
+    uint64_t end =
+        run->unwritten && bytes_are_zero(buf + total - tail, tail) ? total - tail : total;
     blk_event(qcow2_file(node), BLK_EVENT_WRITE_AIO);
     return blk_child_pwrite(qcow2_data(node), to_host(run, run->fill_from + start), end - start,
                             buf + start, 0, err);
@@ -351,7 +352,7 @@ static int write_run(struct blk_node *node, struct run *run, const struct payloa
     bool edges_zero = false;
     int ret = 0;
 
-    if (has_edges && run->virgin) {
+    if (has_edges && run->unwritten) {
         ret = qcow2_is_known_zero(node, run->fill_from, run->from - run->fill_from, &edges_zero,
                                   err);
         if (ret == 0 && edges_zero)
@@ -439,7 +440,7 @@ static int write_allocating(struct blk_node *node, uint64_t offset, uint64_t byt
     uint64_t per_slice = (uint64_t)s->slice_entries << s->cluster_bits;
     bytes = u64_min(bytes, per_slice - offset % per_slice);
 
-    int ret = qcow2_relieve(node, err);
+    int ret = qcow2_commit_if_full(node, err);
     if (ret < 0)
         return ret;
     struct run run = {

@@ -198,7 +198,7 @@ static int zero_units(struct blk_node *node, struct zeroing zeroing, uint64_t of
         ret = bytes_to_skip(node, &zeroing, offset, bytes, &piece, err);
         if (ret == 0 && !piece) {
             piece = u64_min(bytes, per_slice - offset % per_slice);
-            ret = qcow2_relieve(node, err);
+            ret = qcow2_commit_if_full(node, err);
             if (ret == 0)
                 ret = zero_piece(node, zeroing, offset, piece, err);
         }
@@ -258,7 +258,7 @@ static int zero_part(struct blk_node *node, struct zeroing zeroing, uint64_t off
 
     int ret = qcow2_check_poison(node, err);
     if (ret == 0)
-        ret = qcow2_relieve(node, err);
+        ret = qcow2_commit_if_full(node, err);
     if (ret < 0)
         return ret;
     blk_range_take(&node->ranges, &range, start, s->subcluster_bytes, s->cluster_bytes);

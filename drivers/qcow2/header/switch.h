@@ -22,8 +22,9 @@ int qcow2_header_encode(struct qcow2_header *header, const struct qcow2_tail *ta
 /*
  * The switch of C4: replaces the header's fields by those of *next in one write of sector 0, and
  * flushes. cluster_bits, header_bytes, backing name and extensions stay. All that *next points to
- * must be stable before (qcow2_settle()). On success the state's header is *next. After a failure
- * nobody knows what the medium has: the image is poisoned and nothing is written to it any more.
+ * must be stable before (qcow2_commit_all()). On success the state's header is *next. After a
+ * failure nobody knows what the medium has: the image is poisoned and nothing is written to it any
+ * more.
  */
 int qcow2_header_switch(struct blk_node *node, const struct qcow2_header *next,
                         struct blk_error *err);

@@ -184,7 +184,7 @@ static int upgrade(struct blk_node *node, struct blk_error *err)
     struct qcow2_shadow shadow;
     struct qcow2_snapshot_table table = { .data = NULL };
 
-    int ret = qcow2_settle(node, err);
+    int ret = qcow2_commit_all(node, err);
     if (ret < 0)
         return ret;
     ret = qcow2_shadow_begin(node, qcow2_state(node)->refcount_order, true, NULL, &shadow, err);
@@ -205,7 +205,7 @@ static int change_width(struct blk_node *node, unsigned order,
     struct qcow2_shadow shadow;
     struct qcow2_header next;
 
-    int ret = qcow2_settle(node, err);
+    int ret = qcow2_commit_all(node, err);
     if (ret < 0)
         return ret;
     next = qcow2_state(node)->header;
@@ -253,7 +253,7 @@ static int change_flags(struct blk_node *node, const struct wanted *wanted, stru
                   ? blk_sync_named(node, wanted->data_file, "raw", err)
                   : 0;
     if (ret == 0)
-        ret = qcow2_settle(node, err);
+        ret = qcow2_commit_all(node, err);
     if (ret == 0)
         ret = qcow2_header_relayout(node, &next, &tail, err);
     qcow2_tail_free(&tail);

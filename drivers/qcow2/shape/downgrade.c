@@ -246,7 +246,7 @@ int qcow2_downgrade(struct blk_node *node, const struct blk_progress *progress,
     struct qcow2_state *s = qcow2_state(node);
     struct downgrade d = { .node = node, .progress = progress };
 
-    int ret = qcow2_settle(node, err);
+    int ret = qcow2_commit_all(node, err);
     if (ret == 0)
         ret = check_expressible(&d, err);
     if (ret < 0)

@@ -85,7 +85,7 @@ static int clear_l1(struct blk_node *node, uint64_t first, uint64_t end, struct 
             qcow2_l1_set(node, (uint32_t)i, 0);
         qcow2_unlock(s);
         if (ret == 0)
-            ret = qcow2_relieve(node, err);
+            ret = qcow2_commit_if_full(node, err);
     }
     return ret;
 }
@@ -132,7 +132,7 @@ static int count_to_last_used(struct blk_node *node, uint64_t *clusters, struct 
     return ret;
 }
 
-/* Cuts off what is free at the end of the file. Everything is settled. */
+/* Cuts off what is free at the end of the file. Nothing is pending. */
 static int trim_file(struct blk_node *node, struct blk_error *err)
 {
     struct qcow2_state *s = qcow2_state(node);
@@ -149,7 +149,7 @@ static int trim_file(struct blk_node *node, struct blk_error *err)
     if (ret < 0)
         return ret;
     qcow2_lock(s);
-    s->virgin = end;
+    s->unwritten = end;
     qcow2_unlock(s);
     return 0;
 }
@@ -224,7 +224,7 @@ static int grow(struct blk_node *node, uint64_t old_size, uint64_t size,
 static int switch_size(struct blk_node *node, uint64_t size, struct blk_error *err)
 {
     struct qcow2_state *s = qcow2_state(node);
-    int ret = qcow2_settle(node, err);
+    int ret = qcow2_commit_all(node, err);
     if (ret < 0)
         return ret;
     struct qcow2_header next = s->header;
@@ -247,7 +247,7 @@ static int shrink(struct blk_node *node, uint64_t size, struct blk_error *err)
     if (ret == 0)
         ret = clear_behind(node, size, old_size, err);
     if (ret == 0)
-        ret = qcow2_settle(node, err);
+        ret = qcow2_commit_all(node, err);
     /* What a snapshot may still need stays. */
     if (ret == 0 && s->data_file && (s->data_file_raw || !s->header.snapshot_count))
         ret = blk_child_truncate(blk_child(node, BLK_ROLE_DATA), size, BLK_PREALLOC_OFF, false,
@@ -377,12 +377,12 @@ static int free_tree(struct blk_node *node, const uint64_t *l1, uint32_t entries
             ret = free_l2(node, table, QCOW2_FREE_SNAPSHOT, err);
         qcow2_unlock(s);
         if (ret == 0)
-            ret = qcow2_relieve(node, err);
+            ret = qcow2_commit_if_full(node, err);
     }
     return ret;
 }
 
-/* Whether the cluster is in the refcount table, or a refcount block. Everything is settled. */
+/* Whether the cluster is in the refcount table, or a refcount block. Nothing is pending. */
 static bool is_of_refcounts(const struct qcow2_state *s, uint64_t cluster)
 {
     uint64_t offset = cluster << s->cluster_bits;
@@ -423,7 +423,7 @@ static int renew_refcounts(struct blk_node *node, uint64_t clusters, struct blk_
 
 /*
  * Cuts the file of an empty image. The tables that it still has may lie at the end, behind what
- * was freed: they move to the front first. Everything is settled.
+ * was freed: they move to the front first. Nothing is pending.
  */
 static int cut_empty(struct blk_node *node, struct blk_error *err)
 {
@@ -434,7 +434,7 @@ static int cut_empty(struct blk_node *node, struct blk_error *err)
         return 0;
     int ret = renew_l1(node, s->l1_offset, err);
     if (ret == 0)
-        ret = qcow2_settle(node, err);
+        ret = qcow2_commit_all(node, err);
     if (ret == 0)
         ret = count_to_last_used(node, &clusters, err);
     if (ret == 0 && clusters && is_of_refcounts(s, clusters - 1))
@@ -449,7 +449,7 @@ int qcow2_make_empty(struct blk_node *node, struct blk_error *err)
     blk_event(qcow2_file(node), BLK_EVENT_EMPTY_IMAGE_PREPARE);
     int ret = qcow2_l1_fetch(node, err);
     if (ret == 0)
-        ret = qcow2_settle(node, err);
+        ret = qcow2_commit_all(node, err);
     if (ret < 0)
         return ret;
 
@@ -466,7 +466,7 @@ int qcow2_make_empty(struct blk_node *node, struct blk_error *err)
         ret = blk_child_write_zeroes(blk_child(node, BLK_ROLE_DATA), 0, blk_size(node),
                                      BLK_REQ_MAY_UNMAP, err);
     if (ret == 0)
-        ret = qcow2_settle(node, err);
+        ret = qcow2_commit_all(node, err);
     if (ret < 0)
         return ret;
     ret = cut_empty(node, err);

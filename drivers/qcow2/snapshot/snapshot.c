@@ -172,7 +172,7 @@ struct change {
 };
 
 /*
- * Settles the image, so that the file has all there is, and starts from its live counts and
+ * Commits all, so that the file has all there is, and starts from its live counts and
  * active L1.
  */
 static int begin(struct change *change, struct blk_node *node, struct blk_error *err)
@@ -183,7 +183,7 @@ static int begin(struct change *change, struct blk_node *node, struct blk_error 
     if (s->data_file)
         return blk_fail_why(err, ENOTSUP, "an image with an external data file cannot have any",
                             "internal snapshots of '%s'", node->name);
-    int ret = qcow2_settle(node, err);
+    int ret = qcow2_commit_all(node, err);
     if (ret < 0)
         return ret;
     change->next = s->header;

@@ -137,14 +137,14 @@ static int grow_reftable(struct blk_node *node, uint64_t block, struct blk_error
      * The place that it leaves: free once the header points elsewhere; at once if the header
      * never did.
      */
-    if (!s->reftable_homeless) {
+    if (!s->reftable_unplaced) {
         uint64_t old_bytes = old_entries * 8;
         if (s->reftable_moved)
             qcow2_refcount_decrease(node, s->reftable_offset, old_bytes, NULL);
         else
             qcow2_free_later(node, s->reftable_offset, old_bytes, QCOW2_FREE_OTHER);
     }
-    s->reftable_homeless = true;
+    s->reftable_unplaced = true;
     s->reftable_moved = true;
     return 0;
 }
@@ -217,7 +217,7 @@ static int take_run(struct blk_node *node, struct run *run, struct blk_error *er
             qcow2_poison(s, -ret);
         return ret;
     }
-    s->virgin = u64_max(s->virgin, (run->start + run->count) << s->cluster_bits);
+    s->unwritten = u64_max(s->unwritten, (run->start + run->count) << s->cluster_bits);
     if (run->first_free == run->start)
         run->first_free = UINT64_MAX; /* not any more */
     run->start += blocks;
@@ -230,7 +230,7 @@ static int take_run(struct blk_node *node, struct run *run, struct blk_error *er
  * for, and a few more may come when fewer blocks were needed than there was room left for.
  */
 static int take(struct blk_node *node, uint64_t from, uint64_t least, uint64_t most,
-                struct run *run, bool *virgin, struct blk_error *err)
+                struct run *run, bool *unwritten, struct blk_error *err)
 {
     struct qcow2_state *s = qcow2_state(node);
     int ret = qcow2_reftable_load(node, err);
@@ -248,10 +248,10 @@ static int take(struct blk_node *node, uint64_t from, uint64_t least, uint64_t m
         extra = missing;
     }
     /* Only what lies behind all that was ever written can be known to be zero. */
-    bool untouched = run->start << s->cluster_bits >= s->virgin;
+    bool untouched = run->start << s->cluster_bits >= s->unwritten;
     ret = take_run(node, run, err);
-    if (ret == 0 && virgin)
-        *virgin = untouched;
+    if (ret == 0 && unwritten)
+        *unwritten = untouched;
     return ret;
 }
 
@@ -292,14 +292,14 @@ int qcow2_reftable_place(struct blk_node *node, struct blk_error *err)
 {
     struct qcow2_state *s = qcow2_state(node);
     /* Finding a place may make it grow again. */
-    while (s->reftable_homeless) {
+    while (s->reftable_unplaced) {
         uint64_t bytes = s->reftable_entries * 8, offset;
         int ret = alloc_unplaced(node, bytes, &offset, err);
         if (ret == 0 && s->reftable_entries * 8 != bytes)
             ret = qcow2_refcount_decrease(node, offset, bytes, err);
         else if (ret == 0) {
             s->reftable_offset = offset;
-            s->reftable_homeless = false;
+            s->reftable_unplaced = false;
         }
         if (ret < 0)
             return ret;
@@ -319,19 +319,19 @@ int qcow2_alloc_end(struct blk_node *node, uint64_t bytes, uint64_t *offset, str
     struct qcow2_state *s = qcow2_state(node);
     int ret = qcow2_reftable_load(node, err);
     if (ret == 0)
-        ret = alloc_exactly(node, s->virgin >> s->cluster_bits, bytes, offset, err);
+        ret = alloc_exactly(node, s->unwritten >> s->cluster_bits, bytes, offset, err);
     return ret < 0 ? ret : qcow2_reftable_place(node, err);
 }
 
 int qcow2_alloc_run(struct blk_node *node, uint64_t max_bytes, uint64_t *offset, uint64_t *bytes,
-                    bool *virgin, struct blk_error *err)
+                    bool *unwritten, struct blk_error *err)
 {
     struct qcow2_state *s = qcow2_state(node);
     uint64_t most = u64_max(max_bytes >> s->cluster_bits, 1);
     struct run run;
 
     blk_event(qcow2_file(node), BLK_EVENT_CLUSTER_ALLOC);
-    int ret = take(node, s->free_hint, 1, most, &run, virgin, err);
+    int ret = take(node, s->free_hint, 1, most, &run, unwritten, err);
     if (ret < 0)
         return ret;
     s->free_hint = run.start + run.count;

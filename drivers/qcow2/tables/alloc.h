@@ -12,12 +12,12 @@
 /*
  * [locked] Finds free clusters, contiguous, and sets their counts to 1. _alloc gives exactly
  * `bytes`, rounded up to clusters; _alloc_run gives at least one cluster and at most `max_bytes`,
- * whatever comes first; *virgin says that the place reads as zeroes. _alloc_end takes exactly
+ * whatever comes first; *unwritten says that the place reads as zeroes. _alloc_end takes exactly
  * `bytes` where nothing was ever written.
  */
 int qcow2_alloc(struct blk_node *node, uint64_t bytes, uint64_t *offset, struct blk_error *err);
 int qcow2_alloc_run(struct blk_node *node, uint64_t max_bytes, uint64_t *offset, uint64_t *bytes,
-                    bool *virgin, struct blk_error *err);
+                    bool *unwritten, struct blk_error *err);
 int qcow2_alloc_end(struct blk_node *node, uint64_t bytes, uint64_t *offset, struct blk_error *err);
 
 /*

@@ -287,7 +287,7 @@ int qcow2_flush_to_os(struct blk_node *node, struct blk_error *err)
     return ret < 0 ? ret : commit(node, err);
 }
 
-int qcow2_settle(struct blk_node *node, struct blk_error *err)
+int qcow2_commit_all(struct blk_node *node, struct blk_error *err)
 {
     struct qcow2_state *s = qcow2_state(node);
     int ret = qcow2_flush_to_os(node, err);
@@ -314,7 +314,7 @@ static int pressure(struct qcow2_state *s)
     return level;
 }
 
-int qcow2_relieve(struct blk_node *node, struct blk_error *err)
+int qcow2_commit_if_full(struct blk_node *node, struct blk_error *err)
 {
     struct qcow2_state *s = qcow2_state(node);
     int level = pressure(s);

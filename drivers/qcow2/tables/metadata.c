@@ -110,8 +110,8 @@ static int check_ranges(struct blk_node *node, uint64_t offset, uint64_t bytes,
     } ranges[] = {
         { QCOW2_OVERLAP_HEADER, 0, cluster_bytes, "the header" },
         { QCOW2_OVERLAP_L1, s->l1_offset, (uint64_t)s->l1_entries * 8, "the L1 table" },
-        { QCOW2_OVERLAP_REFTABLE, s->reftable_homeless ? 0 : s->reftable_offset,
-          s->reftable_homeless ? 0 : s->reftable_entries * 8, "the refcount table" },
+        { QCOW2_OVERLAP_REFTABLE, s->reftable_unplaced ? 0 : s->reftable_offset,
+          s->reftable_unplaced ? 0 : s->reftable_entries * 8, "the refcount table" },
         { QCOW2_OVERLAP_SNAPSHOTS, s->header.snapshots_offset,
           s->header.snapshot_count ? cluster_bytes : 0, "the snapshot table" },
     };

@@ -1,5 +1,5 @@
 /*
- * Another active L1 table. It is written next to the old one, with everything settled the header is
+ * Another active L1 table. It is written next to the old one, with nothing pending the header is
  * switched to it (C4), and then the old one is freed.
  */
 #include "drivers/qcow2/tables/new_l1.h"
@@ -53,7 +53,7 @@ int qcow2_l1_activate(struct blk_node *node, uint64_t offset, uint64_t *table, u
     if (!dirty)
         return blk_fail(err, ENOMEM, "changing the L1 table of '%s'", node->name);
 
-    int ret = qcow2_settle(node, err);
+    int ret = qcow2_commit_all(node, err);
     if (ret == 0) {
         struct qcow2_header next = s->header;
         next.l1_offset = offset;
@@ -88,7 +88,7 @@ int qcow2_grow_l1(struct blk_node *node, uint64_t entries, struct blk_error *err
         return blk_fail_why(err, EFBIG, "its L1 table would become too large", "resizing '%s'",
                             node->name);
     /* The table is copied as it is: it must not change between here and the switch. */
-    ret = qcow2_settle(node, err);
+    ret = qcow2_commit_all(node, err);
     if (ret < 0)
         return ret;
     uint64_t *table = calloc(entries, sizeof(*table));

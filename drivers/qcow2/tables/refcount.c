@@ -39,7 +39,7 @@ int qcow2_reftable_load(struct blk_node *node, struct blk_error *err)
     s->reftable = table;
     s->reftable_entries = entries;
     s->reftable_offset = s->header.reftable_offset;
-    s->virgin = round_up(blk_size(qcow2_file(node)), s->cluster_bytes);
+    s->unwritten = round_up(blk_size(qcow2_file(node)), s->cluster_bytes);
     return 0;
 }
 
@@ -91,7 +91,7 @@ static int no_count(struct blk_node *node, uint64_t cluster, struct blk_error *e
 static void cluster_freed(struct qcow2_state *s, uint64_t cluster)
 {
     s->free_hint = u64_min(s->free_hint, cluster);
-    s->virgin = u64_max(s->virgin, (cluster + 1) << s->cluster_bits);
+    s->unwritten = u64_max(s->unwritten, (cluster + 1) << s->cluster_bits);
     /* Nothing may be packed into a cluster that somebody else can be given. */
     if (s->compressed_next && (s->compressed_next - 1) >> s->cluster_bits == cluster)
         s->compressed_next = 0;

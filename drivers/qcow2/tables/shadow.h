@@ -2,7 +2,7 @@
  * A complete refcount structure being built next to the live one, for operations that switch
  * everything by one header sector (C8): snapshot create, apply, delete, check -r, another width,
  * the emptying of an overlay. Use:
- *   qcow2_settle(); qcow2_shadow_begin() with the live counts or with none; change counts with
+ *   qcow2_commit_all(); qcow2_shadow_begin() with the live counts or with none; change counts with
  *   qcow2_shadow_set/_add; place new tables with qcow2_shadow_alloc() and write them there with
  *   blk_child_pwrite(); qcow2_shadow_finish() writes table and blocks and fills the refcount
  *   fields of *next; blk_child_flush(); qcow2_header_switch(); qcow2_forget_tables().
