@@ -81,7 +81,7 @@ static bool is_in_place(const struct qcow2_mapping *mapping)
 
 /*
  * Whether what follows the mapping lies right behind it in the file but reads as zeroes or as the
- * backing file: both are written at once then, as "kept".
+ * backing file: both are written at once then, as "kept". The range is held.
  */
 static int goes_on_kept(struct blk_node *node, uint64_t offset, uint64_t bytes,
                         const struct qcow2_mapping *mapping, bool *kept, struct blk_error *err)
@@ -97,13 +97,13 @@ static int goes_on_kept(struct blk_node *node, uint64_t offset, uint64_t bytes,
     return ret;
 }
 
-/* Writes what can be written in place from `offset` on; *done is 0 when nothing can, or more. */
-static int write_in_place(struct blk_node *node, uint64_t offset, uint64_t bytes,
-                          const struct payload *payload, uint64_t *done, struct blk_error *err)
+/* write_in_place() itself. The range is held shared. */
+static int write_in_place_held(struct blk_node *node, uint64_t offset, uint64_t bytes,
+                               const struct payload *payload, uint64_t *done,
+                               struct blk_error *err)
 {
     struct qcow2_mapping mapping;
     bool kept;
-    *done = 0;
     int ret = qcow2_map(node, offset, bytes, &mapping, err);
     if (ret < 0 || !is_in_place(&mapping))
         return ret;
@@ -111,15 +111,25 @@ static int write_in_place(struct blk_node *node, uint64_t offset, uint64_t bytes
     if (ret < 0 || kept)
         return ret;
 
+    ret = qcow2_check_target(node, mapping.host_offset, mapping.bytes, err);
+    if (ret < 0)
+        return ret;
+    *done = mapping.bytes;
+    return put_payload(node, mapping.host_offset, mapping.bytes, payload, err);
+}
+
+/*
+ * Writes what can be written in place from `offset` on; *done is 0 when nothing can, or more. The
+ * mapping is looked up once: while the range is held nobody changes it. Where it says that another
+ * range has to be held, it is looked up again under that.
+ */
+static int write_in_place(struct blk_node *node, uint64_t offset, uint64_t bytes,
+                          const struct payload *payload, uint64_t *done, struct blk_error *err)
+{
     struct blk_range range;
+    *done = 0;
     blk_range_take_shared(&node->ranges, &range, offset, bytes, 1);
-    ret = qcow2_map(node, offset, bytes, &mapping, err);
-    if (ret == 0 && is_in_place(&mapping)) {
-        ret = qcow2_check_target(node, mapping.host_offset, mapping.bytes, err);
-        if (ret == 0)
-            ret = put_payload(node, mapping.host_offset, mapping.bytes, payload, err);
-        *done = mapping.bytes;
-    }
+    int ret = write_in_place_held(node, offset, bytes, payload, done, err);
     blk_range_release(&node->ranges, &range);
     return ret;
 }
