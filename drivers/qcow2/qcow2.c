@@ -1,54 +1,33 @@
 /*
  * The qcow2 driver: opening, closing, reopening, information, and the table of operations.
  */
-#include "drivers/qcow2/qcow2.h"
-
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "blockcore/base/memory.h"
+#include "blockcore/graph/driver.h"
+#include "blockcore/graph/events.h"
+#include "blockcore/graph/info.h"
+#include "blockcore/graph/io.h"
 #include "blockcore/graph/open.h"
 #include "blockcore/graph/options.h"
 #include "blockcore/graph/reopen.h"
 #include "drivers/drivers.h"
 #include "drivers/qcow2/bitmap/bitmap.h"
+#include "drivers/qcow2/check/check.h"
+#include "drivers/qcow2/data/data.h"
+#include "drivers/qcow2/header/header.h"
+#include "drivers/qcow2/header/identity.h"
+#include "drivers/qcow2/header/switch.h"
 #include "drivers/qcow2/shape/options.h"
+#include "drivers/qcow2/shape/shape.h"
+#include "drivers/qcow2/snapshot/snapshot.h"
+#include "drivers/qcow2/state.h"
+#include "drivers/qcow2/tables/epoch.h"
+#include "drivers/qcow2/tables/l1.h"
 
 #define MAX_REFSLICE_BYTES (64 * KIB)
-
-void qcow2_lock(struct qcow2_state *s)
-{
-    pthread_rwlock_wrlock(&s->lock);
-}
-
-void qcow2_unlock(struct qcow2_state *s)
-{
-    qcow2_cache_trim(&s->l2_cache);
-    qcow2_cache_trim(&s->refblock_cache);
-    pthread_rwlock_unlock(&s->lock);
-}
-
-void qcow2_derive(struct qcow2_state *s)
-{
-    const struct qcow2_header *header = &s->header;
-
-    s->cluster_bits = header->cluster_bits;
-    s->cluster_bytes = UINT32_C(1) << header->cluster_bits;
-    s->extended = header->incompatible & QCOW2_INCOMPAT_EXTENDED_L2;
-    s->l2_entry_bytes = s->extended ? 16 : 8;
-    s->l2_entries = s->cluster_bytes / s->l2_entry_bytes;
-    s->slice_entries = s->l2_cache.entry_bytes / s->l2_entry_bytes;
-    s->subclusters = s->extended ? QCOW2_SUBCLUSTERS : 1;
-    s->subcluster_bytes = s->cluster_bytes / s->subclusters;
-    s->refcount_order = header->refcount_order;
-    s->refcount_max = qcow2_count_max(header->refcount_order);
-    s->refblock_entries = ((uint64_t)s->cluster_bytes * 8) >> header->refcount_order;
-    s->data_file = header->incompatible & QCOW2_INCOMPAT_DATA_FILE;
-    s->data_file_raw = s->data_file && header->autoclear & QCOW2_AUTOCLEAR_RAW_DATA;
-    s->l1_entries = header->l1_entries;
-    s->l1_offset = header->l1_offset;
-}
 
 static int probe(const uint8_t *head, size_t bytes)
 {
@@ -388,7 +367,7 @@ static int qcow2_change_backing(struct blk_node *node, const char *name, const c
         return ret;
     qcow2_identity_apply(node, &tail);
     /* Copied data must be stable before the header stops naming the file that had it. */
-    ret = qcow2_settle(node, err);
+    ret = qcow2_commit_all(node, err);
     if (ret == 0)
         ret = qcow2_header_relayout(node, &s->header, &tail, err);
     qcow2_tail_free(&tail);

@@ -8,7 +8,7 @@
 #include <string.h>
 #include <zlib.h>
 
-#include "drivers/qcow2/qcow2.h"
+#include "drivers/qcow2/data/data.h"
 #include "tests/unit/check.h"
 
 #define MAX_CLUSTER (UINT32_C(1) << QCOW2_MAX_CLUSTER_BITS)

@@ -8,7 +8,12 @@
 #include <string.h>
 
 #include "blockcore/base/memory.h"
+#include "blockcore/graph/io.h"
 #include "drivers/qcow2/bitmap/bitmap.h"
+#include "drivers/qcow2/medium.h"
+#include "drivers/qcow2/state.h"
+#include "drivers/qcow2/tables/epoch.h"
+#include "drivers/qcow2/tables/map.h"
 
 /* The clusters that differ are gathered in a bitmap of at most about this many bits. */
 #define MAX_GATHERED_BITS (UINT64_C(1) << 26)
@@ -78,7 +83,7 @@ static int compare(struct comparison *c, const uint64_t *before, uint64_t before
     return ret;
 }
 
-/* Gathers what differs between the active L1, which is settled, and the other. */
+/* Gathers what differs between the active L1, of which nothing is pending, and the other. */
 static int gather(struct comparison *c, const uint64_t *l1, uint32_t l1_entries,
                   struct blk_error *err)
 {
@@ -120,7 +125,7 @@ int qcow2_bitmaps_begin_apply(struct blk_node *node, const uint64_t *l1, uint32_
     *changed = NULL;
     if (!node->bitmaps || !node->bitmaps->first)
         return 0;
-    int ret = qcow2_settle(node, err);
+    int ret = qcow2_commit_all(node, err);
     if (ret == 0)
         ret = new_gathered(node, u64_max(size, old_size), &c.changed, err);
     if (ret < 0)

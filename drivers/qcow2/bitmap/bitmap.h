@@ -1,13 +1,13 @@
 /*
  * Dirty bitmaps in a qcow2 image.
  *
- *   bitmap_directory.c   the directory: parsing with every check, encoding
- *   bitmap_load.c        the node's set of bitmaps from the directory; bits from their tables
- *   bitmap_in_use.c      in_use before the first recorded write (C5), and room for the store
- *   bitmap_store.c       storing the set by one switch of the header (C4)
- *   bitmap_reopen.c      what becomes of each bitmap, in memory and in the image, when a node
- *                        becomes writable
- *   bitmap_apply.c       what changes when an internal snapshot is applied
+ *   directory.c   the directory: parsing with every check, encoding
+ *   load.c        the node's set of bitmaps from the directory; bits from their tables
+ *   in_use.c      in_use before the first recorded write (C5), and room for the store
+ *   store.c       storing the set by one switch of the header (C4)
+ *   reopen.c      what becomes of each bitmap, in memory and in the image, when a node becomes
+ *                 writable
+ *   apply.c       what changes when an internal snapshot is applied
  *
  * The extension in the header names the directory; it counts only while autoclear bit 0 is set. A
  * bitmap that is in_use on the medium when it is opened has missed writes: inconsistent.
@@ -16,7 +16,9 @@
 #define DRIVERS_QCOW2_BITMAP_BITMAP_H
 
 #include "blockcore/bitmap/bitmaps.h"
-#include "drivers/qcow2/qcow2.h"
+#include "blockcore/graph/info.h"
+#include "blockcore/graph/types.h"
+#include "drivers/qcow2/state.h"
 
 #define QCOW2_BITMAP_IN_USE UINT32_C(1)
 #define QCOW2_BITMAP_AUTO UINT32_C(2) /* enabled */
@@ -52,7 +54,7 @@ struct qcow2_bitmap_directory {
     uint32_t reserved;      /* of the header extension; must be 0 */
 };
 
-/* ---- bitmap_directory.c ---- */
+/* ---- directory.c ---- */
 
 /*
  * Reads the directory that the header names; empty when there is none or it does not count. Checks
@@ -69,7 +71,7 @@ void qcow2_bitmap_directory_free(struct qcow2_bitmap_directory *directory);
 int qcow2_bitmap_directory_encode(const struct qcow2_bitmap_directory *directory, uint8_t **buf,
                                   uint64_t *bytes, struct blk_error *err);
 
-/* ---- bitmap_load.c ---- */
+/* ---- load.c ---- */
 
 /* At open: gives the node its set of bitmaps with names and flags; no bits are read. */
 int qcow2_bitmaps_open(struct blk_node *node, struct blk_error *err);
@@ -85,7 +87,7 @@ int qcow2_bitmaps_load(struct blk_node *node, struct blk_error *err);
 /* Adds the list for info, if there are any: flags, name, granularity. */
 void qcow2_bitmaps_info(const struct blk_node *node, struct blk_value *to);
 
-/* ---- bitmap_in_use.c ---- */
+/* ---- in_use.c ---- */
 
 /*
  * The driver's bitmaps_track: sets room for the store aside, and in_use on all enabled bitmaps;
@@ -100,7 +102,7 @@ int qcow2_bitmaps_track(struct blk_node *node, struct blk_error *err);
  */
 int qcow2_bitmaps_suspend(struct blk_node *node, uint64_t size, struct blk_error *err);
 
-/* ---- bitmap_store.c ---- */
+/* ---- store.c ---- */
 
 /*
  * Stores what changed: data and tables, then a new directory with in_use clear, then the switch,
@@ -110,7 +112,7 @@ int qcow2_bitmaps_suspend(struct blk_node *node, uint64_t size, struct blk_error
 int qcow2_bitmaps_store(struct blk_node *node, struct blk_close_report *report,
                         struct blk_error *err);
 
-/* ---- bitmap_reopen.c ---- */
+/* ---- reopen.c ---- */
 
 /*
  * Before a node becomes writable: the image may have been changed by others while it was only read.
@@ -119,7 +121,7 @@ int qcow2_bitmaps_store(struct blk_node *node, struct blk_close_report *report,
  */
 int qcow2_bitmaps_reopen(struct blk_node *node, struct blk_error *err);
 
-/* ---- bitmap_apply.c ---- */
+/* ---- apply.c ---- */
 
 /*
  * Around the switch to another L1 table of `size` bytes of disk. _begin_apply finds what differs

@@ -9,7 +9,10 @@
 #include <string.h>
 
 #include "blockcore/base/memory.h"
+#include "blockcore/graph/io.h"
 #include "drivers/qcow2/bitmap/bitmap.h"
+#include "drivers/qcow2/header/header.h"
+#include "drivers/qcow2/state.h"
 
 #define ENTRY_FIXED_BYTES 24
 #define MAX_EXTRA_BYTES 1024

@@ -3,18 +3,23 @@
  *
  * It is set in the live directory, in place: each flag lies in one sector, and a directory of which
  * only some entries are in use yet is merely pessimistic. It is cleared only by a store
- * (bitmap_store.c), whose new directory replaces this one.
+ * (store.c), whose new directory replaces this one.
  *
  * Before it is set, the room that the store will need is set aside: clusters with a count that
  * nothing points to, which the file really has. So a disk that becomes full while writes are
  * recorded does not cost a bitmap. A run that is killed leaves them leaked.
  */
 #include <errno.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "blockcore/base/memory.h"
+#include "blockcore/graph/flush.h"
+#include "blockcore/graph/io.h"
 #include "drivers/qcow2/bitmap/bitmap.h"
+#include "drivers/qcow2/state.h"
+#include "drivers/qcow2/tables/alloc.h"
+#include "drivers/qcow2/tables/epoch.h"
+#include "drivers/qcow2/tables/frees.h"
 
 /* More than this is not set aside: the bitmaps of 8 TiB at the common granularity of 64 KiB. */
 #define MAX_RESERVE_BYTES (16 * MIB)
@@ -59,7 +64,7 @@ static int reserve(struct blk_node *node, bool all, uint64_t size, struct blk_er
         return ret;
     ret = blk_child_write_zeroes(qcow2_file(node), offset, bytes, 0, err);
     if (ret == 0)
-        ret = qcow2_settle(node, err);
+        ret = qcow2_commit_all(node, err);
     if (ret < 0) {
         qcow2_unalloc(node, offset, bytes, NULL);
         return ret;

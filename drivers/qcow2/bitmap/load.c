@@ -7,7 +7,11 @@
 
 #include "blockcore/base/cancel.h"
 #include "blockcore/base/memory.h"
+#include "blockcore/graph/info.h"
+#include "blockcore/graph/io.h"
 #include "drivers/qcow2/bitmap/bitmap.h"
+#include "drivers/qcow2/medium.h"
+#include "drivers/qcow2/state.h"
 
 /* ---- the set ---- */
 

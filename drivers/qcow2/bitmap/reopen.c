@@ -7,10 +7,12 @@
  * image calls in use stays so, and what is no longer in the image is not put back.
  */
 #include <errno.h>
-#include <stdlib.h>
 #include <string.h>
 
+#include "blockcore/graph/io.h"
 #include "drivers/qcow2/bitmap/bitmap.h"
+#include "drivers/qcow2/header/header.h"
+#include "drivers/qcow2/state.h"
 
 /* ---- the header ---- */
 

@@ -10,14 +10,21 @@
  * bitmap in memory that it is in use.
  */
 #include <errno.h>
-#include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 
 #include "blockcore/base/cancel.h"
 #include "blockcore/base/memory.h"
 #include "blockcore/graph/close.h"
+#include "blockcore/graph/io.h"
 #include "drivers/qcow2/bitmap/bitmap.h"
+#include "drivers/qcow2/header/header.h"
+#include "drivers/qcow2/header/identity.h"
+#include "drivers/qcow2/header/switch.h"
+#include "drivers/qcow2/medium.h"
+#include "drivers/qcow2/state.h"
+#include "drivers/qcow2/tables/alloc.h"
+#include "drivers/qcow2/tables/epoch.h"
+#include "drivers/qcow2/tables/frees.h"
 
 #define COPY_BYTES (256 * KIB) /* bits are written in pieces of about this size */
 
@@ -377,7 +384,7 @@ static int free_old(struct blk_node *node, const struct qcow2_bitmap_directory *
         qcow2_free_later(node, old->offset, old->bytes, QCOW2_FREE_OTHER);
         qcow2_unlock(s);
     }
-    return qcow2_settle(node, err);
+    return qcow2_commit_all(node, err);
 }
 
 /* ---- the whole ---- */
@@ -409,7 +416,7 @@ static int store_and_switch(struct blk_node *node, const struct qcow2_bitmap_dir
     if (ret == 0)
         ret = write_directory(node, &places, directory, err);
     if (ret == 0)
-        ret = qcow2_settle(node, err);
+        ret = qcow2_commit_all(node, err);
     if (ret == 0)
         ret = switch_directory(node, directory, err);
     if (ret == 0) {

@@ -11,8 +11,13 @@
 #include <stdlib.h>
 
 #include "blockcore/base/memory.h"
+#include "blockcore/graph/flush.h"
+#include "blockcore/graph/io.h"
 #include "drivers/qcow2/bitmap/bitmap.h"
 #include "drivers/qcow2/check/check.h"
+#include "drivers/qcow2/header/header.h"
+#include "drivers/qcow2/header/switch.h"
+#include "drivers/qcow2/state.h"
 
 /* ---- looking ---- */
 

@@ -3,38 +3,16 @@
  * of the active tables. A repair makes the counts right first and then looks again: what it reports
  * as fixed is what the second look no longer finds.
  */
+#include "blockcore/graph/flush.h"
 #include "drivers/qcow2/check/check.h"
+#include "drivers/qcow2/header/identity.h"
 
 #include <errno.h>
-#include <stdlib.h>
 
-#include "blockcore/base/memory.h"
-
-int qcow2_check_begin(struct qcow2_check *check, struct blk_node *node, struct blk_check *result,
-                      struct blk_error *err)
-{
-    const struct qcow2_state *s = qcow2_state(node);
-
-    *check = (struct qcow2_check){
-        .node = node,
-        .result = result,
-        .order = s->header.refcount_order,
-        .clusters = div_round_up(blk_size(qcow2_file(node)), s->cluster_bytes),
-    };
-    check->refs = calloc(1, qcow2_counts_bytes(check->order, check->clusters) + 8);
-    check->uses = calloc(1, check->clusters / 4 + 1);
-    if (check->refs && check->uses)
-        return 0;
-    qcow2_check_end(check);
-    return blk_fail(err, ENOMEM, "checking '%s'", node->name);
-}
-
-void qcow2_check_end(struct qcow2_check *check)
-{
-    free(check->refs);
-    free(check->uses);
-    check->refs = check->uses = NULL;
-}
+#include "blockcore/graph/io.h"
+#include "drivers/qcow2/header/switch.h"
+#include "drivers/qcow2/state.h"
+#include "drivers/qcow2/tables/epoch.h"
 
 static int look(struct qcow2_check *check, struct blk_error *err)
 {
@@ -187,7 +165,7 @@ int qcow2_check(struct blk_node *node, unsigned repair, struct blk_check *result
     struct qcow2_state *s = qcow2_state(node);
     struct qcow2_check check;
 
-    int ret = blk_is_writable(node) ? qcow2_settle(node, err) : 0;
+    int ret = blk_is_writable(node) ? qcow2_commit_all(node, err) : 0;
     if (ret == 0)
         ret = qcow2_check_begin(&check, node, result, err);
     if (ret < 0)

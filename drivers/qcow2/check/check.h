@@ -1,14 +1,15 @@
 /*
  * Checking and repairing a qcow2 image.
  *
- *   check.c          the order of things; allocation figures; the result
- *   check_report.c   findings: all are counted, and listed up to a limit for each kind
- *   check_lost.c     guest data that cannot be reached any more
- *   check_refs.c     counts the references to every host cluster that the image's structures make
- *   check_bitmaps.c  the same for bitmaps, and removes those that keep QEMU from opening the image
- *   check_counts.c   compares them with the refcounts the image has
- *   check_entries.c  L1 and L2 entries: COPIED, reserved bits, impossible offsets; and mending them
- *   repair.c         a new refcount structure from the references, switched to by one header sector
+ *   check.c     the order of things; the result
+ *   report.c    findings: all are counted, and listed up to a limit for each kind
+ *   lost.c      guest data that cannot be reached any more
+ *   refs.c      counts references to host clusters; follows the L1 tables
+ *   bitmaps.c   the same for bitmaps, and removes those that keep QEMU from opening the image
+ *   collect.c   all references that the image's structures make
+ *   counts.c    compares them with the refcounts the image has
+ *   entries.c   L1 and L2 entries: COPIED, reserved bits, impossible offsets; and mending them
+ *   repair.c    a new refcount structure from the references, switched to by one header sector
  *
  * Memory: one array of counts of the image's own width, in the form that refcount blocks have, so
  * that comparing is comparing bytes; and two bits a cluster that say what it is used for.
@@ -16,7 +17,21 @@
 #ifndef DRIVERS_QCOW2_CHECK_CHECK_H
 #define DRIVERS_QCOW2_CHECK_CHECK_H
 
-#include "drivers/qcow2/qcow2.h"
+#include "blockcore/graph/types.h"
+#include "drivers/qcow2/state.h"
+#include "drivers/qcow2/tables/map.h"
+
+/* ---- the operations ---- */
+
+int qcow2_check(struct blk_node *node, unsigned repair, struct blk_check *check,
+                struct blk_error *err);
+/*
+ * For an image opened for writing with the dirty bit: makes the counts right and clears the bit.
+ * Called by open.
+ */
+int qcow2_repair_dirty(struct blk_node *node, struct blk_error *err);
+
+/* ---- inside a check ---- */
 
 /*
  * What a cluster holds. Data and L2 tables may be shared by snapshots, everything else is used
@@ -77,9 +92,9 @@ struct qcow2_check {
 };
 
 /*
- * check_report.c: reports a finding, and counts it as a corruption or a leak; a note is not
- * counted. `text` is a literal and names the kind: of each only some are listed, and at the end how
- * many more there were.
+ * report.c: reports a finding, and counts it as a corruption or a leak; a note is not counted.
+ * `text` is a literal and names the kind: of each only some are listed, and at the end how many
+ * more there were.
  */
 void qcow2_check_corruption(struct qcow2_check *check, const char *text, ...)
     __attribute__((format(printf, 2, 3)));
@@ -90,10 +105,10 @@ void qcow2_check_note(struct qcow2_check *check, const char *text, ...)
 void qcow2_check_report_rest(struct qcow2_check *check);
 
 /*
- * check_lost.c: why the guest cluster at `guest` that the entry maps cannot be reached. _lost
- * counts one corruption and what is lost; the range is reported when one that does not continue it
- * follows, or by _lost_end. _discarded is the entry that takes the place of a lost one; the same
- * entry where none can.
+ * lost.c: why the guest cluster at `guest` that the entry maps cannot be reached. _lost counts one
+ * corruption and what is lost; the range is reported when one that does not continue it follows,
+ * or by _lost_end. _discarded is the entry that takes the place of a lost one; the same entry where
+ * none can.
  */
 enum qcow2_loss qcow2_check_loss(const struct qcow2_check *check, struct qcow2_entry entry,
                                  uint64_t guest);
@@ -113,12 +128,10 @@ static inline enum qcow2_use qcow2_check_use(const struct qcow2_check *check, ui
     return (enum qcow2_use)(check->uses[cluster / 4] >> (cluster % 4 * 2) & 3);
 }
 
-/*
- * check_refs.c: fills refs and uses, and the allocation figures of the active table. The refcount
- * table and blocks themselves count too, unless what is wanted is what a new refcount structure has
- * to say.
- */
-int qcow2_check_collect(struct qcow2_check *check, bool refcount_structure, struct blk_error *err);
+/* refs.c: a check with empty arrays for the file as it is now; and its end. */
+int qcow2_check_begin(struct qcow2_check *check, struct blk_node *node, struct blk_check *result,
+                      struct blk_error *err);
+void qcow2_check_end(struct qcow2_check *check);
 
 /*
  * Counts `times` references to all clusters that the range touches. Past the end of the file is
@@ -131,19 +144,26 @@ bool qcow2_check_add_table(struct qcow2_check *check, uint64_t offset, uint64_t 
                            const char *what);
 
 /*
- * check_bitmaps.c: counts the references that bitmaps make. _mend removes the bitmaps that cannot
- * be, and the others too where the directory cannot be read; nothing is freed.
+ * Counts what the active L1 table and those of the snapshots lead to; fills the allocation figures.
+ */
+int qcow2_check_l1_tables(struct qcow2_check *check, struct blk_error *err);
+
+/*
+ * bitmaps.c: counts the references that bitmaps make. _mend removes the bitmaps that cannot be, and
+ * the others too where the directory cannot be read; nothing is freed.
  */
 int qcow2_check_bitmaps(struct qcow2_check *check, struct blk_error *err);
 int qcow2_mend_bitmaps(struct qcow2_check *check, struct blk_error *err);
 
-/* check.c: a check with empty arrays for the file as it is now; and its end. */
-int qcow2_check_begin(struct qcow2_check *check, struct blk_node *node, struct blk_check *result,
-                      struct blk_error *err);
-void qcow2_check_end(struct qcow2_check *check);
+/*
+ * collect.c: fills refs and uses, and the allocation figures of the active table. The refcount
+ * table and blocks themselves count too, unless what is wanted is what a new refcount structure has
+ * to say.
+ */
+int qcow2_check_collect(struct qcow2_check *check, bool refcount_structure, struct blk_error *err);
 
 /*
- * check_counts.c: finds leaks and counts that are too low. Sets counts_differ, counts_low and
+ * counts.c: finds leaks and counts that are too low. Sets counts_differ, counts_low and
  * image_end_offset. _stored_count is the image's count of a cluster, or the number of references
  * where the counts are broken.
  */
@@ -152,9 +172,9 @@ int qcow2_check_stored_count(const struct qcow2_check *check, uint64_t cluster, 
                              struct blk_error *err);
 
 /*
- * check_entries.c: finds wrong entries in the active L1 and its L2 tables; COPIED is compared with
- * the counts that are stored. MEND_CLEAR removes what must not be set (safe at any time), MEND_SET
- * adds COPIED where the count is 1 (only after the counts are as right as they will be).
+ * entries.c: finds wrong entries in the active L1 and its L2 tables; COPIED is compared with the
+ * counts that are stored. MEND_CLEAR removes what must not be set (safe at any time), MEND_SET adds
+ * COPIED where the count is 1 (only after the counts are as right as they will be).
  */
 enum qcow2_mend { QCOW2_MEND_NOTHING, QCOW2_MEND_CLEAR, QCOW2_MEND_SET };
 int qcow2_check_entries(struct qcow2_check *check, enum qcow2_mend mend, struct blk_error *err);

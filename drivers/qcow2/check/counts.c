@@ -7,7 +7,11 @@
 #include <string.h>
 
 #include "blockcore/base/memory.h"
+#include "blockcore/graph/io.h"
 #include "drivers/qcow2/check/check.h"
+#include "drivers/qcow2/medium.h"
+#include "drivers/qcow2/state.h"
+#include "drivers/qcow2/tables/refcount.h"
 
 /* One cluster whose count is not the number of references to it. */
 static void report_difference(struct qcow2_check *check, uint64_t cluster, uint64_t count,

@@ -10,7 +10,10 @@
 #include <stdlib.h>
 
 #include "blockcore/base/memory.h"
+#include "blockcore/graph/io.h"
 #include "drivers/qcow2/check/check.h"
+#include "drivers/qcow2/state.h"
+#include "drivers/qcow2/tables/map.h"
 
 struct pass {
     struct qcow2_check *check;

@@ -12,6 +12,9 @@
 
 #include "blockcore/base/memory.h"
 #include "drivers/qcow2/check/check.h"
+#include "drivers/qcow2/data/data.h"
+#include "drivers/qcow2/state.h"
+#include "drivers/qcow2/tables/map.h"
 
 /* ---- what is lost ---- */
 

@@ -1,6 +1,6 @@
 /*
- * Every host cluster gets as many references as there are ways that lead to it: what the refcounts
- * on the medium should say.
+ * Counts references to host clusters, and follows the L1 tables: every cluster gets as many
+ * references as there are ways that lead to it, what the refcounts on the medium should say.
  *
  * A shared L2 table is read twice at most, not once for each snapshot: at its first L1 entry, and
  * at the end for all others together. And a table whose place is taken by something else is not
@@ -10,8 +10,38 @@
 #include <stdlib.h>
 
 #include "blockcore/base/memory.h"
+#include "blockcore/graph/io.h"
 #include "drivers/qcow2/check/check.h"
+#include "drivers/qcow2/medium.h"
 #include "drivers/qcow2/snapshot/snapshot.h"
+#include "drivers/qcow2/state.h"
+#include "drivers/qcow2/tables/map.h"
+
+int qcow2_check_begin(struct qcow2_check *check, struct blk_node *node, struct blk_check *result,
+                      struct blk_error *err)
+{
+    const struct qcow2_state *s = qcow2_state(node);
+
+    *check = (struct qcow2_check){
+        .node = node,
+        .result = result,
+        .order = s->header.refcount_order,
+        .clusters = div_round_up(blk_size(qcow2_file(node)), s->cluster_bytes),
+    };
+    check->refs = calloc(1, qcow2_counts_bytes(check->order, check->clusters) + 8);
+    check->uses = calloc(1, check->clusters / 4 + 1);
+    if (check->refs && check->uses)
+        return 0;
+    qcow2_check_end(check);
+    return blk_fail(err, ENOMEM, "checking '%s'", node->name);
+}
+
+void qcow2_check_end(struct qcow2_check *check)
+{
+    free(check->refs);
+    free(check->uses);
+    check->refs = check->uses = NULL;
+}
 
 static void use_put(struct qcow2_check *check, uint64_t cluster, enum qcow2_use use)
 {
@@ -141,7 +171,7 @@ static void add_compressed(struct qcow2_check *check, uint64_t entry, const stru
                              walk->times, "compressed data");
 }
 
-/* Those of the active tables are found, and mended, in check_entries.c. */
+/* Those of the active tables are found, and mended, in entries.c. */
 static void report_reserved(struct qcow2_check *check, const char *table, uint64_t entry)
 {
     qcow2_check_corruption(check, "an %s entry of a snapshot has reserved bits set: 0x%llx", table,
@@ -274,7 +304,7 @@ static int collect_l1(struct qcow2_check *check, uint64_t l1_offset, uint64_t en
     return ret;
 }
 
-/* ---- the rest ---- */
+/* ---- snapshots ---- */
 
 static int collect_snapshot(void *opaque, const struct qcow2_snapshot *snapshot,
                             struct blk_error *err)
@@ -327,60 +357,12 @@ static int collect_snapshots(struct qcow2_check *check, struct blk_error *err)
     return 0;
 }
 
-static void collect_encryption_header(struct qcow2_check *check)
-{
-    const struct qcow2_extension *luks =
-        qcow2_tail_find(&qcow2_state(check->node)->tail, QCOW2_EXT_LUKS);
-    if (luks && luks->bytes == 16)
-        qcow2_check_add_table(check, be64_get(luks->data), be64_get(luks->data + 8),
-                              "the encryption header");
-}
-
-static int collect_refcount_structure(struct qcow2_check *check, struct blk_error *err)
-{
-    const struct qcow2_state *s = qcow2_state(check->node);
-    uint64_t bytes = (uint64_t)s->header.reftable_clusters * s->cluster_bytes;
-    BLK_AUTOFREE uint64_t *table = NULL;
-
-    if (!bytes)
-        qcow2_check_corruption(check, "there is no refcount table");
-    if (!bytes || !qcow2_check_add_refs(check, s->header.reftable_offset, bytes, QCOW2_USE_OTHER,
-                                        1, "the refcount table")) {
-        check->broken_counts = true;
-        return 0;
-    }
-    int ret = qcow2_read_table(check->node, s->header.reftable_offset, bytes / 8,
-                               QCOW2_MAX_REFTABLE_BYTES, &table, "refcount table", err);
-    for (uint64_t i = 0; i < bytes / 8 && ret == 0; i++) {
-        uint64_t offset = table[i] & QCOW2_REFTABLE_OFFSET;
-        if (table[i] & QCOW2_REFTABLE_RESERVED || offset % s->cluster_bytes ||
-            offset / s->cluster_bytes >= check->clusters) {
-            qcow2_check_corruption(check, "refcount block %llu has the invalid offset 0x%llx",
-                                   (unsigned long long)i, (unsigned long long)table[i]);
-            check->broken_counts = true;
-        } else if (offset && !qcow2_check_add_refs(check, offset, s->cluster_bytes,
-                                                   QCOW2_USE_OTHER, 1, "a refcount block")) {
-            check->broken_counts = true;
-        }
-    }
-    return ret;
-}
-
-int qcow2_check_collect(struct qcow2_check *check, bool refcount_structure, struct blk_error *err)
+int qcow2_check_l1_tables(struct qcow2_check *check, struct blk_error *err)
 {
     const struct qcow2_header *header = &qcow2_state(check->node)->header;
 
-    qcow2_check_add_refs(check, 0, qcow2_state(check->node)->cluster_bytes, QCOW2_USE_OTHER, 1,
-                         "the header");
     int ret = collect_l1(check, header->l1_offset, header->l1_entries, err);
     if (ret == 0)
         ret = collect_snapshots(check, err);
-    if (ret == 0)
-        ret = collect_shared_l2(check, err);
-    if (ret == 0)
-        ret = qcow2_check_bitmaps(check, err);
-    collect_encryption_header(check);
-    if (ret == 0 && refcount_structure)
-        ret = collect_refcount_structure(check, err);
-    return ret;
+    return ret < 0 ? ret : collect_shared_l2(check, err);
 }

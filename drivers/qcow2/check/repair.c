@@ -11,12 +11,16 @@
  */
 #include <errno.h>
 #include <stdlib.h>
-#include <string.h>
 
 #include "blockcore/base/memory.h"
+#include "blockcore/graph/flush.h"
+#include "blockcore/graph/io.h"
 #include "drivers/qcow2/check/check.h"
-#include "drivers/qcow2/shape/shadow.h"
+#include "drivers/qcow2/header/switch.h"
+#include "drivers/qcow2/medium.h"
 #include "drivers/qcow2/snapshot/snapshot.h"
+#include "drivers/qcow2/state.h"
+#include "drivers/qcow2/tables/shadow.h"
 
 /* ---- in place ---- */
 

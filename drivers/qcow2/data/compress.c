@@ -28,7 +28,8 @@
 #include <zstd_errors.h>
 #endif
 
-#include "drivers/qcow2/qcow2.h"
+#include "drivers/qcow2/data/data.h"
+#include "drivers/qcow2/state.h"
 
 #define DEFLATE_WINDOW_BITS 12
 

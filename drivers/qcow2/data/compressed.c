@@ -10,7 +10,16 @@
 #include <string.h>
 
 #include "blockcore/base/memory.h"
-#include "drivers/qcow2/qcow2.h"
+#include "blockcore/graph/events.h"
+#include "blockcore/graph/io.h"
+#include "drivers/qcow2/data/data.h"
+#include "drivers/qcow2/state.h"
+#include "drivers/qcow2/tables/alloc.h"
+#include "drivers/qcow2/tables/epoch.h"
+#include "drivers/qcow2/tables/frees.h"
+#include "drivers/qcow2/tables/map.h"
+#include "drivers/qcow2/tables/metadata.h"
+#include "drivers/qcow2/tables/refcount.h"
 
 /* The entry for a piece of `bytes` at `offset`. */
 static uint64_t compressed_entry(const struct qcow2_state *s, uint64_t offset, uint64_t bytes)
@@ -80,7 +89,7 @@ static int write_cluster(struct blk_node *node, uint64_t offset, uint64_t bytes,
         return qcow2_pwrite(node, offset, bytes, buf, 0, err);
     }
     if (ret == 0)
-        ret = qcow2_relieve(node, err);
+        ret = qcow2_commit_if_full(node, err);
     if (ret < 0)
         return ret;
 

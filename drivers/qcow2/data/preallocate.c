@@ -2,7 +2,14 @@
  * Preallocation: unmapped clusters get a place before anybody writes them.
  */
 #include "blockcore/base/units.h"
-#include "drivers/qcow2/qcow2.h"
+#include "blockcore/graph/driver.h"
+#include "blockcore/graph/io.h"
+#include "drivers/qcow2/data/data.h"
+#include "drivers/qcow2/state.h"
+#include "drivers/qcow2/tables/alloc.h"
+#include "drivers/qcow2/tables/epoch.h"
+#include "drivers/qcow2/tables/frees.h"
+#include "drivers/qcow2/tables/map.h"
 
 /* A row of clusters without a place, in one slice. */
 struct row {
@@ -107,7 +114,7 @@ int qcow2_preallocate(struct blk_node *node, uint64_t offset, uint64_t bytes,
             qcow2_unlock(s);
         }
         if (ret == 0)
-            ret = qcow2_relieve(node, err);
+            ret = qcow2_commit_if_full(node, err);
         at = row.clusters ? row.guest + row.clusters * s->cluster_bytes : slice_end;
     }
     atomic_store(&s->preallocation, -1);

@@ -5,11 +5,16 @@
  * meanwhile.
  */
 #include <errno.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "blockcore/base/memory.h"
-#include "drivers/qcow2/qcow2.h"
+#include "blockcore/graph/events.h"
+#include "blockcore/graph/io.h"
+#include "drivers/qcow2/data/data.h"
+#include "drivers/qcow2/medium.h"
+#include "drivers/qcow2/state.h"
+#include "drivers/qcow2/tables/l1.h"
+#include "drivers/qcow2/tables/map.h"
 
 static int read_backing(struct blk_node *node, uint64_t offset, uint64_t bytes, void *buf,
                         struct blk_error *err)

@@ -3,7 +3,12 @@
  */
 #include <errno.h>
 
-#include "drivers/qcow2/qcow2.h"
+#include "blockcore/graph/driver.h"
+#include "drivers/qcow2/data/data.h"
+#include "drivers/qcow2/medium.h"
+#include "drivers/qcow2/state.h"
+#include "drivers/qcow2/tables/map.h"
+#include "drivers/qcow2/tables/refcount.h"
 
 /*
  * Whether the image has clearly more clusters in use than its file has space allocated: then it

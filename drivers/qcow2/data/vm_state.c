@@ -6,14 +6,12 @@
 #include <errno.h>
 
 #include "blockcore/base/units.h"
-#include "drivers/qcow2/qcow2.h"
-
-uint64_t qcow2_vm_state_offset(const struct blk_node *node)
-{
-    const struct qcow2_state *s = qcow2_state(node);
-    return qcow2_l1_entries_for(blk_size(node), s->cluster_bits, s->extended) * s->l2_entries *
-           s->cluster_bytes;
-}
+#include "blockcore/graph/events.h"
+#include "drivers/qcow2/data/data.h"
+#include "drivers/qcow2/header/header.h"
+#include "drivers/qcow2/state.h"
+#include "drivers/qcow2/tables/l1.h"
+#include "drivers/qcow2/tables/new_l1.h"
 
 /* Where in the guest's address space the range is. */
 static int locate(const struct blk_node *node, uint64_t offset, uint64_t bytes, uint64_t *at,

@@ -15,11 +15,19 @@
  * what was there, and a cluster that is left behind is not being read when it is freed (C3).
  */
 #include <errno.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "blockcore/base/memory.h"
-#include "drivers/qcow2/qcow2.h"
+#include "blockcore/graph/events.h"
+#include "blockcore/graph/io.h"
+#include "drivers/qcow2/data/data.h"
+#include "drivers/qcow2/header/corrupt.h"
+#include "drivers/qcow2/state.h"
+#include "drivers/qcow2/tables/alloc.h"
+#include "drivers/qcow2/tables/epoch.h"
+#include "drivers/qcow2/tables/frees.h"
+#include "drivers/qcow2/tables/map.h"
+#include "drivers/qcow2/tables/metadata.h"
 
 /* Up to here head, data and tail are put together and written at once. */
 #define MERGE_BYTES (1 * MIB)
@@ -46,7 +54,7 @@ struct run {
     uint64_t guest;    /* of the first cluster */
     uint64_t clusters;
     uint64_t host;     /* of the first cluster */
-    bool virgin;       /* what is not written there reads as zeroes */
+    bool unwritten;    /* what is not written there reads as zeroes */
     uint64_t from, to; /* guest range that the request writes */
     uint64_t fill_from, fill_to; /* what has to be complete: [from, to) and old content around */
 };
@@ -66,26 +74,6 @@ static int put_payload(struct blk_node *node, uint64_t host, uint64_t bytes,
 
 /* ---- in place ---- */
 
-/* The tables' places are nearly always known, so that the lock can be shared. */
-int qcow2_check_target(struct blk_node *node, uint64_t host, uint64_t bytes, struct blk_error *err)
-{
-    struct qcow2_state *s = qcow2_state(node);
-    if (s->data_file)
-        return 0;
-
-    pthread_rwlock_rdlock(&s->lock);
-    bool known = s->metadata_known;
-    int ret = known ? qcow2_check_overlap(node, host, bytes, err) : 0;
-    pthread_rwlock_unlock(&s->lock);
-    if (known)
-        return ret;
-
-    qcow2_lock(s);
-    ret = qcow2_check_overlap(node, host, bytes, err);
-    qcow2_unlock(s);
-    return ret;
-}
-
 static bool is_in_place(const struct qcow2_mapping *mapping)
 {
     return mapping->kind == QCOW2_DATA && mapping->copied;
@@ -93,7 +81,7 @@ static bool is_in_place(const struct qcow2_mapping *mapping)
 
 /*
  * Whether what follows the mapping lies right behind it in the file but reads as zeroes or as the
- * backing file: both are written at once then, as "kept".
+ * backing file: both are written at once then, as "kept". The range is held.
  */
 static int goes_on_kept(struct blk_node *node, uint64_t offset, uint64_t bytes,
                         const struct qcow2_mapping *mapping, bool *kept, struct blk_error *err)
@@ -109,13 +97,13 @@ static int goes_on_kept(struct blk_node *node, uint64_t offset, uint64_t bytes,
     return ret;
 }
 
-/* Writes what can be written in place from `offset` on; *done is 0 when nothing can, or more. */
-static int write_in_place(struct blk_node *node, uint64_t offset, uint64_t bytes,
-                          const struct payload *payload, uint64_t *done, struct blk_error *err)
+/* write_in_place() itself. The range is held shared. */
+static int write_in_place_held(struct blk_node *node, uint64_t offset, uint64_t bytes,
+                               const struct payload *payload, uint64_t *done,
+                               struct blk_error *err)
 {
     struct qcow2_mapping mapping;
     bool kept;
-    *done = 0;
     int ret = qcow2_map(node, offset, bytes, &mapping, err);
     if (ret < 0 || !is_in_place(&mapping))
         return ret;
@@ -123,15 +111,25 @@ static int write_in_place(struct blk_node *node, uint64_t offset, uint64_t bytes
     if (ret < 0 || kept)
         return ret;
 
+    ret = qcow2_check_target(node, mapping.host_offset, mapping.bytes, err);
+    if (ret < 0)
+        return ret;
+    *done = mapping.bytes;
+    return put_payload(node, mapping.host_offset, mapping.bytes, payload, err);
+}
+
+/*
+ * Writes what can be written in place from `offset` on; *done is 0 when nothing can, or more. The
+ * mapping is looked up once: while the range is held nobody changes it. Where it says that another
+ * range has to be held, it is looked up again under that.
+ */
+static int write_in_place(struct blk_node *node, uint64_t offset, uint64_t bytes,
+                          const struct payload *payload, uint64_t *done, struct blk_error *err)
+{
     struct blk_range range;
+    *done = 0;
     blk_range_take_shared(&node->ranges, &range, offset, bytes, 1);
-    ret = qcow2_map(node, offset, bytes, &mapping, err);
-    if (ret == 0 && is_in_place(&mapping)) {
-        ret = qcow2_check_target(node, mapping.host_offset, mapping.bytes, err);
-        if (ret == 0)
-            ret = put_payload(node, mapping.host_offset, mapping.bytes, payload, err);
-        *done = mapping.bytes;
-    }
+    int ret = write_in_place_held(node, offset, bytes, payload, done, err);
     blk_range_release(&node->ranges, &range);
     return ret;
 }
@@ -288,7 +286,7 @@ static int choose(struct blk_node *node, struct run *run, struct blk_error *err)
     if (run->way == NEW) {
         uint64_t bytes;
         ret = qcow2_alloc_run(node, run->clusters * s->cluster_bytes, &run->host, &bytes,
-                              &run->virgin, err);
+                              &run->unwritten, err);
         if (ret < 0)
             return ret;
         run->clusters = bytes / s->cluster_bytes;
@@ -324,7 +322,7 @@ static int fill(struct blk_node *node, const struct run *run, uint64_t from, uin
 
     blk_event(qcow2_file(node), BLK_EVENT_COW_READ);
     int ret = qcow2_read_held(node, from, to - from, buf, err);
-    if (ret < 0 || (run->virgin && bytes_are_zero(buf, to - from)))
+    if (ret < 0 || (run->unwritten && bytes_are_zero(buf, to - from)))
         return ret;
     blk_event(qcow2_file(node), BLK_EVENT_COW_WRITE);
     return blk_child_pwrite(qcow2_data(node), to_host(run, from), to - from, buf, 0, err);
@@ -349,8 +347,9 @@ static int write_merged(struct blk_node *node, const struct run *run,
     memcpy(buf + head, payload->buf, run->to - run->from);
 
     /* What is zero on untouched ground need not be written. */
-    uint64_t start = run->virgin && bytes_are_zero(buf, head) ? head : 0;
-    uint64_t end = run->virgin && bytes_are_zero(buf + total - tail, tail) ? total - tail : total;
+    uint64_t start = run->unwritten && bytes_are_zero(buf, head) ? head : 0;
+    uint64_t end =
+        run->unwritten && bytes_are_zero(buf + total - tail, tail) ? total - tail : total;
     blk_event(qcow2_file(node), BLK_EVENT_WRITE_AIO);
     return blk_child_pwrite(qcow2_data(node), to_host(run, run->fill_from + start), end - start,
                             buf + start, 0, err);
@@ -363,7 +362,7 @@ static int write_run(struct blk_node *node, struct run *run, const struct payloa
     bool edges_zero = false;
     int ret = 0;
 
-    if (has_edges && run->virgin) {
+    if (has_edges && run->unwritten) {
         ret = qcow2_is_known_zero(node, run->fill_from, run->from - run->fill_from, &edges_zero,
                                   err);
         if (ret == 0 && edges_zero)
@@ -451,7 +450,7 @@ static int write_allocating(struct blk_node *node, uint64_t offset, uint64_t byt
     uint64_t per_slice = (uint64_t)s->slice_entries << s->cluster_bits;
     bytes = u64_min(bytes, per_slice - offset % per_slice);
 
-    int ret = qcow2_relieve(node, err);
+    int ret = qcow2_commit_if_full(node, err);
     if (ret < 0)
         return ret;
     struct run run = {

@@ -7,7 +7,14 @@
  */
 #include <errno.h>
 
-#include "drivers/qcow2/qcow2.h"
+#include "blockcore/graph/io.h"
+#include "blockcore/graph/status.h"
+#include "drivers/qcow2/data/data.h"
+#include "drivers/qcow2/state.h"
+#include "drivers/qcow2/tables/epoch.h"
+#include "drivers/qcow2/tables/frees.h"
+#include "drivers/qcow2/tables/map.h"
+#include "drivers/qcow2/tables/metadata.h"
 
 struct zeroing {
     bool discard; /* else write_zeroes */
@@ -192,7 +199,7 @@ static int zero_units(struct blk_node *node, struct zeroing zeroing, uint64_t of
         ret = bytes_to_skip(node, &zeroing, offset, bytes, &piece, err);
         if (ret == 0 && !piece) {
             piece = u64_min(bytes, per_slice - offset % per_slice);
-            ret = qcow2_relieve(node, err);
+            ret = qcow2_commit_if_full(node, err);
             if (ret == 0)
                 ret = zero_piece(node, zeroing, offset, piece, err);
         }
@@ -252,7 +259,7 @@ static int zero_part(struct blk_node *node, struct zeroing zeroing, uint64_t off
 
     int ret = qcow2_check_poison(node, err);
     if (ret == 0)
-        ret = qcow2_relieve(node, err);
+        ret = qcow2_commit_if_full(node, err);
     if (ret < 0)
         return ret;
     blk_range_take(&node->ranges, &range, start, s->subcluster_bytes, s->cluster_bytes);

@@ -4,6 +4,8 @@
  *
  * Nothing here writes; switch.c does.
  */
+#include "drivers/qcow2/header/header.h"
+
 #include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -12,7 +14,8 @@
 
 #include "blockcore/base/memory.h"
 #include "blockcore/base/units.h"
-#include "drivers/qcow2/qcow2.h"
+#include "blockcore/graph/io.h"
+#include "drivers/qcow2/state.h"
 
 __attribute__((format(printf, 4, 5)))
 static int refuse(const struct blk_node *node, struct blk_error *err, int code, const char *why,

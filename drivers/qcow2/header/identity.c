@@ -7,6 +7,8 @@
  * what tells the backing chain u64. It lies in the first sector with the other extensions, so it
  * changes with the directory of the bitmaps, in the same write.
  */
+#include "drivers/qcow2/header/identity.h"
+
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,7 +16,10 @@
 #include "blockcore/base/memory.h"
 #include "blockcore/bitmap/bitmaps.h"
 #include "blockcore/bitmap/identity.h"
-#include "drivers/qcow2/qcow2.h"
+#include "blockcore/graph/io.h"
+#include "drivers/qcow2/header/header.h"
+#include "drivers/qcow2/header/switch.h"
+#include "drivers/qcow2/state.h"
 
 #define EXT_IDENTITY UINT32_C(0x626b6964) /* "bkid" */
 #define LAYOUT_PLAIN 1

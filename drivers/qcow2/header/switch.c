@@ -7,12 +7,17 @@
  * bytes that the old one does not use, or that hold the same; those are written and stable before
  * the sector that points to them.
  */
+#include "blockcore/graph/flush.h"
+#include "drivers/qcow2/header/switch.h"
+
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "blockcore/base/memory.h"
-#include "drivers/qcow2/qcow2.h"
+#include "blockcore/graph/io.h"
+#include "drivers/qcow2/header/header.h"
+#include "drivers/qcow2/state.h"
 
 static void encode_fields(const struct qcow2_header *header, uint8_t *buf)
 {
@@ -160,6 +165,21 @@ static int write_sector(struct blk_node *node, const uint8_t *sector, struct blk
     return ret < 0 ? poison(node, ret, err) : 0;
 }
 
+/*
+ * Sector 0 with the fields of *next, which gets those that a switch does not change. header_mutex
+ * is held.
+ */
+static void encode_sector(const struct qcow2_state *s, struct qcow2_header *next,
+                          uint8_t sector[BLK_SECTOR_BYTES])
+{
+    next->backing_offset = s->header.backing_offset;
+    next->backing_bytes = s->header.backing_bytes;
+    next->header_bytes = s->header.header_bytes;
+    next->cluster_bits = s->header.cluster_bits;
+    memcpy(sector, s->sector0, BLK_SECTOR_BYTES);
+    encode_fields(next, sector);
+}
+
 /* Writes the header with the fields of *next into sector 0. header_mutex is held. */
 static int switch_held(struct blk_node *node, struct qcow2_header *next, struct blk_error *err)
 {
@@ -169,12 +189,7 @@ static int switch_held(struct blk_node *node, struct qcow2_header *next, struct 
     int ret = qcow2_check_poison(node, err);
     if (ret < 0)
         return ret;
-    next->backing_offset = s->header.backing_offset;
-    next->backing_bytes = s->header.backing_bytes;
-    next->header_bytes = s->header.header_bytes;
-    next->cluster_bits = s->header.cluster_bits;
-    memcpy(sector, s->sector0, sizeof(sector));
-    encode_fields(next, sector);
+    encode_sector(s, next, sector);
     ret = write_sector(node, sector, err);
     if (ret == 0)
         memcpy(s->sector0, sector, sizeof(sector));
@@ -232,6 +247,24 @@ int qcow2_header_switch_reftable(struct blk_node *node, uint64_t offset, uint32_
     }
     pthread_mutex_unlock(&s->header_mutex);
     return ret;
+}
+
+void qcow2_header_mark_corrupt(struct blk_node *node)
+{
+    struct qcow2_state *s = qcow2_state(node);
+
+    pthread_mutex_lock(&s->header_mutex);
+    struct qcow2_header next = s->header;
+    next.incompatible |= QCOW2_INCOMPAT_CORRUPT;
+    if (next.version >= 3 && next.incompatible != s->header.incompatible) {
+        uint8_t sector[BLK_SECTOR_BYTES];
+        encode_sector(s, &next, sector);
+        s->header.incompatible = next.incompatible;
+        memcpy(s->sector0, sector, sizeof(sector));
+        if (blk_child_pwrite(qcow2_file(node), 0, sizeof(sector), sector, 0, NULL) == 0)
+            blk_child_flush(qcow2_file(node), NULL);
+    }
+    pthread_mutex_unlock(&s->header_mutex);
 }
 
 /*

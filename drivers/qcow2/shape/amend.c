@@ -5,6 +5,9 @@
  * by one switch of the header (C4, C8), in an order in which the image is valid after each:
  * version up, refcount width, flags and names, size, version down.
  */
+#include "drivers/qcow2/header/identity.h"
+#include "drivers/qcow2/shape/amend.h"
+
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,14 +15,21 @@
 #include "blockcore/base/memory.h"
 #include "blockcore/bitmap/identity.h"
 #include "blockcore/graph/backing.h"
+#include "blockcore/graph/driver.h"
+#include "blockcore/graph/io.h"
 #include "blockcore/graph/links.h"
 #include "blockcore/graph/names.h"
 #include "blockcore/graph/open.h"
 #include "blockcore/graph/open_files.h"
 #include "blockcore/graph/options.h"
-#include "drivers/qcow2/shape/amend.h"
+#include "drivers/qcow2/header/header.h"
+#include "drivers/qcow2/header/switch.h"
 #include "drivers/qcow2/shape/create.h"
-#include "drivers/qcow2/shape/shadow.h"
+#include "drivers/qcow2/shape/shape.h"
+#include "drivers/qcow2/snapshot/snapshot.h"
+#include "drivers/qcow2/state.h"
+#include "drivers/qcow2/tables/epoch.h"
+#include "drivers/qcow2/tables/shadow.h"
 
 const struct blk_option_desc qcow2_amend_options[] = {
     { "encrypt.state", BLK_OPT_STRING, "Encryption: not supported", NULL },
@@ -193,7 +203,7 @@ static int upgrade(struct blk_node *node, struct blk_error *err)
     struct qcow2_shadow shadow;
     struct qcow2_snapshot_table table = { .data = NULL };
 
-    int ret = qcow2_settle(node, err);
+    int ret = qcow2_commit_all(node, err);
     if (ret < 0)
         return ret;
     ret = qcow2_shadow_begin(node, qcow2_state(node)->refcount_order, true, NULL, &shadow, err);
@@ -214,7 +224,7 @@ static int change_width(struct blk_node *node, unsigned order,
     struct qcow2_shadow shadow;
     struct qcow2_header next;
 
-    int ret = qcow2_settle(node, err);
+    int ret = qcow2_commit_all(node, err);
     if (ret < 0)
         return ret;
     next = qcow2_state(node)->header;
@@ -268,7 +278,7 @@ static int change_flags(struct blk_node *node, const struct wanted *wanted, stru
                   ? blk_sync_named(node, wanted->data_file, "raw", err)
                   : 0;
     if (ret == 0)
-        ret = qcow2_settle(node, err);
+        ret = qcow2_commit_all(node, err);
     if (ret == 0)
         ret = qcow2_header_relayout(node, &next, &tail, err);
     qcow2_tail_free(&tail);

@@ -5,16 +5,23 @@
  * The file has no name yet, or its old magic is destroyed (C6), so nothing here needs an order or
  * a barrier.
  */
+#include "drivers/qcow2/shape/create.h"
+
 #include <errno.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "blockcore/base/memory.h"
 #include "blockcore/graph/close.h"
 #include "blockcore/graph/create.h"
+#include "blockcore/graph/driver.h"
+#include "blockcore/graph/io.h"
 #include "blockcore/graph/open.h"
 #include "blockcore/graph/options.h"
-#include "drivers/qcow2/shape/create.h"
+#include "drivers/qcow2/data/data.h"
+#include "drivers/qcow2/header/header.h"
+#include "drivers/qcow2/header/switch.h"
+#include "drivers/qcow2/shape/shape.h"
+#include "drivers/qcow2/state.h"
 
 /* Where the tables of the new image are. All in clusters. */
 struct plan {

@@ -4,7 +4,8 @@
 #ifndef DRIVERS_QCOW2_SHAPE_CREATE_H
 #define DRIVERS_QCOW2_SHAPE_CREATE_H
 
-#include "drivers/qcow2/qcow2.h"
+#include "blockcore/graph/types.h"
+#include "drivers/qcow2/state.h"
 
 struct qcow2_request {
     uint64_t size; /* bytes, whole sectors */

@@ -7,8 +7,10 @@
 #include <string.h>
 
 #include "blockcore/base/units.h"
+#include "blockcore/graph/driver.h"
 #include "blockcore/graph/options.h"
 #include "drivers/qcow2/shape/create.h"
+#include "drivers/qcow2/shape/shape.h"
 
 const struct blk_option_desc qcow2_create_options[] = {
     { "encryption", BLK_OPT_BOOL, "AES encryption: not supported, must be off", NULL },

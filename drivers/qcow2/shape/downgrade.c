@@ -8,12 +8,17 @@
  */
 #include <errno.h>
 #include <stdlib.h>
-#include <string.h>
 
 #include "blockcore/base/cancel.h"
-#include "blockcore/base/memory.h"
+#include "blockcore/graph/io.h"
+#include "drivers/qcow2/header/header.h"
+#include "drivers/qcow2/header/switch.h"
+#include "drivers/qcow2/medium.h"
 #include "drivers/qcow2/shape/amend.h"
-#include "drivers/qcow2/shape/shadow.h"
+#include "drivers/qcow2/snapshot/snapshot.h"
+#include "drivers/qcow2/state.h"
+#include "drivers/qcow2/tables/epoch.h"
+#include "drivers/qcow2/tables/shadow.h"
 
 struct downgrade {
     struct blk_node *node;
@@ -241,7 +246,7 @@ int qcow2_downgrade(struct blk_node *node, const struct blk_progress *progress,
     struct qcow2_state *s = qcow2_state(node);
     struct downgrade d = { .node = node, .progress = progress };
 
-    int ret = qcow2_settle(node, err);
+    int ret = qcow2_commit_all(node, err);
     if (ret == 0)
         ret = check_expressible(&d, err);
     if (ret < 0)

@@ -5,8 +5,14 @@
 #include <errno.h>
 #include <string.h>
 
+#include "blockcore/graph/driver.h"
+#include "blockcore/graph/io.h"
+#include "blockcore/graph/status.h"
 #include "drivers/qcow2/bitmap/bitmap.h"
+#include "drivers/qcow2/header/header.h"
 #include "drivers/qcow2/shape/create.h"
+#include "drivers/qcow2/shape/shape.h"
+#include "drivers/qcow2/state.h"
 
 #define DIRECTORY_ENTRY_BYTES 24 /* before the name */
 

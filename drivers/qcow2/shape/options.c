@@ -8,6 +8,7 @@
 
 #include "blockcore/base/memory.h"
 #include "blockcore/graph/options.h"
+#include "drivers/qcow2/state.h"
 
 #define DEFAULT_SLICE_BYTES (64 * KIB)
 #define MAX_DEFAULT_L2_BYTES (32 * MIB)

@@ -4,7 +4,8 @@
 #ifndef DRIVERS_QCOW2_SHAPE_OPTIONS_H
 #define DRIVERS_QCOW2_SHAPE_OPTIONS_H
 
-#include "drivers/qcow2/qcow2.h"
+#include "blockcore/graph/types.h"
+#include "drivers/qcow2/state.h"
 
 struct qcow2_settings {
     uint64_t l2_cache, refcount_cache; /* bytes */

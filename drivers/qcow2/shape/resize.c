@@ -17,114 +17,25 @@
 
 #include "blockcore/base/units.h"
 #include "blockcore/bitmap/identity.h"
+#include "blockcore/graph/driver.h"
+#include "blockcore/graph/events.h"
+#include "blockcore/graph/io.h"
 #include "drivers/qcow2/bitmap/bitmap.h"
-#include "drivers/qcow2/shape/shadow.h"
-
-/* ---- L1 tables ---- */
-
-/*
- * Writes `entries` of `table` (zeroes behind its `count`) to newly allocated clusters; not
- * flushed.
- */
-static int write_l1(struct blk_node *node, const uint64_t *table, uint32_t count, uint32_t entries,
-                    uint64_t *offset, struct blk_error *err)
-{
-    struct qcow2_state *s = qcow2_state(node);
-    uint64_t bytes = round_up(u64_max((uint64_t)entries * 8, 8), s->cluster_bytes);
-
-    blk_event(qcow2_file(node), BLK_EVENT_L1_GROW_ALLOC_TABLE);
-    uint8_t *buf = blk_buffer_alloc(bytes);
-    if (!buf)
-        return blk_fail(err, ENOMEM, "writing an L1 table of '%s'", node->name);
-    memset(buf, 0, bytes);
-    for (uint32_t i = 0; i < count; i++)
-        be64_put(buf + (size_t)i * 8, table[i]);
-
-    qcow2_lock(s);
-    int ret = qcow2_metadata_load(node, err);
-    if (ret == 0)
-        ret = qcow2_alloc(node, bytes, offset, err);
-    qcow2_unlock(s);
-    if (ret == 0) {
-        blk_event(qcow2_file(node), BLK_EVENT_L1_GROW_WRITE_TABLE);
-        ret = blk_child_pwrite(qcow2_file(node), *offset, bytes, buf, 0, err);
-    }
-    free(buf);
-    return ret;
-}
-
-/*
- * Makes the table at `offset`, which is written, the active one on the medium and in memory, and
- * frees (later) the old one.
- */
-static int activate_l1(struct blk_node *node, uint64_t offset, uint64_t *table, uint32_t entries,
-                       enum qcow2_free_why why, struct blk_error *err)
-{
-    struct qcow2_state *s = qcow2_state(node);
-    uint8_t *dirty = calloc(div_round_up((uint64_t)entries * 8, s->l1_unit) + 1, 1);
-    if (!dirty)
-        return blk_fail(err, ENOMEM, "changing the L1 table of '%s'", node->name);
-
-    int ret = qcow2_settle(node, err);
-    if (ret == 0) {
-        struct qcow2_header next = s->header;
-        next.l1_offset = offset;
-        next.l1_entries = entries;
-        blk_event(qcow2_file(node), BLK_EVENT_L1_GROW_ACTIVATE_TABLE);
-        ret = qcow2_header_switch(node, &next, err);
-    }
-    if (ret < 0) {
-        free(dirty);
-        return ret;
-    }
-    qcow2_lock(s);
-    qcow2_free_later(node, s->l1_offset, (uint64_t)s->l1_entries * 8, why);
-    free(s->l1);
-    free(s->l1_dirty);
-    s->l1 = table;
-    s->l1_dirty = dirty;
-    s->l1_any_dirty = false;
-    s->l1_entries = entries;
-    s->l1_offset = offset;
-    qcow2_unlock(s);
-    return 0;
-}
-
-static int load_l1(struct blk_node *node, struct blk_error *err)
-{
-    struct qcow2_state *s = qcow2_state(node);
-    qcow2_lock(s);
-    int ret = qcow2_l1_load(node, err);
-    qcow2_unlock(s);
-    return ret;
-}
-
-int qcow2_grow_l1(struct blk_node *node, uint64_t entries, struct blk_error *err)
-{
-    struct qcow2_state *s = qcow2_state(node);
-    int ret = load_l1(node, err);
-    if (ret < 0 || entries <= s->l1_entries)
-        return ret;
-    if (entries > QCOW2_MAX_L1_BYTES / 8)
-        return blk_fail_why(err, EFBIG, "its L1 table would become too large", "resizing '%s'",
-                            node->name);
-    /* The table is copied as it is: it must not change between here and the switch. */
-    ret = qcow2_settle(node, err);
-    if (ret < 0)
-        return ret;
-    uint64_t *table = calloc(entries, sizeof(*table));
-    if (!table)
-        return blk_fail(err, ENOMEM, "resizing '%s'", node->name);
-    memcpy(table, s->l1, (size_t)s->l1_entries * 8);
-
-    uint64_t offset;
-    ret = write_l1(node, table, s->l1_entries, (uint32_t)entries, &offset, err);
-    if (ret == 0)
-        ret = activate_l1(node, offset, table, (uint32_t)entries, QCOW2_FREE_OTHER, err);
-    if (ret < 0)
-        free(table);
-    return ret;
-}
+#include "drivers/qcow2/data/data.h"
+#include "drivers/qcow2/header/corrupt.h"
+#include "drivers/qcow2/header/header.h"
+#include "drivers/qcow2/header/switch.h"
+#include "drivers/qcow2/medium.h"
+#include "drivers/qcow2/shape/shape.h"
+#include "drivers/qcow2/state.h"
+#include "drivers/qcow2/tables/epoch.h"
+#include "drivers/qcow2/tables/frees.h"
+#include "drivers/qcow2/tables/l1.h"
+#include "drivers/qcow2/tables/map.h"
+#include "drivers/qcow2/tables/metadata.h"
+#include "drivers/qcow2/tables/new_l1.h"
+#include "drivers/qcow2/tables/refcount.h"
+#include "drivers/qcow2/tables/shadow.h"
 
 /* [locked] Frees (later) an L2 table that nothing points to any more, and all that it points to. */
 static int free_l2(struct blk_node *node, uint64_t table, enum qcow2_free_why why,
@@ -174,7 +85,7 @@ static int clear_l1(struct blk_node *node, uint64_t first, uint64_t end, struct 
             qcow2_l1_set(node, (uint32_t)i, 0);
         qcow2_unlock(s);
         if (ret == 0)
-            ret = qcow2_relieve(node, err);
+            ret = qcow2_commit_if_full(node, err);
     }
     return ret;
 }
@@ -221,7 +132,7 @@ static int count_to_last_used(struct blk_node *node, uint64_t *clusters, struct 
     return ret;
 }
 
-/* Cuts off what is free at the end of the file. Everything is settled. */
+/* Cuts off what is free at the end of the file. Nothing is pending. */
 static int trim_file(struct blk_node *node, struct blk_error *err)
 {
     struct qcow2_state *s = qcow2_state(node);
@@ -238,7 +149,7 @@ static int trim_file(struct blk_node *node, struct blk_error *err)
     if (ret < 0)
         return ret;
     qcow2_lock(s);
-    s->virgin = end;
+    s->unwritten = end;
     qcow2_unlock(s);
     return 0;
 }
@@ -287,7 +198,7 @@ static int grow(struct blk_node *node, uint64_t old_size, uint64_t size,
                 enum blk_prealloc prealloc, struct blk_error *err)
 {
     struct qcow2_state *s = qcow2_state(node);
-    int ret = load_l1(node, err);
+    int ret = qcow2_l1_fetch(node, err);
     if (ret == 0)
         ret = clear_behind(node, old_size, size, err);
     if (ret == 0)
@@ -313,7 +224,7 @@ static int grow(struct blk_node *node, uint64_t old_size, uint64_t size,
 static int switch_size(struct blk_node *node, uint64_t size, struct blk_error *err)
 {
     struct qcow2_state *s = qcow2_state(node);
-    int ret = qcow2_settle(node, err);
+    int ret = qcow2_commit_all(node, err);
     if (ret < 0)
         return ret;
     struct qcow2_header next = s->header;
@@ -330,13 +241,13 @@ static int shrink(struct blk_node *node, uint64_t size, struct blk_error *err)
 {
     const struct qcow2_state *s = qcow2_state(node);
     uint64_t old_size = blk_size(node);
-    int ret = load_l1(node, err);
+    int ret = qcow2_l1_fetch(node, err);
     if (ret == 0)
         ret = switch_size(node, size, err);
     if (ret == 0)
         ret = clear_behind(node, size, old_size, err);
     if (ret == 0)
-        ret = qcow2_settle(node, err);
+        ret = qcow2_commit_all(node, err);
     /* What a snapshot may still need stays. */
     if (ret == 0 && s->data_file && (s->data_file_raw || !s->header.snapshot_count))
         ret = blk_child_truncate(blk_child(node, BLK_ROLE_DATA), size, BLK_PREALLOC_OFF, false,
@@ -391,9 +302,9 @@ static int renew_l1(struct blk_node *node, uint64_t limit, struct blk_error *err
     if (!empty)
         return blk_fail(err, ENOMEM, "emptying '%s'", node->name);
 
-    int ret = write_l1(node, empty, 0, entries, &offset, err);
+    int ret = qcow2_l1_write(node, empty, 0, entries, &offset, err);
     if (ret == 0 && offset < limit) {
-        ret = activate_l1(node, offset, empty, entries, QCOW2_FREE_SNAPSHOT, err);
+        ret = qcow2_l1_activate(node, offset, empty, entries, QCOW2_FREE_SNAPSHOT, err);
         if (ret == 0)
             return 0;
     } else if (ret == 0) {
@@ -466,12 +377,12 @@ static int free_tree(struct blk_node *node, const uint64_t *l1, uint32_t entries
             ret = free_l2(node, table, QCOW2_FREE_SNAPSHOT, err);
         qcow2_unlock(s);
         if (ret == 0)
-            ret = qcow2_relieve(node, err);
+            ret = qcow2_commit_if_full(node, err);
     }
     return ret;
 }
 
-/* Whether the cluster is in the refcount table, or a refcount block. Everything is settled. */
+/* Whether the cluster is in the refcount table, or a refcount block. Nothing is pending. */
 static bool is_of_refcounts(const struct qcow2_state *s, uint64_t cluster)
 {
     uint64_t offset = cluster << s->cluster_bits;
@@ -512,7 +423,7 @@ static int renew_refcounts(struct blk_node *node, uint64_t clusters, struct blk_
 
 /*
  * Cuts the file of an empty image. The tables that it still has may lie at the end, behind what
- * was freed: they move to the front first. Everything is settled.
+ * was freed: they move to the front first. Nothing is pending.
  */
 static int cut_empty(struct blk_node *node, struct blk_error *err)
 {
@@ -523,7 +434,7 @@ static int cut_empty(struct blk_node *node, struct blk_error *err)
         return 0;
     int ret = renew_l1(node, s->l1_offset, err);
     if (ret == 0)
-        ret = qcow2_settle(node, err);
+        ret = qcow2_commit_all(node, err);
     if (ret == 0)
         ret = count_to_last_used(node, &clusters, err);
     if (ret == 0 && clusters && is_of_refcounts(s, clusters - 1))
@@ -536,9 +447,9 @@ int qcow2_make_empty(struct blk_node *node, struct blk_error *err)
     struct qcow2_state *s = qcow2_state(node);
 
     blk_event(qcow2_file(node), BLK_EVENT_EMPTY_IMAGE_PREPARE);
-    int ret = load_l1(node, err);
+    int ret = qcow2_l1_fetch(node, err);
     if (ret == 0)
-        ret = qcow2_settle(node, err);
+        ret = qcow2_commit_all(node, err);
     if (ret < 0)
         return ret;
 
@@ -555,7 +466,7 @@ int qcow2_make_empty(struct blk_node *node, struct blk_error *err)
         ret = blk_child_write_zeroes(blk_child(node, BLK_ROLE_DATA), 0, blk_size(node),
                                      BLK_REQ_MAY_UNMAP, err);
     if (ret == 0)
-        ret = qcow2_settle(node, err);
+        ret = qcow2_commit_all(node, err);
     if (ret < 0)
         return ret;
     ret = cut_empty(node, err);

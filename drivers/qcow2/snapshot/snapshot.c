@@ -12,6 +12,8 @@
  *
  * Clusters that nobody counts after the switch were never written over before it.
  */
+#include "drivers/qcow2/snapshot/snapshot.h"
+
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -22,7 +24,13 @@
 #include "blockcore/base/units.h"
 #include "blockcore/bitmap/identity.h"
 #include "drivers/qcow2/bitmap/bitmap.h"
-#include "drivers/qcow2/snapshot/snapshot.h"
+#include "drivers/qcow2/header/header.h"
+#include "drivers/qcow2/header/switch.h"
+#include "drivers/qcow2/medium.h"
+#include "drivers/qcow2/state.h"
+#include "drivers/qcow2/tables/epoch.h"
+#include "drivers/qcow2/tables/l1.h"
+#include "drivers/qcow2/tables/shadow.h"
 
 /* Ids are numbers that count up. Larger ones were not made so; the next id does not follow them. */
 #define MAX_COUNTED_ID (UINT64_C(1) << 62)
@@ -164,7 +172,7 @@ struct change {
 };
 
 /*
- * Settles the image, so that the file has all there is, and starts from its live counts and
+ * Commits all, so that the file has all there is, and starts from its live counts and
  * active L1.
  */
 static int begin(struct change *change, struct blk_node *node, struct blk_error *err)
@@ -175,7 +183,7 @@ static int begin(struct change *change, struct blk_node *node, struct blk_error 
     if (s->data_file)
         return blk_fail_why(err, ENOTSUP, "an image with an external data file cannot have any",
                             "internal snapshots of '%s'", node->name);
-    int ret = qcow2_settle(node, err);
+    int ret = qcow2_commit_all(node, err);
     if (ret < 0)
         return ret;
     change->next = s->header;

@@ -1,15 +1,17 @@
 /*
  * Internal snapshots.
  *
- *   snapshot_table.c   the table: parsing with every check, encoding
- *   snapshot_tree.c    counting and rebuilding what an L1 table reaches, for operations that
- *                      switch to new tables
- *   snapshot.c         list, create, apply, delete, load
+ *   table.c      the table: parsing with every check, encoding
+ *   tree.c       counting and rebuilding what an L1 table reaches, for operations that switch to
+ *                new tables
+ *   snapshot.c   list, create, apply, delete, load
  */
 #ifndef DRIVERS_QCOW2_SNAPSHOT_SNAPSHOT_H
 #define DRIVERS_QCOW2_SNAPSHOT_SNAPSHOT_H
 
-#include "drivers/qcow2/shape/shadow.h"
+#include "blockcore/graph/types.h"
+#include "drivers/qcow2/state.h"
+#include "drivers/qcow2/tables/shadow.h"
 
 /*
  * Shown of ids and names, and accepted of new names; QEMU's limits. The format would have room
@@ -72,7 +74,7 @@ int qcow2_snapshot_table_replace(struct qcow2_shadow *shadow,
                                  const struct qcow2_snapshot_table *table, uint64_t old_bytes,
                                  struct qcow2_header *next, struct blk_error *err);
 
-/* ---- snapshot_tree.c ---- */
+/* ---- tree.c ---- */
 
 /*
  * Adds `delta` (+1 or -1) to the new counts of all that the L1 table reaches: L2 tables, data,
@@ -94,5 +96,14 @@ int qcow2_tree_set_copied(struct qcow2_shadow *shadow, uint64_t *l1, uint64_t en
 /* Writes an L1 table to a new place. Without entries it needs none: *offset is 0. */
 int qcow2_tree_write_l1(struct qcow2_shadow *shadow, const uint64_t *l1, uint64_t entries,
                         uint64_t *offset, struct blk_error *err);
+
+/* ---- snapshot.c: the operations ---- */
+
+int qcow2_snapshot_list(struct blk_node *node, struct blk_snapshot **list, size_t *count,
+                        struct blk_error *err);
+int qcow2_snapshot_create(struct blk_node *node, const char *name, struct blk_error *err);
+int qcow2_snapshot_apply(struct blk_node *node, const char *id_or_name, struct blk_error *err);
+int qcow2_snapshot_delete(struct blk_node *node, const char *name, struct blk_error *err);
+int qcow2_snapshot_load(struct blk_node *node, const char *id_or_name, struct blk_error *err);
 
 #endif

@@ -11,7 +11,10 @@
 #include <string.h>
 
 #include "blockcore/base/memory.h"
+#include "blockcore/graph/io.h"
 #include "drivers/qcow2/snapshot/snapshot.h"
+#include "drivers/qcow2/state.h"
+#include "drivers/qcow2/tables/shadow.h"
 
 /* An entry: these, extra data, id, name, zeroes up to a multiple of 8. */
 enum entry_field {

@@ -8,12 +8,14 @@
  * only. A snapshot keeps the tables that it was taken with, flags included.
  */
 #include <errno.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "blockcore/base/cancel.h"
 #include "blockcore/base/memory.h"
+#include "blockcore/graph/io.h"
 #include "drivers/qcow2/snapshot/snapshot.h"
+#include "drivers/qcow2/state.h"
+#include "drivers/qcow2/tables/shadow.h"
 
 static int damaged(const struct qcow2_shadow *shadow, struct blk_error *err, const char *what,
                    uint64_t offset)

@@ -1,18 +1,21 @@
 /*
- * Finding free clusters, and giving clusters back.
+ * Finding free clusters.
  *
  * First fit from a hint below which nothing is free. Regions of the file that have no refcount
  * block yet count as free; the first to allocate there puts the missing blocks at the beginning of
  * what it takes, so a growing file gets one block and then a long run of data.
- *
- * A cluster is given back in two ways: at once, when nothing on the medium ever pointed to it; or
- * later, by an entry in the open epoch's list, when the change that unpointed it is stable (C3).
  */
+#include "drivers/qcow2/tables/alloc.h"
+
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "blockcore/base/memory.h"
+#include "blockcore/graph/events.h"
+#include "blockcore/graph/io.h"
+#include "drivers/qcow2/state.h"
+#include "drivers/qcow2/tables/frees.h"
+#include "drivers/qcow2/tables/metadata.h"
 #include "drivers/qcow2/tables/refcount.h"
 
 /* ---- finding ---- */
@@ -104,12 +107,54 @@ int qcow2_take_room(struct blk_node *node, uint64_t offset, uint64_t bytes, stru
     return file->unnamed ? 0 : blk_child_write_zeroes(file, offset, bytes, 0, err);
 }
 
+/*
+ * Makes the refcount table (in memory) large enough for that block. It may then have no place in
+ * the file until qcow2_reftable_place() finds one.
+ */
+static int grow_reftable(struct blk_node *node, uint64_t block, struct blk_error *err)
+{
+    struct qcow2_state *s = qcow2_state(node);
+    if (block < s->reftable_entries)
+        return 0;
+
+    uint64_t per_cluster = s->cluster_bytes / 8;
+    uint64_t entries = round_up(u64_max(block + 1, s->reftable_entries * 3 / 2), per_cluster);
+    if ((block + 1) * 8 > QCOW2_MAX_REFTABLE_BYTES)
+        return blk_fail_why(err, EFBIG, "its refcount table cannot grow any further",
+                            "allocating clusters in '%s'", node->name);
+    entries = u64_min(entries, QCOW2_MAX_REFTABLE_BYTES / 8);
+
+    blk_event(qcow2_file(node), BLK_EVENT_REFTABLE_GROW);
+    uint64_t *table = realloc(s->reftable, entries * 8);
+    if (!table)
+        return blk_fail(err, ENOMEM, "growing the refcount table of '%s'", node->name);
+    uint64_t old_entries = s->reftable_entries;
+    memset(table + old_entries, 0, (entries - old_entries) * 8);
+    s->reftable = table; /* at once: what follows may look something up in it */
+    s->reftable_entries = entries;
+
+    /*
+     * The place that it leaves: free once the header points elsewhere; at once if the header
+     * never did.
+     */
+    if (!s->reftable_unplaced) {
+        uint64_t old_bytes = old_entries * 8;
+        if (s->reftable_moved)
+            qcow2_refcount_decrease(node, s->reftable_offset, old_bytes, NULL);
+        else
+            qcow2_free_later(node, s->reftable_offset, old_bytes, QCOW2_FREE_OTHER);
+    }
+    s->reftable_unplaced = true;
+    s->reftable_moved = true;
+    return 0;
+}
+
 static int make_block(struct blk_node *node, uint64_t block, uint64_t offset, struct blk_error *err)
 {
     struct qcow2_state *s = qcow2_state(node);
     int ret = qcow2_take_room(node, offset, s->cluster_bytes, err);
     if (ret == 0)
-        ret = qcow2_reftable_grow(node, block, err);
+        ret = grow_reftable(node, block, err);
     if (ret < 0)
         return ret;
     blk_event(qcow2_file(node), BLK_EVENT_REFBLOCK_ALLOC);
@@ -172,7 +217,7 @@ static int take_run(struct blk_node *node, struct run *run, struct blk_error *er
             qcow2_poison(s, -ret);
         return ret;
     }
-    s->virgin = u64_max(s->virgin, (run->start + run->count) << s->cluster_bits);
+    s->unwritten = u64_max(s->unwritten, (run->start + run->count) << s->cluster_bits);
     if (run->first_free == run->start)
         run->first_free = UINT64_MAX; /* not any more */
     run->start += blocks;
@@ -185,7 +230,7 @@ static int take_run(struct blk_node *node, struct run *run, struct blk_error *er
  * for, and a few more may come when fewer blocks were needed than there was room left for.
  */
 static int take(struct blk_node *node, uint64_t from, uint64_t least, uint64_t most,
-                struct run *run, bool *virgin, struct blk_error *err)
+                struct run *run, bool *unwritten, struct blk_error *err)
 {
     struct qcow2_state *s = qcow2_state(node);
     int ret = qcow2_reftable_load(node, err);
@@ -203,10 +248,10 @@ static int take(struct blk_node *node, uint64_t from, uint64_t least, uint64_t m
         extra = missing;
     }
     /* Only what lies behind all that was ever written can be known to be zero. */
-    bool untouched = run->start << s->cluster_bits >= s->virgin;
+    bool untouched = run->start << s->cluster_bits >= s->unwritten;
     ret = take_run(node, run, err);
-    if (ret == 0 && virgin)
-        *virgin = untouched;
+    if (ret == 0 && unwritten)
+        *unwritten = untouched;
     return ret;
 }
 
@@ -236,16 +281,36 @@ static int alloc_exactly(struct blk_node *node, uint64_t from, uint64_t bytes, u
     return 0;
 }
 
-int qcow2_alloc_unplaced(struct blk_node *node, uint64_t bytes, uint64_t *offset,
-                         struct blk_error *err)
+/* qcow2_alloc() but for the place of a refcount table that had to grow. */
+static int alloc_unplaced(struct blk_node *node, uint64_t bytes, uint64_t *offset,
+                          struct blk_error *err)
 {
     return alloc_exactly(node, qcow2_state(node)->free_hint, bytes, offset, err);
+}
+
+int qcow2_reftable_place(struct blk_node *node, struct blk_error *err)
+{
+    struct qcow2_state *s = qcow2_state(node);
+    /* Finding a place may make it grow again. */
+    while (s->reftable_unplaced) {
+        uint64_t bytes = s->reftable_entries * 8, offset;
+        int ret = alloc_unplaced(node, bytes, &offset, err);
+        if (ret == 0 && s->reftable_entries * 8 != bytes)
+            ret = qcow2_refcount_decrease(node, offset, bytes, err);
+        else if (ret == 0) {
+            s->reftable_offset = offset;
+            s->reftable_unplaced = false;
+        }
+        if (ret < 0)
+            return ret;
+    }
+    return 0;
 }
 
 int qcow2_alloc(struct blk_node *node, uint64_t bytes, uint64_t *offset, struct blk_error *err)
 {
     blk_event(qcow2_file(node), BLK_EVENT_CLUSTER_ALLOC);
-    int ret = qcow2_alloc_unplaced(node, bytes, offset, err);
+    int ret = alloc_unplaced(node, bytes, offset, err);
     return ret < 0 ? ret : qcow2_reftable_place(node, err);
 }
 
@@ -254,19 +319,19 @@ int qcow2_alloc_end(struct blk_node *node, uint64_t bytes, uint64_t *offset, str
     struct qcow2_state *s = qcow2_state(node);
     int ret = qcow2_reftable_load(node, err);
     if (ret == 0)
-        ret = alloc_exactly(node, s->virgin >> s->cluster_bits, bytes, offset, err);
+        ret = alloc_exactly(node, s->unwritten >> s->cluster_bits, bytes, offset, err);
     return ret < 0 ? ret : qcow2_reftable_place(node, err);
 }
 
 int qcow2_alloc_run(struct blk_node *node, uint64_t max_bytes, uint64_t *offset, uint64_t *bytes,
-                    bool *virgin, struct blk_error *err)
+                    bool *unwritten, struct blk_error *err)
 {
     struct qcow2_state *s = qcow2_state(node);
     uint64_t most = u64_max(max_bytes >> s->cluster_bits, 1);
     struct run run;
 
     blk_event(qcow2_file(node), BLK_EVENT_CLUSTER_ALLOC);
-    int ret = take(node, s->free_hint, 1, most, &run, virgin, err);
+    int ret = take(node, s->free_hint, 1, most, &run, unwritten, err);
     if (ret < 0)
         return ret;
     s->free_hint = run.start + run.count;
@@ -334,99 +399,5 @@ int qcow2_alloc_compressed(struct blk_node *node, uint32_t bytes, uint64_t *offs
     ret = qcow2_alloc_run(node, cluster_bytes, offset, &cluster_bytes, NULL, err);
     if (ret == 0)
         s->compressed_next = *offset + bytes;
-    return ret;
-}
-
-/* ---- giving back ---- */
-
-void qcow2_cluster_freed(struct qcow2_state *s, uint64_t cluster)
-{
-    s->free_hint = u64_min(s->free_hint, cluster);
-    s->virgin = u64_max(s->virgin, (cluster + 1) << s->cluster_bits);
-    /* Nothing may be packed into a cluster that somebody else can be given. */
-    if (s->compressed_next && (s->compressed_next - 1) >> s->cluster_bits == cluster)
-        s->compressed_next = 0;
-}
-
-void qcow2_free_later(struct blk_node *node, uint64_t offset, uint64_t bytes,
-                      enum qcow2_free_why why)
-{
-    struct qcow2_state *s = qcow2_state(node);
-    struct qcow2_frees *frees = &s->frees;
-    uint64_t start = round_down(offset, s->cluster_bytes);
-    uint64_t end = round_up(offset + bytes, s->cluster_bytes);
-    bool discard = why == QCOW2_FREE_REQUEST    ? s->pass_discard.request
-                   : why == QCOW2_FREE_SNAPSHOT ? s->pass_discard.snapshot
-                   : why == QCOW2_FREE_SHRINK   ? true
-                                                : s->pass_discard.other;
-
-    blk_event(qcow2_file(node), BLK_EVENT_CLUSTER_FREE);
-    if (!bytes)
-        return;
-    if (frees->count) {
-        struct qcow2_free *last = &frees->list[frees->count - 1];
-        if (last->offset + last->bytes == start && last->discard == discard) {
-            last->bytes += end - start;
-            return;
-        }
-    }
-    if (frees->count == frees->capacity) {
-        frees->capacity = frees->capacity ? frees->capacity * 2 : 64;
-        frees->list = blk_xrealloc(frees->list, frees->capacity, sizeof(*frees->list));
-    }
-    frees->list[frees->count++] = (struct qcow2_free){ start, end - start, discard };
-}
-
-/* Whether taking one from the cluster's count frees it, and nothing will be packed into it. */
-static bool is_last_use(struct blk_node *node, uint64_t cluster)
-{
-    struct qcow2_state *s = qcow2_state(node);
-    uint64_t count = 0;
-    if (s->compressed_next && (s->compressed_next - 1) >> s->cluster_bits == cluster)
-        return false;
-    return qcow2_refcount(node, cluster, &count, NULL) == 0 && count == 1;
-}
-
-/*
- * Lets the file forget what is about to be freed: before it is, so that nobody has been given it
- * yet.
- */
-static void pass_discard(struct blk_node *node, const struct qcow2_free *entry)
-{
-    struct qcow2_state *s = qcow2_state(node);
-    uint64_t end = entry->offset + entry->bytes;
-
-    for (uint64_t at = entry->offset; at < end;) {
-        uint64_t from = at;
-        qcow2_lock(s);
-        while (at < end && is_last_use(node, at >> s->cluster_bits))
-            at += s->cluster_bytes;
-        qcow2_unlock(s);
-        if (at > from)
-            blk_child_discard(qcow2_file(node), from, at - from, NULL); /* a hint: may fail */
-        else
-            at += s->cluster_bytes;
-    }
-}
-
-int qcow2_unalloc(struct blk_node *node, uint64_t offset, uint64_t bytes, struct blk_error *err)
-{
-    struct qcow2_state *s = qcow2_state(node);
-    qcow2_lock(s);
-    int ret = qcow2_refcount_decrease(node, offset, bytes, err);
-    qcow2_unlock(s);
-    return ret;
-}
-
-int qcow2_frees_apply(struct blk_node *node, const struct qcow2_frees *frees,
-                      struct blk_error *err)
-{
-    int ret = 0;
-    for (size_t i = 0; i < frees->count && ret == 0; i++) {
-        const struct qcow2_free *entry = &frees->list[i];
-        if (entry->discard && qcow2_file(node)->flags & BLK_UNMAP)
-            pass_discard(node, entry);
-        ret = qcow2_unalloc(node, entry->offset, entry->bytes, err);
-    }
     return ret;
 }

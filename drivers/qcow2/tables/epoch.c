@@ -19,12 +19,19 @@
  * After a failed write or barrier nobody knows what the medium has: the image is poisoned, and
  * nothing is written to it any more. What is stable then keeps C1; at worst clusters have leaked.
  */
+#include "drivers/qcow2/tables/epoch.h"
+
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "blockcore/base/memory.h"
-#include "drivers/qcow2/tables/refcount.h"
+#include "blockcore/graph/events.h"
+#include "blockcore/graph/io.h"
+#include "drivers/qcow2/header/switch.h"
+#include "drivers/qcow2/state.h"
+#include "drivers/qcow2/tables/alloc.h"
+#include "drivers/qcow2/tables/frees.h"
 
 #define MANY_FREES 4096
 
@@ -48,36 +55,6 @@ struct epoch {
     uint32_t reftable_clusters;
     struct qcow2_frees frees;
 };
-
-bool qcow2_poison(struct qcow2_state *s, int code)
-{
-    int none = 0;
-    return atomic_compare_exchange_strong(&s->poisoned, &none, code);
-}
-
-int qcow2_check_poison(struct blk_node *node, struct blk_error *err)
-{
-    struct qcow2_state *s = qcow2_state(node);
-    int code = atomic_load(&s->poisoned);
-    if (!code)
-        return 0;
-    return blk_fail_why(err, code,
-                        atomic_load(&s->found_corrupt)
-                            ? "Image is corrupt: its tables contradict each other"
-                            : "an earlier failure left its tables in an unknown state",
-                        "writing to '%s'", node->name);
-}
-
-int qcow2_barrier(struct blk_node *node, struct blk_error *err)
-{
-    struct blk_node *data = node->children[BLK_ROLE_DATA];
-    int ret = 0;
-    if (data && !data->unnamed)
-        ret = blk_child_flush(data, err);
-    if (ret == 0 && !qcow2_file(node)->unnamed)
-        ret = blk_child_flush(qcow2_file(node), err);
-    return ret;
-}
 
 /* ---- freezing, under the lock ---- */
 
@@ -310,7 +287,7 @@ int qcow2_flush_to_os(struct blk_node *node, struct blk_error *err)
     return ret < 0 ? ret : commit(node, err);
 }
 
-int qcow2_settle(struct blk_node *node, struct blk_error *err)
+int qcow2_commit_all(struct blk_node *node, struct blk_error *err)
 {
     struct qcow2_state *s = qcow2_state(node);
     int ret = qcow2_flush_to_os(node, err);
@@ -337,7 +314,7 @@ static int pressure(struct qcow2_state *s)
     return level;
 }
 
-int qcow2_relieve(struct blk_node *node, struct blk_error *err)
+int qcow2_commit_if_full(struct blk_node *node, struct blk_error *err)
 {
     struct qcow2_state *s = qcow2_state(node);
     int level = pressure(s);
@@ -352,37 +329,4 @@ int qcow2_relieve(struct blk_node *node, struct blk_error *err)
     int ret = level ? commit_held(node, err) : 0;
     pthread_mutex_unlock(&s->commit_mutex);
     return ret;
-}
-
-void qcow2_drop_tables(struct qcow2_state *s)
-{
-    qcow2_cache_clear(&s->l2_cache);
-    qcow2_cache_clear(&s->refblock_cache);
-    free(s->l1);
-    free(s->l1_dirty);
-    free(s->reftable);
-    free(s->frees.list);
-    free(s->metadata.slots);
-    s->l1 = NULL;
-    s->l1_dirty = NULL;
-    s->l1_any_dirty = false;
-    s->reftable = NULL;
-    s->reftable_entries = 0;
-    s->reftable_dirty_start = s->reftable_dirty_end = 0;
-    s->reftable_moved = s->reftable_homeless = false;
-    s->free_hint = 0;
-    s->compressed_next = 0;
-    s->frees = (struct qcow2_frees){ .count = 0 };
-    s->metadata = (struct qcow2_cluster_set){ .capacity = 0 };
-    s->metadata_known = false;
-    s->preallocation = -1;
-}
-
-void qcow2_forget_tables(struct blk_node *node)
-{
-    struct qcow2_state *s = qcow2_state(node);
-    qcow2_lock(s);
-    qcow2_drop_tables(s);
-    qcow2_derive(s);
-    qcow2_unlock(s);
 }

@@ -4,13 +4,19 @@
  * Lookups share the lock; only a slice that is not in memory makes one take it for writing. Entries
  * are judged when they are used: an impossible one is a corruption and never followed.
  */
+#include "drivers/qcow2/tables/map.h"
+
 #include <errno.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
-#include "blockcore/base/memory.h"
-#include "drivers/qcow2/qcow2.h"
+#include "drivers/qcow2/header/corrupt.h"
+#include "drivers/qcow2/medium.h"
+#include "drivers/qcow2/state.h"
+#include "drivers/qcow2/tables/alloc.h"
+#include "drivers/qcow2/tables/frees.h"
+#include "drivers/qcow2/tables/l1.h"
+#include "drivers/qcow2/tables/metadata.h"
+#include "drivers/qcow2/tables/refcount.h"
 
 /* ---- entries ---- */
 
@@ -86,183 +92,6 @@ int qcow2_entry_kind(const struct qcow2_state *s, struct qcow2_entry entry, unsi
 }
 
 /* ---- tables ---- */
-
-bool qcow2_is_cut_off(const struct blk_node *node, const struct blk_node *file, uint64_t offset,
-                      uint64_t bytes)
-{
-    const struct qcow2_state *s = qcow2_state(node);
-    /* A check judges by itself. A file that others are writing may be longer than it was. */
-    if (node->flags & (BLK_IN_CHECK | BLK_FORCE_SHARE))
-        return false;
-    /* The last cluster need not be whole, unless the file is known to have been longer. */
-    bool exact = file == qcow2_file(node) && atomic_load(&s->saw_cut);
-    uint64_t end = blk_size(file);
-    return !range_within(offset, bytes, exact ? end : round_up(end, s->cluster_bytes));
-}
-
-int qcow2_fail_cut_short(const struct blk_node *file, uint64_t offset, const char *what,
-                         struct blk_error *err)
-{
-    char why[96];
-    snprintf(why, sizeof(why), "the file is cut short at %llu",
-             (unsigned long long)blk_size(file));
-    return blk_fail_why(err, EIO, why, "reading the %s at offset %llu of '%s'", what,
-                        (unsigned long long)offset, file->name);
-}
-
-int qcow2_check_cut_off(const struct blk_node *node, const struct blk_node *file, uint64_t offset,
-                        uint64_t bytes, const char *what, struct blk_error *err)
-{
-    if (!qcow2_is_cut_off(node, file, offset, bytes))
-        return 0;
-    atomic_store(&qcow2_state(node)->saw_damage, true);
-    if (file == qcow2_file(node))
-        atomic_store(&qcow2_state(node)->saw_cut, true);
-    return qcow2_fail_cut_short(file, offset, what, err);
-}
-
-uint64_t qcow2_bytes_there(const struct blk_node *node, const struct blk_node *file,
-                           uint64_t offset, uint64_t bytes)
-{
-    uint64_t end = blk_size(file);
-    if (node->flags & BLK_FORCE_SHARE)
-        return bytes;
-    return offset < end ? u64_min(bytes, end - offset) : 0;
-}
-
-int qcow2_read_table(struct blk_node *node, uint64_t offset, uint64_t entries, uint64_t max_bytes,
-                     uint64_t **table, const char *what, struct blk_error *err)
-{
-    const struct qcow2_state *s = qcow2_state(node);
-    *table = NULL;
-    if (entries > max_bytes / 8)
-        return blk_fail_why(err, EFBIG, "it is too large", "reading the %s of '%s'", what,
-                            node->name);
-    if (offset & (s->cluster_bytes - 1) ||
-        !range_within(offset, entries * 8, QCOW2_MAX_HOST_OFFSET))
-        return blk_fail_why(err, EIO, "its offset is invalid", "reading the %s of '%s'", what,
-                            node->name);
-
-    int ret = qcow2_check_cut_off(node, qcow2_file(node), offset, entries * 8, what, err);
-    if (ret < 0)
-        return ret;
-    uint64_t *buf = blk_malloc(entries ? entries * 8 : 8);
-    if (!buf)
-        return blk_fail(err, ENOMEM, "reading the %s of '%s'", what, node->name);
-    ret = blk_child_pread(qcow2_file(node), offset, entries * 8, buf, err);
-    if (ret < 0) {
-        free(buf);
-        return ret;
-    }
-    for (uint64_t i = 0; i < entries; i++)
-        buf[i] = be64_get(&buf[i]);
-    *table = buf;
-    return 0;
-}
-
-static int load_l1(struct blk_node *node, uint64_t offset, uint32_t entries, struct blk_error *err)
-{
-    struct qcow2_state *s = qcow2_state(node);
-    uint64_t *table;
-    int ret = qcow2_read_table(node, offset, entries, QCOW2_MAX_L1_BYTES, &table, "L1 table", err);
-    if (ret < 0)
-        return ret;
-    uint8_t *dirty = blk_calloc(div_round_up((uint64_t)entries * 8, s->l1_unit) + 1, 1);
-    if (!dirty) {
-        free(table);
-        return blk_fail(err, ENOMEM, "reading the L1 table of '%s'", node->name);
-    }
-    free(s->l1);
-    free(s->l1_dirty);
-    s->l1 = table;
-    s->l1_dirty = dirty;
-    s->l1_entries = entries;
-    s->l1_offset = offset;
-    return 0;
-}
-
-/*
- * A new image may end before an L1 table of zeroes that nobody wrote. A file that was cut short
- * looks the same but for its refcounts: they count what the table led to.
- */
-static bool was_never_filled(struct blk_node *node)
-{
-    const struct qcow2_state *s = qcow2_state(node);
-    uint64_t structure = 1 + s->header.reftable_clusters +
-                         div_round_up((uint64_t)s->header.l1_entries * 8, s->cluster_bytes);
-    uint64_t in_use = 0, blocks = 0;
-
-    if (s->header.snapshot_count || s->header.autoclear & QCOW2_AUTOCLEAR_BITMAPS ||
-        qcow2_reftable_load(node, NULL) < 0)
-        return false;
-    for (uint64_t i = 0; i < s->reftable_entries; i++) {
-        blocks += s->reftable[i] != 0;
-        for (uint64_t j = 0; s->reftable[i] && j < s->refblock_entries; j++) {
-            uint64_t count;
-            if (qcow2_refcount(node, i * s->refblock_entries + j, &count, NULL) < 0)
-                return false;
-            in_use += count != 0;
-            if (in_use > structure + blocks)
-                return false;
-        }
-        if (blocks > 16)
-            return false; /* this many mean data */
-    }
-    return blocks > 0;
-}
-
-/* [locked] An L1 table of nothing. */
-static int make_empty_l1(struct blk_node *node, struct blk_error *err)
-{
-    struct qcow2_state *s = qcow2_state(node);
-    uint64_t bytes = (uint64_t)s->header.l1_entries * 8;
-
-    s->l1 = calloc(1, u64_max(bytes, 8));
-    s->l1_dirty = calloc(div_round_up(bytes, s->l1_unit) + 1, 1);
-    if (s->l1 && s->l1_dirty)
-        return 0;
-    free(s->l1);
-    free(s->l1_dirty);
-    s->l1 = NULL;
-    s->l1_dirty = NULL;
-    return blk_fail(err, ENOMEM, "reading the L1 table of '%s'", node->name);
-}
-
-int qcow2_l1_load(struct blk_node *node, struct blk_error *err)
-{
-    const struct qcow2_state *s = qcow2_state(node);
-
-    if (s->l1)
-        return 0;
-    if (!blk_is_writable(node) && s->header.l1_offset >= blk_size(qcow2_file(node)) &&
-        was_never_filled(node))
-        return make_empty_l1(node, err);
-    return load_l1(node, s->header.l1_offset, s->header.l1_entries, err);
-}
-
-int qcow2_use_l1(struct blk_node *node, uint64_t offset, uint32_t entries, uint64_t size,
-                 struct blk_error *err)
-{
-    struct qcow2_state *s = qcow2_state(node);
-    uint64_t needed = qcow2_l1_entries_for(size, s->cluster_bits, s->extended);
-    if (entries < needed)
-        return blk_fail_why(err, EIO, "its L1 table is too small for its size",
-                            "reading a snapshot of '%s'", node->name);
-    qcow2_lock(s);
-    int ret = load_l1(node, offset, entries, err);
-    qcow2_unlock(s);
-    if (ret == 0)
-        blk_node_set_size(node, size);
-    return ret;
-}
-
-void qcow2_l1_set(struct blk_node *node, uint32_t index, uint64_t entry)
-{
-    struct qcow2_state *s = qcow2_state(node);
-    s->l1[index] = entry;
-    s->l1_dirty[(uint64_t)index * 8 / s->l1_unit] = 1;
-    s->l1_any_dirty = true;
-}
 
 static uint64_t l1_index(const struct qcow2_state *s, uint64_t offset)
 {

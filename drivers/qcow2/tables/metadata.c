@@ -1,63 +1,24 @@
 /*
- * What must never be overwritten, and what happens when a table turns out to be invalid.
- *
- * An image whose tables contradict each other cannot be written without making it worse. The
- * first such finding sets the corrupt bit, so that nobody else writes to it before a check, and
- * poisons the image for this run. Reading stays possible where the tables allow it.
+ * What must never be overwritten.
  *
  * Structures at known places (header, L1, refcount table, snapshot table) are compared as ranges.
  * Active L2 tables and refcount blocks can be anywhere: a hash set of their clusters is filled
  * from L1 and refcount table before the first change and kept in step, so that a check costs one
  * probe a cluster.
  */
+#include "drivers/qcow2/tables/metadata.h"
+
 #include <errno.h>
-#include <stdarg.h>
-#include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 
 #include "blockcore/base/memory.h"
-#include "drivers/qcow2/qcow2.h"
+#include "drivers/qcow2/header/corrupt.h"
+#include "drivers/qcow2/state.h"
+#include "drivers/qcow2/tables/l1.h"
+#include "drivers/qcow2/tables/refcount.h"
 
 #define EMPTY UINT64_C(0)
 #define DELETED UINT64_MAX
-
-/*
- * Sets the corrupt bit in sector 0. Best effort: the caller fails anyway, and the image is
- * poisoned.
- */
-static void set_corrupt_bit(struct blk_node *node)
-{
-    struct qcow2_state *s = qcow2_state(node);
-
-    pthread_mutex_lock(&s->header_mutex);
-    uint64_t incompatible = s->header.incompatible | QCOW2_INCOMPAT_CORRUPT;
-    if (s->header.version >= 3 && incompatible != s->header.incompatible) {
-        s->header.incompatible = incompatible;
-        be64_put(s->sector0 + QCOW2_AT_INCOMPATIBLE, incompatible);
-        if (blk_child_pwrite(qcow2_file(node), 0, sizeof(s->sector0), s->sector0, 0, NULL) == 0)
-            blk_child_flush(qcow2_file(node), NULL);
-    }
-    pthread_mutex_unlock(&s->header_mutex);
-}
-
-int qcow2_corrupt(struct blk_node *node, struct blk_error *err, const char *why, ...)
-{
-    struct qcow2_state *s = qcow2_state(node);
-    char text[512] = "Image is corrupt: ";
-    size_t length = strlen(text);
-    va_list args;
-    va_start(args, why);
-    vsnprintf(text + length, sizeof(text) - length, why, args);
-    va_end(args);
-
-    atomic_store(&s->saw_damage, true);
-    if (blk_is_writable(node) && !(node->flags & BLK_IN_CHECK) && qcow2_poison(s, EIO)) {
-        atomic_store(&s->found_corrupt, true);
-        set_corrupt_bit(node);
-    }
-    return blk_fail_why(err, EIO, text, "using the qcow2 image '%s'", node->name);
-}
 
 /* ---- the set ---- */
 
@@ -149,8 +110,8 @@ static int check_ranges(struct blk_node *node, uint64_t offset, uint64_t bytes,
     } ranges[] = {
         { QCOW2_OVERLAP_HEADER, 0, cluster_bytes, "the header" },
         { QCOW2_OVERLAP_L1, s->l1_offset, (uint64_t)s->l1_entries * 8, "the L1 table" },
-        { QCOW2_OVERLAP_REFTABLE, s->reftable_homeless ? 0 : s->reftable_offset,
-          s->reftable_homeless ? 0 : s->reftable_entries * 8, "the refcount table" },
+        { QCOW2_OVERLAP_REFTABLE, s->reftable_unplaced ? 0 : s->reftable_offset,
+          s->reftable_unplaced ? 0 : s->reftable_entries * 8, "the refcount table" },
         { QCOW2_OVERLAP_SNAPSHOTS, s->header.snapshots_offset,
           s->header.snapshot_count ? cluster_bytes : 0, "the snapshot table" },
     };
@@ -222,4 +183,24 @@ int qcow2_check_overlap(struct blk_node *node, uint64_t offset, uint64_t bytes,
         if (contains(&s->metadata, cluster))
             return found_overlap(node, offset, bytes, "an L2 table or refcount block", err);
     return 0;
+}
+
+/* The tables' places are nearly always known, so that the lock can be shared. */
+int qcow2_check_target(struct blk_node *node, uint64_t host, uint64_t bytes, struct blk_error *err)
+{
+    struct qcow2_state *s = qcow2_state(node);
+    if (s->data_file)
+        return 0;
+
+    pthread_rwlock_rdlock(&s->lock);
+    bool known = s->metadata_known;
+    int ret = known ? qcow2_check_overlap(node, host, bytes, err) : 0;
+    pthread_rwlock_unlock(&s->lock);
+    if (known)
+        return ret;
+
+    qcow2_lock(s);
+    ret = qcow2_check_overlap(node, host, bytes, err);
+    qcow2_unlock(s);
+    return ret;
 }

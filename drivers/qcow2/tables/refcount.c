@@ -10,7 +10,11 @@
 
 #include <errno.h>
 #include <stdlib.h>
-#include <string.h>
+
+#include "blockcore/graph/events.h"
+#include "drivers/qcow2/header/corrupt.h"
+#include "drivers/qcow2/medium.h"
+#include "drivers/qcow2/state.h"
 
 int qcow2_reftable_load(struct blk_node *node, struct blk_error *err)
 {
@@ -35,7 +39,7 @@ int qcow2_reftable_load(struct blk_node *node, struct blk_error *err)
     s->reftable = table;
     s->reftable_entries = entries;
     s->reftable_offset = s->header.reftable_offset;
-    s->virgin = round_up(blk_size(qcow2_file(node)), s->cluster_bytes);
+    s->unwritten = round_up(blk_size(qcow2_file(node)), s->cluster_bytes);
     return 0;
 }
 
@@ -83,6 +87,16 @@ static int no_count(struct blk_node *node, uint64_t cluster, struct blk_error *e
                          (unsigned long long)(cluster << qcow2_state(node)->cluster_bits));
 }
 
+/* The count became 0. */
+static void cluster_freed(struct qcow2_state *s, uint64_t cluster)
+{
+    s->free_hint = u64_min(s->free_hint, cluster);
+    s->unwritten = u64_max(s->unwritten, (cluster + 1) << s->cluster_bits);
+    /* Nothing may be packed into a cluster that somebody else can be given. */
+    if (s->compressed_next && (s->compressed_next - 1) >> s->cluster_bits == cluster)
+        s->compressed_next = 0;
+}
+
 /*
  * Adds `delta` to the counts of the clusters [first, last]; stops at the first that cannot
  * change.
@@ -106,7 +120,7 @@ static int change(struct blk_node *node, uint64_t first, uint64_t last, int delt
         count += (uint64_t)(int64_t)delta;
         qcow2_refslice_put(s, slice, index, count);
         if (!count)
-            qcow2_cluster_freed(s, *done);
+            cluster_freed(s, *done);
     }
     return 0;
 }
@@ -133,65 +147,6 @@ int qcow2_refcount_decrease(struct blk_node *node, uint64_t offset, uint64_t byt
     return bytes ? change(node, offset >> s->cluster_bits, (offset + bytes - 1) >> s->cluster_bits,
                           -1, &done, err)
                  : 0;
-}
-
-/* ---- growth ---- */
-
-int qcow2_reftable_grow(struct blk_node *node, uint64_t block, struct blk_error *err)
-{
-    struct qcow2_state *s = qcow2_state(node);
-    if (block < s->reftable_entries)
-        return 0;
-
-    uint64_t per_cluster = s->cluster_bytes / 8;
-    uint64_t entries = round_up(u64_max(block + 1, s->reftable_entries * 3 / 2), per_cluster);
-    if ((block + 1) * 8 > QCOW2_MAX_REFTABLE_BYTES)
-        return blk_fail_why(err, EFBIG, "its refcount table cannot grow any further",
-                            "allocating clusters in '%s'", node->name);
-    entries = u64_min(entries, QCOW2_MAX_REFTABLE_BYTES / 8);
-
-    blk_event(qcow2_file(node), BLK_EVENT_REFTABLE_GROW);
-    uint64_t *table = realloc(s->reftable, entries * 8);
-    if (!table)
-        return blk_fail(err, ENOMEM, "growing the refcount table of '%s'", node->name);
-    uint64_t old_entries = s->reftable_entries;
-    memset(table + old_entries, 0, (entries - old_entries) * 8);
-    s->reftable = table; /* at once: what follows may look something up in it */
-    s->reftable_entries = entries;
-
-    /*
-     * The place that it leaves: free once the header points elsewhere; at once if the header
-     * never did.
-     */
-    if (!s->reftable_homeless) {
-        uint64_t old_bytes = old_entries * 8;
-        if (s->reftable_moved)
-            qcow2_refcount_decrease(node, s->reftable_offset, old_bytes, NULL);
-        else
-            qcow2_free_later(node, s->reftable_offset, old_bytes, QCOW2_FREE_OTHER);
-    }
-    s->reftable_homeless = true;
-    s->reftable_moved = true;
-    return 0;
-}
-
-int qcow2_reftable_place(struct blk_node *node, struct blk_error *err)
-{
-    struct qcow2_state *s = qcow2_state(node);
-    /* Finding a place may make it grow again. */
-    while (s->reftable_homeless) {
-        uint64_t bytes = s->reftable_entries * 8, offset;
-        int ret = qcow2_alloc_unplaced(node, bytes, &offset, err);
-        if (ret == 0 && s->reftable_entries * 8 != bytes)
-            ret = qcow2_refcount_decrease(node, offset, bytes, err);
-        else if (ret == 0) {
-            s->reftable_offset = offset;
-            s->reftable_homeless = false;
-        }
-        if (ret < 0)
-            return ret;
-    }
-    return 0;
 }
 
 void qcow2_reftable_set(struct qcow2_state *s, uint64_t block, uint64_t offset)

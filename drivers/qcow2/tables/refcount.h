@@ -1,10 +1,37 @@
 /*
- * What refcount.c, alloc.c and epoch.c share among themselves. All of it [locked].
+ * How often each host cluster is referred to.
  */
 #ifndef DRIVERS_QCOW2_TABLES_REFCOUNT_H
 #define DRIVERS_QCOW2_TABLES_REFCOUNT_H
 
-#include "drivers/qcow2/qcow2.h"
+#include <stdint.h>
+
+#include "drivers/qcow2/state.h"
+
+/*
+ * [locked] Reads the refcount table unless it is in memory. All that is declared here and
+ * in alloc.h does it by itself.
+ */
+int qcow2_reftable_load(struct blk_node *node, struct blk_error *err);
+
+/* [locked] The count of the cluster with that index; 0 beyond the table. */
+int qcow2_refcount(struct blk_node *node, uint64_t cluster, uint64_t *count,
+                   struct blk_error *err);
+
+/*
+ * [locked] Adds one to the counts of all clusters that [offset, offset + bytes) touches. Takes
+ * effect on the medium before any L2 or L1 change of the same epoch. -ERANGE (nothing changed)
+ * when a count is at its maximum.
+ */
+int qcow2_refcount_increase(struct blk_node *node, uint64_t offset, uint64_t bytes,
+                            struct blk_error *err);
+
+/*
+ * [locked] Takes one from the counts of the clusters that the range touches, at once: only for
+ * what nothing on the medium points to. Otherwise qcow2_free_later(). A count of 0 is corruption.
+ */
+int qcow2_refcount_decrease(struct blk_node *node, uint64_t offset, uint64_t bytes,
+                            struct blk_error *err);
 
 /* Counts in one cached slice of a refcount block. */
 static inline uint64_t qcow2_counts_per_slice(const struct qcow2_state *s)
@@ -13,38 +40,17 @@ static inline uint64_t qcow2_counts_per_slice(const struct qcow2_state *s)
 }
 
 /*
- * The slice that has the cluster's count, and the count's index in it. *slice is NULL where there
- * is no block.
+ * [locked] The slice that has the cluster's count, and the count's index in it. *slice is NULL
+ * where there is no block.
  */
 int qcow2_refslice(struct blk_node *node, uint64_t cluster, struct qcow2_table **slice,
                    uint64_t *index, struct blk_error *err);
 
-/* Stores a count, which must fit. */
+/* [locked] Stores a count, which must fit. */
 void qcow2_refslice_put(struct qcow2_state *s, struct qcow2_table *slice, uint64_t index,
                         uint64_t count);
 
-/*
- * Makes the refcount table (in memory) large enough for that block. It may then have no place in
- * the file until qcow2_reftable_place() finds one.
- */
-int qcow2_reftable_grow(struct blk_node *node, uint64_t block, struct blk_error *err);
-int qcow2_reftable_place(struct blk_node *node, struct blk_error *err);
-
-/* Hooks a refcount block up. */
+/* [locked] Hooks a refcount block up. */
 void qcow2_reftable_set(struct qcow2_state *s, uint64_t block, uint64_t offset);
-
-/* As qcow2_alloc(), but leaves a refcount table that had to grow without a place. */
-int qcow2_alloc_unplaced(struct blk_node *node, uint64_t bytes, uint64_t *offset,
-                         struct blk_error *err);
-
-/* The cluster's count became 0. */
-void qcow2_cluster_freed(struct qcow2_state *s, uint64_t cluster);
-
-/*
- * Applies frees whose cause is stable; tells the file which clusters it can forget. Without the
- * lock.
- */
-int qcow2_frees_apply(struct blk_node *node, const struct qcow2_frees *frees,
-                      struct blk_error *err);
 
 #endif

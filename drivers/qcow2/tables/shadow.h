@@ -2,17 +2,18 @@
  * A complete refcount structure being built next to the live one, for operations that switch
  * everything by one header sector (C8): snapshot create, apply, delete, check -r, another width,
  * the emptying of an overlay. Use:
- *   qcow2_settle(); qcow2_shadow_begin() with the live counts or with none; change counts with
+ *   qcow2_commit_all(); qcow2_shadow_begin() with the live counts or with none; change counts with
  *   qcow2_shadow_set/_add; place new tables with qcow2_shadow_alloc() and write them there with
  *   blk_child_pwrite(); qcow2_shadow_finish() writes table and blocks and fills the refcount
  *   fields of *next; blk_child_flush(); qcow2_header_switch(); qcow2_forget_tables().
  * Nothing that the live structure counts is ever written over, whatever the new counts say. If
  * anything fails before the switch, the image is what it was.
  */
-#ifndef DRIVERS_QCOW2_SHAPE_SHADOW_H
-#define DRIVERS_QCOW2_SHAPE_SHADOW_H
+#ifndef DRIVERS_QCOW2_TABLES_SHADOW_H
+#define DRIVERS_QCOW2_TABLES_SHADOW_H
 
-#include "drivers/qcow2/qcow2.h"
+#include "blockcore/graph/types.h"
+#include "drivers/qcow2/state.h"
 
 struct qcow2_shadow {
     struct blk_node *node;

@@ -6,16 +6,19 @@
  * qcow2_cache_trim(), which runs when the lock is given back: so a pointer to a slice is good for
  * as long as the lock is held, and no operation can fail for lack of a place. A changed slice
  * stays until an epoch has written it; epochs are committed before changed slices fill more than
- * the limit (qcow2_relieve()).
+ * the limit (qcow2_commit_if_full()).
  *
  * Eviction is by a clock: the ring is walked, a slice used since the last visit is spared once.
  */
+#include "drivers/qcow2/cache.h"
+
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "blockcore/base/bytes.h"
 #include "blockcore/base/memory.h"
-#include "drivers/qcow2/qcow2.h"
+#include "blockcore/graph/io.h"
 
 #define FIRST_BUCKETS 64
 #define MIN_SLICES 8
@@ -124,19 +127,18 @@ struct qcow2_table *qcow2_cache_find(struct qcow2_cache *cache, uint64_t offset)
     return table;
 }
 
-static int insert(struct qcow2_cache *cache, uint64_t offset, struct qcow2_table **result)
+struct qcow2_table *qcow2_cache_insert(struct qcow2_cache *cache, uint64_t offset)
 {
-    *result = NULL;
     if (cache->count >= cache->bucket_count && grow_buckets(cache) < 0)
-        return -ENOMEM;
+        return NULL;
     struct qcow2_table *table = blk_calloc(1, sizeof(*table));
     if (!table)
-        return -ENOMEM;
+        return NULL;
     table->data = cache->entry_bytes >= 4096 ? blk_buffer_alloc(cache->entry_bytes)
                                              : blk_malloc(cache->entry_bytes);
     if (!table->data) {
         free(table);
-        return -ENOMEM;
+        return NULL;
     }
     table->offset = offset;
     atomic_init(&table->used, true);
@@ -145,8 +147,7 @@ static int insert(struct qcow2_cache *cache, uint64_t offset, struct qcow2_table
     *bucket = table;
     clock_insert(cache, table);
     cache->count++;
-    *result = table;
-    return 0;
+    return table;
 }
 
 static void mark_clean(struct qcow2_cache *cache, struct qcow2_table *table)
@@ -173,35 +174,13 @@ static void forget(struct qcow2_cache *cache, struct qcow2_table *table)
 
 /* ---- for the driver ---- */
 
-int qcow2_cache_get(struct blk_node *node, struct qcow2_cache *cache, uint64_t offset,
-                    struct qcow2_table **table, struct blk_error *err)
-{
-    *table = qcow2_cache_find(cache, offset);
-    if (*table)
-        return 0;
-
-    int ret = qcow2_check_cut_off(node, qcow2_file(node), offset, cache->entry_bytes, "table",
-                                  err);
-    if (ret < 0)
-        return ret;
-    struct qcow2_table *loaded;
-    if (insert(cache, offset, &loaded) < 0)
-        return blk_fail(err, ENOMEM, "reading a table of '%s'", node->name);
-    blk_event(qcow2_file(node), cache->load_event);
-    ret = blk_child_pread(qcow2_file(node), offset, cache->entry_bytes, loaded->data, err);
-    if (ret < 0) {
-        forget(cache, loaded);
-        return ret;
-    }
-    *table = loaded;
-    return 0;
-}
-
 int qcow2_cache_new(struct qcow2_cache *cache, uint64_t offset, struct qcow2_table **table,
                     struct blk_error *err)
 {
     *table = qcow2_cache_find(cache, offset);
-    if (!*table && insert(cache, offset, table) < 0)
+    if (!*table)
+        *table = qcow2_cache_insert(cache, offset);
+    if (!*table)
         return blk_fail(err, ENOMEM, "making a new table");
     memset((*table)->data, 0, cache->entry_bytes);
     (*table)->fresh = true;

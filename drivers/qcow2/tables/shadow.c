@@ -5,11 +5,15 @@
  * a piece of it. New tables go to clusters that neither the live nor the new counts use: until
  * the header is switched nothing that the image consists of has been touched.
  */
+#include "drivers/qcow2/tables/shadow.h"
+
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "drivers/qcow2/shape/shadow.h"
+#include "blockcore/graph/events.h"
+#include "blockcore/graph/io.h"
+#include "drivers/qcow2/state.h"
 #include "drivers/qcow2/tables/refcount.h"
 
 static uint64_t counts_per_block(const struct qcow2_shadow *shadow)

@@ -1,0 +1,60 @@
+/*
+ * All structures of an image that refer to host clusters, in the order in which they are counted.
+ */
+#include "blockcore/base/memory.h"
+#include "drivers/qcow2/check/check.h"
+#include "drivers/qcow2/header/header.h"
+#include "drivers/qcow2/medium.h"
+#include "drivers/qcow2/state.h"
+
+static void collect_encryption_header(struct qcow2_check *check)
+{
+    const struct qcow2_extension *luks =
+        qcow2_tail_find(&qcow2_state(check->node)->tail, QCOW2_EXT_LUKS);
+    if (luks && luks->bytes == 16)
+        qcow2_check_add_table(check, be64_get(luks->data), be64_get(luks->data + 8),
+                              "the encryption header");
+}
+
+static int collect_refcount_structure(struct qcow2_check *check, struct blk_error *err)
+{
+    const struct qcow2_state *s = qcow2_state(check->node);
+    uint64_t bytes = (uint64_t)s->header.reftable_clusters * s->cluster_bytes;
+    BLK_AUTOFREE uint64_t *table = NULL;
+
+    if (!bytes)
+        qcow2_check_corruption(check, "there is no refcount table");
+    if (!bytes || !qcow2_check_add_refs(check, s->header.reftable_offset, bytes, QCOW2_USE_OTHER,
+                                        1, "the refcount table")) {
+        check->broken_counts = true;
+        return 0;
+    }
+    int ret = qcow2_read_table(check->node, s->header.reftable_offset, bytes / 8,
+                               QCOW2_MAX_REFTABLE_BYTES, &table, "refcount table", err);
+    for (uint64_t i = 0; i < bytes / 8 && ret == 0; i++) {
+        uint64_t offset = table[i] & QCOW2_REFTABLE_OFFSET;
+        if (table[i] & QCOW2_REFTABLE_RESERVED || offset % s->cluster_bytes ||
+            offset / s->cluster_bytes >= check->clusters) {
+            qcow2_check_corruption(check, "refcount block %llu has the invalid offset 0x%llx",
+                                   (unsigned long long)i, (unsigned long long)table[i]);
+            check->broken_counts = true;
+        } else if (offset && !qcow2_check_add_refs(check, offset, s->cluster_bytes,
+                                                   QCOW2_USE_OTHER, 1, "a refcount block")) {
+            check->broken_counts = true;
+        }
+    }
+    return ret;
+}
+
+int qcow2_check_collect(struct qcow2_check *check, bool refcount_structure, struct blk_error *err)
+{
+    qcow2_check_add_refs(check, 0, qcow2_state(check->node)->cluster_bytes, QCOW2_USE_OTHER, 1,
+                         "the header");
+    int ret = qcow2_check_l1_tables(check, err);
+    if (ret == 0)
+        ret = qcow2_check_bitmaps(check, err);
+    collect_encryption_header(check);
+    if (ret == 0 && refcount_structure)
+        ret = collect_refcount_structure(check, err);
+    return ret;
+}

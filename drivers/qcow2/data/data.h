@@ -1,0 +1,99 @@
+/*
+ * The data operations.
+ *
+ *   status.c        block_status
+ *   read.c, write.c, zero.c, compressed.c
+ *   preallocate.c   places for clusters that nobody has written yet
+ *   vm_state.c      the state of a machine, behind the disk
+ *   compress.c      packs and unpacks one cluster
+ */
+#ifndef DRIVERS_QCOW2_DATA_DATA_H
+#define DRIVERS_QCOW2_DATA_DATA_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "blockcore/graph/types.h"
+#include "drivers/qcow2/state.h"
+#include "drivers/qcow2/tables/frees.h"
+
+int qcow2_block_status(struct blk_node *node, uint64_t offset, uint64_t bytes, unsigned want,
+                       struct blk_extent *extent, struct blk_error *err);
+
+int qcow2_pread(struct blk_node *node, uint64_t offset, uint64_t bytes, void *buf,
+                struct blk_error *err);
+/*
+ * Reads without taking the range; bytes between the virtual size and the machine's state are
+ * zeroes. For whoever holds the range.
+ */
+int qcow2_read_held(struct blk_node *node, uint64_t offset, uint64_t bytes, void *buf,
+                    struct blk_error *err);
+/*
+ * Reads the compressed piece at the host offset and unpacks it. `piece` has room for its `bytes`,
+ * `cluster` for a cluster. A piece that ends past the end of the file is good if it can be unpacked
+ * from the bytes that are there: its length is in sectors. -EIO if it cannot.
+ */
+int qcow2_read_piece(struct blk_node *node, uint64_t offset, uint32_t bytes, uint8_t *piece,
+                     void *cluster, struct blk_error *err);
+int qcow2_pwrite(struct blk_node *node, uint64_t offset, uint64_t bytes, const void *buf,
+                 unsigned flags, struct blk_error *err);
+/* Writes zeroes as data: for what cannot be marked as zero. */
+int qcow2_write_zero_data(struct blk_node *node, uint64_t offset, uint64_t bytes,
+                          struct blk_error *err);
+/*
+ * Whether the guest range is known to read as zeroes without a look at any data. For whoever
+ * holds the range.
+ */
+int qcow2_is_known_zero(struct blk_node *node, uint64_t offset, uint64_t bytes, bool *zero,
+                        struct blk_error *err);
+int qcow2_copy_range(struct blk_node *node, uint64_t offset, struct blk_node *source,
+                     uint64_t source_offset, uint64_t bytes, struct blk_error *err);
+int qcow2_write_zeroes(struct blk_node *node, uint64_t offset, uint64_t bytes, unsigned flags,
+                       struct blk_error *err);
+int qcow2_discard(struct blk_node *node, uint64_t offset, uint64_t bytes, struct blk_error *err);
+/*
+ * Takes the mapping of whole clusters away, so that the backing file shows or zeroes do. May
+ * reach past the virtual size, as far as L1 does.
+ */
+int qcow2_unmap(struct blk_node *node, uint64_t offset, uint64_t bytes, enum qcow2_free_why why,
+                struct blk_error *err);
+/*
+ * Marks whole (sub)clusters as zeroes, as write_zeroes does; may reach past the virtual size.
+ * Version 3.
+ */
+int qcow2_zero_behind(struct blk_node *node, uint64_t offset, uint64_t bytes,
+                      struct blk_error *err);
+int qcow2_write_compressed(struct blk_node *node, uint64_t offset, uint64_t bytes, const void *buf,
+                           struct blk_error *err);
+
+/* ---- vm_state.c ---- */
+
+/* Run alone: writing may move the L1 table. */
+int qcow2_vm_state_read(struct blk_node *node, uint64_t offset, uint64_t bytes, void *buf,
+                        struct blk_error *err);
+int qcow2_vm_state_write(struct blk_node *node, uint64_t offset, uint64_t bytes, const void *buf,
+                         struct blk_error *err);
+
+/* ---- preallocate.c ---- */
+
+/*
+ * Maps the unmapped clusters of the guest range to newly allocated ones that read as zeroes;
+ * FALLOC and FULL reserve or write their space too. For create and truncate. OFF does nothing.
+ */
+int qcow2_preallocate(struct blk_node *node, uint64_t offset, uint64_t bytes,
+                      enum blk_prealloc prealloc, struct blk_error *err);
+
+/* ---- compress.c ---- */
+
+/* One cluster. *out_bytes is the length of the piece; -ENOSPC when it does not fit into `room`. */
+int qcow2_compress_cluster(const struct qcow2_state *s, const void *cluster, void *out, size_t room,
+                           size_t *out_bytes, struct blk_error *err);
+/*
+ * Unpacks a piece (`in_bytes` may include what follows it in its last sector) into exactly one
+ * cluster.
+ */
+int qcow2_decompress_cluster(const struct qcow2_state *s, const void *in, size_t in_bytes,
+                             void *out, struct blk_error *err);
+
+#endif

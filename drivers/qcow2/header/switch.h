@@ -1,0 +1,62 @@
+/*
+ * Writing cluster 0.
+ */
+#ifndef DRIVERS_QCOW2_HEADER_SWITCH_H
+#define DRIVERS_QCOW2_HEADER_SWITCH_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "drivers/qcow2/state.h"
+
+/*
+ * Lays cluster 0 out: header, extensions within the first sector but for the feature names, which
+ * come last, end mark, backing name. Fills buf[0..cluster size) and header's backing_offset,
+ * backing_bytes and header_bytes. For new images; an existing one goes through
+ * qcow2_header_relayout(). Errors: -EFBIG when it does not fit into the cluster or the first
+ * sector.
+ */
+int qcow2_header_encode(struct qcow2_header *header, const struct qcow2_tail *tail, uint8_t *buf,
+                        struct blk_error *err);
+
+/*
+ * The switch of C4: replaces the header's fields by those of *next in one write of sector 0, and
+ * flushes. cluster_bits, header_bytes, backing name and extensions stay. All that *next points to
+ * must be stable before (qcow2_commit_all()). On success the state's header is *next. After a
+ * failure nobody knows what the medium has: the image is poisoned and nothing is written to it any
+ * more.
+ */
+int qcow2_header_switch(struct blk_node *node, const struct qcow2_header *next,
+                        struct blk_error *err);
+
+/*
+ * Writes these bytes of cluster 0, which may tear, and flushes. Requests may be in flight. A
+ * failure poisons the image.
+ */
+int qcow2_header_patch(struct blk_node *node, uint64_t offset, const void *data, size_t bytes,
+                       struct blk_error *err);
+
+/* qcow2_header_switch() of the refcount table alone, while requests are in flight (epoch.c). */
+int qcow2_header_switch_reftable(struct blk_node *node, uint64_t offset, uint32_t clusters,
+                                 struct blk_error *err);
+
+/*
+ * qcow2_header_switch() with other extensions or another backing name: what lies behind sector 0
+ * goes to bytes that the old layout does not use and is flushed first. Feature names that are in
+ * the way are dropped. Errors that leave everything as it was: -ENOSPC when no such layout exists.
+ * On success the state's header and tail are replaced by copies of the new.
+ */
+int qcow2_header_relayout(struct blk_node *node, const struct qcow2_header *next,
+                          const struct qcow2_tail *tail, struct blk_error *err);
+
+/* 0 if qcow2_header_relayout() would find a layout for `tail`, else its error. Changes nothing. */
+int qcow2_header_can_relayout(struct blk_node *node, const struct qcow2_tail *tail,
+                              struct blk_error *err);
+
+/*
+ * Sets the corrupt bit, in an image that is poisoned already. Best effort: whoever found the damage
+ * fails anyway.
+ */
+void qcow2_header_mark_corrupt(struct blk_node *node);
+
+#endif

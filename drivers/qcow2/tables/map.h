@@ -1,0 +1,73 @@
+/*
+ * Where guest data is: guest offset -> L1 -> L2 slice -> entry.
+ */
+#ifndef DRIVERS_QCOW2_TABLES_MAP_H
+#define DRIVERS_QCOW2_TABLES_MAP_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "drivers/qcow2/state.h"
+#include "drivers/qcow2/tables/frees.h"
+
+enum qcow2_kind {
+    QCOW2_UNALLOCATED,        /* the backing file shows; no host cluster */
+    QCOW2_UNALLOCATED_HOST,   /* the same, in a cluster that has a host cluster (extended L2) */
+    QCOW2_ZERO,               /* reads as zeroes; no host cluster */
+    QCOW2_ZERO_HOST,          /* the same, host cluster kept */
+    QCOW2_DATA,
+    QCOW2_COMPRESSED,
+};
+
+/* State of a guest range. */
+struct qcow2_mapping {
+    enum qcow2_kind kind;
+    bool copied;          /* the host cluster belongs to this one alone */
+    uint64_t bytes;       /* the range; host offsets run on in it */
+    uint64_t host_offset; /* of the first byte asked for; of the piece when compressed */
+    uint32_t compressed_bytes;
+};
+
+/*
+ * Looks [offset, offset + bytes) up: the longest uniform range at its beginning, within one L2
+ * slice. On failure mapping->bytes is how far it reaches; 0: not known.
+ */
+int qcow2_map(struct blk_node *node, uint64_t offset, uint64_t bytes,
+              struct qcow2_mapping *mapping, struct blk_error *err);
+
+/* One L2 entry, decoded. */
+struct qcow2_entry {
+    uint64_t entry;  /* first word */
+    uint64_t bitmap; /* second word of extended L2; 0 otherwise */
+};
+
+/*
+ * Kind of the subcluster (0 without extended L2) of an entry; -EIO for an impossible one, *why
+ * says what.
+ */
+int qcow2_entry_kind(const struct qcow2_state *s, struct qcow2_entry entry, unsigned subcluster,
+                     enum qcow2_kind *kind, const char **why);
+
+struct qcow2_entry qcow2_entry_get(const struct qcow2_state *s, const uint8_t *slice,
+                                   uint32_t index);
+/* Whether the entry, which is not a compressed cluster's, has a host cluster. */
+bool qcow2_entry_has_host(const struct qcow2_state *s, struct qcow2_entry entry);
+
+/*
+ * [locked] The slice that maps the guest offset, to change it, and the index of the entry in it. A
+ * missing table is made, a shared one copied.
+ */
+int qcow2_slice_write(struct blk_node *node, uint64_t offset, struct qcow2_table **slice,
+                      uint32_t *index, struct blk_error *err);
+
+/*
+ * [locked] Stores an entry and frees (later) what the old one pointed to and the new one does
+ * not.
+ */
+int qcow2_slice_set(struct blk_node *node, struct qcow2_table *slice, uint32_t index,
+                    struct qcow2_entry entry, enum qcow2_free_why why, struct blk_error *err);
+
+/* [locked] Frees (later) what an entry points to. */
+void qcow2_entry_free(struct blk_node *node, struct qcow2_entry entry, enum qcow2_free_why why);
+
+#endif
