@@ -440,7 +440,7 @@ END
     assert_equal "${#stderr_lines[@]}" 2
     assert_regex "${stderr_lines[0]}" 'bytes 33554432 to 67108863 cannot be read'
     qemu-io -c 'read -P 7 16M 64k' -c 'read -P 0 32M 32M' -c 'read -P 9 80M 64k' t >out
-    ! grep -E 'failed|error' out
+    run ! grep -E 'failed|error' out
 
     # Everything is written out; compressed, a cluster is lost in part only.
     run --separate-stderr blkimg convert --salvage -S 0 --image-opts -O raw "$l2" t.raw

@@ -129,8 +129,8 @@ since_of() {
     blkimg convert -n -O qcow2 full larger
     ids_are larger null null
     # A name in the header that leaves no room for ids is no reason to fail.
-    local i long=$PWD
-    for i in {1..60}; do long+=/././.; done
+    local long=$PWD
+    for _ in {1..60}; do long+=/././.; done
     while ! blkimg create -q -f qcow2 -o data_file="$long/data" long 1M 2>err; do long=${long%/.}; done
     blkimg convert -O qcow2 -o data_file="$long/data" full long
     blkimg mirror -o data_file="$long/dat2" full long2
