@@ -12,7 +12,7 @@ configured() {
     configured a
     run -0 make -s dist
     run -0 tar -tzf blkimg-*.tar.gz
-    assert_output --partial /blockcore/close.c
+    assert_output --partial /blockcore/graph/close.c
     refute_output --partial .o
     mv blkimg-*.tar.gz ../one.tar.gz
     assert_equal "$(ls)" $'Makefile\nconfig.h\nconfig.log\nconfig.mk'
