@@ -5,6 +5,7 @@
 
 bats_require_minimum_version 1.5.0
 load lib/common
+load lib/chain
 
 setup() {
     common_setup
@@ -23,10 +24,6 @@ make_disk() {
     blkimg io -c 'write -P 8 256k 64k' disk >out
     blkimg backup --new-bitmap=d disk full
     blkimg io -c 'write -P 9 0 64k' disk >out
-}
-
-id_of() {
-    blkimg info --output=json "$1" | jq -r '.backup.id'
 }
 
 # goes_on [BASE]: the next incremental backup is made and shows what the disk does.

@@ -4,21 +4,11 @@
 
 bats_require_minimum_version 1.5.0
 load lib/common
+load lib/chain
 
 setup() {
     common_setup
-    need qemu-img jq
-    blkimg create -q -f qcow2 disk 1M
-    blkimg io -c 'write -P 1 0 512k' disk >out
-    blkimg backup --new-bitmap=b disk full
-    blkimg io -c 'write -P 2 256k 64k' disk >out
-    blkimg backup --bitmap=b --base=full disk inc
-    FULL=$(id_of full)
-    INC=$(id_of inc)
-}
-
-id_of() {
-    blkimg info --output=json "$1" | jq -r '.backup.id'
+    chain_setup
 }
 
 # ids_are IMAGE ID PARENT
