@@ -6,9 +6,9 @@
 #include <sys/xattr.h>
 #include <unistd.h>
 
-static int real_openat(int folder, const char *path, int flags, mode_t mode)
+static int real_openat(int dirfd, const char *path, int flags, mode_t mode)
 {
-    return openat(folder, path, flags, mode);
+    return openat(dirfd, path, flags, mode);
 }
 
 static ssize_t real_copy_file_range(int from, off_t *from_offset, int to, off_t *to_offset,
@@ -37,9 +37,9 @@ static int real_fstat(int fd, struct stat *st)
     return fstat(fd, st);
 }
 
-static int real_fstatat(int folder, const char *path, struct stat *st, int flags)
+static int real_fstatat(int dirfd, const char *path, struct stat *st, int flags)
 {
-    return fstatat(folder, path, st, flags);
+    return fstatat(dirfd, path, st, flags);
 }
 
 const struct blk_sys blk_sys_real = {

@@ -12,7 +12,7 @@
 #include <sys/vfs.h>
 
 struct blk_sys {
-    int (*openat)(int folder, const char *path, int flags, mode_t mode);
+    int (*openat)(int dirfd, const char *path, int flags, mode_t mode);
     int (*close)(int fd);
     ssize_t (*pread)(int fd, void *buf, size_t bytes, off_t offset);
     ssize_t (*pwrite)(int fd, const void *buf, size_t bytes, off_t offset);
@@ -27,15 +27,15 @@ struct blk_sys {
     int (*fcntl_lock)(int fd, int command, struct flock *lock);
     int (*fcntl_int)(int fd, int command, int argument);
     int (*fstat)(int fd, struct stat *st);
-    int (*linkat)(int old_folder, const char *old_path, int new_folder, const char *new_path,
+    int (*linkat)(int old_dirfd, const char *old_path, int new_dirfd, const char *new_path,
                   int flags);
-    int (*renameat)(int old_folder, const char *old_path, int new_folder, const char *new_path);
-    int (*unlinkat)(int folder, const char *path, int flags);
+    int (*renameat)(int old_dirfd, const char *old_path, int new_dirfd, const char *new_path);
+    int (*unlinkat)(int dirfd, const char *path, int flags);
     /* For making and replacing files: who is there, and what a successor inherits. */
-    int (*fstatat)(int folder, const char *path, struct stat *st, int flags);
-    int (*statx)(int folder, const char *path, int flags, unsigned mask, struct statx *stx);
-    ssize_t (*readlinkat)(int folder, const char *path, char *buf, size_t bytes);
-    int (*renameat2)(int old_folder, const char *old_path, int new_folder, const char *new_path,
+    int (*fstatat)(int dirfd, const char *path, struct stat *st, int flags);
+    int (*statx)(int dirfd, const char *path, int flags, unsigned mask, struct statx *stx);
+    ssize_t (*readlinkat)(int dirfd, const char *path, char *buf, size_t bytes);
+    int (*renameat2)(int old_dirfd, const char *old_path, int new_dirfd, const char *new_path,
                      unsigned flags);
     int (*fchmod)(int fd, mode_t mode);
     int (*fchown)(int fd, uid_t owner, gid_t group);

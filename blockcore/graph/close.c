@@ -20,11 +20,6 @@ static const char *const step_names[BLK_STEP_COUNT] = {
     [BLK_STEP_RELEASE] = "release",
 };
 
-const char *blk_close_step_name(enum blk_close_step step)
-{
-    return step_names[step];
-}
-
 const char *blk_outcome_name(enum blk_outcome outcome)
 {
     static const char *const names[] = {

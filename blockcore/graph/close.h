@@ -46,9 +46,9 @@ struct blk_close_report {
 /*
  * Drops the caller's reference to `root`. Nodes that lose their last one are closed, parents before
  * children; every one is reached whatever fails. After a failed step, steps that would call an
- * image complete (store, publish) are skipped, and a name that was given before is taken back: after a
- * failure there is no target, or the old one, and the failure says which. Returns 0, or the first
- * failure as -errno with `err` filled. `report` (may be NULL) gets an entry a node and step.
+ * image complete (store, publish) are skipped, and a name that was given before is taken back:
+ * after a failure there is no target, or the old one, and the failure says which. Returns 0, or the
+ * first failure as -errno with `err` filled. `report` (may be NULL) gets an entry a node and step.
  */
 int blk_close(struct blk_node *root, struct blk_close_report *report, struct blk_error *err);
 
@@ -84,7 +84,6 @@ void blk_close_report_add(struct blk_close_report *report, const struct blk_node
                           enum blk_close_step step, const char *detail, enum blk_outcome outcome,
                           const struct blk_error *err);
 void blk_close_report_free(struct blk_close_report *report);
-const char *blk_close_step_name(enum blk_close_step step);
 const char *blk_outcome_name(enum blk_outcome outcome);
 
 #endif

@@ -11,7 +11,6 @@
 #include "blockcore/graph/backing.h"
 #include "blockcore/graph/close.h"
 #include "blockcore/graph/driver.h"
-#include "blockcore/graph/io.h"
 #include "blockcore/graph/links.h"
 #include "blockcore/graph/names.h"
 #include "blockcore/graph/open.h"

@@ -21,8 +21,8 @@ int blk_follow_symlink(char **path)
     if (length == 0 || (size_t)length == sizeof(text))
         return -ENAMETOOLONG;
     const char *slash = strrchr(*path, '/');
-    int folder = text[0] != '/' && slash ? (int)(slash - *path + 1) : 0;
-    char *next = blk_xasprintf("%.*s%.*s", folder, *path, (int)length, text);
+    int directory = text[0] != '/' && slash ? (int)(slash - *path + 1) : 0;
+    char *next = blk_xasprintf("%.*s%.*s", directory, *path, (int)length, text);
     free(*path);
     *path = next;
     return 0;

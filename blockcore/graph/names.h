@@ -1,5 +1,6 @@
 /*
- * What file names stand for: protocols, "json:", paths; and backing names relative to their overlay.
+ * What file names stand for (protocols, "json:", paths), and backing names, which are relative to
+ * their overlay.
  */
 #ifndef BLOCKCORE_GRAPH_NAMES_H
 #define BLOCKCORE_GRAPH_NAMES_H
@@ -12,7 +13,7 @@
 
 /*
  * The name of a backing file as seen from the image: "json:" and "PROTOCOL:" names and absolute
- * paths as they are, others relative to the folder of `image`. malloc()ed.
+ * paths as they are, others relative to the directory of `image`. malloc()ed.
  */
 char *blk_resolve_backing_name(const char *image, const char *backing);
 

@@ -65,12 +65,12 @@ int blk_open_new_backing(struct blk_node *node, const struct blk_open *how,
 
 /*
  * Whether the header of `node` may name that file as its backing file: 0, or why not (-ENOTUNIQ,
- * -ELOOP) when the chain below it leads to a file that this run writes, `node`'s own among them.
- * What cannot be opened is not judged. With `held` (may be NULL) what could be opened, or NULL, is
- * left open there: nothing of it can be overwritten until it is dropped.
+ * -ELOOP) when the chain below it leads to a file that this run writes, `node`'s own among them, or
+ * (-EINVAL) when the name is one that cannot be stored (links.h). What cannot be opened is not
+ * judged. With `held` (may be NULL) what could be opened, or NULL, is left open there: nothing of
+ * it can be overwritten until it is dropped.
  */
 int blk_check_backing(struct blk_node *node, const char *name, const char *format,
                       struct blk_node **held, struct blk_error *err);
-
 
 #endif

@@ -12,7 +12,7 @@
 #include "blockcore/base/memory.h"
 #include "blockcore/base/rename.h"
 #include "cmd/backup/backup.h"
-#include "cmd/common/folder.h"
+#include "cmd/common/directory.h"
 
 static int close_with_report(struct blk_node **root, struct blk_close_report *report,
                              struct blk_error *err)
@@ -52,7 +52,7 @@ static int take_back_renamed(void *state, struct blk_error *err)
 
     ret = ret < 0 ? blk_fail(err, -ret, "renaming '%s' back to '%s'", renamed->target,
                              renamed->partial)
-                  : sync_folder_of(renamed->target, err);
+                  : sync_directory_of(renamed->target, err);
     return end_renamed(renamed, ret);
 }
 
@@ -77,7 +77,7 @@ static int rename_partial(struct backup *backup, const struct backup_disk *disk,
         return end_renamed(renamed, blk_fail(err, -ret, "renaming '%s' to '%s'",
                                              disk->partial_name, disk->target_name));
     blk_published_add(&backup->published, &renamed->entry, &ops, renamed);
-    return sync_folder_of(disk->target_name, err);
+    return sync_directory_of(disk->target_name, err);
 }
 
 int backup_name_target(struct backup *backup, struct backup_disk *disk, struct blk_error *err)

@@ -6,7 +6,6 @@
 #include <string.h>
 
 #include "blockcore/base/memory.h"
-#include "blockcore/graph/close.h"
 #include "blockcore/graph/names.h"
 
 int backing_open(const struct image_args *args, const char *name, unsigned flags,
@@ -21,13 +20,13 @@ int backing_open(const struct image_args *args, const char *name, unsigned flags
 char *backing_name_for_header(const char *overlay, const char *backing)
 {
     BLK_AUTOFREE char *overlay_copy = blk_xstrdup(overlay);
-    BLK_AUTOFREE char *folder = realpath(dirname(overlay_copy), NULL);
+    BLK_AUTOFREE char *directory = realpath(dirname(overlay_copy), NULL);
     char *path = realpath(backing, NULL);
     if (!path)
         return blk_xstrdup(backing);
 
-    size_t length = folder ? strlen(folder) : 0;
-    if (folder && strncmp(path, folder, length) == 0 && path[length] == '/' &&
+    size_t length = directory ? strlen(directory) : 0;
+    if (directory && strncmp(path, directory, length) == 0 && path[length] == '/' &&
         !strchr(path + length + 1, '/')) {
         const char *base = path + length + 1;
         /* "12:00" would be the file "00" of a protocol "12". */

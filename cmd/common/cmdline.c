@@ -24,7 +24,6 @@
 #include "cmd/common/report.h"
 #include "cmd/common/usage.h"
 
-#define HELP_COLUMNS 80
 #define HELP_VALUE 1 /* popt's values: help, then the rows of the table */
 
 static bool takes_value(const struct cmd_option *option)

@@ -1,4 +1,4 @@
-/* Looks through the folder of a backup for images that have it as their backing file or base. */
+/* Looks through the directory of a backup for images that have it as their backing file or base. */
 #include "cmd/common/dependents.h"
 
 #include <dirent.h>

@@ -19,7 +19,11 @@
     "Runs in the background; its result is printed when it completes. aio_flush waits for it.\n" \
     "  -i   only pretend\n"
 
-const struct io_command io_commands[] = {
+static int io_help(struct io_session *session, int argc, char **argv);
+static int io_quit(struct io_session *session, int argc, char **argv);
+
+/* All commands in alphabetical order; an entry without name ends the table. */
+static const struct io_command io_commands[] = {
     { "abort", NULL, io_abort, 0, 0, 0, NULL, "end as if the program had crashed", NULL },
     { "aio_flush", NULL, io_aio_flush, 0, 0, IO_NEEDS_IMAGE, NULL,
       "wait for all requests in the background", NULL },
@@ -114,7 +118,7 @@ static void print_command(const struct io_command *command, const char *name)
            command->arguments ? command->arguments : "", command->summary);
 }
 
-int io_help(struct io_session *session, int argc, char **argv)
+static int io_help(struct io_session *session, int argc, char **argv)
 {
     (void)session;
     if (argc < 2) {
@@ -133,7 +137,7 @@ int io_help(struct io_session *session, int argc, char **argv)
     return 0;
 }
 
-int io_quit(struct io_session *session, int argc, char **argv)
+static int io_quit(struct io_session *session, int argc, char **argv)
 {
     (void)argc, (void)argv;
     session->quit = true;

@@ -58,9 +58,6 @@ struct io_command {
     const char *details;      /* more lines for "help NAME", or NULL */
 };
 
-/* All commands in alphabetical order; an entry without name ends the table. */
-extern const struct io_command io_commands[];
-
 /* The command of that name or alias, or NULL. */
 const struct io_command *io_command_find(const char *name);
 
@@ -181,7 +178,5 @@ int io_truncate(struct io_session *session, int argc, char **argv);
 int io_sleep(struct io_session *session, int argc, char **argv);
 int io_abort(struct io_session *session, int argc, char **argv);
 int io_sigraise(struct io_session *session, int argc, char **argv);
-int io_help(struct io_session *session, int argc, char **argv);
-int io_quit(struct io_session *session, int argc, char **argv);
 
 #endif

@@ -17,9 +17,9 @@
  */
 int io_put_overlay(struct blk_node **node, bool read_only, struct blk_error *err)
 {
-    const char *folder = getenv("TMPDIR");
+    const char *directory = getenv("TMPDIR");
     BLK_AUTOFREE char *name = blk_xasprintf("%s/blkimg-io-%ld.qcow2",
-                                            folder && *folder ? folder : "/var/tmp",
+                                            directory && *directory ? directory : "/var/tmp",
                                             (long)getpid());
     struct blk_options *creation = blk_options_new();
     struct blk_create create = {

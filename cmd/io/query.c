@@ -6,7 +6,6 @@
 #include "blockcore/base/bytes.h"
 #include "blockcore/graph/driver.h"
 #include "blockcore/graph/feature.h"
-#include "blockcore/graph/io.h"
 #include "blockcore/graph/ops.h"
 #include "blockcore/graph/status.h"
 #include "cmd/common/json_print.h"

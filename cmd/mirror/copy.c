@@ -8,7 +8,6 @@
 #include "blockcore/graph/names.h"
 #include "blockcore/graph/reopen.h"
 #include "blockcore/jobs/copy.h"
-#include "blockcore/jobs/difference.h"
 #include "cmd/common/backing.h"
 #include "cmd/common/same_content.h"
 #include "cmd/mirror/mirror.h"

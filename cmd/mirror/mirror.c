@@ -7,7 +7,6 @@
 #include <errno.h>
 #include <string.h>
 
-#include "blockcore/base/cancel.h"
 #include "cmd/common/same_file.h"
 #include "cmd/pivot/pivot.h"
 

@@ -46,7 +46,6 @@ int mirror_copy_live(struct mirror *mirror, struct blk_error *err);
 /* Opens the finished target as anybody would, and compares. */
 int mirror_prove_target(struct mirror *mirror, struct blk_error *err);
 
-
 /* The proved target says which backup it is, if the source is one. */
 int mirror_carry_identity(struct mirror *mirror, struct blk_error *err);
 

@@ -14,7 +14,7 @@
 #include <unistd.h>
 
 #include "blockcore/base/memory.h"
-#include "cmd/common/folder.h"
+#include "cmd/common/directory.h"
 #include "cmd/pivot/pivot.h"
 
 #define BEGIN_PREFIX "{\"state\":\"begin\""
@@ -123,13 +123,14 @@ static json_t *text_or_null(const char *text)
 static char *absolute_name(const struct pivot_overlay *overlay)
 {
     const char *file = blk_bottom(overlay->root)->name;
-    BLK_AUTOFREE char *folder_copy = blk_xstrdup(file);
+    BLK_AUTOFREE char *directory_copy = blk_xstrdup(file);
     BLK_AUTOFREE char *base_copy = blk_xstrdup(file);
-    BLK_AUTOFREE char *folder = realpath(dirname(folder_copy), NULL);
+    BLK_AUTOFREE char *directory = realpath(dirname(directory_copy), NULL);
 
-    if (!folder)
+    if (!directory)
         return blk_xstrdup(file);
-    return blk_xasprintf("%s/%s", strcmp(folder, "/") == 0 ? "" : folder, basename(base_copy));
+    return blk_xasprintf("%s/%s", strcmp(directory, "/") == 0 ? "" : directory,
+                         basename(base_copy));
 }
 
 static json_t *witness_describe(const struct pivot_overlay *overlay)
@@ -173,7 +174,7 @@ int witness_begin(struct pivot *pivot, struct blk_error *err)
     if (ret == 0)
         ret = write_line(pivot->witness_fd, 0, line);
     if (ret == 0)
-        ret = sync_folder_of(pivot->witness, NULL);
+        ret = sync_directory_of(pivot->witness, NULL);
     if (ret < 0) {
         failed(pivot, -ret, "writing", err);
         if (ftruncate(pivot->witness_fd, 0) < 0 || fsync(pivot->witness_fd) < 0)

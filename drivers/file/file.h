@@ -220,9 +220,9 @@ enum file_target_kind {
 
 struct file_target {
     enum file_target_kind kind;
-    int folder_fd;         /* -1 in place */
-    bool folder_is_path;   /* folder_fd is O_PATH: the folder may not be read, so not synced */
-    char *base;            /* the name in the folder */
+    int directory_fd;      /* -1 in place */
+    bool directory_is_path; /* directory_fd is O_PATH: it may not be read, and so not synced */
+    char *base;            /* the name in the directory */
     char *temporary;       /* the file's name until it is published, or NULL while it has none */
     bool old_kept;         /* published; what was replaced has the temporary name */
     struct given *given;   /* what a hold will need, made beforehand; or NULL */
@@ -257,9 +257,6 @@ int file_copy_attributes(int old_fd, int new_fd);
 
 /* ---- naming.c ---- */
 
-/* Replaces *path, a malloc()ed name of a symlink, by what it points to. 0 or -errno. */
-int file_follow_symlink(char **path);
-
 /* A name beside `base` that nobody uses yet; malloc()ed. */
 char *file_temporary_name(const char *base);
 
@@ -267,7 +264,7 @@ char *file_temporary_name(const char *base);
 int file_link_unnamed(int fd, const struct file_target *t, const char *name);
 
 /* The directory's entry reaches the medium (fsync(2)); `fd`: a file in it. 0 or -errno. */
-int file_target_sync_folder(const struct file_target *t, int fd);
+int file_target_sync_directory(const struct file_target *t, int fd);
 
 /* ---- in_place.c ---- */
 

@@ -11,7 +11,6 @@
 #include "blockcore/graph/links.h"
 #include "drivers/file/file.h"
 
-
 /* What can only be read has nothing to sync, and some file systems do without. */
 static bool needs_none(int code)
 {

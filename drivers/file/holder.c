@@ -41,26 +41,26 @@ static bool process_holds(long pid, const struct stat *file, off_t byte, int own
 {
     char path[64];
     snprintf(path, sizeof(path), "/proc/%ld/fd", pid);
-    DIR *folder = opendir(path);
-    if (!folder)
+    DIR *directory = opendir(path);
+    if (!directory)
         return false;
 
     bool found = false;
     struct dirent *entry;
-    while (!found && (entry = readdir(folder))) {
+    while (!found && (entry = readdir(directory))) {
         if (!isdigit((unsigned char)entry->d_name[0]))
             continue;
         struct stat st;
         int fd = atoi(entry->d_name);
         if (pid == getpid() && fd == own_fd)
             continue;
-        if (fstatat(dirfd(folder), entry->d_name, &st, 0) < 0 || st.st_ino != file->st_ino ||
+        if (fstatat(dirfd(directory), entry->d_name, &st, 0) < 0 || st.st_ino != file->st_ino ||
             st.st_dev != file->st_dev)
             continue;
         snprintf(path, sizeof(path), "/proc/%ld/fdinfo/%d", pid, fd);
         found = holds_byte(path, byte);
     }
-    closedir(folder);
+    closedir(directory);
     return found;
 }
 

@@ -1,9 +1,8 @@
 /*
- * Names: where a symlink leads, names that are free, a name for a file that has none, and the sync
- * of the directory that holds one.
+ * Names that are free, a name for a file that has none, and the sync of the directory that holds
+ * one.
  */
 #include <errno.h>
-#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,22 +12,6 @@
 #include "blockcore/base/memory.h"
 #include "blockcore/base/sys.h"
 #include "drivers/file/file.h"
-
-int file_follow_symlink(char **path)
-{
-    char text[PATH_MAX];
-    ssize_t length = blk_sys->readlinkat(AT_FDCWD, *path, text, sizeof(text));
-    if (length < 0)
-        return -errno;
-    if (length == 0 || (size_t)length == sizeof(text))
-        return -ENAMETOOLONG;
-    const char *slash = strrchr(*path, '/');
-    int folder = text[0] != '/' && slash ? (int)(slash - *path + 1) : 0;
-    char *next = blk_xasprintf("%.*s%.*s", folder, *path, (int)length, text);
-    free(*path);
-    *path = next;
-    return 0;
-}
 
 char *file_temporary_name(const char *base)
 {
@@ -49,13 +32,15 @@ int file_link_unnamed(int fd, const struct file_target *t, const char *name)
 {
     char path[32];
     snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
-    return blk_sys->linkat(AT_FDCWD, path, t->folder_fd, name, AT_SYMLINK_FOLLOW) < 0 ? -errno : 0;
+    int ret = blk_sys->linkat(AT_FDCWD, path, t->directory_fd, name, AT_SYMLINK_FOLLOW);
+    return ret < 0 ? -errno : 0;
 }
 
 /* Some file systems need no such call, and have none. */
-int file_target_sync_folder(const struct file_target *t, int fd)
+int file_target_sync_directory(const struct file_target *t, int fd)
 {
-    int ret = (t->folder_is_path ? blk_sys->syncfs(fd) : blk_sys->fsync(t->folder_fd)) < 0 ? -errno
-                                                                                           : 0;
-    return ret == -EINVAL || ret == -ENOSYS || ret == -EOPNOTSUPP ? 0 : ret;
+    int ret = t->directory_is_path ? blk_sys->syncfs(fd) : blk_sys->fsync(t->directory_fd);
+    if (ret == 0 || errno == EINVAL || errno == ENOSYS || errno == EOPNOTSUPP)
+        return 0;
+    return -errno;
 }

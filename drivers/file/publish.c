@@ -1,5 +1,6 @@
 /*
- * How a target gets its name (C6): its content is on the medium before, the folder's entry after.
+ * How a target gets its name (C6): its content is on the medium before, the directory's entry
+ * after.
  *
  * A new name is given by one linkat(2), which fails if somebody has taken the name meanwhile. A
  * file is replaced by one rename(2), which exchanges the two where that can be. A target in place
@@ -13,7 +14,6 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-#include "blockcore/base/memory.h"
 #include "blockcore/base/rename.h"
 #include "blockcore/base/sys.h"
 #include "blockcore/base/temporaries.h"
@@ -25,7 +25,7 @@ static int name_new(struct blk_node *node, struct blk_error *err)
 {
     struct file_state *s = node->state;
     struct file_target *t = s->target;
-    int ret = t->temporary ? blk_rename_to_free(t->folder_fd, t->temporary, t->base)
+    int ret = t->temporary ? blk_rename_to_free(t->directory_fd, t->temporary, t->base)
                            : file_link_unnamed(s->fd, t, t->base);
     if (ret == -EEXIST)
         return blk_fail_why(err, EEXIST, "a file of that name has appeared meanwhile",
@@ -47,7 +47,7 @@ static int name_temporarily(struct file_state *s)
         int ret = file_link_unnamed(s->fd, t, name);
         if (ret == 0) {
             t->temporary = name;
-            blk_temporary_note(t->folder_fd, name);
+            blk_temporary_note(t->directory_fd, name);
             return 0;
         }
         free(name);
@@ -62,7 +62,7 @@ static int check_old(const struct file_target *t)
 {
     struct stat old, now;
     if (blk_sys->fstat(t->old_fd, &old) < 0 ||
-        blk_sys->fstatat(t->folder_fd, t->base, &now, AT_SYMLINK_NOFOLLOW) < 0)
+        blk_sys->fstatat(t->directory_fd, t->base, &now, AT_SYMLINK_NOFOLLOW) < 0)
         return -errno;
     return old.st_dev == now.st_dev && old.st_ino == now.st_ino ? 0 : -EEXIST;
 }
@@ -72,7 +72,7 @@ static int link_old(const struct file_target *t, char **name)
 {
     for (int tries = 0; tries < 100; tries++) {
         *name = file_temporary_name(t->base);
-        if (blk_sys->linkat(t->folder_fd, t->base, t->folder_fd, *name, 0) == 0)
+        if (blk_sys->linkat(t->directory_fd, t->base, t->directory_fd, *name, 0) == 0)
             return 0;
         int ret = -errno;
         free(*name);
@@ -93,10 +93,10 @@ static int rename_and_keep(struct file_target *t)
     int ret = link_old(t, &old_name);
     if (ret < 0 && !blk_rename_is_unsupported(-ret))
         return ret;
-    if (blk_sys->renameat(t->folder_fd, t->temporary, t->folder_fd, t->base) < 0) {
+    if (blk_sys->renameat(t->directory_fd, t->temporary, t->directory_fd, t->base) < 0) {
         ret = -errno;
         if (old_name)
-            (void)blk_sys->unlinkat(t->folder_fd, old_name, 0);
+            (void)blk_sys->unlinkat(t->directory_fd, old_name, 0);
         free(old_name);
         return ret;
     }
@@ -111,7 +111,7 @@ static int rename_over_old(struct file_target *t)
 {
     /* From here on the temporary name may be the old file's. */
     blk_temporary_forget(t->temporary);
-    if (blk_sys->renameat2(t->folder_fd, t->temporary, t->folder_fd, t->base,
+    if (blk_sys->renameat2(t->directory_fd, t->temporary, t->directory_fd, t->base,
                            RENAME_EXCHANGE) == 0) {
         t->old_kept = true;
         return 0;
@@ -190,7 +190,7 @@ static int publish_in_place(struct blk_node *node, struct blk_published *publish
 static int settle_name(const struct blk_node *node, struct file_target *t, struct blk_error *err)
 {
     const struct file_state *s = node->state;
-    int ret = node->cache.no_flush ? 0 : file_target_sync_folder(t, s->fd);
+    int ret = node->cache.no_flush ? 0 : file_target_sync_directory(t, s->fd);
     if (ret < 0)
         return blk_fail(err, -ret, "flushing the directory of '%s'", node->name);
     ret = file_close(&t->old_fd);

@@ -43,7 +43,7 @@ void file_target_drop(struct file_target *t)
     blk_temporary_forget(t->temporary);
     forget_hold(t);
     file_close(&t->old_fd);
-    file_close(&t->folder_fd);
+    file_close(&t->directory_fd);
     pthread_mutex_destroy(&t->erase_mutex);
     pthread_mutex_destroy(&t->held_mutex);
     free(t->held);
@@ -124,16 +124,17 @@ static int undo_name(const struct given *given, int fd)
     if (t->kind == FILE_TARGET_NEW)
         return ret == -EEXIST ? 0
                : ret <= 0     ? ret
-               : blk_sys->unlinkat(t->folder_fd, t->base, 0) < 0 ? -errno : 0;
+               : blk_sys->unlinkat(t->directory_fd, t->base, 0) < 0 ? -errno : 0;
     if (ret < 0)
         return ret;
-    return blk_sys->renameat(t->folder_fd, t->temporary, t->folder_fd, t->base) < 0 ? -errno : 0;
+    ret = blk_sys->renameat(t->directory_fd, t->temporary, t->directory_fd, t->base);
+    return ret < 0 ? -errno : 0;
 }
 
 static int sync_undone(const struct given *given, int fd, struct blk_error *err)
 {
     /* Without a file in it to name the file system by, nothing was undone either. */
-    int ret = given->no_flush || fd < 0 ? 0 : file_target_sync_folder(given->target, fd);
+    int ret = given->no_flush || fd < 0 ? 0 : file_target_sync_directory(given->target, fd);
     if (ret == 0)
         return 0;
     blk_fail(err, -ret, "flushing the directory of '%s'", given->name);
@@ -154,7 +155,7 @@ static int take_back_name(struct given *given, struct blk_error *err)
                             "taking the name '%s' back: do not use that file", given->name);
 
     /* syncfs(2) needs a file that is really open. */
-    int fd = blk_sys->openat(t->folder_fd, t->base, (t->folder_is_path ? O_RDONLY : O_PATH) |
+    int fd = blk_sys->openat(t->directory_fd, t->base, (t->directory_is_path ? O_RDONLY : O_PATH) |
                                                         O_NOFOLLOW | O_CLOEXEC, 0);
     int ret = undo_name(given, fd);
     if (ret < 0) {
@@ -190,7 +191,7 @@ static int keep(void *state, struct blk_error *err)
     const struct file_target *t = given->target;
     int ret = 0;
 
-    if (t->old_kept && blk_sys->unlinkat(t->folder_fd, t->temporary, 0) < 0 && errno != ENOENT) {
+    if (t->old_kept && blk_sys->unlinkat(t->directory_fd, t->temporary, 0) < 0 && errno != ENOENT) {
         ret = blk_fail(err, errno, "removing what '%s' replaced", given->name);
         blk_left_behind(err, "'%s' is complete; what it was before is '%s' in the same directory",
                         given->name, t->temporary);

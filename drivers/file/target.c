@@ -1,7 +1,7 @@
 /*
  * Where a file made by this run is written until it is complete (C6).
  *
- * The name is free: into a file without a name in the same folder (O_TMPFILE), or one with a
+ * The name is free: into a file without a name in the same directory (O_TMPFILE), or one with a
  * temporary name where that cannot be. A regular file has it: that file is locked, and the new one
  * is written beside it and put in its place at the end. In place (held.c): a device; a file that
  * cannot be replaced (other names lead to it, the directory is not ours to change, its owner or
@@ -23,7 +23,6 @@
 #include "blockcore/graph/links.h"
 #include "blockcore/graph/open.h"
 #include "blockcore/graph/open_files.h"
-#include "drivers/drivers.h"
 #include "drivers/file/file.h"
 
 #define NEW_FILE_MODE 0644
@@ -108,7 +107,7 @@ static bool can_be_named_later(int fd)
 static int open_unnamed(const struct file_target *t, int mode_flags, mode_t mode)
 {
 #ifdef O_TMPFILE
-    int fd = blk_sys->openat(t->folder_fd, ".", O_TMPFILE | mode_flags, mode);
+    int fd = blk_sys->openat(t->directory_fd, ".", O_TMPFILE | mode_flags, mode);
     if (fd < 0)
         return -errno;
     if (can_be_named_later(fd))
@@ -124,10 +123,10 @@ static int open_temporary(struct file_target *t, int mode_flags, mode_t mode)
 {
     for (int tries = 0; tries < MAX_NAME_TRIES; tries++) {
         char *name = file_temporary_name(t->base);
-        int fd = blk_sys->openat(t->folder_fd, name, O_CREAT | O_EXCL | mode_flags, mode);
+        int fd = blk_sys->openat(t->directory_fd, name, O_CREAT | O_EXCL | mode_flags, mode);
         if (fd >= 0) {
             t->temporary = name;
-            blk_temporary_note(t->folder_fd, name);
+            blk_temporary_note(t->directory_fd, name);
             return fd;
         }
         free(name);
@@ -146,23 +145,23 @@ static int open_new(struct file_target *t, unsigned flags, struct blk_cache_mode
     return fd;
 }
 
-/* Opens the folder of making->path. 0 or -errno. */
-static int open_folder(struct making *making)
+/* Opens the directory of making->path. 0 or -errno. */
+static int open_directory(struct making *making)
 {
     struct file_target *t = making->target;
     const char *slash = strrchr(making->path, '/');
-    BLK_AUTOFREE char *folder =
+    BLK_AUTOFREE char *directory =
         slash ? blk_xstrndup(making->path, (size_t)(slash - making->path) + 1) : blk_xstrdup(".");
 
     t->base = blk_xstrdup(slash ? slash + 1 : making->path);
     if (!t->base[0])
         return -EISDIR;
-    t->folder_fd = blk_sys->openat(AT_FDCWD, folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0);
-    if (t->folder_fd < 0 && errno == EACCES) {
-        t->folder_is_path = true;
-        t->folder_fd = blk_sys->openat(AT_FDCWD, folder, O_PATH | O_DIRECTORY | O_CLOEXEC, 0);
+    t->directory_fd = blk_sys->openat(AT_FDCWD, directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0);
+    if (t->directory_fd < 0 && errno == EACCES) {
+        t->directory_is_path = true;
+        t->directory_fd = blk_sys->openat(AT_FDCWD, directory, O_PATH | O_DIRECTORY | O_CLOEXEC, 0);
     }
-    return t->folder_fd < 0 ? -errno : 0;
+    return t->directory_fd < 0 ? -errno : 0;
 }
 
 static int make_new(struct making *making, struct blk_error *err)
@@ -172,7 +171,7 @@ static int make_new(struct making *making, struct blk_error *err)
     int ret = blk_open_files_check_name(making->path, err);
     if (ret < 0)
         return ret;
-    ret = open_folder(making);
+    ret = open_directory(making);
     if (ret == 0)
         ret = making->fd = open_new(t, making->flags, making->create->cache, NEW_FILE_MODE);
     if (ret == -EINVAL && making->create->cache.direct)
@@ -196,14 +195,14 @@ static bool is_mount_point(int fd)
 #endif
 }
 
-/* In a sticky folder only the owner of the file or of the folder may replace the file. */
-static bool may_rename_over(int folder_fd, const struct stat *old)
+/* In a sticky directory only the owner of the file or of the directory may replace the file. */
+static bool may_rename_over(int directory_fd, const struct stat *old)
 {
-    struct stat folder;
-    if (blk_sys->fstat(folder_fd, &folder) < 0)
+    struct stat directory;
+    if (blk_sys->fstat(directory_fd, &directory) < 0)
         return false;
     uid_t me = geteuid();
-    return !(folder.st_mode & S_ISVTX) || me == 0 || me == old->st_uid || me == folder.st_uid;
+    return !(directory.st_mode & S_ISVTX) || me == 0 || me == old->st_uid || me == directory.st_uid;
 }
 
 /* Whether it will never be allowed here, or never can be: no fault of the medium. */
@@ -224,7 +223,7 @@ static int try_naming(struct file_target *t, mode_t mode, struct blk_error *err)
         return blk_fail(err, -fd, "creating a file beside '%s'", t->base);
     char *name = file_temporary_name(t->base);
     int ret = file_link_unnamed(fd, t, name);
-    if (ret == 0 && blk_sys->unlinkat(t->folder_fd, name, 0) < 0) {
+    if (ret == 0 && blk_sys->unlinkat(t->directory_fd, name, 0) < 0) {
         ret = -errno;
         t->temporary = name; /* the end of the run tries again, and says so */
         name = NULL;
@@ -263,10 +262,10 @@ static int make_successor(struct making *making, const struct stat *old, struct 
     struct file_target *t = making->target;
     if (old->st_nlink != 1 || is_mount_point(t->old_fd))
         return 0;
-    int ret = open_folder(making);
+    int ret = open_directory(making);
     if (ret < 0)
         return is_refusal(-ret) ? 0 : ret;
-    if (!may_rename_over(t->folder_fd, old))
+    if (!may_rename_over(t->directory_fd, old))
         return 0;
 
     making->fd = open_successor(making, old->st_mode & 0700, err);
@@ -278,7 +277,7 @@ static int make_successor(struct making *making, const struct stat *old, struct 
 
     bool refused = is_refusal(-ret);
     int closed = file_close(&making->fd);
-    if (t->temporary && blk_sys->unlinkat(t->folder_fd, t->temporary, 0) < 0 && closed == 0)
+    if (t->temporary && blk_sys->unlinkat(t->directory_fd, t->temporary, 0) < 0 && closed == 0)
         closed = -errno;
     blk_temporary_forget(t->temporary);
     free(t->temporary);
@@ -295,7 +294,7 @@ static void use_in_place(struct making *making)
     making->locks = t->old_locks;
     t->old_fd = -1;
     t->old_locks = (struct file_locks)FILE_LOCKS_NONE;
-    file_close(&t->folder_fd);
+    file_close(&t->directory_fd);
 }
 
 /* Whether what exists keeps its inode. */
@@ -390,7 +389,7 @@ static int apply_hints(int fd, struct blk_options *options, struct blk_error *er
 /* Nothing else in this run may use what the new file will be called, or what it replaces. */
 static int claim(struct blk_node *node, const struct file_target *t, struct blk_error *err)
 {
-    int fd = t->kind == FILE_TARGET_NEW       ? t->folder_fd
+    int fd = t->kind == FILE_TARGET_NEW       ? t->directory_fd
              : t->kind == FILE_TARGET_REPLACE ? t->old_fd
                                               : -1;
     struct stat st;
@@ -445,7 +444,8 @@ static int make_node(struct making *making, struct blk_node **node, struct blk_e
 /* Removes the temporary name, if there is one. */
 static int remove_temporary(struct file_target *t, const char *name, struct blk_error *err)
 {
-    if (!t->temporary || blk_sys->unlinkat(t->folder_fd, t->temporary, 0) == 0 || errno == ENOENT)
+    if (!t->temporary || blk_sys->unlinkat(t->directory_fd, t->temporary, 0) == 0 ||
+        errno == ENOENT)
         return 0;
     int ret = blk_fail(err, errno, "removing the unfinished '%s'", t->temporary);
     blk_left_behind(err, "the unfinished '%s' is still beside '%s'", t->temporary, name);
@@ -507,7 +507,7 @@ int file_create(struct blk_create *create, const struct blk_driver *driver, stru
         return ret;
 
     making.target = blk_xcalloc(1, sizeof(*making.target));
-    *making.target = (struct file_target){ .folder_fd = -1, .old_fd = -1,
+    *making.target = (struct file_target){ .directory_fd = -1, .old_fd = -1,
                                            .old_locks = FILE_LOCKS_NONE };
     pthread_mutex_init(&making.target->erase_mutex, NULL);
     pthread_mutex_init(&making.target->held_mutex, NULL);

@@ -1,6 +1,7 @@
 /*
  * The qcow2 format as it lies on the medium: constants, limits, and the few computations on raw
- * values that every part of the driver shares. All integers are big endian (blockcore/base/bytes.h).
+ * values that every part of the driver shares. All integers are big endian
+ * (blockcore/base/bytes.h).
  */
 #ifndef DRIVERS_QCOW2_FORMAT_H
 #define DRIVERS_QCOW2_FORMAT_H

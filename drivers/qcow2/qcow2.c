@@ -7,7 +7,6 @@
 
 #include "blockcore/base/memory.h"
 #include "blockcore/graph/driver.h"
-#include "blockcore/graph/events.h"
 #include "blockcore/graph/info.h"
 #include "blockcore/graph/io.h"
 #include "blockcore/graph/open.h"

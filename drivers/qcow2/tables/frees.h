@@ -12,8 +12,8 @@
 int qcow2_unalloc(struct blk_node *node, uint64_t offset, uint64_t bytes, struct blk_error *err);
 
 /*
- * Why something is freed; decides with the pass-discard options whether the file is told to discard
- * it. It is always told of what a smaller disk frees: giving back space is what that is for.
+ * Why something is freed. With the pass-discard options this decides whether it is discarded in the
+ * file, too. What a smaller disk frees always is: shrinking is for giving back space.
  */
 enum qcow2_free_why {
     QCOW2_FREE_REQUEST,
