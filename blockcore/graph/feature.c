@@ -50,6 +50,7 @@ static const char *const lacks[] = {
     [BLK_BREAKPOINTS] = " has no breakpoints",
 };
 
+__attribute__((format(printf, 4, 0)))
 static int require(const struct blk_driver *driver, enum blk_feature feature,
                    struct blk_error *err, const char *what, va_list args)
 {
