@@ -230,7 +230,7 @@ static int create_main(int argc, char **argv)
     if (!driver)
         return report_error(&err);
     /* A protocol by itself is a raw image. */
-    if (driver->kind == BLK_PROTOCOL && driver->create)
+    if (BLK_OP(driver, creation, make_node))
         driver = blk_driver_find("raw");
     return prepare_and_create(&request, driver);
 }
