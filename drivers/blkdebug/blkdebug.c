@@ -241,13 +241,13 @@ static int blkdebug_open(struct blk_node *node, struct blk_options *options,
 }
 
 /* The file has been made, and this node opened over it: what fails now must leave nothing of it. */
-static int blkdebug_create(struct blk_create *create, struct blk_node **node,
-                           struct blk_error *err)
+static int blkdebug_made(struct blk_node *node, struct blk_error *err)
 {
-    (void)create;
-    int ret = check_request(*node, BLKDEBUG_CREATE, 0, 0);
-    return ret < 0 ? blk_fail(err, -ret, "creating '%s'", (*node)->name) : 0;
+    int ret = check_request(node, BLKDEBUG_CREATE, 0, 0);
+    return ret < 0 ? blk_fail(err, -ret, "creating '%s'", node->name) : 0;
 }
+
+static const struct blk_creation_ops blkdebug_creation_ops = { .made = blkdebug_made };
 
 /* ---- closing ---- */
 
@@ -385,8 +385,8 @@ static void blkdebug_event(struct blk_node *node, enum blk_event event)
     pthread_mutex_unlock(&debug->mutex);
 }
 
-static int blkdebug_break(struct blk_node *node, const char *event, const char *tag,
-                          struct blk_error *err)
+static int blkdebug_set_break(struct blk_node *node, const char *event, const char *tag,
+                              struct blk_error *err)
 {
     struct blkdebug *debug = node->state;
     int number = blk_event_parse(event);
@@ -429,6 +429,14 @@ static bool blkdebug_is_suspended(struct blk_node *node, const char *tag)
     return suspended;
 }
 
+static const struct blk_debug_ops blkdebug_debug_ops = {
+    .event = blkdebug_event,
+    .set_break = blkdebug_set_break,
+    .remove_break = blkdebug_remove_break,
+    .resume = blkdebug_resume,
+    .is_suspended = blkdebug_is_suspended,
+};
+
 const struct blk_driver blk_driver_blkdebug = {
     .name = "blkdebug",
     .kind = BLK_FILTER,
@@ -438,19 +446,17 @@ const struct blk_driver blk_driver_blkdebug = {
     .parse_filename = blkdebug_parse_filename,
     .file_group = "image",
     .open = blkdebug_open,
-    .create = blkdebug_create,
     .publish = blkdebug_publish,
     .release = blkdebug_release,
-    .pread = blkdebug_pread,
-    .pwrite = blkdebug_pwrite,
-    .write_zeroes = blkdebug_write_zeroes,
-    .discard = blkdebug_discard,
-    .block_status = blkdebug_block_status,
-    .flush_to_disk = blkdebug_flush_to_disk,
-    .truncate = blkdebug_truncate,
-    .event = blkdebug_event,
-    .debug_break = blkdebug_break,
-    .debug_remove_break = blkdebug_remove_break,
-    .debug_resume = blkdebug_resume,
-    .debug_is_suspended = blkdebug_is_suspended,
+    .data = {
+        .pread = blkdebug_pread,
+        .pwrite = blkdebug_pwrite,
+        .write_zeroes = blkdebug_write_zeroes,
+        .discard = blkdebug_discard,
+        .block_status = blkdebug_block_status,
+        .truncate = blkdebug_truncate,
+        .flush_to_disk = blkdebug_flush_to_disk,
+    },
+    .creation = &blkdebug_creation_ops,
+    .debug = &blkdebug_debug_ops,
 };

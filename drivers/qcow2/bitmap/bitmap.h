@@ -78,11 +78,11 @@ int qcow2_bitmaps_open(struct blk_node *node, struct blk_error *err);
 /* A bitmap as the entry describes it, without bits. The caller owns it. */
 struct blk_dirty_bitmap *qcow2_bitmap_from_entry(const struct blk_node *node,
                                                  const struct qcow2_bitmap_entry *entry);
-/* The driver's bitmap_release: frees what is kept with a bitmap. */
+/* The driver's bitmaps->release: frees what is kept with a bitmap. */
 void qcow2_bitmap_release(struct blk_dirty_bitmap *bitmap);
-/* The driver's bitmaps_can_add. */
+/* The driver's bitmaps->can_add. */
 int qcow2_bitmaps_can_add(struct blk_node *node, struct blk_error *err);
-/* The driver's bitmaps_load: the bits of all usable bitmaps. */
+/* The driver's bitmaps->load: the bits of all usable bitmaps. */
 int qcow2_bitmaps_load(struct blk_node *node, struct blk_error *err);
 /* Adds the list for info, if there are any: flags, name, granularity. */
 void qcow2_bitmaps_info(const struct blk_node *node, struct blk_value *to);
@@ -90,7 +90,7 @@ void qcow2_bitmaps_info(const struct blk_node *node, struct blk_value *to);
 /* ---- in_use.c ---- */
 
 /*
- * The driver's bitmaps_track: sets room for the store aside, and in_use on all enabled bitmaps;
+ * The driver's bitmaps->track: sets room for the store aside, and in_use on all enabled bitmaps;
  * both stable when it returns. After a failure the image's bitmaps are what they were, or the error
  * says that they may not be.
  */

@@ -254,12 +254,11 @@ static int make_data_file(struct blk_create *create, const struct qcow2_request 
     return ret;
 }
 
-int qcow2_create(struct blk_create *create, struct blk_node **node, struct blk_error *err)
+int qcow2_write_image(struct blk_create *create, struct blk_error *err)
 {
     struct qcow2_request request;
     struct blk_node *file = create->file;
 
-    (void)node; /* opened by blockcore */
     blk_options_get(create->options, "nocow"); /* the file's, which may not know it */
     int ret = qcow2_request_parse(create->options, &request, err);
     if (ret < 0) {

@@ -143,8 +143,8 @@ static int visit_list(void *opaque, const struct qcow2_snapshot *snapshot, struc
     return 0;
 }
 
-int qcow2_snapshot_list(struct blk_node *node, struct blk_snapshot **list, size_t *count,
-                        struct blk_error *err)
+static int qcow2_snapshot_list(struct blk_node *node, struct blk_snapshot **list, size_t *count,
+                               struct blk_error *err)
 {
     struct listing listing = { .list = NULL };
 
@@ -343,7 +343,7 @@ static int create(struct change *change, const char *name, struct blk_error *err
     return commit(change, err);
 }
 
-int qcow2_snapshot_create(struct blk_node *node, const char *name, struct blk_error *err)
+static int qcow2_snapshot_create(struct blk_node *node, const char *name, struct blk_error *err)
 {
     struct change change;
 
@@ -440,7 +440,8 @@ static int begin_recording(struct blk_node *node, const struct qcow2_snapshot *s
                                                snapshot->disk_bytes, changed, err);
 }
 
-int qcow2_snapshot_apply(struct blk_node *node, const char *id_or_name, struct blk_error *err)
+static int qcow2_snapshot_apply(struct blk_node *node, const char *id_or_name,
+                                struct blk_error *err)
 {
     struct change change;
     struct search search;
@@ -500,7 +501,7 @@ static int delete(struct change *change, const struct search *search, struct blk
  * By name alone, as qemu-img does: a number that is another snapshot's id must not delete that
  * one.
  */
-int qcow2_snapshot_delete(struct blk_node *node, const char *name, struct blk_error *err)
+static int qcow2_snapshot_delete(struct blk_node *node, const char *name, struct blk_error *err)
 {
     struct change change;
     struct search search;
@@ -521,7 +522,7 @@ int qcow2_snapshot_delete(struct blk_node *node, const char *name, struct blk_er
 
 /* ---- load ---- */
 
-int qcow2_snapshot_load(struct blk_node *node, const char *id_or_name, struct blk_error *err)
+static int qcow2_snapshot_load(struct blk_node *node, const char *id_or_name, struct blk_error *err)
 {
     struct search search;
     int ret = find(node, id_or_name, &search, err);
@@ -536,3 +537,11 @@ int qcow2_snapshot_load(struct blk_node *node, const char *id_or_name, struct bl
         return ret;
     return qcow2_use_l1(node, snapshot->l1_offset, snapshot->l1_entries, snapshot->disk_bytes, err);
 }
+
+const struct blk_snapshot_ops qcow2_snapshot_ops = {
+    .list = qcow2_snapshot_list,
+    .create = qcow2_snapshot_create,
+    .apply = qcow2_snapshot_apply,
+    .remove = qcow2_snapshot_delete,
+    .load = qcow2_snapshot_load,
+};
