@@ -14,7 +14,7 @@ struct blk_dirty_bitmaps *blk_bitmaps_of(struct blk_node *node)
     if (!node->bitmaps) {
         node->bitmaps = blk_xcalloc(1, sizeof(*node->bitmaps));
         node->bitmaps->loaded = true; /* of nothing */
-        pthread_mutex_init(&node->bitmaps->mutex, NULL);
+        blk_mutex_init(&node->bitmaps->mutex);
     }
     return node->bitmaps;
 }
@@ -38,7 +38,7 @@ void blk_bitmaps_free(struct blk_node *node)
         bitmaps->first = bitmap->next;
         free_bitmap(node, bitmap);
     }
-    pthread_mutex_destroy(&bitmaps->mutex);
+    blk_mutex_destroy(&bitmaps->mutex);
     free(bitmaps);
     node->bitmaps = NULL;
 }
@@ -215,7 +215,7 @@ static int begin_tracking(struct blk_node *node, struct blk_error *err)
     struct blk_dirty_bitmaps *bitmaps = node->bitmaps;
     int ret = 0;
 
-    pthread_mutex_lock(&bitmaps->mutex);
+    LOCK_SCOPE(&bitmaps->mutex);
     if (!atomic_load(&bitmaps->tracking) && any_records(bitmaps)) {
         ret = blk_bitmaps_load(node, err);
         if (ret == 0 && node->driver->bitmaps_track)
@@ -223,7 +223,6 @@ static int begin_tracking(struct blk_node *node, struct blk_error *err)
         if (ret == 0)
             atomic_store(&bitmaps->tracking, true);
     }
-    pthread_mutex_unlock(&bitmaps->mutex);
     return ret;
 }
 

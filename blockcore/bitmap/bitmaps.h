@@ -12,18 +12,18 @@
 #ifndef BLOCKCORE_BITMAP_BITMAPS_H
 #define BLOCKCORE_BITMAP_BITMAPS_H
 
-#include <pthread.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 
 #include "blockcore/base/error.h"
+#include "blockcore/base/lock.h"
 #include "blockcore/bitmap/dirty_bitmap.h"
 #include "blockcore/graph/node.h"
 
 struct blk_dirty_bitmaps {
     struct blk_dirty_bitmap *first; /* in the image's order; changed only with the node drained */
-    pthread_mutex_t mutex;          /* held while the tracking of writes begins */
+    struct blk_mutex mutex;          /* held while the tracking of writes begins */
     atomic_bool tracking;           /* the image says that the enabled bitmaps are in use */
     bool loaded;                    /* the bits of all usable bitmaps are in memory */
     bool changed;                   /* set, names or flags differ from the image's */

@@ -7,11 +7,12 @@
 #ifndef BLOCKCORE_GRAPH_GATE_H
 #define BLOCKCORE_GRAPH_GATE_H
 
-#include <pthread.h>
 #include <stdbool.h>
 
+#include "blockcore/base/lock.h"
+
 struct blk_gate {
-    pthread_mutex_t mutex; /* guards the fields below */
+    struct blk_mutex mutex; /* guards the fields below */
     pthread_cond_t changed;
     unsigned in_flight;
     unsigned closed; /* how many drains are active */

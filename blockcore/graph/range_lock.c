@@ -1,22 +1,22 @@
 #include "blockcore/graph/range_lock.h"
 
-#include <assert.h>
 #include <stddef.h>
 
+#include "blockcore/base/assert.h"
 #include "blockcore/base/bytes.h"
 
 void blk_range_lock_init(struct blk_range_lock *lock)
 {
     lock->list = NULL;
-    pthread_mutex_init(&lock->mutex, NULL);
+    blk_mutex_init(&lock->mutex);
     pthread_cond_init(&lock->released, NULL);
 }
 
 void blk_range_lock_destroy(struct blk_range_lock *lock)
 {
-    assert(!lock->list);
+    ASSERT(!lock->list);
     pthread_cond_destroy(&lock->released);
-    pthread_mutex_destroy(&lock->mutex);
+    blk_mutex_destroy(&lock->mutex);
 }
 
 static bool conflict(const struct blk_range *a, const struct blk_range *b)
@@ -62,15 +62,14 @@ static void take(struct blk_range_lock *lock, struct blk_range *range, uint64_t 
         .mode = mode,
     };
 
-    pthread_mutex_lock(&lock->mutex);
+    LOCK_SCOPE(&lock->mutex);
     struct blk_range **tail = &lock->list;
     while (*tail)
         tail = &(*tail)->next;
     range->held = !must_wait(lock, range);
     *tail = range;
     while (!range->held)
-        pthread_cond_wait(&lock->released, &lock->mutex);
-    pthread_mutex_unlock(&lock->mutex);
+        blk_cond_wait(&lock->released, &lock->mutex);
 }
 
 void blk_range_take(struct blk_range_lock *lock, struct blk_range *range, uint64_t offset,
@@ -99,18 +98,17 @@ void blk_range_take_update(struct blk_range_lock *lock, struct blk_range *range,
 
 void blk_range_upgrade(struct blk_range_lock *lock, struct blk_range *range)
 {
-    pthread_mutex_lock(&lock->mutex);
-    assert(range->held && range->mode == BLK_RANGE_UPDATE);
+    LOCK_SCOPE(&lock->mutex);
+    ASSERT(range->held && range->mode == BLK_RANGE_UPDATE);
     range->mode = BLK_RANGE_EXCLUSIVE;
     while (must_wait(lock, range))
-        pthread_cond_wait(&lock->released, &lock->mutex);
-    pthread_mutex_unlock(&lock->mutex);
+        blk_cond_wait(&lock->released, &lock->mutex);
 }
 
 void blk_range_release(struct blk_range_lock *lock, struct blk_range *range)
 {
-    pthread_mutex_lock(&lock->mutex);
-    assert(range->held);
+    LOCK_SCOPE(&lock->mutex);
+    ASSERT(range->held);
     struct blk_range **at = &lock->list;
     while (*at != range)
         at = &(*at)->next;
@@ -118,5 +116,4 @@ void blk_range_release(struct blk_range_lock *lock, struct blk_range *range)
     range->held = false;
     grant(lock);
     pthread_cond_broadcast(&lock->released);
-    pthread_mutex_unlock(&lock->mutex);
 }

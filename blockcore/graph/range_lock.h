@@ -13,9 +13,10 @@
 #ifndef BLOCKCORE_GRAPH_RANGE_LOCK_H
 #define BLOCKCORE_GRAPH_RANGE_LOCK_H
 
-#include <pthread.h>
 #include <stdbool.h>
 #include <stdint.h>
+
+#include "blockcore/base/lock.h"
 
 /* An end that no request reaches: for ranges that mean "and all behind it". */
 #define BLK_RANGE_TO_END (UINT64_C(1) << 63)
@@ -32,7 +33,7 @@ struct blk_range {
 };
 
 struct blk_range_lock {
-    pthread_mutex_t mutex; /* guards the list */
+    struct blk_mutex mutex; /* guards the list */
     pthread_cond_t released;
     struct blk_range *list; /* holders and those who wait, in order of arrival */
 };

@@ -5,12 +5,12 @@
 #include "blockcore/jobs/checksum.h"
 
 #include <errno.h>
-#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "blockcore/base/bytes.h"
 #include "blockcore/base/cancel.h"
+#include "blockcore/base/lock.h"
 #include "blockcore/base/workers.h"
 #include "blockcore/graph/io.h"
 #include "blockcore/graph/status.h"
@@ -22,7 +22,7 @@ struct job {
     struct blk_digest *digest;
     uint64_t size;
 
-    pthread_mutex_t mutex; /* guards what follows */
+    struct blk_mutex mutex; /* guards what follows */
     uint64_t next; /* everything before has been handed out; a multiple of BLOCK or the end */
     struct blk_extent extent; /* at `next`; bytes 0: unknown */
     uint64_t done;
@@ -124,19 +124,19 @@ static void *work(void *argument)
     uint8_t *buf = blk_buffer_alloc(BLOCK);
     int ret = buf ? 0 : blk_fail(&err, ENOMEM, "reading '%s'", job->params->node->name);
 
-    pthread_mutex_lock(&job->mutex);
+    blk_mutex_lock(&job->mutex);
     while (ret == 0 && (ret = next_chunk(job, &chunk, &err)) > 0) {
-        pthread_mutex_unlock(&job->mutex);
+        blk_mutex_unlock(&job->mutex);
         ret = read_chunk(job, &chunk, buf, &err);
         if (ret == 0)
             ret = blk_digest_add(job->digest, chunk.offset, chunk.bytes, buf, &err);
-        pthread_mutex_lock(&job->mutex);
+        blk_mutex_lock(&job->mutex);
         if (ret == 0)
             count_done(job, chunk.bytes);
     }
     if (ret < 0)
         fail_job(job, ret, &err);
-    pthread_mutex_unlock(&job->mutex);
+    blk_mutex_unlock(&job->mutex);
     free(buf);
     return NULL;
 }
@@ -151,9 +151,9 @@ int blk_checksum(const struct blk_checksum_params *params, uint8_t digest[BLK_DI
         return ret;
     }
 
-    pthread_mutex_init(&job.mutex, NULL);
+    blk_mutex_init(&job.mutex);
     blk_run_workers(params->workers, work, &job);
-    pthread_mutex_destroy(&job.mutex);
+    blk_mutex_destroy(&job.mutex);
     if (job.ret < 0 && err)
         *err = job.err;
     ret = job.ret < 0 ? job.ret : blk_digest_finish(job.digest, digest, err);

@@ -31,7 +31,7 @@ struct job {
     struct blk_dirty_bitmap *marks;
     struct side sides[2];
 
-    pthread_mutex_t mutex; /* guards what follows */
+    struct blk_mutex mutex; /* guards what follows */
     uint64_t next;         /* everything before is equal, or has been handed out */
     struct blk_dirty_cursor marked; /* of the mask, at `next` */
     uint64_t done;
@@ -228,18 +228,17 @@ static int compare_pieces(struct job *job, uint8_t *a, uint8_t *b, struct blk_er
     int ret;
 
     for (;;) {
-        pthread_mutex_lock(&job->mutex);
+        blk_mutex_lock(&job->mutex);
         ret = next_piece(job, &piece, err);
-        pthread_mutex_unlock(&job->mutex);
+        blk_mutex_unlock(&job->mutex);
         if (ret <= 0)
             return ret;
         if ((ret = read_side(&job->sides[0], &piece, a, err)) < 0 ||
             (ret = read_side(&job->sides[1], &piece, b, err)) < 0)
             return ret;
         mark(job, &piece, a, b);
-        pthread_mutex_lock(&job->mutex);
+        LOCK_SCOPE(&job->mutex);
         count(job, piece.bytes);
-        pthread_mutex_unlock(&job->mutex);
     }
 }
 
@@ -251,12 +250,11 @@ static void *work(void *argument)
 
     int ret = a && b ? compare_pieces(job, a, b, &err) : blk_fail(&err, ENOMEM, "comparing");
     if (ret < 0) {
-        pthread_mutex_lock(&job->mutex);
+        LOCK_SCOPE(&job->mutex);
         if (job->ret == 0) {
             job->ret = ret;
             job->err = err;
         }
-        pthread_mutex_unlock(&job->mutex);
     }
     free(a);
     free(b);
@@ -273,11 +271,11 @@ int blk_difference_mark(const struct blk_difference_params *params, struct blk_d
         .sides = { { .node = params->first }, { .node = params->second } },
     };
     find_common(&job.sides[0], &job.sides[1]);
-    pthread_mutex_init(&job.mutex, NULL);
+    blk_mutex_init(&job.mutex);
 
     blk_run_workers(params->workers, work, &job);
 
-    pthread_mutex_destroy(&job.mutex);
+    blk_mutex_destroy(&job.mutex);
     if (job.ret < 0 && err)
         *err = job.err;
     return job.ret;

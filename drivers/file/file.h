@@ -29,12 +29,12 @@
 #ifndef DRIVERS_FILE_FILE_H
 #define DRIVERS_FILE_FILE_H
 
-#include <pthread.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <sys/stat.h>
 
+#include "blockcore/base/lock.h"
 #include "blockcore/graph/driver.h"
 #include "blockcore/graph/node.h"
 
@@ -92,7 +92,7 @@ struct file_state {
      * Writers that extend the file hold it shared; who sets the size holds it exclusively, so that
      * no extension is cut off by a size computed before it.
      */
-    pthread_rwlock_t growth;
+    struct blk_rwlock growth;
 
     /* What the file system was found not to do. */
     atomic_bool no_punch, no_zero_range, no_zero_ioctl, no_discard;
@@ -230,8 +230,8 @@ struct file_target {
     struct file_locks old_locks; /* held on it */
 
     /* In place. Lock order: erase_mutex, file_state.growth, held_mutex. */
-    pthread_mutex_t erase_mutex; /* held while the old content is destroyed */
-    pthread_mutex_t held_mutex;  /* guards the content of held */
+    struct blk_mutex erase_mutex; /* held while the old content is destroyed */
+    struct blk_mutex held_mutex;  /* guards the content of held */
     uint8_t *held; /* the first held_bytes, not yet on the medium; else NULL */
     uint32_t held_bytes;
     atomic_bool erased; /* the old content is destroyed */

@@ -65,11 +65,11 @@ int file_overwrite(struct blk_node *node, struct blk_error *err)
         return 0;
 
     struct file_target *t = s->target;
-    pthread_mutex_lock(&t->erase_mutex);
+    blk_mutex_lock(&t->erase_mutex);
     int ret = t->erased ? 0 : erase(node);
     if (ret == 0)
         t->erased = true;
-    pthread_mutex_unlock(&t->erase_mutex);
+    blk_mutex_unlock(&t->erase_mutex);
     return ret < 0 ? blk_fail(err, -ret, "erasing the old content of '%s'", node->name) : 0;
 }
 
@@ -89,9 +89,8 @@ uint64_t file_held_read(struct file_state *s, uint64_t offset, uint64_t bytes, v
         return 0;
     struct file_target *t = s->target;
     bytes = u64_min(bytes, t->held_bytes - offset);
-    pthread_mutex_lock(&t->held_mutex);
+    LOCK_SCOPE(&t->held_mutex);
     memcpy(buf, t->held + offset, bytes);
-    pthread_mutex_unlock(&t->held_mutex);
     return bytes;
 }
 
@@ -102,12 +101,12 @@ uint64_t file_held_write(struct blk_node *node, uint64_t offset, uint64_t bytes,
         return 0;
     struct file_target *t = s->target;
     bytes = u64_min(bytes, t->held_bytes - offset);
-    pthread_mutex_lock(&t->held_mutex);
+    blk_mutex_lock(&t->held_mutex);
     if (buf)
         memcpy(t->held + offset, buf, bytes);
     else
         memset(t->held + offset, 0, bytes);
-    pthread_mutex_unlock(&t->held_mutex);
+    blk_mutex_unlock(&t->held_mutex);
     blk_node_grow_size(node, offset + bytes);
     return bytes;
 }
@@ -117,9 +116,8 @@ void file_held_truncate(struct file_state *s, uint64_t size)
     if (!file_is_held(s, size))
         return;
     struct file_target *t = s->target;
-    pthread_mutex_lock(&t->held_mutex);
+    LOCK_SCOPE(&t->held_mutex);
     memset(t->held + size, 0, t->held_bytes - size);
-    pthread_mutex_unlock(&t->held_mutex);
 }
 
 int file_held_end(struct blk_node *node)

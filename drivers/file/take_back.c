@@ -44,8 +44,8 @@ void file_target_drop(struct file_target *t)
     forget_hold(t);
     file_close(&t->old_fd);
     file_close(&t->directory_fd);
-    pthread_mutex_destroy(&t->erase_mutex);
-    pthread_mutex_destroy(&t->held_mutex);
+    blk_mutex_destroy(&t->erase_mutex);
+    blk_mutex_destroy(&t->held_mutex);
     free(t->held);
     free(t->base);
     free(t->temporary);

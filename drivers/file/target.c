@@ -509,8 +509,8 @@ int file_create(struct blk_create *create, const struct blk_driver *driver, stru
     making.target = blk_xcalloc(1, sizeof(*making.target));
     *making.target = (struct file_target){ .directory_fd = -1, .old_fd = -1,
                                            .old_locks = FILE_LOCKS_NONE };
-    pthread_mutex_init(&making.target->erase_mutex, NULL);
-    pthread_mutex_init(&making.target->held_mutex, NULL);
+    blk_mutex_init(&making.target->erase_mutex);
+    blk_mutex_init(&making.target->held_mutex);
     ret = make(&making, node, err);
     if (ret < 0) {
         file_close(&making.fd);

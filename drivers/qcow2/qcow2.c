@@ -142,9 +142,9 @@ static void free_state(struct blk_node *node)
     qcow2_drop_tables(s);
     free(s->next_identity);
     qcow2_tail_free(&s->tail);
-    pthread_mutex_destroy(&s->commit_mutex);
+    blk_mutex_destroy(&s->commit_mutex);
     pthread_mutex_destroy(&s->header_mutex);
-    pthread_rwlock_destroy(&s->lock);
+    blk_rwlock_destroy(&s->lock);
 }
 
 /* What the header names was there once: a file that ends before it was cut off. */
@@ -198,9 +198,9 @@ static int qcow2_open(struct blk_node *node, struct blk_options *options, struct
 {
     struct qcow2_state *s = qcow2_state(node);
 
-    pthread_mutex_init(&s->commit_mutex, NULL);
+    blk_mutex_init(&s->commit_mutex);
     pthread_mutex_init(&s->header_mutex, NULL);
-    pthread_rwlock_init(&s->lock, NULL);
+    blk_rwlock_init(&s->lock);
     atomic_init(&s->preallocation, -1);
     int ret = open_inner(node, options, err);
     if (ret < 0)

@@ -38,20 +38,20 @@ static void *take(void *argument)
 /* Starts the thread and waits until it holds its range or stands in the queue. */
 static void start(struct taker *t)
 {
-    pthread_mutex_lock(&t->lock->mutex);
+    blk_mutex_lock(&t->lock->mutex);
     size_t before = 0, now = 0;
     for (struct blk_range *r = t->lock->list; r; r = r->next)
         before++;
-    pthread_mutex_unlock(&t->lock->mutex);
+    blk_mutex_unlock(&t->lock->mutex);
 
     pthread_create(&t->thread, NULL, take, t);
     while (now <= before) {
         usleep(500);
         now = 0;
-        pthread_mutex_lock(&t->lock->mutex);
+        blk_mutex_lock(&t->lock->mutex);
         for (struct blk_range *r = t->lock->list; r; r = r->next)
             now++;
-        pthread_mutex_unlock(&t->lock->mutex);
+        blk_mutex_unlock(&t->lock->mutex);
     }
     usleep(5000); /* time to take what may be taken */
 }

@@ -2,9 +2,9 @@
  * Claims: who copies which clusters; and whether the snapshot still holds. What waits for a claim
  * or for the end of a save wakes up when one is removed.
  */
-#include <assert.h>
 #include <stdio.h>
 
+#include "blockcore/base/assert.h"
 #include "blockcore/base/bytes.h"
 #include "blockcore/filters/cbw/record.h"
 
@@ -21,10 +21,8 @@ int cbw_check_locked(struct blk_cbw *cbw, struct blk_error *err)
 
 int blk_cbw_check(struct blk_cbw *cbw, struct blk_error *err)
 {
-    pthread_mutex_lock(&cbw->mutex);
-    int ret = cbw_check_locked(cbw, err);
-    pthread_mutex_unlock(&cbw->mutex);
-    return ret;
+    LOCK_SCOPE(&cbw->mutex);
+    return cbw_check_locked(cbw, err);
 }
 
 void cbw_claim_add(struct blk_cbw *cbw, struct cbw_claim *claim, uint64_t offset, uint64_t bytes)
@@ -33,7 +31,7 @@ void cbw_claim_add(struct blk_cbw *cbw, struct cbw_claim *claim, uint64_t offset
     uint64_t end = u64_min(round_up(offset + bytes, cbw->cluster_bytes), cbw->size);
     struct cbw_claim **tail = &cbw->claims;
 
-    assert(start < end);
+    ASSERT(start < end);
     *claim = (struct cbw_claim){ .offset = start, .bytes = end - start };
     while (*tail)
         tail = &(*tail)->next;

@@ -351,7 +351,7 @@ static int free_entry(struct blk_node *node, const struct qcow2_bitmap_entry *en
                                "bitmap table", err);
     if (ret < 0)
         return ret;
-    qcow2_lock(s);
+    QCOW2_LOCK_SCOPE(s);
     for (uint32_t i = 0; i < entry->table_entries; i++) {
         uint64_t offset = table[i] & QCOW2_BITMAP_TABLE_OFFSET;
         if (offset && offset % s->cluster_bytes == 0)
@@ -360,7 +360,6 @@ static int free_entry(struct blk_node *node, const struct qcow2_bitmap_entry *en
     if (entry->table_offset)
         qcow2_free_later(node, entry->table_offset, u64_max(entry->table_entries * UINT64_C(8), 1),
                          QCOW2_FREE_OTHER);
-    qcow2_unlock(s);
     return 0;
 }
 
@@ -380,9 +379,8 @@ static int free_old(struct blk_node *node, const struct qcow2_bitmap_directory *
         return ret;
     }
     if (old->bytes) {
-        qcow2_lock(s);
+        QCOW2_LOCK_SCOPE(s);
         qcow2_free_later(node, old->offset, old->bytes, QCOW2_FREE_OTHER);
-        qcow2_unlock(s);
     }
     return qcow2_commit_all(node, err);
 }

@@ -58,12 +58,11 @@ static int write_piece(struct blk_node *node, uint64_t guest, const void *piece,
 
     blk_event(qcow2_file(node), BLK_EVENT_WRITE_COMPRESSED);
     ret = blk_child_pwrite(qcow2_file(node), offset, bytes, piece, 0, err);
-    qcow2_lock(s);
+    QCOW2_LOCK_SCOPE(s);
     if (ret == 0)
         ret = link_piece(node, guest, offset, bytes, err);
     else
         qcow2_refcount_decrease(node, offset, bytes, NULL);
-    qcow2_unlock(s);
     return ret;
 }
 

@@ -109,9 +109,8 @@ int qcow2_preallocate(struct blk_node *node, uint64_t offset, uint64_t bytes,
         if (ret == 0 && row.clusters)
             ret = zero_row(node, &row, prealloc, err);
         if (ret == 0 && row.clusters) {
-            qcow2_lock(s);
+            QCOW2_LOCK_SCOPE(s);
             ret = link_row(node, &row, err);
-            qcow2_unlock(s);
         }
         if (ret == 0)
             ret = qcow2_commit_if_full(node, err);

@@ -432,9 +432,8 @@ static int write_held(struct blk_node *node, struct run *run, struct blk_range *
     ret = write_run(node, run, payload, err);
     if (ret == 0 && run->way != IN_PLACE) {
         blk_range_upgrade(&node->ranges, range);
-        qcow2_lock(s);
+        QCOW2_LOCK_SCOPE(s);
         ret = link_run(node, run, err);
-        qcow2_unlock(s);
     } else if (ret < 0 && run->way == NEW) {
         /* Nothing points to what was taken: it can go back at once. */
         qcow2_unalloc(node, run->host, run->clusters * s->cluster_bytes, NULL);

@@ -169,9 +169,8 @@ static int zero_held(struct blk_node *node, struct zeroing zeroing, uint64_t off
         return ret;
     /* Where the data file must agree with the guest, its clusters stay mapped. */
     zeroing.unmap = zeroing.unmap && !s->data_file_raw && !keep;
-    qcow2_lock(s);
+    QCOW2_LOCK_SCOPE(s);
     ret = zero_in_slice(node, &zeroing, offset, offset + bytes, err);
-    qcow2_unlock(s);
     return ret;
 }
 

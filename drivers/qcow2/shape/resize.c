@@ -121,14 +121,13 @@ static int count_to_last_used(struct blk_node *node, uint64_t *clusters, struct 
     int ret = 0;
 
     *clusters = div_round_up(blk_size(qcow2_file(node)), s->cluster_bytes);
-    qcow2_lock(s);
+    QCOW2_LOCK_SCOPE(s);
     while (*clusters && ret == 0) {
         ret = qcow2_refcount(node, *clusters - 1, &count, err);
         if (ret < 0 || count)
             break;
         --*clusters;
     }
-    qcow2_unlock(s);
     return ret;
 }
 
@@ -148,9 +147,8 @@ static int trim_file(struct blk_node *node, struct blk_error *err)
     ret = blk_child_truncate(file, end, BLK_PREALLOC_OFF, false, err);
     if (ret < 0)
         return ret;
-    qcow2_lock(s);
+    QCOW2_LOCK_SCOPE(s);
     s->unwritten = end;
-    qcow2_unlock(s);
     return 0;
 }
 

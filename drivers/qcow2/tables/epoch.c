@@ -259,9 +259,8 @@ static int commit_held(struct blk_node *node, struct blk_error *err)
             ret = qcow2_frees_apply(node, &epoch.frees, err);
         if (ret < 0)
             qcow2_poison(s, -ret);
-        qcow2_lock(s);
+        QCOW2_LOCK_SCOPE(s);
         thaw(s, &epoch);
-        qcow2_unlock(s);
     }
     epoch_free(&epoch);
     return ret;
@@ -274,10 +273,8 @@ static int commit_held(struct blk_node *node, struct blk_error *err)
 static int commit(struct blk_node *node, struct blk_error *err)
 {
     struct qcow2_state *s = qcow2_state(node);
-    pthread_mutex_lock(&s->commit_mutex);
-    int ret = commit_held(node, err);
-    pthread_mutex_unlock(&s->commit_mutex);
-    return ret;
+    LOCK_SCOPE(&s->commit_mutex);
+    return commit_held(node, err);
 }
 
 int qcow2_flush_to_os(struct blk_node *node, struct blk_error *err)
@@ -301,7 +298,7 @@ int qcow2_commit_all(struct blk_node *node, struct blk_error *err)
 /* How full of changes the caches are: 0 little, 1 commit when nobody does, 2 commit now. */
 static int pressure(struct qcow2_state *s)
 {
-    pthread_rwlock_rdlock(&s->lock);
+    READ_LOCK_SCOPE(&s->lock);
     const struct qcow2_cache *l2 = &s->l2_cache, *blocks = &s->refblock_cache;
     int level = 0;
     if (l2->dirty_count * 2 > l2->limit || blocks->dirty_count * 2 > blocks->limit ||
@@ -310,7 +307,6 @@ static int pressure(struct qcow2_state *s)
     if (l2->dirty_count > l2->limit || blocks->dirty_count > 2 * blocks->limit ||
         s->frees.count > 4 * MANY_FREES)
         level = 2;
-    pthread_rwlock_unlock(&s->lock);
     return level;
 }
 
@@ -321,12 +317,12 @@ int qcow2_commit_if_full(struct blk_node *node, struct blk_error *err)
     if (!level)
         return 0;
     if (level == 2) {
-        pthread_mutex_lock(&s->commit_mutex);
+        blk_mutex_lock(&s->commit_mutex);
         level = pressure(s); /* somebody else may have done it meanwhile */
-    } else if (pthread_mutex_trylock(&s->commit_mutex)) {
+    } else if (!blk_mutex_trylock(&s->commit_mutex)) {
         return 0;
     }
     int ret = level ? commit_held(node, err) : 0;
-    pthread_mutex_unlock(&s->commit_mutex);
+    blk_mutex_unlock(&s->commit_mutex);
     return ret;
 }

@@ -74,10 +74,8 @@ static void pass_discard(struct blk_node *node, const struct qcow2_free *entry)
 int qcow2_unalloc(struct blk_node *node, uint64_t offset, uint64_t bytes, struct blk_error *err)
 {
     struct qcow2_state *s = qcow2_state(node);
-    qcow2_lock(s);
-    int ret = qcow2_refcount_decrease(node, offset, bytes, err);
-    qcow2_unlock(s);
-    return ret;
+    QCOW2_LOCK_SCOPE(s);
+    return qcow2_refcount_decrease(node, offset, bytes, err);
 }
 
 int qcow2_frees_apply(struct blk_node *node, const struct qcow2_frees *frees,

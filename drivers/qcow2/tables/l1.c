@@ -96,10 +96,8 @@ int qcow2_l1_load(struct blk_node *node, struct blk_error *err)
 int qcow2_l1_fetch(struct blk_node *node, struct blk_error *err)
 {
     struct qcow2_state *s = qcow2_state(node);
-    qcow2_lock(s);
-    int ret = qcow2_l1_load(node, err);
-    qcow2_unlock(s);
-    return ret;
+    QCOW2_LOCK_SCOPE(s);
+    return qcow2_l1_load(node, err);
 }
 
 int qcow2_use_l1(struct blk_node *node, uint64_t offset, uint32_t entries, uint64_t size,

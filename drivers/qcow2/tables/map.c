@@ -375,14 +375,13 @@ int qcow2_map(struct blk_node *node, uint64_t offset, uint64_t bytes,
     struct qcow2_state *s = qcow2_state(node);
     int ret;
 
-    pthread_rwlock_rdlock(&s->lock);
+    blk_read_lock(&s->lock);
     bool done = map_cached(node, offset, bytes, mapping, &ret, err);
-    pthread_rwlock_unlock(&s->lock);
+    blk_read_unlock(&s->lock);
     if (done)
         return ret;
 
-    qcow2_lock(s);
+    QCOW2_LOCK_SCOPE(s);
     ret = map_locked(node, offset, bytes, mapping, err);
-    qcow2_unlock(s);
     return ret;
 }

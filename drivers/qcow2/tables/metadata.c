@@ -192,15 +192,14 @@ int qcow2_check_target(struct blk_node *node, uint64_t host, uint64_t bytes, str
     if (s->data_file)
         return 0;
 
-    pthread_rwlock_rdlock(&s->lock);
+    blk_read_lock(&s->lock);
     bool known = s->metadata_known;
     int ret = known ? qcow2_check_overlap(node, host, bytes, err) : 0;
-    pthread_rwlock_unlock(&s->lock);
+    blk_read_unlock(&s->lock);
     if (known)
         return ret;
 
-    qcow2_lock(s);
+    QCOW2_LOCK_SCOPE(s);
     ret = qcow2_check_overlap(node, host, bytes, err);
-    qcow2_unlock(s);
     return ret;
 }

@@ -65,7 +65,7 @@ int qcow2_l1_activate(struct blk_node *node, uint64_t offset, uint64_t *table, u
         free(dirty);
         return ret;
     }
-    qcow2_lock(s);
+    QCOW2_LOCK_SCOPE(s);
     qcow2_free_later(node, s->l1_offset, (uint64_t)s->l1_entries * 8, why);
     free(s->l1);
     free(s->l1_dirty);
@@ -74,7 +74,6 @@ int qcow2_l1_activate(struct blk_node *node, uint64_t offset, uint64_t *table, u
     s->l1_any_dirty = false;
     s->l1_entries = entries;
     s->l1_offset = offset;
-    qcow2_unlock(s);
     return 0;
 }
 
