@@ -2,6 +2,8 @@
 
 #include "blockcore/base/assert.h"
 
+_Thread_local unsigned blk_drains;
+
 void blk_gate_init(struct blk_gate *gate)
 {
     *gate = (struct blk_gate){ .in_flight = 0 };
@@ -38,12 +40,20 @@ void blk_gate_drain_begin(struct blk_gate *gate)
     gate->closed++;
     while (gate->in_flight)
         blk_cond_wait(&gate->changed, &gate->mutex);
+    blk_drains++;
 }
 
 void blk_gate_drain_end(struct blk_gate *gate)
 {
     LOCK_SCOPE(&gate->mutex);
-    ASSERT(gate->closed > 0);
+    ASSERT(gate->closed > 0 && blk_drains > 0);
     gate->closed--;
+    blk_drains--;
     pthread_cond_broadcast(&gate->changed);
+}
+
+bool blk_gate_is_drained(struct blk_gate *gate)
+{
+    LOCK_SCOPE(&gate->mutex);
+    return gate->closed && !gate->in_flight;
 }

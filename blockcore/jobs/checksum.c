@@ -45,6 +45,7 @@ static int status_at(struct job *job, uint64_t offset, uint64_t bytes, struct bl
 
 static void count_done(struct job *job, uint64_t bytes)
 {
+    ASSERT_LOCKED(&job->mutex);
     job->done += bytes;
     if (job->params->progress)
         job->params->progress(job->params->opaque, job->done, job->size);
@@ -53,6 +54,7 @@ static void count_done(struct job *job, uint64_t bytes)
 /* Moves on by `bytes`. */
 static void advance(struct job *job, uint64_t bytes)
 {
+    ASSERT_LOCKED(&job->mutex);
     job->next += bytes;
     job->extent.bytes -= u64_min(bytes, job->extent.bytes);
 }
@@ -60,6 +62,7 @@ static void advance(struct job *job, uint64_t bytes)
 /* Returns 1 with the next block to read, 0 at the end, or -errno. The mutex is held. */
 static int next_chunk(struct job *job, struct chunk *chunk, struct blk_error *err)
 {
+    ASSERT_LOCKED(&job->mutex);
     while (job->ret == 0 && job->next < job->size) {
         uint64_t left = job->size - job->next;
         int ret = job->extent.bytes ? 0 : status_at(job, job->next, left, &job->extent, err);
@@ -110,6 +113,7 @@ static int read_chunk(struct job *job, const struct chunk *chunk, uint8_t *buf,
 
 static void fail_job(struct job *job, int ret, const struct blk_error *err)
 {
+    ASSERT_LOCKED(&job->mutex);
     if (job->ret == 0) {
         job->ret = ret;
         job->err = *err;

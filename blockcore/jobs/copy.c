@@ -100,6 +100,7 @@ static void salvage_map(struct job *job, uint64_t bytes)
 
 static int look_at_source(struct job *job, uint64_t bytes, struct blk_error *err)
 {
+    ASSERT_LOCKED(&job->mutex);
     job->unreadable = false;
     int ret = ask_source(job, bytes, err);
     if (ret == 0 || !job->params->salvage)
@@ -141,6 +142,7 @@ static void fit_to_unit(const struct job *job, struct chunk *chunk)
 /* Moves on to the next range that the mask marks. What is skipped is done. Returns its length. */
 static uint64_t skip_to_marked(struct job *job)
 {
+    ASSERT_LOCKED(&job->mutex);
     const struct blk_copy_params *p = job->params;
     uint64_t bytes = p->bytes - job->next;
 
@@ -158,6 +160,7 @@ static uint64_t skip_to_marked(struct job *job)
 /* Returns 1 with the next chunk, 0 at the end, or -errno. */
 static int next_chunk(struct job *job, struct chunk *chunk, struct blk_error *err)
 {
+    ASSERT_LOCKED(&job->mutex);
     const struct blk_copy_params *p = job->params;
     uint64_t marked = skip_to_marked(job);
 

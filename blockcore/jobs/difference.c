@@ -131,6 +131,7 @@ static int look(const struct side *side, uint64_t offset, uint64_t *bytes, enum 
 /* Whether the mask excludes what begins at `offset`; *bytes is shortened as far as that goes. */
 static bool is_masked(struct job *job, uint64_t offset, uint64_t *bytes)
 {
+    ASSERT_LOCKED(&job->mutex);
     uint64_t length;
 
     if (!job->params->mask)
@@ -144,6 +145,7 @@ static bool is_masked(struct job *job, uint64_t offset, uint64_t *bytes)
 static int is_settled(struct job *job, uint64_t offset, uint64_t *bytes, bool *settled,
                       struct blk_error *err)
 {
+    ASSERT_LOCKED(&job->mutex);
     struct blk_node *behind = job->params->behind;
     enum kind first, second;
 
@@ -171,6 +173,7 @@ static int is_settled(struct job *job, uint64_t offset, uint64_t *bytes, bool *s
 /* Adds to what has been seen, and says so. */
 static void count(struct job *job, uint64_t bytes)
 {
+    ASSERT_LOCKED(&job->mutex);
     const struct blk_difference_params *p = job->params;
     job->done += bytes;
     if (p->progress)
@@ -180,6 +183,7 @@ static void count(struct job *job, uint64_t bytes)
 /* Returns 1 with a piece to be read, 0 at the end, or -errno. */
 static int next_piece(struct job *job, struct piece *piece, struct blk_error *err)
 {
+    ASSERT_LOCKED(&job->mutex);
     while (job->ret == 0 && job->next < job->params->bytes) {
         uint64_t bytes = job->params->bytes - job->next;
         bool settled;

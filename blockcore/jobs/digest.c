@@ -187,6 +187,7 @@ static uint64_t block_length(const struct blk_digest *digest, uint64_t index)
  */
 static struct open_block *open_block(struct blk_digest *digest, uint64_t index, bool data)
 {
+    ASSERT_LOCKED(&digest->mutex);
     struct open_block *block = digest->open;
     while (block && block->index != index)
         block = block->next;
@@ -204,6 +205,7 @@ static struct open_block *open_block(struct blk_digest *digest, uint64_t index, 
 /* Takes a block out of the list. */
 static void unlink_block(struct blk_digest *digest, struct open_block *block)
 {
+    ASSERT_LOCKED(&digest->mutex);
     struct open_block **at = &digest->open;
     while (*at != block)
         at = &(*at)->next;

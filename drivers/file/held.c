@@ -29,6 +29,7 @@ void file_held_begin(struct blk_node *node)
     if (t->held_bytes < BLK_SECTOR_BYTES)
         t->held_bytes = BLK_SECTOR_BYTES;
     t->held = blk_xcalloc(1, t->held_bytes);
+    file_target_become(t, FILE_TARGET_UNTOUCHED);
     if (!s->device)
         blk_node_set_size(node, 0);
 }
@@ -65,17 +66,19 @@ int file_overwrite(struct blk_node *node, struct blk_error *err)
         return 0;
 
     struct file_target *t = s->target;
-    blk_mutex_lock(&t->erase_mutex);
-    int ret = t->erased ? 0 : erase(node);
-    if (ret == 0)
-        t->erased = true;
-    blk_mutex_unlock(&t->erase_mutex);
-    return ret < 0 ? blk_fail(err, -ret, "erasing the old content of '%s'", node->name) : 0;
+    LOCK_SCOPE(&t->erase_mutex);
+    if (!file_target_is(t, FILE_TARGET_UNTOUCHED))
+        return 0; /* another request has done it meanwhile */
+    int ret = erase(node);
+    if (ret < 0)
+        return blk_fail(err, -ret, "erasing the old content of '%s'", node->name);
+    file_target_become(t, FILE_TARGET_ERASED);
+    return 0;
 }
 
 bool file_shows_old(const struct file_state *s)
 {
-    return s->target && s->target->held && !s->target->erased;
+    return s->target && file_target_is(s->target, FILE_TARGET_UNTOUCHED);
 }
 
 bool file_is_held(const struct file_state *s, uint64_t offset)

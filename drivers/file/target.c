@@ -435,6 +435,8 @@ static int make_node(struct making *making, struct blk_node **node, struct blk_e
     file_changed(s); /* the new file itself is a change */
     if (t->kind == FILE_TARGET_IN_PLACE)
         file_held_begin(made);
+    else
+        file_target_become(t, t->temporary ? FILE_TARGET_TEMPORARY : FILE_TARGET_UNNAMED);
     made->unnamed = true;
     made->reads_zero = !s->device;
     *node = made;

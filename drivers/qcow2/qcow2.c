@@ -44,10 +44,11 @@ static void apply_settings(struct blk_node *node, const struct qcow2_settings *s
     uint32_t unit = (uint32_t)u64_max(qcow2_file(node)->limits.request_alignment, BLK_SECTOR_BYTES);
 
     s->l1_unit = (uint32_t)u64_min(unit, s->cluster_bytes);
-    qcow2_cache_init(&s->l2_cache, (uint32_t)settings->slice_bytes, unit, settings->l2_cache,
-                     BLK_EVENT_L2_LOAD);
-    qcow2_cache_init(&s->refblock_cache, (uint32_t)u64_min(s->cluster_bytes, MAX_REFSLICE_BYTES),
-                     unit, settings->refcount_cache, BLK_EVENT_REFBLOCK_LOAD);
+    qcow2_cache_init(&s->l2_cache, &s->lock, (uint32_t)settings->slice_bytes, unit,
+                     settings->l2_cache, BLK_EVENT_L2_LOAD);
+    qcow2_cache_init(&s->refblock_cache, &s->lock,
+                     (uint32_t)u64_min(s->cluster_bytes, MAX_REFSLICE_BYTES), unit,
+                     settings->refcount_cache, BLK_EVENT_REFBLOCK_LOAD);
     s->pass_discard = settings->pass_discard;
     atomic_store(&s->overlap_checks, settings->overlap_checks);
     s->discard_no_unref = settings->discard_no_unref;

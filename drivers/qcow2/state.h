@@ -23,9 +23,9 @@
  *                      guest data is never moved under it. Tables missing from the cache are
  *                      loaded under it.
  *   4. header_mutex    sector 0 and `header`, which is always what the medium has.
- * "[locked]" at a function means: the caller holds `lock` for writing, by qcow2_lock(). Functions
- * without it take what they need. The operations of snapshot/, check/ and shape/ run alone, but
- * keep to the same rules.
+ * "[locked]" at a function means: the caller holds `lock` for writing, by qcow2_lock(), and the
+ * function asserts it. Functions without it take what they need. The operations of snapshot/,
+ * check/ and shape/ run alone, but keep to the same rules.
  *
  * Pointers to cached tables are valid until the lock is released: nothing is evicted earlier.
  */

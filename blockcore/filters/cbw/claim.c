@@ -10,6 +10,7 @@
 
 int cbw_check_locked(struct blk_cbw *cbw, struct blk_error *err)
 {
+    ASSERT_LOCKED(&cbw->mutex);
     if (!cbw->broken)
         return 0;
     char why[sizeof(err->why)];
@@ -27,6 +28,7 @@ int blk_cbw_check(struct blk_cbw *cbw, struct blk_error *err)
 
 void cbw_claim_add(struct blk_cbw *cbw, struct cbw_claim *claim, uint64_t offset, uint64_t bytes)
 {
+    ASSERT_LOCKED(&cbw->mutex);
     uint64_t start = round_down(offset, cbw->cluster_bytes);
     uint64_t end = u64_min(round_up(offset + bytes, cbw->cluster_bytes), cbw->size);
     struct cbw_claim **tail = &cbw->claims;
@@ -40,6 +42,7 @@ void cbw_claim_add(struct blk_cbw *cbw, struct cbw_claim *claim, uint64_t offset
 
 bool cbw_claim_is_free(const struct blk_cbw *cbw, const struct cbw_claim *claim)
 {
+    ASSERT_LOCKED(&cbw->mutex);
     for (const struct cbw_claim *other = cbw->claims; other != claim; other = other->next)
         if (ranges_overlap(other->offset, other->bytes, claim->offset, claim->bytes))
             return false;
@@ -48,6 +51,7 @@ bool cbw_claim_is_free(const struct blk_cbw *cbw, const struct cbw_claim *claim)
 
 void cbw_claim_remove(struct blk_cbw *cbw, struct cbw_claim *claim)
 {
+    ASSERT_LOCKED(&cbw->mutex);
     struct cbw_claim **at = &cbw->claims;
     while (*at != claim)
         at = &(*at)->next;

@@ -157,6 +157,7 @@ int blk_cbw_save(struct blk_cbw *cbw, uint64_t offset, uint64_t bytes, struct bl
 
 static void enqueue(struct blk_cbw *cbw, struct cbw_save *save)
 {
+    ASSERT_LOCKED(&cbw->mutex);
     struct cbw_save **tail = &cbw->queue;
     while (*tail)
         tail = &(*tail)->next;
@@ -167,6 +168,7 @@ static void enqueue(struct blk_cbw *cbw, struct cbw_save *save)
 
 static void dequeue(struct blk_cbw *cbw, struct cbw_save *save)
 {
+    ASSERT_LOCKED(&cbw->mutex);
     struct cbw_save **at = &cbw->queue;
     while (*at != save)
         at = &(*at)->next;
@@ -177,6 +179,7 @@ static void dequeue(struct blk_cbw *cbw, struct cbw_save *save)
 /* The first save whose range nobody before it claims, or NULL. */
 static struct cbw_save *next_save(const struct blk_cbw *cbw)
 {
+    ASSERT_LOCKED(&cbw->mutex);
     for (struct cbw_save *save = cbw->queue; save; save = save->next)
         if (cbw_claim_is_free(cbw, &save->claim))
             return save;
@@ -188,6 +191,7 @@ static struct cbw_save *next_save(const struct blk_cbw *cbw)
 /* Does one save; the mutex is held before and after. */
 static void run_save(struct blk_cbw *cbw, struct cbw_save *save)
 {
+    ASSERT_LOCKED(&cbw->mutex);
     struct blk_error err = BLK_ERROR_INIT;
 
     dequeue(cbw, save);
@@ -229,6 +233,7 @@ static void *help(void *argument)
  */
 static int ensure_helper(struct blk_cbw *cbw, struct blk_error *err)
 {
+    ASSERT_LOCKED(&cbw->mutex);
     if (cbw->queued <= cbw->idle || cbw->helpers == CBW_MAX_HELPERS)
         return 0;
     int code = pthread_create(&cbw->threads[cbw->helpers], NULL, help, cbw);
@@ -268,6 +273,7 @@ static struct timespec deadline_after(uint64_t ms)
  */
 static void give_up(struct blk_cbw *cbw, struct cbw_save *save)
 {
+    ASSERT_LOCKED(&cbw->mutex);
     if (save->state == SAVE_RUNNING) {
         save->given_up = true;
         return;
@@ -291,6 +297,7 @@ static int too_late(const struct blk_cbw *cbw, uint64_t offset, struct blk_error
 static int await_save(struct blk_cbw *cbw, struct cbw_save *save, const struct timespec *deadline,
                       struct blk_error *err)
 {
+    ASSERT_LOCKED(&cbw->mutex);
     int waited = 0;
     while (save->state != SAVE_DONE && !cbw->broken && waited == 0)
         waited = blk_cond_timedwait(&cbw->changed, &cbw->mutex, deadline);

@@ -63,6 +63,7 @@ struct view_read {
 /* Notes what is pending, in one step. The range is held. */
 static int look(struct blk_cbw *cbw, struct view_read *read, struct blk_error *err)
 {
+    ASSERT_RANGE_HELD(&cbw->reads, read->offset, read->bytes, BLK_RANGE_SHARED);
     uint64_t last = (read->offset + read->bytes - 1) / cbw->cluster_bytes;
 
     LOCK_SCOPE(&cbw->mutex);

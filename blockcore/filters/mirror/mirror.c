@@ -41,6 +41,7 @@ static struct mirror *mirror_of(const struct blk_node *filter)
 static int copy_held(const struct mirror *mirror, uint64_t offset, uint64_t bytes,
                      struct blk_error *err)
 {
+    ASSERT_RANGE_HELD(&mirror->ranges, offset, bytes, BLK_RANGE_EXCLUSIVE);
     int ret = 0;
     uint8_t *buf = blk_buffer_alloc(u64_min(bytes, PIECE_BYTES));
     if (!buf)

@@ -317,7 +317,7 @@ static void adopt(struct blk_node *node, const struct qcow2_bitmap_directory *di
         atomic_store(&b->changed, false);
     }
     node->bitmaps->changed = false;
-    atomic_store(&node->bitmaps->tracking, false);
+    blk_bitmaps_untrack(node->bitmaps);
     qcow2_identity_note(node);
 }
 

@@ -25,6 +25,7 @@ static bool has_place(const struct qcow2_state *s, struct qcow2_entry entry)
 static int place_row(struct blk_node *node, uint64_t end, struct row *row, struct blk_error *err)
 {
     struct qcow2_state *s = qcow2_state(node);
+    ASSERT_LOCKED(&s->lock);
     struct qcow2_table *slice;
     uint32_t index;
     int ret = qcow2_slice_write(node, row->guest, &slice, &index, err);
@@ -77,6 +78,7 @@ static int zero_row(struct blk_node *node, const struct row *row, enum blk_preal
 static int link_row(struct blk_node *node, const struct row *row, struct blk_error *err)
 {
     const struct qcow2_state *s = qcow2_state(node);
+    ASSERT_LOCKED(&s->lock);
     struct qcow2_table *slice;
     uint32_t index;
     int ret = qcow2_slice_write(node, row->guest, &slice, &index, err);

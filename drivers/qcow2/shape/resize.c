@@ -42,6 +42,7 @@ static int free_l2(struct blk_node *node, uint64_t table, enum qcow2_free_why wh
                    struct blk_error *err)
 {
     struct qcow2_state *s = qcow2_state(node);
+    ASSERT_LOCKED(&s->lock);
     if (table & (s->cluster_bytes - 1))
         return qcow2_corrupt(node, err, "an L2 table at the unaligned offset %llu",
                              (unsigned long long)table);
@@ -256,6 +257,7 @@ static int shrink(struct blk_node *node, uint64_t size, struct blk_error *err)
 int qcow2_truncate(struct blk_node *node, uint64_t size, enum blk_prealloc prealloc, bool exact,
                    struct blk_error *err)
 {
+    ASSERT_ALONE();
     const struct qcow2_state *s = qcow2_state(node);
     uint64_t old_size = blk_size(node);
     (void)exact; /* always */
@@ -442,6 +444,7 @@ static int cut_empty(struct blk_node *node, struct blk_error *err)
 
 int qcow2_make_empty(struct blk_node *node, struct blk_error *err)
 {
+    ASSERT_ALONE();
     struct qcow2_state *s = qcow2_state(node);
 
     blk_event(qcow2_file(node), BLK_EVENT_EMPTY_IMAGE_PREPARE);

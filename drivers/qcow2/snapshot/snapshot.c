@@ -345,6 +345,7 @@ static int create(struct change *change, const char *name, struct blk_error *err
 
 int qcow2_snapshot_create(struct blk_node *node, const char *name, struct blk_error *err)
 {
+    ASSERT_ALONE();
     struct change change;
 
     if (strlen(name) > QCOW2_SHOWN_NAME_BYTES)
@@ -442,6 +443,7 @@ static int begin_recording(struct blk_node *node, const struct qcow2_snapshot *s
 
 int qcow2_snapshot_apply(struct blk_node *node, const char *id_or_name, struct blk_error *err)
 {
+    ASSERT_ALONE();
     struct change change;
     struct search search;
     struct blk_dirty_bitmap *changed = NULL;
@@ -502,6 +504,7 @@ static int delete(struct change *change, const struct search *search, struct blk
  */
 int qcow2_snapshot_delete(struct blk_node *node, const char *name, struct blk_error *err)
 {
+    ASSERT_ALONE();
     struct change change;
     struct search search;
 

@@ -145,6 +145,7 @@ static int freeze_l1(struct qcow2_state *s, struct epoch *epoch)
 /* Everything has been copied: what changes from here on belongs to the next epoch. */
 static void begin_next_epoch(struct qcow2_state *s, struct epoch *epoch)
 {
+    ASSERT_LOCKED(&s->lock);
     struct qcow2_cache *caches[] = { &s->l2_cache, &s->refblock_cache };
     for (size_t i = 0; i < sizeof(caches) / sizeof(caches[0]); i++)
         while (caches[i]->dirty.dirty_next != &caches[i]->dirty) {
@@ -165,6 +166,7 @@ static void begin_next_epoch(struct qcow2_state *s, struct epoch *epoch)
 static int freeze(struct blk_node *node, struct epoch *epoch, struct blk_error *err)
 {
     struct qcow2_state *s = qcow2_state(node);
+    ASSERT_LOCKED(&s->lock);
     /* A refcount table that found no place when it grew gets another chance. */
     int ret = qcow2_reftable_place(node, err);
     if (ret < 0)
@@ -180,6 +182,7 @@ static int freeze(struct blk_node *node, struct epoch *epoch, struct blk_error *
 
 static void thaw(struct qcow2_state *s, const struct epoch *epoch)
 {
+    ASSERT_LOCKED(&s->lock);
     for (size_t i = 0; i < epoch->count; i++) {
         struct qcow2_cache *caches[] = { &s->l2_cache, &s->refblock_cache };
         for (size_t c = 0; c < 2; c++) {
@@ -247,6 +250,7 @@ static int commit_held(struct blk_node *node, struct blk_error *err)
     struct qcow2_state *s = qcow2_state(node);
     struct epoch epoch = { .count = 0 };
 
+    ASSERT_LOCKED(&s->commit_mutex);
     int ret = qcow2_check_poison(node, err);
     if (ret < 0)
         return ret;

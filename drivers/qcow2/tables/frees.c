@@ -14,6 +14,7 @@ void qcow2_free_later(struct blk_node *node, uint64_t offset, uint64_t bytes,
                       enum qcow2_free_why why)
 {
     struct qcow2_state *s = qcow2_state(node);
+    ASSERT_LOCKED(&s->lock);
     struct qcow2_frees *frees = &s->frees;
     uint64_t start = round_down(offset, s->cluster_bytes);
     uint64_t end = round_up(offset + bytes, s->cluster_bytes);
@@ -43,6 +44,7 @@ void qcow2_free_later(struct blk_node *node, uint64_t offset, uint64_t bytes,
 static bool is_last_use(struct blk_node *node, uint64_t cluster)
 {
     struct qcow2_state *s = qcow2_state(node);
+    ASSERT_LOCKED(&s->lock);
     uint64_t count = 0;
     if (s->compressed_next && (s->compressed_next - 1) >> s->cluster_bits == cluster)
         return false;
