@@ -182,17 +182,21 @@ static int write_bits(struct blk_node *node, const struct blk_dirty_bitmap *bitm
     BLK_AUTOFREE uint8_t *table = blk_calloc(1, table_bytes);
     if (!table)
         return blk_fail(err, ENOMEM, "storing bitmap '%s'", bitmap->name);
-    int ret = look_at_pieces(node, bitmap, places, table, &with_data, err);
-    if (ret == 0 && with_data)
-        ret = allocate(node, places, with_data * cluster, &data, err);
-    if (ret == 0)
-        ret = allocate(node, places, table_bytes, &entry->table_offset, err);
-    if (ret == 0)
-        ret = write_pieces(node, bitmap, places, data, table, err);
-    if (ret == 0)
-        ret = blk_child_pwrite(qcow2_file(node), entry->table_offset, table_bytes, table, 0, err);
     entry->table_entries = (uint32_t)pieces;
-    return ret;
+    int ret = look_at_pieces(node, bitmap, places, table, &with_data, err);
+    if (ret < 0)
+        return ret;
+    if (with_data)
+        ret = allocate(node, places, with_data * cluster, &data, err);
+    if (ret < 0)
+        return ret;
+    ret = allocate(node, places, table_bytes, &entry->table_offset, err);
+    if (ret < 0)
+        return ret;
+    ret = write_pieces(node, bitmap, places, data, table, err);
+    if (ret < 0)
+        return ret;
+    return blk_child_pwrite(qcow2_file(node), entry->table_offset, table_bytes, table, 0, err);
 }
 
 /* ---- the new directory ---- */

@@ -481,21 +481,29 @@ static int delete(struct change *change, const struct search *search, struct blk
                                         &change->old_table_bytes, err);
     if (ret < 0)
         return ret;
-    uint64_t *table;
+    BLK_AUTOFREE uint64_t *table = NULL;
     ret = read_l1(change->node, snapshot, &table, err);
-    if (ret == 0)
-        ret = qcow2_tree_count(shadow, table, snapshot->l1_entries, -1, err);
-    free(table);
-    if (ret == 0 && snapshot->l1_entries)
+    if (ret < 0)
+        return ret;
+    ret = qcow2_tree_count(shadow, table, snapshot->l1_entries, -1, err);
+    if (ret < 0)
+        return ret;
+    if (snapshot->l1_entries)
         ret = qcow2_shadow_add(shadow, snapshot->l1_offset, (uint64_t)snapshot->l1_entries * 8, -1,
                                err);
-    if (ret == 0)
-        ret = qcow2_tree_set_copied(shadow, change->l1, change->next.l1_entries, &changed, err);
-    if (ret == 0 && changed)
+    if (ret < 0)
+        return ret;
+    ret = qcow2_tree_set_copied(shadow, change->l1, change->next.l1_entries, &changed, err);
+    if (ret < 0)
+        return ret;
+    if (changed)
         ret = write_l1(change, false, err);
-    if (ret == 0)
-        ret = replace_table(change, err);
-    return ret < 0 ? ret : commit(change, err);
+    if (ret < 0)
+        return ret;
+    ret = replace_table(change, err);
+    if (ret < 0)
+        return ret;
+    return commit(change, err);
 }
 
 /*
