@@ -12,26 +12,47 @@
 #ifndef BLOCKCORE_BITMAP_BITMAPS_H
 #define BLOCKCORE_BITMAP_BITMAPS_H
 
-#include <pthread.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 
 #include "blockcore/base/error.h"
+#include "blockcore/base/lock.h"
 #include "blockcore/bitmap/dirty_bitmap.h"
 #include "blockcore/graph/node.h"
 
+/*
+ * How much of the set is in memory, and whether the image says that it is in use (C5):
+ *
+ *              bits loaded              first recorded write
+ *   LISTED -----------------> LOADED ------------------------> TRACKED
+ *      ^                      |    ^                              |
+ *      '----------------------'    '------------------------------'
+ *       directory read (again)       stored, or a bitmap was added
+ *
+ * Validity, enabled and the like are properties of each bitmap (dirty_bitmap.h), in any mix.
+ */
+enum blk_bitmaps_stage {
+    BLK_BITMAPS_LISTED,  /* names and flags; what was loaded before still has its bits */
+    BLK_BITMAPS_LOADED,  /* the bits of all usable bitmaps */
+    BLK_BITMAPS_TRACKED, /* the image says that the enabled bitmaps are in use */
+};
+
 struct blk_dirty_bitmaps {
     struct blk_dirty_bitmap *first; /* in the image's order; changed only with the node drained */
-    pthread_mutex_t mutex;          /* held while the tracking of writes begins */
-    atomic_bool tracking;           /* the image says that the enabled bitmaps are in use */
-    bool loaded;                    /* the bits of all usable bitmaps are in memory */
+    struct blk_mutex mutex;          /* held while the tracking of writes begins */
+    atomic_int stage;               /* enum blk_bitmaps_stage; changed by the functions below */
     bool changed;                   /* set, names or flags differ from the image's */
     bool must_store;                /* the last step of a work that is done: no signal stops it */
 };
 
 /* The node's set, made empty where there is none yet. */
 struct blk_dirty_bitmaps *blk_bitmaps_of(struct blk_node *node);
+
+/* The directory has been read: bits may be missing. Not while the set is tracked. */
+void blk_bitmaps_listed(struct blk_dirty_bitmaps *bitmaps);
+/* The image holds what is in memory, or not all of it is said to be in use: ends the tracking. */
+void blk_bitmaps_untrack(struct blk_dirty_bitmaps *bitmaps);
 
 /* Adds a bitmap at the end; the set owns it. -EEXIST when the name is taken. */
 int blk_bitmaps_add(struct blk_node *node, struct blk_dirty_bitmap *bitmap, struct blk_error *err);

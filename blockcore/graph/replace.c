@@ -1,7 +1,8 @@
 #include "blockcore/graph/replace.h"
 
-#include <assert.h>
 #include <errno.h>
+
+#include "blockcore/base/assert.h"
 
 /* Whether `node` is in the graph of `root`, or `root` itself. */
 static bool graph_has(const struct blk_node *root, const struct blk_node *node)
@@ -53,7 +54,7 @@ static void lead_edges(struct blk_node *parent, struct blk_node *from, struct bl
                 blk_node_ref(to);
             parent->children[role] = to;
             from->refs--;
-            assert(from->refs > 0);
+            ASSERT(from->refs > 0);
         } else if (child && child != to) {
             lead_edges(child, from, to);
         }
@@ -64,7 +65,7 @@ int blk_graph_replace_node(struct blk_node *root, struct blk_node *from, struct 
                            struct blk_error *err)
 {
     unsigned count = 0;
-    assert(from != to);
+    ASSERT(from != to);
     int ret = count_edges(root, from, to, &count, err);
 
     if (ret < 0)

@@ -5,12 +5,12 @@
 #include "blockcore/jobs/checksum.h"
 
 #include <errno.h>
-#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "blockcore/base/bytes.h"
 #include "blockcore/base/cancel.h"
+#include "blockcore/base/lock.h"
 #include "blockcore/base/workers.h"
 #include "blockcore/graph/io.h"
 #include "blockcore/graph/status.h"
@@ -22,7 +22,7 @@ struct job {
     struct blk_digest *digest;
     uint64_t size;
 
-    pthread_mutex_t mutex; /* guards what follows */
+    struct blk_mutex mutex; /* guards what follows */
     uint64_t next; /* everything before has been handed out; a multiple of BLOCK or the end */
     struct blk_extent extent; /* at `next`; bytes 0: unknown */
     uint64_t done;
@@ -45,6 +45,7 @@ static int status_at(struct job *job, uint64_t offset, uint64_t bytes, struct bl
 
 static void count_done(struct job *job, uint64_t bytes)
 {
+    ASSERT_LOCKED(&job->mutex);
     job->done += bytes;
     if (job->params->progress)
         job->params->progress(job->params->opaque, job->done, job->size);
@@ -53,6 +54,7 @@ static void count_done(struct job *job, uint64_t bytes)
 /* Moves on by `bytes`. */
 static void advance(struct job *job, uint64_t bytes)
 {
+    ASSERT_LOCKED(&job->mutex);
     job->next += bytes;
     job->extent.bytes -= u64_min(bytes, job->extent.bytes);
 }
@@ -60,6 +62,7 @@ static void advance(struct job *job, uint64_t bytes)
 /* Returns 1 with the next block to read, 0 at the end, or -errno. The mutex is held. */
 static int next_chunk(struct job *job, struct chunk *chunk, struct blk_error *err)
 {
+    ASSERT_LOCKED(&job->mutex);
     while (job->ret == 0 && job->next < job->size) {
         uint64_t left = job->size - job->next;
         int ret = job->extent.bytes ? 0 : status_at(job, job->next, left, &job->extent, err);
@@ -110,6 +113,7 @@ static int read_chunk(struct job *job, const struct chunk *chunk, uint8_t *buf,
 
 static void fail_job(struct job *job, int ret, const struct blk_error *err)
 {
+    ASSERT_LOCKED(&job->mutex);
     if (job->ret == 0) {
         job->ret = ret;
         job->err = *err;
@@ -124,19 +128,19 @@ static void *work(void *argument)
     uint8_t *buf = blk_buffer_alloc(BLOCK);
     int ret = buf ? 0 : blk_fail(&err, ENOMEM, "reading '%s'", job->params->node->name);
 
-    pthread_mutex_lock(&job->mutex);
+    blk_mutex_lock(&job->mutex);
     while (ret == 0 && (ret = next_chunk(job, &chunk, &err)) > 0) {
-        pthread_mutex_unlock(&job->mutex);
+        blk_mutex_unlock(&job->mutex);
         ret = read_chunk(job, &chunk, buf, &err);
         if (ret == 0)
             ret = blk_digest_add(job->digest, chunk.offset, chunk.bytes, buf, &err);
-        pthread_mutex_lock(&job->mutex);
+        blk_mutex_lock(&job->mutex);
         if (ret == 0)
             count_done(job, chunk.bytes);
     }
     if (ret < 0)
         fail_job(job, ret, &err);
-    pthread_mutex_unlock(&job->mutex);
+    blk_mutex_unlock(&job->mutex);
     free(buf);
     return NULL;
 }
@@ -151,9 +155,9 @@ int blk_checksum(const struct blk_checksum_params *params, uint8_t digest[BLK_DI
         return ret;
     }
 
-    pthread_mutex_init(&job.mutex, NULL);
+    blk_mutex_init(&job.mutex);
     blk_run_workers(params->workers, work, &job);
-    pthread_mutex_destroy(&job.mutex);
+    blk_mutex_destroy(&job.mutex);
     if (job.ret < 0 && err)
         *err = job.err;
     ret = job.ret < 0 ? job.ret : blk_digest_finish(job.digest, digest, err);

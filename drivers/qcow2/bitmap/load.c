@@ -70,7 +70,7 @@ int qcow2_bitmaps_open(struct blk_node *node, struct blk_error *err)
             *end = qcow2_bitmap_from_entry(node, &directory.entries[i]);
             end = &(*end)->next;
         }
-        node->bitmaps->loaded = false;
+        blk_bitmaps_listed(node->bitmaps);
     }
     qcow2_bitmap_directory_free(&directory);
     return ret;

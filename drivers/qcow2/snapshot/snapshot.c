@@ -345,6 +345,7 @@ static int create(struct change *change, const char *name, struct blk_error *err
 
 static int qcow2_snapshot_create(struct blk_node *node, const char *name, struct blk_error *err)
 {
+    ASSERT_ALONE();
     struct change change;
 
     if (strlen(name) > QCOW2_SHOWN_NAME_BYTES)
@@ -443,6 +444,7 @@ static int begin_recording(struct blk_node *node, const struct qcow2_snapshot *s
 static int qcow2_snapshot_apply(struct blk_node *node, const char *id_or_name,
                                 struct blk_error *err)
 {
+    ASSERT_ALONE();
     struct change change;
     struct search search;
     struct blk_dirty_bitmap *changed = NULL;
@@ -480,21 +482,29 @@ static int delete(struct change *change, const struct search *search, struct blk
                                         &change->old_table_bytes, err);
     if (ret < 0)
         return ret;
-    uint64_t *table;
+    BLK_AUTOFREE uint64_t *table = NULL;
     ret = read_l1(change->node, snapshot, &table, err);
-    if (ret == 0)
-        ret = qcow2_tree_count(shadow, table, snapshot->l1_entries, -1, err);
-    free(table);
-    if (ret == 0 && snapshot->l1_entries)
+    if (ret < 0)
+        return ret;
+    ret = qcow2_tree_count(shadow, table, snapshot->l1_entries, -1, err);
+    if (ret < 0)
+        return ret;
+    if (snapshot->l1_entries)
         ret = qcow2_shadow_add(shadow, snapshot->l1_offset, (uint64_t)snapshot->l1_entries * 8, -1,
                                err);
-    if (ret == 0)
-        ret = qcow2_tree_set_copied(shadow, change->l1, change->next.l1_entries, &changed, err);
-    if (ret == 0 && changed)
+    if (ret < 0)
+        return ret;
+    ret = qcow2_tree_set_copied(shadow, change->l1, change->next.l1_entries, &changed, err);
+    if (ret < 0)
+        return ret;
+    if (changed)
         ret = write_l1(change, false, err);
-    if (ret == 0)
-        ret = replace_table(change, err);
-    return ret < 0 ? ret : commit(change, err);
+    if (ret < 0)
+        return ret;
+    ret = replace_table(change, err);
+    if (ret < 0)
+        return ret;
+    return commit(change, err);
 }
 
 /*
@@ -503,6 +513,7 @@ static int delete(struct change *change, const struct search *search, struct blk
  */
 static int qcow2_snapshot_delete(struct blk_node *node, const char *name, struct blk_error *err)
 {
+    ASSERT_ALONE();
     struct change change;
     struct search search;
 
