@@ -108,8 +108,8 @@ static int read_l1(struct blk_node *node, const struct qcow2_snapshot *snapshot,
     *table = NULL;
     int ret = check_l1_place(node, snapshot, err);
     return ret < 0 ? ret
-                   : qcow2_read_table(node, snapshot->l1_offset, snapshot->l1_entries,
-                                      QCOW2_MAX_L1_BYTES, table, "L1 table of a snapshot", err);
+                   : qcow2_read_table(node, &qcow2_snapshot_l1_kind, snapshot->l1_offset,
+                                      snapshot->l1_entries, table, err);
 }
 
 /* ---- listing ---- */
@@ -187,8 +187,8 @@ static int begin(struct change *change, struct blk_node *node, struct blk_error 
     if (ret < 0)
         return ret;
     change->next = s->header;
-    ret = qcow2_read_table(node, s->header.l1_offset, s->header.l1_entries, QCOW2_MAX_L1_BYTES,
-                           &change->l1, "L1 table", err);
+    ret = qcow2_read_table(node, &qcow2_l1_kind, s->header.l1_offset, s->header.l1_entries,
+                           &change->l1, err);
     if (ret < 0)
         return ret;
     return qcow2_shadow_begin(node, s->refcount_order, true, NULL, &change->shadow, err);
