@@ -393,7 +393,8 @@ int qcow2_header_read(struct blk_node *node, struct qcow2_header *header, struct
     if (be32_get(head) != QCOW2_MAGIC)
         return refuse(node, err, EINVAL, "Image is not in qcow2 format");
     decode_fields(head, header);
-    if ((ret = check_basics(node, header, err)) < 0)
+    ret = check_basics(node, header, err);
+    if (ret < 0)
         return ret;
 
     uint64_t cluster_bytes = UINT64_C(1) << header->cluster_bits;
@@ -403,8 +404,11 @@ int qcow2_header_read(struct blk_node *node, struct qcow2_header *header, struct
     ret = blk_child_pread(file, 0, u64_min(size, cluster_bytes), cluster, err);
     if (ret < 0)
         return ret;
-    if ((ret = parse_tail(node, cluster, header, tail, err)) < 0 ||
-        (ret = check_features(node, header, tail, err)) < 0)
+    ret = parse_tail(node, cluster, header, tail, err);
+    if (ret < 0)
+        return ret;
+    ret = check_features(node, header, tail, err);
+    if (ret < 0)
         return ret;
     return check_tables(node, header, err);
 }

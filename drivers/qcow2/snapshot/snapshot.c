@@ -229,11 +229,15 @@ static int write_l1(struct change *change, bool keep_old, struct blk_error *err)
 static int commit(struct change *change, struct blk_error *err)
 {
     struct blk_node *node = change->node;
-    int ret;
 
-    if ((ret = qcow2_shadow_finish(&change->shadow, true, &change->next, err)) < 0 ||
-        (ret = qcow2_barrier(node, err)) < 0 ||
-        (ret = qcow2_header_switch(node, &change->next, err)) < 0)
+    int ret = qcow2_shadow_finish(&change->shadow, true, &change->next, err);
+    if (ret < 0)
+        return ret;
+    ret = qcow2_barrier(node, err);
+    if (ret < 0)
+        return ret;
+    ret = qcow2_header_switch(node, &change->next, err);
+    if (ret < 0)
         return ret;
     qcow2_forget_tables(node);
     blk_node_set_size(node, change->next.size);
@@ -333,12 +337,21 @@ static int create(struct change *change, const char *name, struct blk_error *err
     struct qcow2_shadow *shadow = &change->shadow;
     uint32_t entries = change->next.l1_entries;
     bool changed;
-    int ret;
 
-    if ((ret = add_entry(change, name, err)) < 0 ||
-        (ret = qcow2_tree_count(shadow, change->l1, entries, 1, err)) < 0 ||
-        (ret = qcow2_tree_set_copied(shadow, change->l1, entries, &changed, err)) < 0 ||
-        (ret = write_l1(change, true, err)) < 0 || (ret = replace_table(change, err)) < 0)
+    int ret = add_entry(change, name, err);
+    if (ret < 0)
+        return ret;
+    ret = qcow2_tree_count(shadow, change->l1, entries, 1, err);
+    if (ret < 0)
+        return ret;
+    ret = qcow2_tree_set_copied(shadow, change->l1, entries, &changed, err);
+    if (ret < 0)
+        return ret;
+    ret = write_l1(change, true, err);
+    if (ret < 0)
+        return ret;
+    ret = replace_table(change, err);
+    if (ret < 0)
         return ret;
     return commit(change, err);
 }
@@ -412,12 +425,20 @@ static int apply(struct change *change, const struct qcow2_snapshot *snapshot,
     int ret;
 
     /* Counts go down first: where they are narrow there may be no room for one more. */
-    if ((ret = qcow2_tree_count(shadow, change->l1, change->next.l1_entries, -1, err)) < 0 ||
-        (ret = take_l1(change, snapshot, err)) < 0 ||
-        (ret = qcow2_tree_count(shadow, change->l1, change->next.l1_entries, 1, err)) < 0 ||
-        (ret = qcow2_tree_set_copied(shadow, change->l1, change->next.l1_entries, &changed, err)) <
-            0 ||
-        (ret = write_l1(change, false, err)) < 0)
+    ret = qcow2_tree_count(shadow, change->l1, change->next.l1_entries, -1, err);
+    if (ret < 0)
+        return ret;
+    ret = take_l1(change, snapshot, err);
+    if (ret < 0)
+        return ret;
+    ret = qcow2_tree_count(shadow, change->l1, change->next.l1_entries, 1, err);
+    if (ret < 0)
+        return ret;
+    ret = qcow2_tree_set_copied(shadow, change->l1, change->next.l1_entries, &changed, err);
+    if (ret < 0)
+        return ret;
+    ret = write_l1(change, false, err);
+    if (ret < 0)
         return ret;
     return commit(change, err);
 }
