@@ -159,9 +159,14 @@ static int read_limits(struct blk_node *node, struct blk_options *options, struc
         return blk_fail_why(err, EINVAL, "it must be a power of two",
                             "option 'align' of blkdebug is %llu", (unsigned long long)align);
     align = u64_max(align, file->request_alignment);
-    if ((ret = get_limit(options, "max-transfer", align, &max_transfer, err)) < 0 ||
-        (ret = get_limit(options, "opt-write-zero", align, &opt_zero, err)) < 0 ||
-        (ret = get_limit(options, "opt-discard", align, &opt_discard, err)) < 0)
+    ret = get_limit(options, "max-transfer", align, &max_transfer, err);
+    if (ret < 0)
+        return ret;
+    ret = get_limit(options, "opt-write-zero", align, &opt_zero, err);
+    if (ret < 0)
+        return ret;
+    ret = get_limit(options, "opt-discard", align, &opt_discard, err);
+    if (ret < 0)
         return ret;
 
     node->limits = (struct blk_limits){

@@ -63,12 +63,19 @@ uint64_t qcow2_bytes_there(const struct blk_node *node, const struct blk_node *f
 
 /* ---- tables ---- */
 
-int qcow2_read_table(struct blk_node *node, uint64_t offset, uint64_t entries, uint64_t max_bytes,
-                     uint64_t **table, const char *what, struct blk_error *err)
+const struct qcow2_table_kind qcow2_l1_kind = { "L1 table", QCOW2_MAX_L1_BYTES };
+const struct qcow2_table_kind qcow2_snapshot_l1_kind = {
+    "L1 table of a snapshot", QCOW2_MAX_L1_BYTES,
+};
+const struct qcow2_table_kind qcow2_reftable_kind = { "refcount table", QCOW2_MAX_REFTABLE_BYTES };
+
+int qcow2_read_table(struct blk_node *node, const struct qcow2_table_kind *kind, uint64_t offset,
+                     uint64_t entries, uint64_t **table, struct blk_error *err)
 {
     const struct qcow2_state *s = qcow2_state(node);
+    const char *what = kind->name;
     *table = NULL;
-    if (entries > max_bytes / 8)
+    if (entries > kind->max_bytes / 8)
         return blk_fail_why(err, EFBIG, "it is too large", "reading the %s of '%s'", what,
                             node->name);
     if (offset & (s->cluster_bytes - 1) ||

@@ -177,8 +177,11 @@ static int open_inner(struct blk_node *node, struct blk_options *options, struct
         return ret;
 
     qcow2_derive(s);
-    if ((ret = check_access(node, err)) < 0 ||
-        (ret = qcow2_options_open(node, options, &settings, err)) < 0)
+    ret = check_access(node, err);
+    if (ret < 0)
+        return ret;
+    ret = qcow2_options_open(node, options, &settings, err);
+    if (ret < 0)
         return ret;
     apply_settings(node, &settings);
     set_backing(node);

@@ -18,6 +18,7 @@
 #include "blockcore/bitmap/bitmaps.h"
 #include "blockcore/graph/info.h"
 #include "blockcore/graph/types.h"
+#include "drivers/qcow2/medium.h"
 #include "drivers/qcow2/state.h"
 
 #define QCOW2_BITMAP_IN_USE UINT32_C(1)
@@ -31,6 +32,8 @@
 #define QCOW2_BITMAP_TABLE_ALL_ONES UINT64_C(1)
 #define QCOW2_BITMAP_TABLE_RESERVED UINT64_C(0xff000000000001fe)
 #define QCOW2_MAX_BITMAP_TABLE_ENTRIES (UINT32_C(1) << 27)
+
+extern const struct qcow2_table_kind qcow2_bitmap_table_kind;
 
 /* The longest entry without extra data. */
 #define QCOW2_BITMAP_ENTRY_MAX_BYTES 1048

@@ -14,6 +14,10 @@
 #include "drivers/qcow2/header/header.h"
 #include "drivers/qcow2/state.h"
 
+const struct qcow2_table_kind qcow2_bitmap_table_kind = {
+    "bitmap table", QCOW2_MAX_BITMAP_TABLE_ENTRIES * UINT64_C(8),
+};
+
 #define ENTRY_FIXED_BYTES 24
 #define MAX_EXTRA_BYTES 1024
 #define MAX_LISTED_BITMAPS 16384

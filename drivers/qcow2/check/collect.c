@@ -29,8 +29,8 @@ static int collect_refcount_structure(struct qcow2_check *check, struct blk_erro
         check->broken_counts = true;
         return 0;
     }
-    int ret = qcow2_read_table(check->node, s->header.reftable_offset, bytes / 8,
-                               QCOW2_MAX_REFTABLE_BYTES, &table, "refcount table", err);
+    int ret = qcow2_read_table(check->node, &qcow2_reftable_kind, s->header.reftable_offset,
+                               bytes / 8, &table, err);
     for (uint64_t i = 0; i < bytes / 8 && ret == 0; i++) {
         uint64_t offset = table[i] & QCOW2_REFTABLE_OFFSET;
         if (table[i] & QCOW2_REFTABLE_RESERVED || offset % s->cluster_bytes ||

@@ -292,8 +292,7 @@ static int collect_l1(struct qcow2_check *check, uint64_t l1_offset, uint64_t en
     BLK_AUTOFREE uint8_t *buf = malloc(s->cluster_bytes);
     if (!buf)
         return blk_fail(err, ENOMEM, "checking '%s'", check->node->name);
-    int ret = qcow2_read_table(check->node, l1_offset, entries, QCOW2_MAX_L1_BYTES, &l1, "L1 table",
-                               err);
+    int ret = qcow2_read_table(check->node, &qcow2_l1_kind, l1_offset, entries, &l1, err);
     for (uint64_t i = 0; i < entries && ret == 0; i++) {
         if (!active && l1[i] & QCOW2_L1_RESERVED)
             report_reserved(check, "L1", l1[i]);

@@ -284,10 +284,17 @@ int qcow2_write_image(struct blk_create *create, struct blk_error *err)
             return ret;
     }
     struct plan plan = make_plan(&request);
-    if ((request.data_file && (ret = make_data_file(create, &request, err)) < 0) ||
-        (ret = write_header(file, &request, &plan, err)) < 0 ||
-        (ret = write_refcounts(file, &request, &plan, err)) < 0 ||
-        (ret = write_l1(file, &request, &plan, err)) < 0)
+    ret = request.data_file ? make_data_file(create, &request, err) : 0;
+    if (ret < 0)
+        return ret;
+    ret = write_header(file, &request, &plan, err);
+    if (ret < 0)
+        return ret;
+    ret = write_refcounts(file, &request, &plan, err);
+    if (ret < 0)
+        return ret;
+    ret = write_l1(file, &request, &plan, err);
+    if (ret < 0)
         return ret;
     return mode == BLK_PREALLOC_OFF ? 0 : preallocate(create, &request, mode, err);
 }

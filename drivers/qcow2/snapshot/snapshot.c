@@ -108,8 +108,8 @@ static int read_l1(struct blk_node *node, const struct qcow2_snapshot *snapshot,
     *table = NULL;
     int ret = check_l1_place(node, snapshot, err);
     return ret < 0 ? ret
-                   : qcow2_read_table(node, snapshot->l1_offset, snapshot->l1_entries,
-                                      QCOW2_MAX_L1_BYTES, table, "L1 table of a snapshot", err);
+                   : qcow2_read_table(node, &qcow2_snapshot_l1_kind, snapshot->l1_offset,
+                                      snapshot->l1_entries, table, err);
 }
 
 /* ---- listing ---- */
@@ -187,8 +187,8 @@ static int begin(struct change *change, struct blk_node *node, struct blk_error 
     if (ret < 0)
         return ret;
     change->next = s->header;
-    ret = qcow2_read_table(node, s->header.l1_offset, s->header.l1_entries, QCOW2_MAX_L1_BYTES,
-                           &change->l1, "L1 table", err);
+    ret = qcow2_read_table(node, &qcow2_l1_kind, s->header.l1_offset, s->header.l1_entries,
+                           &change->l1, err);
     if (ret < 0)
         return ret;
     return qcow2_shadow_begin(node, s->refcount_order, true, NULL, &change->shadow, err);
@@ -229,11 +229,15 @@ static int write_l1(struct change *change, bool keep_old, struct blk_error *err)
 static int commit(struct change *change, struct blk_error *err)
 {
     struct blk_node *node = change->node;
-    int ret;
 
-    if ((ret = qcow2_shadow_finish(&change->shadow, true, &change->next, err)) < 0 ||
-        (ret = qcow2_barrier(node, err)) < 0 ||
-        (ret = qcow2_header_switch(node, &change->next, err)) < 0)
+    int ret = qcow2_shadow_finish(&change->shadow, true, &change->next, err);
+    if (ret < 0)
+        return ret;
+    ret = qcow2_barrier(node, err);
+    if (ret < 0)
+        return ret;
+    ret = qcow2_header_switch(node, &change->next, err);
+    if (ret < 0)
         return ret;
     qcow2_forget_tables(node);
     blk_node_set_size(node, change->next.size);
@@ -333,12 +337,21 @@ static int create(struct change *change, const char *name, struct blk_error *err
     struct qcow2_shadow *shadow = &change->shadow;
     uint32_t entries = change->next.l1_entries;
     bool changed;
-    int ret;
 
-    if ((ret = add_entry(change, name, err)) < 0 ||
-        (ret = qcow2_tree_count(shadow, change->l1, entries, 1, err)) < 0 ||
-        (ret = qcow2_tree_set_copied(shadow, change->l1, entries, &changed, err)) < 0 ||
-        (ret = write_l1(change, true, err)) < 0 || (ret = replace_table(change, err)) < 0)
+    int ret = add_entry(change, name, err);
+    if (ret < 0)
+        return ret;
+    ret = qcow2_tree_count(shadow, change->l1, entries, 1, err);
+    if (ret < 0)
+        return ret;
+    ret = qcow2_tree_set_copied(shadow, change->l1, entries, &changed, err);
+    if (ret < 0)
+        return ret;
+    ret = write_l1(change, true, err);
+    if (ret < 0)
+        return ret;
+    ret = replace_table(change, err);
+    if (ret < 0)
         return ret;
     return commit(change, err);
 }
@@ -413,12 +426,20 @@ static int apply(struct change *change, const struct qcow2_snapshot *snapshot,
     int ret;
 
     /* Counts go down first: where they are narrow there may be no room for one more. */
-    if ((ret = qcow2_tree_count(shadow, change->l1, change->next.l1_entries, -1, err)) < 0 ||
-        (ret = take_l1(change, snapshot, err)) < 0 ||
-        (ret = qcow2_tree_count(shadow, change->l1, change->next.l1_entries, 1, err)) < 0 ||
-        (ret = qcow2_tree_set_copied(shadow, change->l1, change->next.l1_entries, &changed, err)) <
-            0 ||
-        (ret = write_l1(change, false, err)) < 0)
+    ret = qcow2_tree_count(shadow, change->l1, change->next.l1_entries, -1, err);
+    if (ret < 0)
+        return ret;
+    ret = take_l1(change, snapshot, err);
+    if (ret < 0)
+        return ret;
+    ret = qcow2_tree_count(shadow, change->l1, change->next.l1_entries, 1, err);
+    if (ret < 0)
+        return ret;
+    ret = qcow2_tree_set_copied(shadow, change->l1, change->next.l1_entries, &changed, err);
+    if (ret < 0)
+        return ret;
+    ret = write_l1(change, false, err);
+    if (ret < 0)
         return ret;
     return commit(change, err);
 }
