@@ -1,3 +1,4 @@
+/* Locks that know their thread: see lock.h, where what is short and often called is inline. */
 #include "blockcore/base/lock.h"
 
 _Thread_local unsigned blk_read_locks;

@@ -1,3 +1,4 @@
+/* A fixed table, for it is read when there is no memory left. */
 #include "blockcore/base/temporaries.h"
 
 #include <fcntl.h>

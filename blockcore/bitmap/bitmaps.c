@@ -1,3 +1,4 @@
+/* The set of bitmaps of a node: its members, its stages, and what each write does to it. */
 #include "blockcore/bitmap/bitmaps.h"
 
 #include <errno.h>

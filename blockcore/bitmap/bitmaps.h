@@ -63,9 +63,7 @@ void blk_bitmaps_remove(struct blk_node *node, struct blk_dirty_bitmap *bitmap);
 /* Whether the set has changes that the image lacks: a close that cannot store them must say so. */
 bool blk_bitmaps_unsaved(const struct blk_node *node);
 
-/*
- * Puts "<action>: bitmap 'a', 'b' of 'node': " before an error that concerns all of them.
- */
+/* Puts "<action>: bitmap 'a', 'b' of 'node': " before an error that concerns all of them. */
 void blk_bitmaps_name(const struct blk_node *node, const char *action, struct blk_error *err);
 
 /* Frees the node's set and all in it; before blk_node_free(). */
@@ -78,9 +76,9 @@ int blk_bitmaps_not_found(const struct blk_node *node, const char *name, struct 
 int blk_bitmaps_exists(const struct blk_node *node, const char *name, struct blk_error *err);
 
 /*
- * The bitmap of that name with its bits in memory, fit for use. Errors
- * that name node and bitmap: -ENOENT, -EINVAL when it is inconsistent
- * (saying how to remove it) or has properties that we do not know.
+ * The bitmap of that name with its bits in memory, fit for use. Errors that name node and bitmap:
+ * -ENOENT, -EINVAL when it is inconsistent (saying how to remove it) or has properties that we do
+ * not know.
  */
 int blk_bitmaps_get_usable(struct blk_node *node, const char *name,
                            struct blk_dirty_bitmap **bitmap, struct blk_error *err);
@@ -95,9 +93,9 @@ int blk_bitmaps_can_create(const struct blk_driver *driver, const char *filename
 int blk_bitmaps_check_usable(struct blk_node *node, struct blk_error *err);
 
 /*
- * Marks what is dirty in `from` in the bitmap of the same name; where
- * there is none, makes a persistent one of the same granularity,
- * enabled if `from` is. The node is drained or has no other user.
+ * Marks what is dirty in `from` in the bitmap of the same name; where there is none, makes a
+ * persistent one of the same granularity, enabled if `from` is. The node is drained or has no other
+ * user.
  */
 int blk_bitmaps_merge_same(struct blk_node *node, const struct blk_dirty_bitmap *from,
                            struct blk_error *err);
@@ -106,8 +104,8 @@ int blk_bitmaps_merge_same(struct blk_node *node, const struct blk_dirty_bitmap 
 int blk_bitmaps_load(struct blk_node *node, struct blk_error *err);
 
 /*
- * For blockcore's requests, around each change of guest
- * data. The first may fail: then nothing may be written.
+ * For blockcore's requests, around each change of guest data. The first may fail: then nothing may
+ * be written.
  */
 int blk_bitmaps_will_write(struct blk_node *node, uint64_t offset, uint64_t bytes,
                            struct blk_error *err);

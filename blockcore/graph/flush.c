@@ -43,8 +43,8 @@ static int to_disk(struct blk_node *node, struct blk_error *err)
 }
 
 /*
- * The file child hears of both levels before they begin,
- * whether or not this driver has anything to do there.
+ * The file child hears of both levels before they begin, whether or not this driver has anything to
+ * do there.
  */
 static int flush_levels(struct blk_node *node, struct blk_error *err)
 {

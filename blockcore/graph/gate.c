@@ -1,3 +1,4 @@
+/* The in-flight count and who waits for it: see gate.h. */
 #include "blockcore/graph/gate.h"
 
 #include "blockcore/base/assert.h"

@@ -1,8 +1,8 @@
 /*
- * The in-flight count of a node. Each request that enters the graph passes
- * the gate once; a structural change (reopen, replace, truncate, close, ops.h)
- * closes the gate, waits until nothing is in flight, and opens it again
- * afterwards. Never nested: only requests from outside the graph pass it.
+ * The in-flight count of a node. Each request that enters the graph passes the gate once; a
+ * structural change (reopen, replace, truncate, close, ops.h) closes the gate, waits until nothing
+ * is in flight, and opens it again afterwards. Never nested: only requests from outside the graph
+ * pass it.
  */
 #ifndef BLOCKCORE_GRAPH_GATE_H
 #define BLOCKCORE_GRAPH_GATE_H

@@ -33,8 +33,8 @@ enum blk_role {
 };
 
 /*
- * How a node is opened. Passed down to `file` and
- * `data` children; a backing child loses BLK_WRITABLE.
+ * How a node is opened. Passed down to `file` and `data` children; a backing child loses
+ * BLK_WRITABLE.
  */
 enum blk_open_flags {
     BLK_WRITABLE = 1 << 0,
@@ -54,8 +54,8 @@ enum blk_detect_zeroes {
 };
 
 /*
- * QEMU's cache modes, taken apart: none = direct; unsafe
- * = no_flush; directsync = direct + writethrough.
+ * QEMU's cache modes, taken apart: none = direct; unsafe = no_flush; directsync = direct +
+ * writethrough.
  */
 struct blk_cache_mode {
     bool direct;       /* bypass the page cache (O_DIRECT) */

@@ -1,3 +1,4 @@
+/* Edges are counted and checked for loops before any of them is led elsewhere. */
 #include "blockcore/graph/replace.h"
 
 #include <errno.h>
@@ -25,8 +26,8 @@ int blk_graph_check_loop(const struct blk_node *parent, const struct blk_node *c
 }
 
 /*
- * The edges below `parent` that lead to `from`, outside
- * of `to`'s graph: counted, and checked for loops.
+ * The edges below `parent` that lead to `from`, outside of `to`'s graph: counted, and checked for
+ * loops.
  */
 static int count_edges(struct blk_node *parent, const struct blk_node *from,
                        const struct blk_node *to, unsigned *count, struct blk_error *err)

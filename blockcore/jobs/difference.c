@@ -1,7 +1,7 @@
 /*
- * Each worker takes the next piece that must be read (the job's mutex is
- * held while the maps are walked), reads it from both sides without the
- * mutex, and marks what differs. Pieces are at most CHUNK_BYTES long.
+ * Each worker takes the next piece that must be read (the job's mutex is held while the maps are
+ * walked), reads it from both sides without the mutex, and marks what differs. Pieces are at most
+ * CHUNK_BYTES long.
  */
 #include "blockcore/jobs/difference.h"
 

@@ -106,8 +106,7 @@ static int blkdebug_parse_filename(const char *filename, struct blk_options *opt
 }
 
 /*
- * Reads a size that must be a multiple of `unit`, below 2 GiB; as in QEMU 0 stands for "not
- * given".
+ * Reads a size that must be a multiple of `unit`, below 2 GiB; as in QEMU 0 stands for "not given".
  */
 static int get_limit(struct blk_options *options, const char *key, uint64_t unit, uint64_t *bytes,
                      struct blk_error *err)

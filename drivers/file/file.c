@@ -1,6 +1,4 @@
-/*
- * The drivers of files and of block devices: the life of a node, and its data requests.
- */
+/* The drivers of files and of block devices: the life of a node, and its data requests. */
 #include <errno.h>
 #include <string.h>
 

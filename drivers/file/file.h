@@ -124,8 +124,7 @@ int file_fallocate(int fd, int mode, uint64_t offset, uint64_t bytes);
 int file_set_size(int fd, uint64_t size);
 
 /*
- * Whether an error of fallocate or ioctl says that it is not done here, rather than that it
- * failed.
+ * Whether an error of fallocate or ioctl says that it is not done here, rather than that it failed.
  */
 bool file_is_unsupported(int ret);
 

@@ -1,6 +1,4 @@
-/*
- * Opening what exists: the options of a file node, the name, the locks, the state.
- */
+/* Opening what exists: the options of a file node, the name, the locks, the state. */
 #include <errno.h>
 #include <string.h>
 

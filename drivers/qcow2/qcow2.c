@@ -1,6 +1,4 @@
-/*
- * The qcow2 driver: opening, closing, reopening, information, and the table of operations.
- */
+/* The qcow2 driver: opening, closing, reopening, information, and the table of operations. */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>

@@ -1,6 +1,4 @@
-/*
- * From the image to memory: the set of bitmaps at open, their bits when they are first needed.
- */
+/* From the image to memory: the set of bitmaps at open, their bits when they are first needed. */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>

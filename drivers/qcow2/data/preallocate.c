@@ -1,6 +1,4 @@
-/*
- * Preallocation: unmapped clusters get a place before anybody writes them.
- */
+/* Preallocation: unmapped clusters get a place before anybody writes them. */
 #include "blockcore/base/units.h"
 #include "blockcore/graph/driver.h"
 #include "blockcore/graph/io.h"

@@ -1,8 +1,7 @@
 /*
  * Reading: each uniform range from where it is.
  *
- * A request holds its guest range, so that no cluster it looked up is freed or replaced
- * meanwhile.
+ * A request holds its guest range, so that no cluster it looked up is freed or replaced meanwhile.
  */
 #include <errno.h>
 #include <string.h>

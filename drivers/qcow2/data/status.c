@@ -1,6 +1,4 @@
-/*
- * The state of guest ranges as others see it.
- */
+/* The state of guest ranges as others see it. */
 #include <errno.h>
 
 #include "blockcore/graph/driver.h"

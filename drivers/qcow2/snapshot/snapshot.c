@@ -171,10 +171,7 @@ struct change {
     uint64_t old_table_bytes;
 };
 
-/*
- * Commits all, so that the file has all there is, and starts from its live counts and
- * active L1.
- */
+/* Commits all, so that the file has all there is, and starts from its live counts and active L1. */
 static int begin(struct change *change, struct blk_node *node, struct blk_error *err)
 {
     struct qcow2_state *s = qcow2_state(node);
@@ -529,8 +526,7 @@ static int delete(struct change *change, const struct search *search, struct blk
 }
 
 /*
- * By name alone, as qemu-img does: a number that is another snapshot's id must not delete that
- * one.
+ * By name alone, as qemu-img does: a number that is another snapshot's id must not delete that one.
  */
 static int qcow2_snapshot_delete(struct blk_node *node, const char *name, struct blk_error *err)
 {

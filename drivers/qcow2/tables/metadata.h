@@ -1,6 +1,4 @@
-/*
- * What must never be written over: header, tables, refcount blocks.
- */
+/* What must never be written over: header, tables, refcount blocks. */
 #ifndef DRIVERS_QCOW2_TABLES_METADATA_H
 #define DRIVERS_QCOW2_TABLES_METADATA_H
 

@@ -102,8 +102,7 @@ static void cluster_freed(struct qcow2_state *s, uint64_t cluster)
 }
 
 /*
- * Adds `delta` to the counts of the clusters [first, last]; stops at the first that cannot
- * change.
+ * Adds `delta` to the counts of the clusters [first, last]; stops at the first that cannot change.
  */
 static int change(struct blk_node *node, uint64_t first, uint64_t last, int delta, uint64_t *done,
                   struct blk_error *err)
