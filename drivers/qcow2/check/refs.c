@@ -80,6 +80,14 @@ static void report_overlap(struct qcow2_check *check, uint64_t cluster, const ch
                            (unsigned long long)cluster * qcow2_state(check->node)->cluster_bytes);
 }
 
+void qcow2_check_past_end(struct qcow2_check *check, uint64_t offset, const char *what)
+{
+    atomic_store(&qcow2_state(check->node)->saw_cut, true);
+    qcow2_check_corruption(check, "%s at offset 0x%llx lies past the end of the file, which is "
+                           "cut short at %llu", what, (unsigned long long)offset,
+                           (unsigned long long)blk_size(qcow2_file(check->node)));
+}
+
 bool qcow2_check_add_refs(struct qcow2_check *check, uint64_t offset, uint64_t bytes,
                           enum qcow2_use use, uint64_t times, const char *what)
 {
@@ -91,10 +99,7 @@ bool qcow2_check_add_refs(struct qcow2_check *check, uint64_t offset, uint64_t b
     bool fits = true;
 
     if (last >= check->clusters) {
-        atomic_store(&qcow2_state(check->node)->saw_cut, true);
-        qcow2_check_corruption(check, "%s at offset 0x%llx lies past the end of the file, which is "
-                               "cut short at %llu", what, (unsigned long long)offset,
-                               (unsigned long long)blk_size(qcow2_file(check->node)));
+        qcow2_check_past_end(check, offset, what);
         if (first >= check->clusters)
             return false;
         last = check->clusters - 1;

@@ -76,7 +76,7 @@ void qcow2_tail_copy(struct qcow2_tail *to, const struct qcow2_tail *from)
 
 const struct qcow2_extension *qcow2_tail_find(const struct qcow2_tail *tail, uint32_t type)
 {
-    for (size_t i = 0; i < tail->count; i++)
+    for (size_t i = tail->count; i-- > 0;)
         if (tail->extensions[i].type == type)
             return &tail->extensions[i];
     return NULL;
@@ -84,7 +84,7 @@ const struct qcow2_extension *qcow2_tail_find(const struct qcow2_tail *tail, uin
 
 void qcow2_tail_set(struct qcow2_tail *tail, uint32_t type, const void *data, uint32_t bytes)
 {
-    for (size_t i = 0; i < tail->count; i++) {
+    for (size_t i = tail->count; i-- > 0;) {
         struct qcow2_extension *extension = &tail->extensions[i];
         if (extension->type != type)
             continue;
@@ -353,11 +353,14 @@ static int check_tables(const struct blk_node *node, const struct qcow2_header *
 
     if ((ret = check_table(node, header, header->l1_offset, (uint64_t)header->l1_entries * 8,
                            QCOW2_MAX_L1_BYTES, "L1 table", err)) < 0 ||
-        (ret = check_table(node, header, header->reftable_offset,
-                           header->reftable_clusters * cluster_bytes, QCOW2_MAX_REFTABLE_BYTES,
-                           "refcount table", err)) < 0 ||
         (ret = check_table(node, header, header->snapshot_count ? header->snapshots_offset : 0, 0,
                            0, "snapshot table", err)) < 0)
+        return ret;
+    /* A check counts by itself, and a repair makes a new refcount table. */
+    if (!in_check &&
+        (ret = check_table(node, header, header->reftable_offset,
+                           header->reftable_clusters * cluster_bytes, QCOW2_MAX_REFTABLE_BYTES,
+                           "refcount table", err)) < 0)
         return ret;
     if (header->snapshot_count > QCOW2_MAX_SNAPSHOTS && !in_check)
         return refuse(node, err, EFBIG, "it claims to have %u snapshots", header->snapshot_count);
