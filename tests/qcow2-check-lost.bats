@@ -196,3 +196,76 @@ RULES
     [[ -n $stderr ]]
     run -2 blkimg check b
 }
+
+# table_last KIND BYTES: moves the L2 table, refcount block or refcount table of "a" to the end of the file, of which
+# that many bytes are then left.
+table_last() {
+    python3 - "$SRCDIR/tests/tools" "$@" <<'PY'
+import sys
+sys.path.insert(0, sys.argv[1])
+import mkimage
+kind, length = sys.argv[2], int(sys.argv[3])
+target = {"l2": "l1[0]", "refblock": "reftable[0]", "reftable": "reftable_offset"}[kind]
+with mkimage.Image("a") as image:
+    old = image.target_get(target)
+    at = image.append(image.read(old & mkimage.OFFSET, image.cluster))
+    image.target_set(f"refcount[{(old & mkimage.OFFSET) // image.cluster}]", "0")
+    image.target_set(target, str(at | old & mkimage.COPIED))
+    image.write(at, image.read(old & mkimage.OFFSET, image.cluster)) if kind == "reftable" else None
+    if kind == "refblock":
+        image.target_set(f"refcount[{at // image.cluster}]", "1")
+        image.target_set(f"refcount[{old // image.cluster}]", "0")
+    image.target_set("file_bytes", str(at + length))
+PY
+}
+
+@test "the file ends inside an L2 table" {
+    local options
+    for options in compat=1.1 compat=0.10 extended_l2=on; do
+        qemu-img create -q -f qcow2 -o "$options" a 64M
+        qio a 'write -P 7 0 1M'
+        table_last l2 "$([[ $options == ext* ]] && echo 128 || echo 64)"
+        cp a before
+        # QEMU takes what is missing for zeroes.
+        run -0 qemu-img convert -O raw a out
+        rm out
+        run -1 --separate-stderr blkimg convert -O raw a out
+        [[ $stderr == *'reading the table at offset'*'the file is cut short at'* ]]
+        assert_file_not_exists out
+        run ! blkimg io -r -c 'read 0 64k' a
+        run ! blkimg map a
+        run ! blkimg io -c 'write 32M 64k' a
+        cmp a before
+        keeps_lost '524288 to 67108863'
+        gives_up_lost
+        qemu-io -r -c 'read -P 7 0 512k' -c 'read -P 0 512k 63M' a | grep -c '^read' | grep -qx 2
+    done
+    # With a backing file what is given up reads as zeroes, and not as what lies below.
+    qemu-img create -q -f qcow2 below 1M
+    qio below 'write -P 9 0 1M'
+    qemu-img create -q -f qcow2 -b below -F qcow2 a
+    qio a 'write -P 7 0 1M'
+    table_last l2 64
+    run -2 blkimg check -r all a
+    gives_up_lost
+    qemu-io -r -c 'read -P 7 0 512k' -c 'read -P 0 512k 512k' a | grep -c '^read' | grep -qx 2
+}
+
+@test "the file ends inside a refcount block or the refcount table" {
+    local kind
+    for kind in refblock reftable; do
+        qemu-img create -q -f qcow2 base 8M
+        qio base 'write -P 7 0 1M'
+        cp base a
+        table_last "$kind" 4096
+        # Reading needs no counts; a writer must not take them for zeroes.
+        run -0 blkimg compare a base
+        run ! blkimg io -c 'write 4M 64k' a
+        run -0 blkimg compare a base
+        run -2 --separate-stderr blkimg check a
+        [[ $stderr == *"lies past the end of the file, which is cut short at"* ]]
+        run -0 blkimg check -r all a
+        run -0 qemu-img check a
+        run -0 qemu-img compare a base
+    done
+}

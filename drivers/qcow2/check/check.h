@@ -51,6 +51,7 @@ enum qcow2_loss {
     QCOW2_LOSS_SUBCLUSTER, /* subclusters allocated in no cluster, or allocated and zero at once */
     QCOW2_LOSS_ZERO_FLAG,  /* in version 2, which has none */
     QCOW2_LOSS_L2_TABLE,   /* the L2 table is where none can be */
+    QCOW2_LOSS_L2_CUT,     /* the file ends inside the L2 table */
 };
 
 /* Neighbouring guest ranges that are lost for one reason, not told yet; bytes 0: none. */
@@ -111,7 +112,8 @@ void qcow2_check_report_rest(struct qcow2_check *check);
  * lost.c: why the guest cluster at `guest` that the entry maps cannot be reached. _lost counts one
  * corruption and what is lost; the range is reported when one that does not continue it follows,
  * or by _lost_end. _discarded is the entry that takes the place of a lost one; the same entry where
- * none can.
+ * none can. _cut_entry is the first entry of the L2 table at `l2` that the file does not hold as a
+ * whole, or the number of entries; _given_up is what takes the place of such a one.
  */
 enum qcow2_loss qcow2_check_loss(const struct qcow2_check *check, struct qcow2_entry entry,
                                  uint64_t guest);
@@ -120,6 +122,9 @@ void qcow2_check_lost(struct qcow2_check *check, uint64_t guest, uint64_t bytes,
 void qcow2_check_lost_end(struct qcow2_check *check);
 struct qcow2_entry qcow2_check_discarded(const struct qcow2_check *check, struct qcow2_entry entry,
                                          enum qcow2_loss loss, uint64_t guest);
+
+uint64_t qcow2_check_cut_entry(const struct qcow2_check *check, uint64_t l2);
+struct qcow2_entry qcow2_check_given_up(const struct qcow2_check *check);
 
 static inline uint64_t qcow2_check_refs(const struct qcow2_check *check, uint64_t cluster)
 {

@@ -29,7 +29,7 @@ static bool can_have_refcount_table(struct qcow2_check *check, uint64_t bytes)
     else if (offset % s->cluster_bytes || !range_within(offset, bytes, QCOW2_MAX_HOST_OFFSET))
         qcow2_check_corruption(check, "the refcount table has the invalid offset 0x%llx",
                                (unsigned long long)offset);
-    else if (range_within(offset, bytes, check->clusters * s->cluster_bytes))
+    else if (range_within(offset, bytes, blk_size(qcow2_file(check->node))))
         return true;
     else
         qcow2_check_past_end(check, offset, "the refcount table");
@@ -56,6 +56,10 @@ static int collect_refcount_structure(struct qcow2_check *check, struct blk_erro
             offset / s->cluster_bytes >= check->clusters) {
             qcow2_check_corruption(check, "refcount block %llu has the invalid offset 0x%llx",
                                    (unsigned long long)i, (unsigned long long)table[i]);
+            check->broken_counts = true;
+        } else if (offset && !range_within(offset, s->cluster_bytes,
+                                           blk_size(qcow2_file(check->node)))) {
+            qcow2_check_past_end(check, offset, "a refcount block");
             check->broken_counts = true;
         } else if (offset && !qcow2_check_add_refs(check, offset, s->cluster_bytes,
                                                    QCOW2_USE_OTHER, 1, "a refcount block")) {

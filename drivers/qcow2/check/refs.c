@@ -116,6 +116,12 @@ bool qcow2_check_add_refs(struct qcow2_check *check, uint64_t offset, uint64_t b
     return fits && !overlaps;
 }
 
+/* Tables are there to the byte. */
+static bool is_there(const struct qcow2_check *check, uint64_t offset, uint64_t bytes)
+{
+    return range_within(offset, bytes, blk_size(qcow2_file(check->node)));
+}
+
 bool qcow2_check_add_table(struct qcow2_check *check, uint64_t offset, uint64_t bytes,
                            const char *what)
 {
@@ -126,6 +132,10 @@ bool qcow2_check_add_table(struct qcow2_check *check, uint64_t offset, uint64_t 
                                (unsigned long long)offset);
     else
         fits = qcow2_check_add_refs(check, offset, bytes, QCOW2_USE_OTHER, 1, what);
+    if (fits && !is_there(check, offset, bytes)) {
+        qcow2_check_past_end(check, offset, what);
+        fits = false;
+    }
     if (!fits)
         check->incomplete = check->tangled = true;
     return fits;
@@ -275,7 +285,12 @@ static int collect_l1_entry(struct qcow2_check *check, uint64_t index, uint64_t 
     struct walk walk = {
         .times = 1, .guest = index * per_table, .active = active, .reserved = !active,
     };
-    return collect_l2(check, l2, buf, walk, err);
+    int ret = collect_l2(check, l2, buf, walk, err);
+    uint64_t first = qcow2_check_cut_entry(check, l2);
+    if (ret == 0 && first < s->l2_entries)
+        qcow2_check_lost(check, walk.guest + first * s->cluster_bytes,
+                         (s->l2_entries - first) * s->cluster_bytes, QCOW2_LOSS_L2_CUT);
+    return ret;
 }
 
 /* The active one, or that of the snapshot that is being walked. */
