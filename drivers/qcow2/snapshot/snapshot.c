@@ -96,7 +96,7 @@ static int check_l1_place(struct blk_node *node, const struct qcow2_snapshot *sn
                           struct blk_error *err)
 {
     if (range_within(snapshot->l1_offset, (uint64_t)snapshot->l1_entries * 8,
-                     round_up(blk_size(qcow2_file(node)), qcow2_state(node)->cluster_bytes)))
+                     blk_size(qcow2_file(node))))
         return 0;
     return qcow2_fail_cut_short(qcow2_file(node), snapshot->l1_offset, "L1 table of a snapshot",
                                 err);
