@@ -20,7 +20,7 @@ static struct blk_node *file_of(const struct blk_node *node)
     return blk_child(node, BLK_ROLE_FILE);
 }
 
-static int refuse(const struct blk_node *format, struct blk_error *err)
+static int refuse_to_compress(const struct blk_node *format, struct blk_error *err)
 {
     return blk_fail_why(err, ENOTSUP, "it cannot hold compressed data",
                         "Compression is not supported for underlying format: %s",
@@ -34,12 +34,12 @@ static int compress_open(struct blk_node *node, struct blk_options *options, str
     (void)options;
 
     if (!blk_supports(format, BLK_COMPRESSION))
-        return refuse(format, err);
+        return refuse_to_compress(format, err);
     int ret = blk_child_cluster_bytes(format, &cluster_bytes, err);
     if (ret < 0)
         return ret;
     if (!cluster_bytes)
-        return refuse(format, err);
+        return refuse_to_compress(format, err);
 
     node->limits.request_alignment = (uint32_t)cluster_bytes;
     node->limits.memory_alignment = file->limits.memory_alignment;

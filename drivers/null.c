@@ -21,7 +21,8 @@ struct null_state {
     bool read_zeroes;
 };
 
-static int parse_filename(const char *filename, struct blk_options *options, struct blk_error *err)
+static int null_parse_filename(const char *filename, struct blk_options *options,
+                               struct blk_error *err)
 {
     (void)options;
     const char *rest = strchr(filename, ':');
@@ -134,7 +135,7 @@ static int null_allocated_bytes(struct blk_node *node, uint64_t *bytes, struct b
         .state_bytes = sizeof(struct null_state),  \
         .supports_fua = true,                      \
         .prefix = driver_name,                     \
-        .parse_filename = parse_filename,          \
+        .parse_filename = null_parse_filename,     \
         .open = null_open,                         \
         .allocated_bytes = null_allocated_bytes,   \
         .data = {                                  \

@@ -45,12 +45,12 @@ static int raw_probe(const uint8_t *head, size_t bytes)
 /* ---- life ---- */
 
 /* The part of the file that is the image. */
-struct window {
+struct raw_window {
     uint64_t offset, size;
     bool has_size; /* the size was given and cannot change by writing */
 };
 
-static int check_window(const struct blk_node *node, const struct window *window,
+static int check_window(const struct blk_node *node, const struct raw_window *window,
                         struct blk_error *err)
 {
     uint64_t file_size = blk_size(file_of(node));
@@ -71,8 +71,8 @@ static int check_window(const struct blk_node *node, const struct window *window
 }
 
 /* Replaces in `window` what the options give. */
-static int read_window(struct blk_node *node, struct blk_options *options, struct window *window,
-                       struct blk_error *err)
+static int read_window(struct blk_node *node, struct blk_options *options,
+                       struct raw_window *window, struct blk_error *err)
 {
     if (blk_options_peek(options, "size"))
         window->has_size = true;
@@ -82,7 +82,7 @@ static int read_window(struct blk_node *node, struct blk_options *options, struc
     return ret < 0 ? ret : check_window(node, window, err);
 }
 
-static void set_window(struct blk_node *node, const struct window *window)
+static void set_window(struct blk_node *node, const struct raw_window *window)
 {
     struct raw_state *s = node->state;
     s->offset = window->offset;
@@ -95,7 +95,7 @@ static void set_window(struct blk_node *node, const struct window *window)
 static int raw_open(struct blk_node *node, struct blk_options *options, struct blk_error *err)
 {
     const struct blk_node *file = file_of(node);
-    struct window window = { .offset = 0 };
+    struct raw_window window = { .offset = 0 };
 
     int ret = read_window(node, options, &window, err);
     if (ret < 0)
@@ -129,10 +129,10 @@ static int raw_options_read(struct blk_node *node, struct blk_options *options, 
                             struct blk_error *err)
 {
     const struct raw_state *s = node->state;
-    struct window *window = blk_xcalloc(1, sizeof(*window));
+    struct raw_window *window = blk_xcalloc(1, sizeof(*window));
 
     *settings = window;
-    *window = (struct window){ s->offset, blk_size(node), s->has_size };
+    *window = (struct raw_window){ s->offset, blk_size(node), s->has_size };
     return read_window(node, options, window, err);
 }
 
@@ -240,8 +240,8 @@ static int check_head(const struct blk_node *node, uint64_t offset, uint64_t byt
     return blk_fail_why(err, EPERM, why, "writing to sector 0 of '%s'", node->name);
 }
 
-static int check_fixed(const struct blk_node *node, uint64_t offset, uint64_t bytes,
-                       struct blk_error *err)
+static int check_fixed_size(const struct blk_node *node, uint64_t offset, uint64_t bytes,
+                            struct blk_error *err)
 {
     const struct raw_state *s = node->state;
     if (!s->has_size || range_within(offset, bytes, blk_size(node)))
@@ -264,7 +264,7 @@ static int write_file(struct blk_node *node, uint64_t offset, uint64_t bytes, co
 static int raw_pwrite(struct blk_node *node, uint64_t offset, uint64_t bytes, const void *buf,
                       unsigned flags, struct blk_error *err)
 {
-    int ret = check_fixed(node, offset, bytes, err);
+    int ret = check_fixed_size(node, offset, bytes, err);
     if (ret < 0)
         return ret;
     if (!touches_head(node, offset))
@@ -287,7 +287,7 @@ static int raw_write_zeroes(struct blk_node *node, uint64_t offset, uint64_t byt
     if (touches_head(node, offset) &&
         !(s->offset + offset == 0 && bytes >= BLK_PROBE_BYTES))
         return -ENOTSUP;
-    int ret = check_fixed(node, offset, bytes, err);
+    int ret = check_fixed_size(node, offset, bytes, err);
     if (ret == 0)
         ret = blk_child_write_zeroes(file_of(node), s->offset + offset, bytes, flags, err);
     if (ret == 0)
@@ -331,7 +331,7 @@ static int raw_copy_range(struct blk_node *node, uint64_t offset, struct blk_nod
     const struct raw_state *s = node->state;
     if (touches_head(node, offset))
         return -ENOTSUP; /* what would be written must be looked at */
-    int ret = check_fixed(node, offset, bytes, err);
+    int ret = check_fixed_size(node, offset, bytes, err);
     if (ret == 0)
         ret = blk_child_copy_range(file_of(node), s->offset + offset, source, source_offset, bytes,
                                    err);

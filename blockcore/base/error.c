@@ -6,7 +6,8 @@
 #include <string.h>
 
 __attribute__((format(printf, 4, 0)))
-static int fail(struct blk_error *err, int code, const char *why, const char *what, va_list args)
+static int set_error(struct blk_error *err, int code, const char *why, const char *what,
+                     va_list args)
 {
     if (code <= 0)
         code = EIO;
@@ -25,7 +26,7 @@ int blk_fail(struct blk_error *err, int code, const char *what, ...)
 {
     va_list args;
     va_start(args, what);
-    int ret = fail(err, code, NULL, what, args);
+    int ret = set_error(err, code, NULL, what, args);
     va_end(args);
     return ret;
 }
@@ -34,7 +35,7 @@ int blk_fail_why(struct blk_error *err, int code, const char *why, const char *w
 {
     va_list args;
     va_start(args, what);
-    int ret = fail(err, code, why, what, args);
+    int ret = set_error(err, code, why, what, args);
     va_end(args);
     return ret;
 }
@@ -45,7 +46,7 @@ int blk_fail_if_unset(struct blk_error *err, int code, const char *what, ...)
         return -err->code;
     va_list args;
     va_start(args, what);
-    int ret = fail(err, code, NULL, what, args);
+    int ret = set_error(err, code, NULL, what, args);
     va_end(args);
     return ret;
 }

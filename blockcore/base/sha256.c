@@ -19,7 +19,7 @@
  * libcrypto's own start does not survive a failed allocation: a lock that it could not make is
  * used. So its allocations, which are small, are ours.
  */
-static void *allocate(size_t bytes, const char *file, int line)
+static void *allocate_small(size_t bytes, const char *file, int line)
 {
     (void)file, (void)line;
     return blk_xmalloc(bytes);
@@ -39,7 +39,7 @@ static void release(void *memory, const char *file, int line)
 
 static void take_over_memory(void)
 {
-    (void)CRYPTO_set_mem_functions(allocate, reallocate, release);
+    (void)CRYPTO_set_mem_functions(allocate_small, reallocate, release);
 }
 
 int blk_sha256(const struct iovec *parts, unsigned count, uint8_t hash[BLK_SHA256_BYTES],

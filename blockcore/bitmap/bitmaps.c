@@ -229,7 +229,7 @@ static bool any_records(const struct blk_dirty_bitmaps *bitmaps)
     return false;
 }
 
-static void mark(struct blk_dirty_bitmaps *bitmaps, uint64_t offset, uint64_t bytes)
+static void mark_enabled(struct blk_dirty_bitmaps *bitmaps, uint64_t offset, uint64_t bytes)
 {
     for (struct blk_dirty_bitmap *b = bitmaps->first; b; b = b->next)
         if (b->enabled && !b->inconsistent && !b->unusable && !b->read_only)
@@ -272,7 +272,7 @@ int blk_bitmaps_will_write(struct blk_node *node, uint64_t offset, uint64_t byte
 void blk_bitmaps_did_write(struct blk_node *node, uint64_t offset, uint64_t bytes)
 {
     if (node->bitmaps && is_tracked(node->bitmaps))
-        mark(node->bitmaps, offset, bytes);
+        mark_enabled(node->bitmaps, offset, bytes);
 }
 
 int blk_bitmaps_resize(struct blk_node *node, uint64_t size, struct blk_error *err)

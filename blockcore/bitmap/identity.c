@@ -321,7 +321,7 @@ const struct blk_id *blk_identity_since(const struct blk_identity *identity, con
 }
 
 /* Takes the entry out; later ones move up, so the order is that of their last use. */
-static void forget(struct blk_identity *identity, size_t index)
+static void forget_entry(struct blk_identity *identity, size_t index)
 {
     identity->bitmap_count--;
     memmove(&identity->bitmaps[index], &identity->bitmaps[index + 1],
@@ -334,7 +334,7 @@ bool blk_identity_forget(struct blk_identity *identity, const char *bitmap)
 
     for (size_t i = 0; i < identity->bitmap_count; i++) {
         if (identity->bitmaps[i].name_hash == hash) {
-            forget(identity, i);
+            forget_entry(identity, i);
             return true;
         }
     }
@@ -346,7 +346,7 @@ void blk_identity_set_since(struct blk_identity *identity, const char *bitmap,
 {
     blk_identity_forget(identity, bitmap);
     if (identity->bitmap_count == BLK_IDENTITY_BITMAPS)
-        forget(identity, 0);
+        forget_entry(identity, 0);
     identity->bitmaps[identity->bitmap_count].name_hash = hash_of_name(bitmap);
     identity->bitmaps[identity->bitmap_count].since = *id;
     identity->bitmap_count++;

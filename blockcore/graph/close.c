@@ -40,7 +40,7 @@ static const char *keep_name(struct blk_close_report *report, const char *name)
     return report->names[report->name_count++] = blk_xstrdup(name);
 }
 
-static void make_room(struct blk_close_report *report, size_t more)
+static void make_report_room(struct blk_close_report *report, size_t more)
 {
     if (report->room - report->count >= more)
         return;
@@ -67,7 +67,7 @@ static struct blk_close_entry *new_entry(struct blk_close_report *report, const 
                                          const struct blk_driver *driver, enum blk_close_step step)
 {
     if (report->count == report->room)
-        make_room(report, BLK_STEP_COUNT + report->count);
+        make_report_room(report, BLK_STEP_COUNT + report->count);
     struct blk_close_entry *entry = &report->entries[report->count++];
     *entry = (struct blk_close_entry){
         .node = keep_name(report, name),
@@ -243,7 +243,7 @@ int blk_close_held(struct blk_node *root, struct blk_published *published,
 
     if (root) {
         /* A run that is out of memory ends at once: not between a name and what it replaces. */
-        make_room(closing.report, count_steps(closing.report, root));
+        make_report_room(closing.report, count_steps(closing.report, root));
         close_node(&closing, root);
     }
     blk_close_report_free(&own);

@@ -11,7 +11,7 @@ static bool has_items(const struct blk_value *value)
     return value->type == BLK_VALUE_OBJECT || value->type == BLK_VALUE_LIST;
 }
 
-static struct blk_value *add(struct blk_value *to, const char *name, enum blk_value_type type)
+static struct blk_value *add_value(struct blk_value *to, const char *name, enum blk_value_type type)
 {
     ASSERT(has_items(to) && (to->type == BLK_VALUE_OBJECT) == (name != NULL));
 
@@ -28,27 +28,27 @@ static struct blk_value *add(struct blk_value *to, const char *name, enum blk_va
 
 void blk_value_add_bool(struct blk_value *to, const char *name, bool value)
 {
-    add(to, name, BLK_VALUE_BOOL)->boolean = value;
+    add_value(to, name, BLK_VALUE_BOOL)->boolean = value;
 }
 
 void blk_value_add_number(struct blk_value *to, const char *name, uint64_t value)
 {
-    add(to, name, BLK_VALUE_NUMBER)->number = value;
+    add_value(to, name, BLK_VALUE_NUMBER)->number = value;
 }
 
 void blk_value_add_text(struct blk_value *to, const char *name, const char *value)
 {
-    add(to, name, BLK_VALUE_TEXT)->text = blk_xstrdup(value);
+    add_value(to, name, BLK_VALUE_TEXT)->text = blk_xstrdup(value);
 }
 
 struct blk_value *blk_value_add_list(struct blk_value *to, const char *name)
 {
-    return add(to, name, BLK_VALUE_LIST);
+    return add_value(to, name, BLK_VALUE_LIST);
 }
 
 struct blk_value *blk_value_add_object(struct blk_value *to, const char *name)
 {
-    return add(to, name, BLK_VALUE_OBJECT);
+    return add_value(to, name, BLK_VALUE_OBJECT);
 }
 
 /* Frees what the value holds, not itself. Trees are as deep as a driver's code builds them. */

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "blockcore/base/array.h"
 #include "blockcore/base/memory.h"
 #include "blockcore/bitmap/bitmaps.h"
 #include "blockcore/bitmap/identity.h"
@@ -53,27 +54,22 @@ static int read_general_options(struct blk_options *options, struct open_context
     bool share = context->flags & BLK_FORCE_SHARE;
     bool trust = context->flags & BLK_TRUST;
 
-    int ret = blk_options_get_bool(options, "read-only", &read_only, err);
-    if (ret < 0)
-        return ret;
-    ret = blk_options_get_bool(options, "auto-read-only", &auto_read_only, err);
-    if (ret < 0)
-        return ret;
-    ret = blk_options_get_bool(options, "force-share", &share, err);
-    if (ret < 0)
-        return ret;
-    ret = blk_options_get_bool(options, "trust", &trust, err);
-    if (ret < 0)
-        return ret;
-    ret = blk_options_get_bool(options, "cache.direct", &context->cache.direct, err);
-    if (ret < 0)
-        return ret;
-    ret = blk_options_get_bool(options, "cache.no-flush", &context->cache.no_flush, err);
-    if (ret < 0)
-        return ret;
+    const struct { const char *name; bool *value; } switches[] = {
+        { "read-only", &read_only },
+        { "auto-read-only", &auto_read_only },
+        { "force-share", &share },
+        { "trust", &trust },
+        { "cache.direct", &context->cache.direct },
+        { "cache.no-flush", &context->cache.no_flush },
+    };
+    for (size_t i = 0; i < ARRAY_SIZE(switches); i++) {
+        int ret = blk_options_get_bool(options, switches[i].name, switches[i].value, err);
+        if (ret < 0)
+            return ret;
+    }
 
     struct blk_general_options general = { .unmap = context->flags & BLK_UNMAP };
-    ret = blk_general_options_read(options, &general, err);
+    int ret = blk_general_options_read(options, &general, err);
     if (ret < 0)
         return ret;
     context->detect_zeroes = general.detect_zeroes;
@@ -86,10 +82,7 @@ static int read_general_options(struct blk_options *options, struct open_context
                                 "Could not open an image for writing");
         context->flags &= ~(unsigned)BLK_WRITABLE;
     }
-    if (trust)
-        context->flags |= BLK_TRUST;
-    if (share)
-        context->flags |= BLK_FORCE_SHARE;
+    context->flags |= (trust ? BLK_TRUST : 0) | (share ? BLK_FORCE_SHARE : 0);
     if (context->flags & BLK_FORCE_SHARE && context->flags & BLK_WRITABLE)
         return blk_fail_why(err, EINVAL, "force-share goes with read-only access only",
                             "Could not open an image for writing");
@@ -409,8 +402,8 @@ int blk_open_new_backing(struct blk_node *node, const struct blk_open *how,
 }
 
 /* Opens what it can of the chain; what fails for another reason than an alias is not judged. */
-static int look_behind(struct blk_node *node, const struct backing_name *named, unsigned flags,
-                       struct blk_node **backing, struct blk_error *err)
+static int look_for_alias(struct blk_node *node, const struct backing_name *named, unsigned flags,
+                          struct blk_node **backing, struct blk_error *err)
 {
     const struct blk_open how = {
         .filename = named->name,
@@ -438,7 +431,7 @@ static int check_by_real_name(struct blk_node *node, const struct backing_name *
     if (strcmp(now, then) == 0 || blk_same_path(now, then))
         return 0;
     const struct backing_name other = { then, named->format };
-    int ret = look_behind(node, &other, 0, &backing, err);
+    int ret = look_for_alias(node, &other, 0, &backing, err);
     if (ret < 0)
         return ret == -ENOTUNIQ || ret == -ELOOP ? ret : 0;
     return blk_close_after(backing, 0, err);
@@ -453,10 +446,10 @@ static int check_aliases(struct blk_node *node, const char *name, const char *fo
 
     if (held)
         *held = NULL;
-    int ret = look_behind(node, &named, 0, &backing, err);
+    int ret = look_for_alias(node, &named, 0, &backing, err);
     /* An image that is damaged or in need of a repair still has a header. */
     if (ret < 0 && ret != -ENOTUNIQ && ret != -ELOOP)
-        ret = look_behind(node, &named, BLK_NO_IO, &backing, err);
+        ret = look_for_alias(node, &named, BLK_NO_IO, &backing, err);
     if (ret < 0)
         return ret == -ENOTUNIQ || ret == -ELOOP ? ret : check_by_real_name(node, &named, err);
     ret = check_by_real_name(node, &named, err);

@@ -39,7 +39,7 @@ static bool is_same(const struct identity *a, const struct identity *b)
            (!a->base || strcmp(a->base, b->base) == 0);
 }
 
-static void add(const struct blk_node *node, const struct identity *is)
+static void add_open_file(const struct blk_node *node, const struct identity *is)
 {
     struct open_file *file = blk_xcalloc(1, sizeof(*file));
     *file = (struct open_file){ .next = open_files, .node = node, .is = *is };
@@ -51,7 +51,7 @@ static void add(const struct blk_node *node, const struct identity *is)
 void blk_open_files_add(const struct blk_node *node, const struct stat *st)
 {
     const struct identity is = identity_of(st);
-    add(node, &is);
+    add_open_file(node, &is);
 }
 
 void blk_open_files_add_name(const struct blk_node *node, const struct stat *directory,
@@ -59,7 +59,7 @@ void blk_open_files_add_name(const struct blk_node *node, const struct stat *dir
 {
     struct identity is = identity_of(directory);
     is.base = base;
-    add(node, &is);
+    add_open_file(node, &is);
 }
 
 void blk_open_files_remove(const struct blk_node *node)
@@ -77,7 +77,8 @@ void blk_open_files_remove(const struct blk_node *node)
 }
 
 /* The first after `from` (NULL: of all) that is the same. */
-static const struct open_file *find(const struct open_file *from, const struct identity *is)
+static const struct open_file *find_open_file(const struct open_file *from,
+                                              const struct identity *is)
 {
     const struct open_file *file = from ? from->next : open_files;
     while (file && !is_same(&file->is, is))
@@ -112,7 +113,8 @@ int blk_open_files_check(const struct blk_node *self, const struct stat *st, boo
 {
     const struct identity is = identity_of(st);
 
-    for (const struct open_file *file = find(NULL, &is); file; file = find(file, &is)) {
+    for (const struct open_file *file = find_open_file(NULL, &is); file;
+         file = find_open_file(file, &is)) {
         bool written = blk_is_writable(file->node);
         if (file->node == self || (!writes && !written))
             continue;
@@ -128,7 +130,8 @@ int blk_open_files_check(const struct blk_node *self, const struct stat *st, boo
 int blk_open_files_check_name(const char *path, struct blk_error *err)
 {
     struct identity is;
-    const struct open_file *file = identify(path, &is) && is.base ? find(NULL, &is) : NULL;
+    bool known = identify(path, &is) && is.base;
+    const struct open_file *file = known ? find_open_file(NULL, &is) : NULL;
     if (!file)
         return 0;
     BLK_AUTOFREE char *why = blk_xasprintf("it is the same file as '%s', which this command "
@@ -139,7 +142,7 @@ int blk_open_files_check_name(const char *path, struct blk_error *err)
 const struct blk_node *blk_open_files_find(const char *path)
 {
     struct identity is;
-    const struct open_file *file = identify(path, &is) ? find(NULL, &is) : NULL;
+    const struct open_file *file = identify(path, &is) ? find_open_file(NULL, &is) : NULL;
     return file ? file->node : NULL;
 }
 

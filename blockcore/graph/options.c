@@ -44,7 +44,7 @@ void blk_options_free(struct blk_options *options)
     free(options);
 }
 
-static struct option *find(const struct blk_options *options, const char *key)
+static struct option *find_option(const struct blk_options *options, const char *key)
 {
     for (size_t i = 0; i < options->count; i++)
         if (strcmp(options->list[i].key, key) == 0)
@@ -54,7 +54,7 @@ static struct option *find(const struct blk_options *options, const char *key)
 
 void blk_options_set(struct blk_options *options, const char *key, const char *value)
 {
-    struct option *option = find(options, key);
+    struct option *option = find_option(options, key);
     if (!option) {
         if (options->count == options->room) {
             options->room = options->room ? options->room * 2 : 8;
@@ -88,7 +88,7 @@ static void remove_at(struct blk_options *options, size_t index)
 
 void blk_options_remove(struct blk_options *options, const char *key)
 {
-    struct option *option = find(options, key);
+    struct option *option = find_option(options, key);
     if (option)
         remove_at(options, (size_t)(option - options->list));
 }
@@ -96,7 +96,7 @@ void blk_options_remove(struct blk_options *options, const char *key)
 void blk_options_merge_missing(struct blk_options *to, const struct blk_options *from)
 {
     for (size_t i = 0; from && i < from->count; i++)
-        if (!find(to, from->list[i].key))
+        if (!find_option(to, from->list[i].key))
             blk_options_set(to, from->list[i].key, from->list[i].value);
 }
 
@@ -104,10 +104,10 @@ void blk_options_merge_optional(struct blk_options *to, const struct blk_options
 {
     for (size_t i = 0; from && i < from->count; i++) {
         const char *key = from->list[i].key;
-        if (find(to, key))
+        if (find_option(to, key))
             continue;
         blk_options_set(to, key, from->list[i].value);
-        find(to, key)->used = true;
+        find_option(to, key)->used = true;
     }
 }
 
@@ -257,7 +257,7 @@ int blk_options_parse_json(struct blk_options *options, const char *text, struct
 
 const char *blk_options_get(struct blk_options *options, const char *key)
 {
-    struct option *option = options ? find(options, key) : NULL;
+    struct option *option = options ? find_option(options, key) : NULL;
     if (!option)
         return NULL;
     option->used = true;
@@ -266,7 +266,7 @@ const char *blk_options_get(struct blk_options *options, const char *key)
 
 const char *blk_options_peek(const struct blk_options *options, const char *key)
 {
-    const struct option *option = options ? find(options, key) : NULL;
+    const struct option *option = options ? find_option(options, key) : NULL;
     return option ? option->value : NULL;
 }
 

@@ -55,7 +55,7 @@ void blk_range_lock_destroy(struct blk_range_lock *lock)
     blk_mutex_destroy(&lock->mutex);
 }
 
-static bool conflict(const struct blk_range *a, const struct blk_range *b)
+static bool ranges_conflict(const struct blk_range *a, const struct blk_range *b)
 {
     static const bool excludes[4][4] = {
         [BLK_RANGE_READ] = { [BLK_RANGE_EXCLUSIVE] = true },
@@ -73,7 +73,7 @@ static bool must_wait(const struct blk_range_lock *lock, const struct blk_range 
 {
     ASSERT_LOCKED(&lock->mutex);
     for (const struct blk_range *other = lock->list; other; other = other->next)
-        if (other != range && other->held && conflict(other, range))
+        if (other != range && other->held && ranges_conflict(other, range))
             return true;
     return false;
 }
@@ -90,8 +90,8 @@ static void grant(struct blk_range_lock *lock)
             range->held = true;
 }
 
-static void take(struct blk_range_lock *lock, struct blk_range *range, uint64_t offset,
-                 uint64_t bytes, uint64_t alignment, enum blk_range_mode mode)
+static void take_range(struct blk_range_lock *lock, struct blk_range *range, uint64_t offset,
+                       uint64_t bytes, uint64_t alignment, enum blk_range_mode mode)
 {
     uint64_t start = round_down(offset, alignment);
     *range = (struct blk_range){
@@ -116,25 +116,25 @@ static void take(struct blk_range_lock *lock, struct blk_range *range, uint64_t 
 void blk_range_take(struct blk_range_lock *lock, struct blk_range *range, uint64_t offset,
                     uint64_t bytes, uint64_t alignment)
 {
-    take(lock, range, offset, bytes, alignment, BLK_RANGE_EXCLUSIVE);
+    take_range(lock, range, offset, bytes, alignment, BLK_RANGE_EXCLUSIVE);
 }
 
 void blk_range_take_shared(struct blk_range_lock *lock, struct blk_range *range, uint64_t offset,
                            uint64_t bytes, uint64_t alignment)
 {
-    take(lock, range, offset, bytes, alignment, BLK_RANGE_SHARED);
+    take_range(lock, range, offset, bytes, alignment, BLK_RANGE_SHARED);
 }
 
 void blk_range_take_read(struct blk_range_lock *lock, struct blk_range *range, uint64_t offset,
                          uint64_t bytes, uint64_t alignment)
 {
-    take(lock, range, offset, bytes, alignment, BLK_RANGE_READ);
+    take_range(lock, range, offset, bytes, alignment, BLK_RANGE_READ);
 }
 
 void blk_range_take_update(struct blk_range_lock *lock, struct blk_range *range, uint64_t offset,
                            uint64_t bytes, uint64_t alignment)
 {
-    take(lock, range, offset, bytes, alignment, BLK_RANGE_UPDATE);
+    take_range(lock, range, offset, bytes, alignment, BLK_RANGE_UPDATE);
 }
 
 void blk_range_upgrade(struct blk_range_lock *lock, struct blk_range *range)

@@ -259,7 +259,7 @@ static void remember_options(struct blk_node *node, const struct blk_options *op
                             blk_options_value(options, i));
 }
 
-static void apply(struct blk_change *change, const struct settings *settings)
+static void apply_change(struct blk_change *change, const struct settings *settings)
 {
     struct blk_node *node = change->node;
 
@@ -290,7 +290,7 @@ int blk_reopen_set(struct blk_change *changes, size_t count, struct blk_error *e
         ret = switch_set(changes, count, err);
     for (size_t i = 0; i < count; i++) {
         if (ret == 0)
-            apply(&changes[i], &settings[i]);
+            apply_change(&changes[i], &settings[i]);
         free(settings[i].own);
     }
     for (size_t i = count; i-- > 0;)

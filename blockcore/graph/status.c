@@ -59,7 +59,7 @@ static int look_for_holes(struct blk_extent *extent, struct blk_error *err)
  * where there is none, it reads as zeroes. A backing file that was left unopened for now may hold
  * anything; one that the user has taken away by an option holds nothing.
  */
-static void look_behind(const struct blk_node *node, uint64_t offset, struct blk_extent *extent)
+static void look_at_backing(const struct blk_node *node, uint64_t offset, struct blk_extent *extent)
 {
     const struct blk_node *backing = blk_child(node, BLK_ROLE_BACKING);
     uint64_t end = backing ? blk_size(backing) : 0;
@@ -101,7 +101,7 @@ int blk_child_block_status(struct blk_node *node, uint64_t offset, uint64_t byte
         return ret;
 
     if (!(extent->flags & BLK_EXT_ALLOCATED))
-        look_behind(node, offset, extent);
+        look_at_backing(node, offset, extent);
     extent->flags &= ~(unsigned)(BLK_EXT_EOF | BLK_EXT_RECURSE);
     if (offset + extent->bytes == size)
         extent->flags |= BLK_EXT_EOF;

@@ -17,7 +17,7 @@
 
 #define BLOCK BLK_DIGEST_BLOCK_BYTES
 
-struct job {
+struct checksum_job {
     const struct blk_checksum_params *params;
     struct blk_digest *digest;
     uint64_t size;
@@ -31,19 +31,19 @@ struct job {
 };
 
 /* A block to be read. */
-struct chunk {
+struct checksum_chunk {
     uint64_t offset, bytes;
     bool mixed; /* it begins, but does not end, in one extent: parts of it may be zero */
 };
 
-static int status_at(struct job *job, uint64_t offset, uint64_t bytes, struct blk_extent *extent,
-                     struct blk_error *err)
+static int status_at(struct checksum_job *job, uint64_t offset, uint64_t bytes,
+                     struct blk_extent *extent, struct blk_error *err)
 {
     return blk_block_status_above(blk_layers(job->params->node, NULL), offset, bytes,
                                   BLK_WANT_ZERO, extent, err);
 }
 
-static void count_done(struct job *job, uint64_t bytes)
+static void count_checksummed(struct checksum_job *job, uint64_t bytes)
 {
     ASSERT_LOCKED(&job->mutex);
     job->done += bytes;
@@ -52,7 +52,7 @@ static void count_done(struct job *job, uint64_t bytes)
 }
 
 /* Moves on by `bytes`. */
-static void advance(struct job *job, uint64_t bytes)
+static void advance_checksum(struct checksum_job *job, uint64_t bytes)
 {
     ASSERT_LOCKED(&job->mutex);
     job->next += bytes;
@@ -60,7 +60,8 @@ static void advance(struct job *job, uint64_t bytes)
 }
 
 /* Returns 1 with the next block to read, 0 at the end, or -errno. The mutex is held. */
-static int next_chunk(struct job *job, struct chunk *chunk, struct blk_error *err)
+static int next_checksum_chunk(struct checksum_job *job, struct checksum_chunk *chunk,
+                               struct blk_error *err)
 {
     ASSERT_LOCKED(&job->mutex);
     while (job->ret == 0 && job->next < job->size) {
@@ -78,20 +79,20 @@ static int next_chunk(struct job *job, struct chunk *chunk, struct blk_error *er
             ret = blk_digest_add_zeroes(job->digest, job->next, whole, err);
             if (ret < 0)
                 return ret;
-            advance(job, whole);
-            count_done(job, whole);
+            advance_checksum(job, whole);
+            count_checksummed(job, whole);
             continue;
         }
-        *chunk = (struct chunk){ .offset = job->next, .bytes = u64_min(left, BLOCK) };
+        *chunk = (struct checksum_chunk){ .offset = job->next, .bytes = u64_min(left, BLOCK) };
         chunk->mixed = job->extent.bytes < chunk->bytes;
-        advance(job, chunk->bytes);
+        advance_checksum(job, chunk->bytes);
         return 1;
     }
     return 0;
 }
 
 /* Reads a block, leaving out what is known to be zero. */
-static int read_chunk(struct job *job, const struct chunk *chunk, uint8_t *buf,
+static int read_chunk(struct checksum_job *job, const struct checksum_chunk *chunk, uint8_t *buf,
                       struct blk_error *err)
 {
     struct blk_node *node = job->params->node;
@@ -111,7 +112,7 @@ static int read_chunk(struct job *job, const struct chunk *chunk, uint8_t *buf,
     return 0;
 }
 
-static void fail_job(struct job *job, int ret, const struct blk_error *err)
+static void fail_checksum(struct checksum_job *job, int ret, const struct blk_error *err)
 {
     ASSERT_LOCKED(&job->mutex);
     if (job->ret == 0) {
@@ -120,26 +121,26 @@ static void fail_job(struct job *job, int ret, const struct blk_error *err)
     }
 }
 
-static void *work(void *argument)
+static void *checksum_work(void *argument)
 {
-    struct job *job = argument;
+    struct checksum_job *job = argument;
     struct blk_error err = BLK_ERROR_INIT;
-    struct chunk chunk = { .bytes = 0 };
+    struct checksum_chunk chunk = { .bytes = 0 };
     uint8_t *buf = blk_buffer_alloc(BLOCK);
     int ret = buf ? 0 : blk_fail(&err, ENOMEM, "reading '%s'", job->params->node->name);
 
     blk_mutex_lock(&job->mutex);
-    while (ret == 0 && (ret = next_chunk(job, &chunk, &err)) > 0) {
+    while (ret == 0 && (ret = next_checksum_chunk(job, &chunk, &err)) > 0) {
         blk_mutex_unlock(&job->mutex);
         ret = read_chunk(job, &chunk, buf, &err);
         if (ret == 0)
             ret = blk_digest_add(job->digest, chunk.offset, chunk.bytes, buf, &err);
         blk_mutex_lock(&job->mutex);
         if (ret == 0)
-            count_done(job, chunk.bytes);
+            count_checksummed(job, chunk.bytes);
     }
     if (ret < 0)
-        fail_job(job, ret, &err);
+        fail_checksum(job, ret, &err);
     blk_mutex_unlock(&job->mutex);
     free(buf);
     return NULL;
@@ -148,7 +149,7 @@ static void *work(void *argument)
 int blk_checksum(const struct blk_checksum_params *params, uint8_t digest[BLK_DIGEST_BYTES],
                  struct blk_error *err)
 {
-    struct job job = { .params = params, .size = blk_size(params->node) };
+    struct checksum_job job = { .params = params, .size = blk_size(params->node) };
     int ret = blk_digest_begin(job.size, &job.digest, err);
     if (ret < 0) {
         blk_context(err, "'%s'", params->node->name);
@@ -156,7 +157,7 @@ int blk_checksum(const struct blk_checksum_params *params, uint8_t digest[BLK_DI
     }
 
     blk_mutex_init(&job.mutex);
-    blk_run_workers(params->workers, work, &job);
+    blk_run_workers(params->workers, checksum_work, &job);
     blk_mutex_destroy(&job.mutex);
     if (job.ret < 0 && err)
         *err = job.err;

@@ -44,7 +44,7 @@ struct chunk {
     uint64_t host_offset;
 };
 
-struct job {
+struct copy_job {
     const struct blk_copy_params *params;
     uint64_t unit; /* compressed writes: the target's cluster size; else 1 */
 
@@ -69,7 +69,7 @@ struct job {
 
 /* ---- the iterator; the job's mutex is held ---- */
 
-static int ask_source(struct job *job, uint64_t bytes, struct blk_error *err)
+static int ask_source(struct copy_job *job, uint64_t bytes, struct blk_error *err)
 {
     const struct blk_copy_params *p = job->params;
     const struct blk_node *base = p->only_allocated ? p->base : NULL;
@@ -83,7 +83,7 @@ static int ask_source(struct job *job, uint64_t bytes, struct blk_error *err)
  * The map could not be read. It gets a second chance; then all that it leads to is lost, as far as
  * the failure reaches. Where that is not known, the reads decide, sector by sector.
  */
-static void salvage_map(struct job *job, uint64_t bytes)
+static void salvage_map(struct copy_job *job, uint64_t bytes)
 {
     blk_error_clear(&job->why);
     if (ask_source(job, bytes, &job->why) == 0)
@@ -98,7 +98,7 @@ static void salvage_map(struct job *job, uint64_t bytes)
         };
 }
 
-static int look_at_source(struct job *job, uint64_t bytes, struct blk_error *err)
+static int look_at_source(struct copy_job *job, uint64_t bytes, struct blk_error *err)
 {
     ASSERT_LOCKED(&job->mutex);
     job->unreadable = false;
@@ -122,7 +122,7 @@ static enum action action_for(const struct blk_copy_params *p, unsigned flags)
 }
 
 /* Compressed writes are whole clusters: an extent that ends inside one is widened, or read. */
-static void fit_to_unit(const struct job *job, struct chunk *chunk)
+static void fit_to_unit(const struct copy_job *job, struct chunk *chunk)
 {
     uint64_t left = job->params->bytes - chunk->offset;
     uint64_t whole = round_down(chunk->bytes, job->unit);
@@ -140,7 +140,7 @@ static void fit_to_unit(const struct job *job, struct chunk *chunk)
 }
 
 /* Moves on to the next range that the mask marks. What is skipped is done. Returns its length. */
-static uint64_t skip_to_marked(struct job *job)
+static uint64_t skip_to_marked(struct copy_job *job)
 {
     ASSERT_LOCKED(&job->mutex);
     const struct blk_copy_params *p = job->params;
@@ -158,7 +158,7 @@ static uint64_t skip_to_marked(struct job *job)
 }
 
 /* Returns 1 with the next chunk, 0 at the end, or -errno. */
-static int next_chunk(struct job *job, struct chunk *chunk, struct blk_error *err)
+static int next_chunk(struct copy_job *job, struct chunk *chunk, struct blk_error *err)
 {
     ASSERT_LOCKED(&job->mutex);
     const struct blk_copy_params *p = job->params;
@@ -212,7 +212,7 @@ static int next_chunk(struct job *job, struct chunk *chunk, struct blk_error *er
  * Waits until all chunks before are written. Reading needs no turn. Every chunk that was handed out
  * ends its turn or fails the job, so nobody waits forever, and after a failure nobody waits at all.
  */
-static void await_turn(struct job *job, const struct chunk *chunk)
+static void await_turn(struct copy_job *job, const struct chunk *chunk)
 {
     if (!job->params->in_order)
         return;
@@ -221,7 +221,7 @@ static void await_turn(struct job *job, const struct chunk *chunk)
         blk_cond_wait(&job->turn_changed, &job->mutex);
 }
 
-static void end_turn(struct job *job, const struct chunk *chunk)
+static void end_turn(struct copy_job *job, const struct chunk *chunk)
 {
     if (!job->params->in_order)
         return;
@@ -231,7 +231,7 @@ static void end_turn(struct job *job, const struct chunk *chunk)
     pthread_cond_broadcast(&job->turn_changed);
 }
 
-static int zero_target(const struct job *job, uint64_t offset, uint64_t bytes,
+static int zero_target(const struct copy_job *job, uint64_t offset, uint64_t bytes,
                        struct blk_error *err)
 {
     const struct blk_copy_params *p = job->params;
@@ -244,7 +244,7 @@ struct unread {
     struct blk_error why; /* of the first */
 };
 
-static void report_unread(struct job *job, struct unread *unread)
+static void report_unread(struct copy_job *job, struct unread *unread)
 {
     const struct blk_copy_params *p = job->params;
 
@@ -257,7 +257,7 @@ static void report_unread(struct job *job, struct unread *unread)
 }
 
 /* Reads what can be read, sector by sector; the rest is zeroes, and reported run by run. */
-static void read_salvaging(struct job *job, const struct chunk *chunk, uint8_t *buf)
+static void read_salvaging(struct copy_job *job, const struct chunk *chunk, uint8_t *buf)
 {
     const struct blk_copy_params *p = job->params;
     struct unread unread = { .why = BLK_ERROR_INIT };
@@ -279,7 +279,7 @@ static void read_salvaging(struct job *job, const struct chunk *chunk, uint8_t *
     report_unread(job, &unread);
 }
 
-static int read_source(struct job *job, const struct chunk *chunk, uint8_t *buf,
+static int read_source(struct copy_job *job, const struct chunk *chunk, uint8_t *buf,
                        struct blk_error *err)
 {
     const struct blk_copy_params *p = job->params;
@@ -318,7 +318,7 @@ static uint64_t run_length(const uint8_t *buf, uint64_t bytes, uint64_t offset, 
     return run;
 }
 
-static int write_sparse(struct job *job, const struct chunk *chunk, const uint8_t *buf,
+static int write_sparse(struct copy_job *job, const struct chunk *chunk, const uint8_t *buf,
                         struct blk_error *err)
 {
     const struct blk_copy_params *p = job->params;
@@ -340,7 +340,7 @@ static int write_sparse(struct job *job, const struct chunk *chunk, const uint8_
     return ret;
 }
 
-static int write_compressed(struct job *job, const struct chunk *chunk, const uint8_t *buf,
+static int write_compressed(struct copy_job *job, const struct chunk *chunk, const uint8_t *buf,
                             struct blk_error *err)
 {
     const struct blk_copy_params *p = job->params;
@@ -360,7 +360,7 @@ static int write_compressed(struct job *job, const struct chunk *chunk, const ui
 }
 
 /* Lets the kernel copy. Returns -ENOTSUP when that is not possible, and remembers it. */
-static int copy_in_kernel(struct job *job, const struct chunk *chunk, struct blk_error *err)
+static int copy_in_kernel(struct copy_job *job, const struct chunk *chunk, struct blk_error *err)
 {
     const struct blk_copy_params *p = job->params;
 
@@ -383,7 +383,7 @@ static int copy_in_kernel(struct job *job, const struct chunk *chunk, struct blk
     return ret;
 }
 
-static int copy_chunk(struct job *job, const struct chunk *chunk, uint8_t *buf,
+static int copy_chunk(struct copy_job *job, const struct chunk *chunk, uint8_t *buf,
                       struct blk_error *err)
 {
     const struct blk_copy_params *p = job->params;
@@ -404,7 +404,7 @@ static int copy_chunk(struct job *job, const struct chunk *chunk, uint8_t *buf,
     return blk_pwrite(p->target, p->target_offset + chunk->offset, chunk->bytes, buf, 0, err);
 }
 
-static int move_chunk(struct job *job, const struct chunk *chunk, uint8_t *buf,
+static int move_chunk(struct copy_job *job, const struct chunk *chunk, uint8_t *buf,
                       struct blk_error *err)
 {
     struct blk_digest *digest = job->params->digest;
@@ -427,7 +427,7 @@ static int move_chunk(struct job *job, const struct chunk *chunk, uint8_t *buf,
 
 /* ---- workers ---- */
 
-static void fail_job(struct job *job, int ret, const struct blk_error *err)
+static void fail_job(struct copy_job *job, int ret, const struct blk_error *err)
 {
     LOCK_SCOPE(&job->mutex);
     if (job->ret == 0) {
@@ -437,14 +437,14 @@ static void fail_job(struct job *job, int ret, const struct blk_error *err)
     pthread_cond_broadcast(&job->turn_changed);
 }
 
-static bool has_failed(struct job *job)
+static bool has_failed(struct copy_job *job)
 {
     LOCK_SCOPE(&job->mutex);
     return job->ret < 0;
 }
 
 /* Sleeps until it is the chunk's turn; a signal or a failure ends the wait. */
-static void keep_to_rate(struct job *job, const struct chunk *chunk)
+static void keep_to_rate(struct copy_job *job, const struct chunk *chunk)
 {
     if (chunk->action != ACTION_COPY)
         return;
@@ -453,7 +453,7 @@ static void keep_to_rate(struct job *job, const struct chunk *chunk)
 }
 
 /* Counts a chunk as done and reports the progress. */
-static void count_done(struct job *job, const struct chunk *chunk)
+static void count_done(struct copy_job *job, const struct chunk *chunk)
 {
     const struct blk_copy_params *p = job->params;
 
@@ -466,7 +466,7 @@ static void count_done(struct job *job, const struct chunk *chunk)
 }
 
 /* Returns 1 with a chunk, 0 when there is nothing more to do, or -errno. */
-static int take_chunk(struct job *job, struct chunk *chunk, struct blk_error *err)
+static int take_chunk(struct copy_job *job, struct chunk *chunk, struct blk_error *err)
 {
     if (blk_cancelled())
         return blk_fail_why(err, ECANCELED, "stopped by a signal", "copying to '%s'",
@@ -475,9 +475,9 @@ static int take_chunk(struct job *job, struct chunk *chunk, struct blk_error *er
     return job->ret < 0 ? 0 : next_chunk(job, chunk, err);
 }
 
-static void *work(void *argument)
+static void *copy_work(void *argument)
 {
-    struct job *job = argument;
+    struct copy_job *job = argument;
     struct blk_error err = BLK_ERROR_INIT;
     struct chunk chunk = { .bytes = 0 };
     int ret;
@@ -503,7 +503,7 @@ static void *work(void *argument)
  * A buffer for each worker, before anything is written. Where memory is short there are fewer; the
  * first one must be there.
  */
-static int allocate_buffers(struct job *job, struct blk_error *err)
+static int allocate_buffers(struct copy_job *job, struct blk_error *err)
 {
     unsigned wanted = job->params->workers > 1 ? job->params->workers : 1;
 
@@ -538,7 +538,7 @@ static int find_unit(const struct blk_copy_params *params, uint64_t *unit, struc
 
 int blk_copy_run(const struct blk_copy_params *params, struct blk_error *err)
 {
-    struct job job = {
+    struct copy_job job = {
         .params = params,
         .marked = { .bitmap = params->mask, .end = params->bytes },
         .rate = { params->bytes_per_second, blk_now_ns() },
@@ -552,7 +552,7 @@ int blk_copy_run(const struct blk_copy_params *params, struct blk_error *err)
     blk_mutex_init(&job.mutex);
     pthread_cond_init(&job.turn_changed, NULL);
 
-    blk_run_workers(job.free_buffers, work, &job);
+    blk_run_workers(job.free_buffers, copy_work, &job);
     /* Threads that could not be started left theirs. */
     while (job.free_buffers)
         free(job.buffers[--job.free_buffers]);

@@ -26,7 +26,7 @@ struct side {
     const struct blk_node *common; /* its first image that the other chain has too, or NULL */
 };
 
-struct job {
+struct difference_job {
     const struct blk_difference_params *params;
     struct blk_dirty_bitmap *marks;
     struct side sides[2];
@@ -102,8 +102,8 @@ static void find_common(struct side *first, struct side *second)
 enum kind { KIND_ZERO, KIND_COMMON, KIND_UNKNOWN };
 
 /* What one side has at `offset`, and how far that goes; *bytes is shortened to it. */
-static int look(const struct side *side, uint64_t offset, uint64_t *bytes, enum kind *kind,
-                struct blk_error *err)
+static int look_at_side(const struct side *side, uint64_t offset, uint64_t *bytes, enum kind *kind,
+                        struct blk_error *err)
 {
     struct blk_extent extent;
     uint64_t size = side->node ? blk_size(side->node) : 0;
@@ -129,7 +129,7 @@ static int look(const struct side *side, uint64_t offset, uint64_t *bytes, enum 
 }
 
 /* Whether the mask excludes what begins at `offset`; *bytes is shortened as far as that goes. */
-static bool is_masked(struct job *job, uint64_t offset, uint64_t *bytes)
+static bool is_masked(struct difference_job *job, uint64_t offset, uint64_t *bytes)
 {
     ASSERT_LOCKED(&job->mutex);
     uint64_t length;
@@ -142,7 +142,7 @@ static bool is_masked(struct job *job, uint64_t offset, uint64_t *bytes)
 }
 
 /* Whether the `*bytes` at `offset` (shortened as far as one answer goes) need no reading. */
-static int is_settled(struct job *job, uint64_t offset, uint64_t *bytes, bool *settled,
+static int is_settled(struct difference_job *job, uint64_t offset, uint64_t *bytes, bool *settled,
                       struct blk_error *err)
 {
     ASSERT_LOCKED(&job->mutex);
@@ -162,16 +162,16 @@ static int is_settled(struct job *job, uint64_t offset, uint64_t *bytes, bool *s
         if (*settled)
             return 0;
     }
-    int ret = look(&job->sides[0], offset, bytes, &first, err);
+    int ret = look_at_side(&job->sides[0], offset, bytes, &first, err);
     if (ret == 0)
-        ret = look(&job->sides[1], offset, bytes, &second, err);
+        ret = look_at_side(&job->sides[1], offset, bytes, &second, err);
     if (ret == 0)
         *settled = first == second && first != KIND_UNKNOWN;
     return ret;
 }
 
 /* Adds to what has been seen, and says so. */
-static void count(struct job *job, uint64_t bytes)
+static void count(struct difference_job *job, uint64_t bytes)
 {
     ASSERT_LOCKED(&job->mutex);
     const struct blk_difference_params *p = job->params;
@@ -181,7 +181,7 @@ static void count(struct job *job, uint64_t bytes)
 }
 
 /* Returns 1 with a piece to be read, 0 at the end, or -errno. */
-static int next_piece(struct job *job, struct piece *piece, struct blk_error *err)
+static int next_piece(struct difference_job *job, struct piece *piece, struct blk_error *err)
 {
     ASSERT_LOCKED(&job->mutex);
     while (job->ret == 0 && job->next < job->params->bytes) {
@@ -214,7 +214,8 @@ static int read_side(const struct side *side, const struct piece *piece, uint8_t
     return 0;
 }
 
-static void mark(struct job *job, const struct piece *piece, const uint8_t *a, const uint8_t *b)
+static void mark_difference(struct difference_job *job, const struct piece *piece, const uint8_t *a,
+                            const uint8_t *b)
 {
     uint64_t granule = UINT64_C(1) << job->marks->granularity_bits;
 
@@ -226,7 +227,7 @@ static void mark(struct job *job, const struct piece *piece, const uint8_t *a, c
     }
 }
 
-static int compare_pieces(struct job *job, uint8_t *a, uint8_t *b, struct blk_error *err)
+static int compare_pieces(struct difference_job *job, uint8_t *a, uint8_t *b, struct blk_error *err)
 {
     struct piece piece = { 0 };
     int ret;
@@ -243,15 +244,15 @@ static int compare_pieces(struct job *job, uint8_t *a, uint8_t *b, struct blk_er
         ret = read_side(&job->sides[1], &piece, b, err);
         if (ret < 0)
             return ret;
-        mark(job, &piece, a, b);
+        mark_difference(job, &piece, a, b);
         LOCK_SCOPE(&job->mutex);
         count(job, piece.bytes);
     }
 }
 
-static void *work(void *argument)
+static void *difference_work(void *argument)
 {
-    struct job *job = argument;
+    struct difference_job *job = argument;
     struct blk_error err = BLK_ERROR_INIT;
     uint8_t *a = blk_buffer_alloc(CHUNK_BYTES), *b = blk_buffer_alloc(CHUNK_BYTES);
 
@@ -271,7 +272,7 @@ static void *work(void *argument)
 int blk_difference_mark(const struct blk_difference_params *params, struct blk_dirty_bitmap *marks,
                         struct blk_error *err)
 {
-    struct job job = {
+    struct difference_job job = {
         .params = params,
         .marks = marks,
         .marked = { .bitmap = params->mask, .end = params->bytes },
@@ -280,7 +281,7 @@ int blk_difference_mark(const struct blk_difference_params *params, struct blk_d
     find_common(&job.sides[0], &job.sides[1]);
     blk_mutex_init(&job.mutex);
 
-    blk_run_workers(params->workers, work, &job);
+    blk_run_workers(params->workers, difference_work, &job);
 
     blk_mutex_destroy(&job.mutex);
     if (job.ret < 0 && err)

@@ -117,7 +117,7 @@ static void free_subtree(struct subtree *at)
     free(at);
 }
 
-static int combine(struct subtree *at, struct blk_error *err)
+static int combine_subtrees(struct subtree *at, struct blk_error *err)
 {
     int ret = hash_inner(at->half[0]->hash, at->half[1]->hash, at->hash, err);
     if (ret < 0)
@@ -162,7 +162,7 @@ static int put(struct subtree *at, unsigned level, uint64_t first, const struct 
         if (ret < 0)
             return ret;
     }
-    return is_complete(at->half[0]) && is_complete(at->half[1]) ? combine(at, err) : 0;
+    return is_complete(at->half[0]) && is_complete(at->half[1]) ? combine_subtrees(at, err) : 0;
 }
 
 static int put_locked(struct blk_digest *digest, uint64_t from, uint64_t to, const uint8_t *hash,
@@ -260,8 +260,8 @@ static int add_piece(struct blk_digest *digest, uint64_t offset, uint64_t bytes,
 
 /* ---- the interface ---- */
 
-static int check_range(const struct blk_digest *digest, uint64_t offset, uint64_t bytes,
-                       struct blk_error *err)
+static int check_digest_range(const struct blk_digest *digest, uint64_t offset, uint64_t bytes,
+                              struct blk_error *err)
 {
     if (range_within(offset, bytes, digest->size))
         return 0;
@@ -311,7 +311,7 @@ int blk_digest_add(struct blk_digest *digest, uint64_t offset, uint64_t bytes, c
                    struct blk_error *err)
 {
     const uint8_t *from = buf;
-    int ret = check_range(digest, offset, bytes, err);
+    int ret = check_digest_range(digest, offset, bytes, err);
 
     for (uint64_t piece; bytes && ret == 0; offset += piece, bytes -= piece, from += piece) {
         piece = u64_min(bytes, BLOCK - offset % BLOCK);
@@ -330,7 +330,7 @@ int blk_digest_add(struct blk_digest *digest, uint64_t offset, uint64_t bytes, c
 int blk_digest_add_zeroes(struct blk_digest *digest, uint64_t offset, uint64_t bytes,
                           struct blk_error *err)
 {
-    int ret = check_range(digest, offset, bytes, err);
+    int ret = check_digest_range(digest, offset, bytes, err);
 
     for (uint64_t piece; bytes && ret == 0; offset += piece, bytes -= piece) {
         piece = u64_min(bytes, BLOCK - offset % BLOCK);

@@ -324,7 +324,7 @@ static int read_option(struct reader *reader, const char *line, struct blk_error
     return 0;
 }
 
-static int read_line(struct reader *reader, char *line, struct blk_error *err)
+static int read_rule_line(struct reader *reader, char *line, struct blk_error *err)
 {
     size_t length = strlen(line);
     while (length > 0 && isspace((unsigned char)line[length - 1]))
@@ -350,7 +350,7 @@ int blkdebug_rules_read_file(struct blkdebug_rules *rules, const char *path,
     int ret = 0;
     while (ret == 0 && (errno = 0, getline(&line, &room, file)) >= 0) {
         number++;
-        ret = read_line(&reader, line, err);
+        ret = read_rule_line(&reader, line, err);
     }
     if (ret == 0 && ferror(file))
         ret = blk_fail(err, errno, "reading it");

@@ -10,7 +10,8 @@
 
 /* ---- life ---- */
 
-static int parse_filename(const char *filename, struct blk_options *options, struct blk_error *err)
+static int file_parse_filename(const char *filename, struct blk_options *options,
+                               struct blk_error *err)
 {
     (void)err;
     blk_options_set(options, "filename", strchr(filename, ':') + 1);
@@ -138,7 +139,7 @@ static const struct blk_creation_ops file_creation_ops = {
         .state_bytes = sizeof(struct file_state),        \
         .growable = true,                                \
         .prefix = driver_name,                           \
-        .parse_filename = parse_filename,                \
+        .parse_filename = file_parse_filename,           \
         .open = open_function,                           \
         .publish = file_publish,                         \
         .release = file_release,                         \

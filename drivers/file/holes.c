@@ -127,7 +127,8 @@ static int64_t seek(struct file_state *s, uint64_t offset, int whence)
  * Sets *end to where the run of data or hole at `offset` ends, if before it. Returns 1 for a hole,
  * 0 for data, or -errno.
  */
-static int find_run(struct blk_node *node, uint64_t offset, uint64_t *end, struct blk_error *err)
+static int find_data_run(struct blk_node *node, uint64_t offset, uint64_t *end,
+                         struct blk_error *err)
 {
     struct file_state *s = node->state;
     int64_t data = seek(s, offset, SEEK_DATA);
@@ -165,7 +166,7 @@ int file_block_status(struct blk_node *node, uint64_t offset, uint64_t bytes, un
     if (file_is_held(s, offset))
         end = u64_min(end, s->target->held_bytes);
     else if (!s->device && !s->no_seek)
-        run = find_run(node, offset, &end, err);
+        run = find_data_run(node, offset, &end, err);
     if (run < 0)
         return run;
 

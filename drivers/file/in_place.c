@@ -17,7 +17,7 @@
 #include "drivers/file/file.h"
 
 /* The first line of a file, without its newline. */
-static bool read_line(const char *path, char *line, size_t bytes)
+static bool read_first_line(const char *path, char *line, size_t bytes)
 {
     FILE *file = fopen(path, "re");
     if (!file)
@@ -50,7 +50,7 @@ static bool shows(const char *device, const struct stat *st)
     struct stat behind;
     char name[4096];
 
-    if (!read_line(path, name, sizeof(name)))
+    if (!read_first_line(path, name, sizeof(name)))
         return false;
     if (blk_sys->fstatat(AT_FDCWD, name, &behind, 0) < 0)
         return shows_by_device(device, st);

@@ -100,7 +100,8 @@ static int lock_failed(const char *name, bool writing, bool shared, enum permiss
     return -EAGAIN;
 }
 
-static int conflict(int fd, unsigned bit, bool writing, const char *name, struct blk_error *err)
+static int lock_conflict(int fd, unsigned bit, bool writing, const char *name,
+                         struct blk_error *err)
 {
     if (!err) /* there will be another try: save the search */
         return -EAGAIN;
@@ -127,7 +128,7 @@ static int check_others(int fd, unsigned wanted, const char *name, struct blk_er
         if (ret < 0)
             return blk_fail(err, -ret, "asking for locks on '%s'", name);
         if (lock.l_type != F_UNLCK)
-            return conflict(fd, bit, writing, name, err);
+            return lock_conflict(fd, bit, writing, name, err);
     }
     return 0;
 }

@@ -130,7 +130,7 @@ static int open_path(const char *path, unsigned flags, struct blk_cache_mode cac
  * Whoever held the lock while we waited may have grown, cut or replaced the file: what was seen of
  * it before means nothing. Describes it anew, as nobody can change it any more.
  */
-static int look_again(int fd, const char *path, struct stat *st, struct blk_error *err)
+static int stat_locked(int fd, const char *path, struct stat *st, struct blk_error *err)
 {
     if (blk_sys->fstat(fd, st) < 0)
         return blk_fail(err, errno, "Could not open '%s'", path);
@@ -160,7 +160,7 @@ int file_open_locked(const char *path, unsigned flags, struct blk_cache_mode cac
         if (ret == 0)
             ret = file_locks_take(&opened->locks, fd, file_lock_bits(flags), policy, path, err);
         if (ret == 0)
-            ret = look_again(fd, path, st, err);
+            ret = stat_locked(fd, path, st, err);
         if (ret == 0 && leads_to(path, st))
             return fd;
         blk_sys->close(fd);

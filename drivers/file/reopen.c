@@ -35,8 +35,8 @@ static int learn_size(struct blk_node *node, struct prepared *p, struct blk_erro
 }
 
 /* Opens what the node has open once more, whatever its name is now. */
-static int open_again(struct blk_node *node, unsigned flags, struct blk_cache_mode cache,
-                      struct prepared *p, struct blk_error *err)
+static int open_descriptor_again(struct blk_node *node, unsigned flags, struct blk_cache_mode cache,
+                                 struct prepared *p, struct blk_error *err)
 {
     struct file_state *s = node->state;
     char path[32];
@@ -91,7 +91,7 @@ static int file_reopen_prepare(struct blk_reopen *reopen, struct blk_error *err)
     if (ret == 0 && writable && !blk_is_writable(node))
         ret = learn_size(node, p, err);
     if (ret == 0 && !same)
-        ret = open_again(node, reopen->flags, reopen->cache, p, err);
+        ret = open_descriptor_again(node, reopen->flags, reopen->cache, p, err);
     /* The last chance to hear of lost writes while the reopen can still fail. */
     if (ret == 0 && p->fd >= 0 && blk_is_writable(node)) {
         ret = file_close_copy(s->fd);

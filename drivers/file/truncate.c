@@ -41,8 +41,8 @@ static int write_full(struct blk_node *node, uint64_t from, uint64_t to, struct 
     return ret;
 }
 
-static int preallocate(struct blk_node *node, uint64_t from, uint64_t to,
-                       enum blk_prealloc prealloc, struct blk_error *err)
+static int preallocate_file(struct blk_node *node, uint64_t from, uint64_t to,
+                            enum blk_prealloc prealloc, struct blk_error *err)
 {
     struct file_state *s = node->state;
     int ret = -ENOTSUP;
@@ -74,7 +74,7 @@ static int resize_file(struct blk_node *node, uint64_t size, enum blk_prealloc p
         return blk_fail_why(err, ENOTSUP, "preallocation is for growing, not for shrinking",
                             "resizing '%s'", node->name);
 
-    int ret = preallocate(node, old_size, size, prealloc, err);
+    int ret = preallocate_file(node, old_size, size, prealloc, err);
     if (ret == 0)
         return 0;
     ret = blk_fail_if_unset(err, -ret, "preallocating '%s' up to %llu bytes", node->name,

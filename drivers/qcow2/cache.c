@@ -164,7 +164,7 @@ static void mark_clean(struct qcow2_cache *cache, struct qcow2_table *table)
     cache->dirty_count--;
 }
 
-static void forget(struct qcow2_cache *cache, struct qcow2_table *table)
+static void forget_table(struct qcow2_cache *cache, struct qcow2_table *table)
 {
     mark_clean(cache, table);
     struct qcow2_table **at = &cache->buckets[bucket_of(cache, table->offset)];
@@ -226,7 +226,7 @@ void qcow2_cache_drop(struct qcow2_cache *cache, uint64_t offset, uint64_t bytes
     for (uint64_t at = offset; at < offset + bytes; at += cache->entry_bytes) {
         struct qcow2_table *table = qcow2_cache_find(cache, at);
         if (table)
-            forget(cache, table);
+            forget_table(cache, table);
     }
 }
 
@@ -246,7 +246,7 @@ void qcow2_cache_trim(struct qcow2_cache *cache)
         bool spared = is_dirty(table) || table->frozen ||
                       atomic_exchange_explicit(&table->used, false, memory_order_relaxed);
         if (!spared)
-            forget(cache, table);
+            forget_table(cache, table);
         table = next;
     }
     /* The hand: what was looked at goes to the end of the ring. */

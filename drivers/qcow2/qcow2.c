@@ -67,7 +67,7 @@ static void set_backing(struct blk_node *node)
         node->backing_format = blk_xstrndup((const char *)format->data, format->bytes);
 }
 
-static int check_access(struct blk_node *node, struct blk_error *err)
+static int check_header_allows(struct blk_node *node, struct blk_error *err)
 {
     const struct qcow2_state *s = qcow2_state(node);
     if (s->header.crypt != QCOW2_CRYPT_NONE && !(node->flags & BLK_NO_IO))
@@ -175,7 +175,7 @@ static int open_inner(struct blk_node *node, struct blk_options *options, struct
         return ret;
 
     qcow2_derive(s);
-    ret = check_access(node, err);
+    ret = check_header_allows(node, err);
     if (ret < 0)
         return ret;
     ret = qcow2_options_open(node, options, &settings, err);
@@ -256,7 +256,7 @@ static int qcow2_reopen_prepare(struct blk_reopen *reopen, struct blk_error *err
     node->flags = reopen->flags;
     int ret = qcow2_bitmaps_reopen(node, err);
     if (ret == 0)
-        ret = check_access(node, err);
+        ret = check_header_allows(node, err);
     /* Tables are read again where somebody who takes no locks could have written them. */
     if (ret == 0)
         qcow2_forget_tables(node);

@@ -61,7 +61,7 @@ struct view_read {
 };
 
 /* Notes what is pending, in one step. The range is held. */
-static int look(struct blk_cbw *cbw, struct view_read *read, struct blk_error *err)
+static int note_pending(struct blk_cbw *cbw, struct view_read *read, struct blk_error *err)
 {
     ASSERT_RANGE_HELD(&cbw->reads, read->offset, read->bytes, BLK_RANGE_SHARED);
     uint64_t last = (read->offset + read->bytes - 1) / cbw->cluster_bytes;
@@ -114,7 +114,7 @@ int blk_cbw_read(struct blk_cbw *cbw, uint64_t offset, uint64_t bytes, void *buf
 
     struct blk_range range;
     blk_range_take_shared(&cbw->reads, &range, offset, bytes, cbw->cluster_bytes);
-    ret = look(cbw, &read, err);
+    ret = note_pending(cbw, &read, err);
     if (ret == 0)
         ret = read_those(cbw, &read, true, cbw->source, err);
     blk_range_release(&cbw->reads, &range);

@@ -38,8 +38,8 @@ static struct mirror *mirror_of(const struct blk_node *filter)
 /* ---- copying ---- */
 
 /* Makes the target show what the source has there now. The caller holds the range. */
-static int copy_held(const struct mirror *mirror, uint64_t offset, uint64_t bytes,
-                     struct blk_error *err)
+static int mirror_held(const struct mirror *mirror, uint64_t offset, uint64_t bytes,
+                       struct blk_error *err)
 {
     ASSERT_RANGE_HELD(&mirror->ranges, offset, bytes, BLK_RANGE_EXCLUSIVE);
     int ret = 0;
@@ -61,7 +61,7 @@ static int copy_held(const struct mirror *mirror, uint64_t offset, uint64_t byte
 }
 
 /* A write to the target has failed: the job has, but not the guest's write. */
-static void fail(struct mirror *mirror, int ret, const struct blk_error *err)
+static void fail_mirror(struct mirror *mirror, int ret, const struct blk_error *err)
 {
     LOCK_SCOPE(&mirror->mutex);
     if (mirror->ret == 0) {
@@ -81,15 +81,15 @@ static int check(struct mirror *mirror, struct blk_error *err)
 
 /* ---- the guest's requests ---- */
 
-struct change {
+struct mirror_change {
     struct blk_range range;
     uint64_t offset, bytes;
 };
 
-static void begin_change(struct mirror *mirror, struct change *change, uint64_t offset,
-                         uint64_t bytes)
+static void begin_mirrored(struct mirror *mirror, struct mirror_change *change, uint64_t offset,
+                           uint64_t bytes)
 {
-    *change = (struct change){ .offset = offset, .bytes = bytes };
+    *change = (struct mirror_change){ .offset = offset, .bytes = bytes };
     if (mirror->synchronous)
         blk_range_take(&mirror->ranges, &change->range, offset, bytes,
                        UINT64_C(1) << mirror->dirty->granularity_bits);
@@ -102,8 +102,8 @@ static void begin_change(struct mirror *mirror, struct change *change, uint64_t 
  * same to the target returned; it is not looked at unless the filter is synchronous. After a
  * failure nobody knows what is where.
  */
-static int end_change(struct mirror *mirror, struct change *change, int ret, int target_ret,
-                      const struct blk_error *target_err)
+static int end_mirrored(struct mirror *mirror, struct mirror_change *change, int ret,
+                        int target_ret, const struct blk_error *target_err)
 {
     if (!mirror->synchronous) {
         blk_dirty_bitmap_set(mirror->dirty, change->offset, change->bytes);
@@ -112,7 +112,7 @@ static int end_change(struct mirror *mirror, struct change *change, int ret, int
     if (ret < 0 || target_ret < 0)
         blk_dirty_bitmap_set(mirror->dirty, change->offset, change->bytes);
     if (ret == 0 && target_ret < 0)
-        fail(mirror, target_ret, target_err);
+        fail_mirror(mirror, target_ret, target_err);
     blk_range_release(&mirror->ranges, &change->range);
     return ret;
 }
@@ -122,14 +122,14 @@ static int mirror_pwrite(struct blk_node *node, uint64_t offset, uint64_t bytes,
 {
     struct mirror *mirror = mirror_of(node);
     struct blk_error target_err = BLK_ERROR_INIT;
-    struct change change;
+    struct mirror_change change;
     int target_ret = 0;
 
-    begin_change(mirror, &change, offset, bytes);
+    begin_mirrored(mirror, &change, offset, bytes);
     int ret = blk_child_pwrite(mirror->source, offset, bytes, buf, flags, err);
     if (ret == 0 && mirror->synchronous)
         target_ret = blk_pwrite(mirror->target, offset, bytes, buf, 0, &target_err);
-    return end_change(mirror, &change, ret, target_ret, &target_err);
+    return end_mirrored(mirror, &change, ret, target_ret, &target_err);
 }
 
 static int mirror_write_zeroes(struct blk_node *node, uint64_t offset, uint64_t bytes,
@@ -137,15 +137,15 @@ static int mirror_write_zeroes(struct blk_node *node, uint64_t offset, uint64_t 
 {
     struct mirror *mirror = mirror_of(node);
     struct blk_error target_err = BLK_ERROR_INIT;
-    struct change change;
+    struct mirror_change change;
     int target_ret = 0;
 
-    begin_change(mirror, &change, offset, bytes);
+    begin_mirrored(mirror, &change, offset, bytes);
     int ret = blk_child_write_zeroes(mirror->source, offset, bytes, flags, err);
     if (ret == 0 && mirror->synchronous)
         target_ret = blk_write_zeroes(mirror->target, offset, bytes, BLK_REQ_MAY_UNMAP,
                                       &target_err);
-    return end_change(mirror, &change, ret, target_ret, &target_err);
+    return end_mirrored(mirror, &change, ret, target_ret, &target_err);
 }
 
 /* What is read after a discard is the source's own affair: the target gets that. */
@@ -154,14 +154,14 @@ static int mirror_discard(struct blk_node *node, uint64_t offset, uint64_t bytes
 {
     struct mirror *mirror = mirror_of(node);
     struct blk_error target_err = BLK_ERROR_INIT;
-    struct change change;
+    struct mirror_change change;
     int target_ret = 0;
 
-    begin_change(mirror, &change, offset, bytes);
+    begin_mirrored(mirror, &change, offset, bytes);
     int ret = blk_child_discard(mirror->source, offset, bytes, err);
     if (ret == 0 && mirror->synchronous)
-        target_ret = copy_held(mirror, offset, bytes, &target_err);
-    return end_change(mirror, &change, ret, target_ret, &target_err);
+        target_ret = mirror_held(mirror, offset, bytes, &target_err);
+    return end_mirrored(mirror, &change, ret, target_ret, &target_err);
 }
 
 static int mirror_write_compressed(struct blk_node *node, uint64_t offset, uint64_t bytes,
@@ -169,14 +169,14 @@ static int mirror_write_compressed(struct blk_node *node, uint64_t offset, uint6
 {
     struct mirror *mirror = mirror_of(node);
     struct blk_error target_err = BLK_ERROR_INIT;
-    struct change change;
+    struct mirror_change change;
     int target_ret = 0;
 
-    begin_change(mirror, &change, offset, bytes);
+    begin_mirrored(mirror, &change, offset, bytes);
     int ret = blk_child_write_compressed(mirror->source, offset, bytes, buf, err);
     if (ret == 0 && mirror->synchronous)
         target_ret = blk_pwrite(mirror->target, offset, bytes, buf, 0, &target_err);
-    return end_change(mirror, &change, ret, target_ret, &target_err);
+    return end_mirrored(mirror, &change, ret, target_ret, &target_err);
 }
 
 static int mirror_release(struct blk_node *node, struct blk_error *err)
@@ -303,7 +303,7 @@ int blk_mirror_catch_up(struct blk_node *filter, struct blk_error *err)
                                 mirror->source->name);
         blk_range_take(&mirror->ranges, &range, start, bytes, 1);
         blk_dirty_bitmap_clear(dirty, start, bytes);
-        ret = copy_held(mirror, start, bytes, err);
+        ret = mirror_held(mirror, start, bytes, err);
         if (ret < 0)
             blk_dirty_bitmap_set(dirty, start, bytes);
         blk_range_release(&mirror->ranges, &range);

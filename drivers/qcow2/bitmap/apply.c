@@ -30,7 +30,8 @@ static uint64_t l1_entry(const uint64_t *l1, uint64_t entries, uint64_t index)
 }
 
 /* Reads the L2 table at `offset`; all zeroes when there is none. */
-static int read_l2(struct comparison *c, uint64_t offset, uint8_t *buf, struct blk_error *err)
+static int read_l2_or_zeroes(struct comparison *c, uint64_t offset, uint8_t *buf,
+                             struct blk_error *err)
 {
     const struct qcow2_state *s = qcow2_state(c->node);
 
@@ -55,9 +56,9 @@ static int compare_l2(struct comparison *c, uint64_t guest, uint64_t before, uin
                       struct blk_error *err)
 {
     const struct qcow2_state *s = qcow2_state(c->node);
-    int ret = read_l2(c, before, c->before, err);
+    int ret = read_l2_or_zeroes(c, before, c->before, err);
     if (ret == 0)
-        ret = read_l2(c, after, c->after, err);
+        ret = read_l2_or_zeroes(c, after, c->after, err);
     if (ret < 0)
         return ret;
     for (uint32_t i = 0; i < s->l2_entries; i++)

@@ -23,7 +23,7 @@ const struct qcow2_table_kind qcow2_bitmap_table_kind = {
 #define MAX_LISTED_BITMAPS 16384
 #define MAX_LISTED_DIRECTORY_BYTES (2 * MIB)
 
-static int damaged(struct blk_node *node, struct blk_error *err, const char *why)
+static int damaged_directory(struct blk_node *node, struct blk_error *err, const char *why)
 {
     return blk_fail_why(err, EINVAL, why, "reading the bitmap directory of '%s'", node->name);
 }
@@ -60,7 +60,7 @@ static int check_names(struct blk_node *node, const struct qcow2_bitmap_director
     qsort(names, count, sizeof(*names), compare_names);
     for (size_t i = 1; i < count; i++)
         if (strcmp(names[i - 1], names[i]) == 0)
-            return damaged(node, err, "two bitmaps have the same name");
+            return damaged_directory(node, err, "two bitmaps have the same name");
     return 0;
 }
 
@@ -121,7 +121,7 @@ static int parse_entry(struct blk_node *node, const uint8_t *buf, uint64_t left,
                        struct blk_error *err)
 {
     if (left < ENTRY_FIXED_BYTES)
-        return damaged(node, err, "it ends inside an entry");
+        return damaged_directory(node, err, "it ends inside an entry");
     struct qcow2_bitmap_entry entry = {
         .table_offset = be64_get(buf),
         .table_entries = be32_get(buf + 8),
@@ -133,19 +133,19 @@ static int parse_entry(struct blk_node *node, const uint8_t *buf, uint64_t left,
     uint16_t name_bytes = be16_get(buf + 18);
 
     if (entry.extra_bytes > MAX_EXTRA_BYTES)
-        return damaged(node, err, "an entry has too much extra data");
+        return damaged_directory(node, err, "an entry has too much extra data");
     *bytes = entry_bytes(name_bytes, entry.extra_bytes);
     if (*bytes > left)
-        return damaged(node, err, "it ends inside an entry");
+        return damaged_directory(node, err, "it ends inside an entry");
     if (!name_bytes || name_bytes > BLK_BITMAP_MAX_NAME_BYTES)
-        return damaged(node, err, "a name is empty or too long");
+        return damaged_directory(node, err, "a name is empty or too long");
     const char *name = (const char *)buf + ENTRY_FIXED_BYTES + entry.extra_bytes;
     if (memchr(name, '\0', name_bytes))
-        return damaged(node, err, "a name contains a zero byte");
+        return damaged_directory(node, err, "a name contains a zero byte");
     bool in_check = node->flags & BLK_IN_CHECK && !(node->flags & BLK_NO_IO);
     entry.problem = find_problem(qcow2_state(node), &entry);
     if (entry.problem && !in_check)
-        return damaged(node, err, entry.problem);
+        return damaged_directory(node, err, entry.problem);
     if (!entry.problem && in_check)
         entry.problem = find_unknown(qcow2_state(node), &entry);
 
@@ -165,8 +165,8 @@ static bool is_header_only(const struct blk_node *node)
 }
 
 /* Where the directory is, by the header's extension; *count 0 when there is none. */
-static int locate(struct blk_node *node, struct qcow2_bitmap_directory *directory, uint32_t *count,
-                  struct blk_error *err)
+static int locate_directory(struct blk_node *node, struct qcow2_bitmap_directory *directory,
+                            uint32_t *count, struct blk_error *err)
 {
     const struct qcow2_state *s = qcow2_state(node);
     const struct qcow2_extension *extension = qcow2_tail_find(&s->tail, QCOW2_EXT_BITMAPS);
@@ -175,19 +175,19 @@ static int locate(struct blk_node *node, struct qcow2_bitmap_directory *director
     if (!extension || !(s->header.autoclear & QCOW2_AUTOCLEAR_BITMAPS))
         return 0;
     if (extension->bytes != QCOW2_BITMAPS_EXT_BYTES)
-        return damaged(node, err, "its header extension has an unknown length");
+        return damaged_directory(node, err, "its header extension has an unknown length");
     *count = be32_get(extension->data);
     directory->reserved = be32_get(extension->data + 4);
     directory->bytes = be64_get(extension->data + 8);
     directory->offset = be64_get(extension->data + 16);
     if (*count > QCOW2_MAX_BITMAPS || !*count)
-        return damaged(node, err, "the header names no bitmap, or more than 65535");
+        return damaged_directory(node, err, "the header names no bitmap, or more than 65535");
     if (directory->bytes > QCOW2_MAX_BITMAP_DIRECTORY_BYTES ||
         directory->bytes < (uint64_t)*count * entry_bytes(1, 0))
-        return damaged(node, err, "its length does not fit the number of bitmaps");
+        return damaged_directory(node, err, "its length does not fit the number of bitmaps");
     if (!directory->offset || directory->offset % s->cluster_bytes ||
         !range_within(directory->offset, directory->bytes, blk_size(qcow2_file(node))))
-        return damaged(node, err, "it extends past the end of the file");
+        return damaged_directory(node, err, "it extends past the end of the file");
     if (is_header_only(node) &&
         (*count > MAX_LISTED_BITMAPS || directory->bytes > MAX_LISTED_DIRECTORY_BYTES))
         return blk_fail_why(err, EFBIG, "it has more bitmaps than can be listed with little memory",
@@ -201,7 +201,7 @@ int qcow2_bitmap_directory_read(struct blk_node *node, struct qcow2_bitmap_direc
     uint32_t count;
 
     *directory = (struct qcow2_bitmap_directory){ .count = 0 };
-    int ret = locate(node, directory, &count, err);
+    int ret = locate_directory(node, directory, &count, err);
     if (ret < 0 || !count)
         return ret;
 
@@ -218,7 +218,7 @@ int qcow2_bitmap_directory_read(struct blk_node *node, struct qcow2_bitmap_direc
         at += ret == 0 ? bytes : 0;
     }
     if (ret == 0 && at != directory->bytes)
-        ret = damaged(node, err, "it is longer than its entries");
+        ret = damaged_directory(node, err, "it is longer than its entries");
     return ret == 0 ? check_names(node, directory, err) : ret;
 }
 

@@ -49,7 +49,7 @@ static uint64_t store_bytes(const struct blk_node *node, bool all, uint64_t size
 }
 
 /* Gives the clusters a count and a place in the file, both stable. */
-static int reserve(struct blk_node *node, bool all, uint64_t size, struct blk_error *err)
+static int reserve_for_store(struct blk_node *node, bool all, uint64_t size, struct blk_error *err)
 {
     struct qcow2_state *s = qcow2_state(node);
     uint64_t bytes = u64_min(store_bytes(node, all, size), MAX_RESERVE_BYTES);
@@ -153,12 +153,12 @@ static int put_in_use(struct blk_node *node, bool all, struct blk_error *err)
     return ret;
 }
 
-static int begin(struct blk_node *node, bool all, uint64_t size, struct blk_error *err)
+static int begin_use(struct blk_node *node, bool all, uint64_t size, struct blk_error *err)
 {
     bool had_room = qcow2_state(node)->bitmap_reserve_bytes;
     int ret = qcow2_check_poison(node, err);
     if (ret == 0)
-        ret = reserve(node, all, size, err);
+        ret = reserve_for_store(node, all, size, err);
     if (ret == 0)
         ret = put_in_use(node, all, err);
     /* A disk that shrinks: there is room, and the end of the file will be cut. */
@@ -171,7 +171,7 @@ static int begin(struct blk_node *node, bool all, uint64_t size, struct blk_erro
 
 int qcow2_bitmaps_track(struct blk_node *node, struct blk_error *err)
 {
-    return begin(node, false, blk_size(node), err);
+    return begin_use(node, false, blk_size(node), err);
 }
 
 /* Sees that every bitmap can follow to that size, and will have the memory. */
@@ -202,7 +202,7 @@ int qcow2_bitmaps_suspend(struct blk_node *node, uint64_t size, struct blk_error
     ret = prepare_resize(node, size, err);
     if (ret < 0)
         return ret;
-    ret = begin(node, true, size, err);
+    ret = begin_use(node, true, size, err);
     if (ret < 0)
         return ret;
     node->bitmaps->changed = true;

@@ -14,7 +14,7 @@
 /* ---- the set ---- */
 
 /* A bitmap of the directory that we can use, as opposed to one that is only carried along. */
-static bool is_known(const struct qcow2_bitmap_entry *entry)
+static bool is_known_entry(const struct qcow2_bitmap_entry *entry)
 {
     return entry->type == QCOW2_BITMAP_TYPE_DIRTY && !entry->extra_bytes &&
            !(entry->flags & ~QCOW2_BITMAP_FLAGS_KNOWN);
@@ -32,7 +32,7 @@ struct blk_dirty_bitmap *qcow2_bitmap_from_entry(const struct blk_node *node,
     bitmap->persistent = true;
     bitmap->enabled = entry->flags & QCOW2_BITMAP_AUTO;
     bitmap->inconsistent = entry->flags & QCOW2_BITMAP_IN_USE;
-    bitmap->unusable = !is_known(entry);
+    bitmap->unusable = !is_known_entry(entry);
     bitmap->read_only = !blk_is_writable(node);
 
     struct qcow2_bitmap_entry *stored = blk_xcalloc(1, sizeof(*stored));
@@ -116,8 +116,8 @@ void qcow2_bitmaps_info(const struct blk_node *node, struct blk_value *to)
 
 /* ---- bits ---- */
 
-static int damaged(struct blk_node *node, const struct blk_dirty_bitmap *bitmap, const char *why,
-                   struct blk_error *err)
+static int damaged_bits(struct blk_node *node, const struct blk_dirty_bitmap *bitmap,
+                        const char *why, struct blk_error *err)
 {
     return blk_fail_why(err, EINVAL, why, "loading bitmap '%s' of '%s'", bitmap->name, node->name);
 }
@@ -133,7 +133,7 @@ static int load_piece(struct blk_node *node, struct blk_dirty_bitmap *bitmap, ui
     uint64_t granule_bits = bitmap->granularity_bits;
 
     if (table_entry & QCOW2_BITMAP_TABLE_RESERVED || offset % s->cluster_bytes)
-        return damaged(node, bitmap, "its table has an invalid entry", err);
+        return damaged_bits(node, bitmap, "its table has an invalid entry", err);
     if (!offset) {
         if (table_entry & QCOW2_BITMAP_TABLE_ALL_ONES)
             blk_dirty_bitmap_set(bitmap, stored_offset * 8 << granule_bits,
@@ -141,9 +141,9 @@ static int load_piece(struct blk_node *node, struct blk_dirty_bitmap *bitmap, ui
         return 0;
     }
     if (table_entry & QCOW2_BITMAP_TABLE_ALL_ONES)
-        return damaged(node, bitmap, "its table has an invalid entry", err);
+        return damaged_bits(node, bitmap, "its table has an invalid entry", err);
     if (!range_within(offset, bytes, blk_size(qcow2_file(node))))
-        return damaged(node, bitmap, "its data lies past the end of the file", err);
+        return damaged_bits(node, bitmap, "its data lies past the end of the file", err);
 
     int ret = blk_child_pread(qcow2_file(node), offset, bytes, buf, err);
     if (ret == 0)
@@ -158,9 +158,9 @@ static int load_bits(struct blk_node *node, struct blk_dirty_bitmap *bitmap, str
     uint64_t pieces = div_round_up(blk_dirty_bitmap_stored_bytes(bitmap), s->cluster_bytes);
 
     if (stored->table_entries != pieces)
-        return damaged(node, bitmap, "its table does not fit the size of the disk", err);
+        return damaged_bits(node, bitmap, "its table does not fit the size of the disk", err);
     if (!range_within(stored->table_offset, pieces * 8, blk_size(qcow2_file(node))))
-        return damaged(node, bitmap, "its table lies past the end of the file", err);
+        return damaged_bits(node, bitmap, "its table lies past the end of the file", err);
     int ret = blk_dirty_bitmap_allocate(bitmap, err);
     if (ret < 0)
         return ret;

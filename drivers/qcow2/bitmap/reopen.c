@@ -84,8 +84,8 @@ static void discard(struct blk_dirty_bitmap *bitmap)
 }
 
 /* Its bits, if they are in memory, are those of the image. */
-static struct blk_dirty_bitmap *keep(struct blk_node *node, struct blk_dirty_bitmap *bitmap,
-                                     const struct qcow2_bitmap_entry *entry)
+static struct blk_dirty_bitmap *keep_bitmap(struct blk_node *node, struct blk_dirty_bitmap *bitmap,
+                                            const struct qcow2_bitmap_entry *entry)
 {
     (void)node, (void)entry;
     return bitmap;
@@ -112,7 +112,7 @@ static struct blk_dirty_bitmap *keep_own(struct blk_node *node, struct blk_dirty
 }
 
 static outcome_fn *const outcomes[] = {
-    [BOTH_EQUAL] = keep,
+    [BOTH_EQUAL] = keep_bitmap,
     [IMAGE_IN_USE] = take_from_image,   /* somebody recorded into it, and may not have finished */
     [ONLY_IN_IMAGE] = take_from_image,  /* somebody made it */
     [ONLY_IN_MEMORY] = keep_own,
@@ -128,8 +128,8 @@ static bool is_equal(const struct blk_dirty_bitmap *bitmap, const struct qcow2_b
            stored->extra_bytes == entry->extra_bytes;
 }
 
-static enum combination combine(const struct blk_dirty_bitmap *bitmap,
-                                const struct qcow2_bitmap_entry *entry)
+static enum combination combination_of(const struct blk_dirty_bitmap *bitmap,
+                                       const struct qcow2_bitmap_entry *entry)
 {
     if (!entry)
         return ONLY_IN_MEMORY;
@@ -143,7 +143,7 @@ static enum combination combine(const struct blk_dirty_bitmap *bitmap,
 /* ---- the set ---- */
 
 /* Takes the bitmap of that name out of a list; NULL if there is none. */
-static struct blk_dirty_bitmap *take(struct blk_dirty_bitmap **list, const char *name)
+static struct blk_dirty_bitmap *take_from_list(struct blk_dirty_bitmap **list, const char *name)
 {
     while (*list && strcmp((*list)->name, name) != 0)
         list = &(*list)->next;
@@ -171,8 +171,8 @@ static void rebuild(struct blk_node *node, const struct qcow2_bitmap_directory *
 
     for (size_t i = 0; i < directory->count; i++) {
         const struct qcow2_bitmap_entry *entry = &directory->entries[i];
-        struct blk_dirty_bitmap *bitmap = take(&old, entry->name);
-        end = append(end, outcomes[combine(bitmap, entry)](node, bitmap, entry));
+        struct blk_dirty_bitmap *bitmap = take_from_list(&old, entry->name);
+        end = append(end, outcomes[combination_of(bitmap, entry)](node, bitmap, entry));
     }
     while (old) {
         struct blk_dirty_bitmap *bitmap = old;

@@ -42,8 +42,8 @@ struct places {
     bool can_stop;        /* the bitmaps in the image are valid without this store */
 };
 
-static int allocate(struct blk_node *node, struct places *places, uint64_t bytes, uint64_t *offset,
-                    struct blk_error *err)
+static int allocate_place(struct blk_node *node, struct places *places, uint64_t bytes,
+                          uint64_t *offset, struct blk_error *err)
 {
     struct qcow2_state *s = qcow2_state(node);
     uint64_t whole = round_up(bytes, s->cluster_bytes);
@@ -68,7 +68,7 @@ static int allocate(struct blk_node *node, struct places *places, uint64_t bytes
  * Nothing on the medium points to them. A failure here only leaks clusters of an image that has
  * already failed. What was set aside stays so: the store may be tried again.
  */
-static void give_back(struct blk_node *node, struct places *places)
+static void give_back_places(struct blk_node *node, struct places *places)
 {
     for (size_t i = 0; i < places->count; i++)
         if (qcow2_unalloc(node, places->list[i].offset, places->list[i].bytes, NULL) < 0)
@@ -187,10 +187,10 @@ static int write_bits(struct blk_node *node, const struct blk_dirty_bitmap *bitm
     if (ret < 0)
         return ret;
     if (with_data)
-        ret = allocate(node, places, with_data * cluster, &data, err);
+        ret = allocate_place(node, places, with_data * cluster, &data, err);
     if (ret < 0)
         return ret;
-    ret = allocate(node, places, table_bytes, &entry->table_offset, err);
+    ret = allocate_place(node, places, table_bytes, &entry->table_offset, err);
     if (ret < 0)
         return ret;
     ret = write_pieces(node, bitmap, places, data, table, err);
@@ -264,8 +264,8 @@ static int make_entries(struct blk_node *node, struct places *places,
     return ret;
 }
 
-static int write_directory(struct blk_node *node, struct places *places,
-                           struct qcow2_bitmap_directory *directory, struct blk_error *err)
+static int write_new_directory(struct blk_node *node, struct places *places,
+                               struct qcow2_bitmap_directory *directory, struct blk_error *err)
 {
     BLK_AUTOFREE uint8_t *buf = NULL;
 
@@ -273,7 +273,7 @@ static int write_directory(struct blk_node *node, struct places *places,
         return 0;
     int ret = qcow2_bitmap_directory_encode(directory, &buf, &directory->bytes, err);
     if (ret == 0)
-        ret = allocate(node, places, directory->bytes, &directory->offset, err);
+        ret = allocate_place(node, places, directory->bytes, &directory->offset, err);
     if (ret == 0)
         ret = blk_child_pwrite(qcow2_file(node), directory->offset,
                                round_up(directory->bytes, BLK_SECTOR_BYTES), buf, 0, err);
@@ -415,7 +415,7 @@ static int store_and_switch(struct blk_node *node, const struct qcow2_bitmap_dir
 
     int ret = make_entries(node, &places, directory, err);
     if (ret == 0)
-        ret = write_directory(node, &places, directory, err);
+        ret = write_new_directory(node, &places, directory, err);
     if (ret == 0)
         ret = qcow2_commit_all(node, err);
     if (ret == 0)
@@ -424,7 +424,7 @@ static int store_and_switch(struct blk_node *node, const struct qcow2_bitmap_dir
         adopt(node, directory);
         ret = give_back_reserve(node, &places, err);
     } else if (qcow2_check_poison(node, NULL) == 0) {
-        give_back(node, &places);
+        give_back_places(node, &places);
     }
     free(places.list);
     return ret;

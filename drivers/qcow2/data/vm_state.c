@@ -14,8 +14,8 @@
 #include "drivers/qcow2/tables/new_l1.h"
 
 /* Where in the guest's address space the range is. */
-static int locate(const struct blk_node *node, uint64_t offset, uint64_t bytes, uint64_t *at,
-                  struct blk_error *err)
+static int locate_vm_state(const struct blk_node *node, uint64_t offset, uint64_t bytes,
+                           uint64_t *at, struct blk_error *err)
 {
     uint64_t start = qcow2_vm_state_offset(node);
     if (!range_within(offset, bytes, BLK_MAX_BYTES - start))
@@ -30,7 +30,7 @@ static int qcow2_vm_state_read(struct blk_node *node, uint64_t offset, uint64_t 
 {
     ASSERT_ALONE();
     uint64_t at = 0;
-    int ret = locate(node, offset, bytes, &at, err);
+    int ret = locate_vm_state(node, offset, bytes, &at, err);
     if (ret < 0)
         return ret;
     blk_event(qcow2_file(node), BLK_EVENT_VMSTATE_LOAD);
@@ -43,7 +43,7 @@ static int qcow2_vm_state_write(struct blk_node *node, uint64_t offset, uint64_t
     ASSERT_ALONE();
     const struct qcow2_state *s = qcow2_state(node);
     uint64_t at = 0, entries;
-    int ret = locate(node, offset, bytes, &at, err);
+    int ret = locate_vm_state(node, offset, bytes, &at, err);
     if (ret < 0)
         return ret;
 

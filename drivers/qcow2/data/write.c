@@ -39,7 +39,7 @@ struct payload {
     uint64_t source_offset;
 };
 
-static void advance(struct payload *payload, uint64_t bytes)
+static void advance_payload(struct payload *payload, uint64_t bytes)
 {
     if (payload->buf)
         payload->buf += bytes;
@@ -48,7 +48,7 @@ static void advance(struct payload *payload, uint64_t bytes)
 
 enum way { IN_PLACE, KEPT, NEW };
 
-struct run {
+struct cluster_run {
     enum way way;
     bool first_data, last_data; /* all that is touched of the outer clusters is data in place */
     uint64_t guest;    /* of the first cluster */
@@ -179,7 +179,8 @@ static uint64_t host_of(const struct qcow2_state *s, struct qcow2_entry entry, u
 }
 
 /* Whether a cluster that is written this way can be written together with those of the run. */
-static bool joins(const struct qcow2_state *s, const struct run *run, enum way way, uint64_t host)
+static bool joins(const struct qcow2_state *s, const struct cluster_run *run, enum way way,
+                  uint64_t host)
 {
     if (way == NEW || run->way == NEW)
         return way == run->way;
@@ -187,8 +188,8 @@ static bool joins(const struct qcow2_state *s, const struct run *run, enum way w
 }
 
 /* Fills way, host and clusters: the longest row of clusters that are treated alike. */
-static int find_run(struct blk_node *node, const struct qcow2_table *slice, uint32_t index,
-                    struct run *run, struct blk_error *err)
+static int find_write_run(struct blk_node *node, const struct qcow2_table *slice, uint32_t index,
+                          struct cluster_run *run, struct blk_error *err)
 {
     const struct qcow2_state *s = qcow2_state(node);
     uint64_t cluster_bytes = s->cluster_bytes;
@@ -242,7 +243,7 @@ static bool stays(struct qcow2_entry entry, enum way way, unsigned subcluster)
 
 /* fill_from and fill_to with extended L2: as little as the two outer clusters allow. */
 static void find_fill_extended(const struct qcow2_state *s, const struct qcow2_table *slice,
-                               uint32_t index, struct run *run)
+                               uint32_t index, struct cluster_run *run)
 {
     uint32_t last_index = index + (uint32_t)run->clusters - 1;
     uint64_t last_guest = run->guest + (run->clusters - 1) * s->cluster_bytes;
@@ -265,7 +266,7 @@ static void find_fill_extended(const struct qcow2_state *s, const struct qcow2_t
 }
 
 static void find_fill(const struct qcow2_state *s, const struct qcow2_table *slice, uint32_t index,
-                      struct run *run)
+                      struct cluster_run *run)
 {
     run->fill_from = run->first_data ? run->from : run->guest;
     run->fill_to = run->last_data ? run->to : run->guest + run->clusters * s->cluster_bytes;
@@ -274,7 +275,7 @@ static void find_fill(const struct qcow2_state *s, const struct qcow2_table *sli
 }
 
 /* [locked] Chooses run, place and what has to be filled for a write of [run->from, run->to). */
-static int choose(struct blk_node *node, struct run *run, struct blk_error *err)
+static int choose(struct blk_node *node, struct cluster_run *run, struct blk_error *err)
 {
     struct qcow2_state *s = qcow2_state(node);
     ASSERT_LOCKED(&s->lock);
@@ -282,7 +283,7 @@ static int choose(struct blk_node *node, struct run *run, struct blk_error *err)
     uint32_t index;
     int ret = qcow2_slice_write(node, run->guest, &slice, &index, err);
     if (ret == 0)
-        ret = find_run(node, slice, index, run, err);
+        ret = find_write_run(node, slice, index, run, err);
     if (ret < 0)
         return ret;
 
@@ -308,13 +309,13 @@ static int choose(struct blk_node *node, struct run *run, struct blk_error *err)
 
 /* ---- (2) writing there ---- */
 
-static uint64_t to_host(const struct run *run, uint64_t guest)
+static uint64_t to_host(const struct cluster_run *run, uint64_t guest)
 {
     return run->host + (guest - run->guest);
 }
 
 /* Brings the old content of [from, to) over. */
-static int fill(struct blk_node *node, const struct run *run, uint64_t from, uint64_t to,
+static int fill(struct blk_node *node, const struct cluster_run *run, uint64_t from, uint64_t to,
                 struct blk_error *err)
 {
     if (from == to)
@@ -332,7 +333,7 @@ static int fill(struct blk_node *node, const struct run *run, uint64_t from, uin
 }
 
 /* Head, data and tail in one write. */
-static int write_merged(struct blk_node *node, const struct run *run,
+static int write_merged(struct blk_node *node, const struct cluster_run *run,
                         const struct payload *payload, struct blk_error *err)
 {
     uint64_t head = run->from - run->fill_from, tail = run->fill_to - run->to;
@@ -358,7 +359,7 @@ static int write_merged(struct blk_node *node, const struct run *run,
                             buf + start, 0, err);
 }
 
-static int write_run(struct blk_node *node, struct run *run, const struct payload *payload,
+static int write_run(struct blk_node *node, struct cluster_run *run, const struct payload *payload,
                      struct blk_error *err)
 {
     bool has_edges = run->fill_from < run->from || run->to < run->fill_to;
@@ -388,7 +389,7 @@ static int write_run(struct blk_node *node, struct run *run, const struct payloa
 
 /* ---- (3) changing the mapping ---- */
 
-static struct qcow2_entry linked(const struct qcow2_state *s, const struct run *run,
+static struct qcow2_entry linked(const struct qcow2_state *s, const struct cluster_run *run,
                                  struct qcow2_entry old, uint64_t cluster)
 {
     uint64_t guest = run->guest + cluster * s->cluster_bytes;
@@ -407,7 +408,7 @@ static struct qcow2_entry linked(const struct qcow2_state *s, const struct run *
     return entry;
 }
 
-static int link_run(struct blk_node *node, const struct run *run, struct blk_error *err)
+static int link_run(struct blk_node *node, const struct cluster_run *run, struct blk_error *err)
 {
     const struct qcow2_state *s = qcow2_state(node);
     ASSERT_LOCKED(&s->lock);
@@ -425,7 +426,7 @@ static int link_run(struct blk_node *node, const struct run *run, struct blk_err
     return ret;
 }
 
-static int write_held(struct blk_node *node, struct run *run, struct blk_range *range,
+static int write_held(struct blk_node *node, struct cluster_run *run, struct blk_range *range,
                       const struct payload *payload, struct blk_error *err)
 {
     struct qcow2_state *s = qcow2_state(node);
@@ -459,7 +460,7 @@ static int write_allocating(struct blk_node *node, uint64_t offset, uint64_t byt
     int ret = qcow2_commit_if_full(node, err);
     if (ret < 0)
         return ret;
-    struct run run = {
+    struct cluster_run run = {
         .guest = round_down(offset, s->cluster_bytes),
         .from = offset,
         .to = offset + bytes,
@@ -483,7 +484,7 @@ static int write_payload(struct blk_node *node, uint64_t offset, uint64_t bytes,
             ret = write_allocating(node, offset, bytes, &payload, &done, err);
         if (ret < 0)
             break;
-        advance(&payload, done);
+        advance_payload(&payload, done);
         offset += done;
         bytes -= done;
     }

@@ -175,8 +175,8 @@ static int zero_held(struct blk_node *node, struct zeroing zeroing, uint64_t off
     return zero_in_slice(node, &zeroing, offset, offset + bytes, err);
 }
 
-static int zero_piece(struct blk_node *node, struct zeroing zeroing, uint64_t offset,
-                      uint64_t bytes, struct blk_error *err)
+static int zero_marked_piece(struct blk_node *node, struct zeroing zeroing, uint64_t offset,
+                             uint64_t bytes, struct blk_error *err)
 {
     struct blk_range range;
 
@@ -201,7 +201,7 @@ static int zero_units(struct blk_node *node, struct zeroing zeroing, uint64_t of
             piece = u64_min(bytes, per_slice - offset % per_slice);
             ret = qcow2_commit_if_full(node, err);
             if (ret == 0)
-                ret = zero_piece(node, zeroing, offset, piece, err);
+                ret = zero_marked_piece(node, zeroing, offset, piece, err);
         }
         offset += piece;
         bytes -= piece;

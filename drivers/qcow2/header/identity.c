@@ -41,7 +41,8 @@ static uint8_t *put_id(uint8_t *to, const struct blk_id *id)
 }
 
 /* Whether this version knows the form, of which it takes the number of bitmaps. */
-static bool is_known(const struct qcow2_extension *extension, uint32_t *layout, uint32_t *count)
+static bool is_known_form(const struct qcow2_extension *extension, uint32_t *layout,
+                          uint32_t *count)
 {
     if (extension->bytes < FIXED_BYTES)
         return false;
@@ -65,7 +66,7 @@ static int qcow2_identity_get(struct blk_node *node, struct blk_identity *identi
     if (!extension)
         return 0;
     uint32_t layout, count;
-    if (!is_known(extension, &layout, &count))
+    if (!is_known_form(extension, &layout, &count))
         return blk_fail_why(err, EINVAL, "its backup identity is of an unknown form", "'%s'",
                             node->name);
 

@@ -61,8 +61,8 @@ struct wanted {
 
 /* ---- what is asked for ---- */
 
-static int refuse(const struct blk_node *node, struct blk_error *err, const char *option,
-                  const char *why)
+static int refuse_option(const struct blk_node *node, struct blk_error *err, const char *option,
+                         const char *why)
 {
     return blk_fail_why(err, ENOTSUP, why, "amending '%s': option '%s'", node->name, option);
 }
@@ -109,18 +109,19 @@ static bool same_text(const char *a, const char *b)
 }
 
 /* Backing file and encryption cannot be amended; naming what is there is no change. */
-static int check_fixed(struct blk_node *node, struct blk_options *options, struct blk_error *err)
+static int check_fixed_options(struct blk_node *node, struct blk_options *options,
+                               struct blk_error *err)
 {
     const char *file = blk_options_get(options, "backing_file");
     const char *format = blk_options_get(options, "backing_fmt");
 
     if (file && !same_text(file, node->backing_name))
-        return refuse(node, err, "backing_file", "use rebase to change the backing file");
+        return refuse_option(node, err, "backing_file", "use rebase to change the backing file");
     if (format && !same_text(format, node->backing_format))
-        return refuse(node, err, "backing_fmt", "use rebase to change the backing file");
+        return refuse_option(node, err, "backing_fmt", "use rebase to change the backing file");
     for (const struct blk_option_desc *desc = qcow2_amend_options; desc->name; desc++)
         if (strncmp(desc->name, "encrypt.", 8) == 0 && blk_options_get(options, desc->name))
-            return refuse(node, err, desc->name, "encryption is not supported");
+            return refuse_option(node, err, desc->name, "encryption is not supported");
     return 0;
 }
 
@@ -149,19 +150,22 @@ static int check_wanted(struct blk_node *node, const struct wanted *wanted, stru
 {
     const struct qcow2_state *s = qcow2_state(node);
 
+    bool same_width = s->refcount_order == wanted->refcount_order;
     if (wanted->version < 3 && wanted->refcount_order != 4)
-        return refuse(node, err, s->refcount_order == wanted->refcount_order ? "compat"
-                                                                             : "refcount_bits",
-                      "version 2 (compat=0.10) has refcounts of 16 bits");
+        return refuse_option(node, err, same_width ? "compat" : "refcount_bits",
+                             "version 2 (compat=0.10) has refcounts of 16 bits");
     if (wanted->version < 3 && wanted->lazy_refcounts)
-        return refuse(node, err, "lazy_refcounts", "version 2 (compat=0.10) does not have them");
+        return refuse_option(node, err, "lazy_refcounts",
+                             "version 2 (compat=0.10) does not have them");
     if (wanted->data_file && !s->data_file)
-        return refuse(node, err, "data_file", "the image has no external data file");
+        return refuse_option(node, err, "data_file", "the image has no external data file");
     if (wanted->data_file && is_other_part(node, wanted->data_file))
-        return refuse(node, err, "data_file", "that file is the image itself or one of its chain");
+        return refuse_option(node, err, "data_file",
+                             "that file is the image itself or one of its chain");
     if (wanted->data_file_raw && !s->data_file_raw)
-        return refuse(node, err, "data_file_raw",
-                      "what the data file holds already need not be where a raw image has it");
+        return refuse_option(node, err, "data_file_raw",
+                             "what the data file holds already need not be where a raw image "
+                             "has it");
     if (wanted->data_file)
         return blk_check_name_to_store(blk_bottom(qcow2_file(node))->name, wanted->data_file, err);
     return 0;
@@ -320,7 +324,7 @@ int qcow2_amend(struct blk_node *node, struct blk_options *options, bool force,
     int ret;
 
     (void)force; /* about encryption keys only */
-    ret = check_fixed(node, options, err);
+    ret = check_fixed_options(node, options, err);
     if (ret < 0)
         return ret;
     ret = parse(node, options, &wanted, err);

@@ -187,8 +187,8 @@ static int write_refcounts(struct blk_node *file, const struct qcow2_request *re
 }
 
 /* Written, not left out: in place on a device something else is there. */
-static int write_l1(struct blk_node *file, const struct qcow2_request *request,
-                    const struct plan *plan, struct blk_error *err)
+static int write_empty_l1(struct blk_node *file, const struct qcow2_request *request,
+                          const struct plan *plan, struct blk_error *err)
 {
     uint64_t bytes = round_up(plan->l1_entries * 8, BLK_SECTOR_BYTES);
     if (!bytes)
@@ -203,7 +203,7 @@ static int write_l1(struct blk_node *file, const struct qcow2_request *request,
 /* ---- preallocation ---- */
 
 /* The image opened for a moment over the same nodes, which the caller keeps. */
-static int open_again(struct blk_create *create, struct blk_node **node, struct blk_error *err)
+static int open_created(struct blk_create *create, struct blk_node **node, struct blk_error *err)
 {
     const struct blk_open_over over = {
         .driver = create->driver,
@@ -221,11 +221,11 @@ static int open_again(struct blk_create *create, struct blk_node **node, struct 
     return 0;
 }
 
-static int preallocate(struct blk_create *create, const struct qcow2_request *request,
-                       enum blk_prealloc mode, struct blk_error *err)
+static int preallocate_image(struct blk_create *create, const struct qcow2_request *request,
+                             enum blk_prealloc mode, struct blk_error *err)
 {
     struct blk_node *node;
-    int ret = open_again(create, &node, err);
+    int ret = open_created(create, &node, err);
     if (ret < 0)
         return ret;
     ret = qcow2_preallocate(node, 0, request->size, mode, err);
@@ -293,8 +293,8 @@ int qcow2_write_image(struct blk_create *create, struct blk_error *err)
     ret = write_refcounts(file, &request, &plan, err);
     if (ret < 0)
         return ret;
-    ret = write_l1(file, &request, &plan, err);
+    ret = write_empty_l1(file, &request, &plan, err);
     if (ret < 0)
         return ret;
-    return mode == BLK_PREALLOC_OFF ? 0 : preallocate(create, &request, mode, err);
+    return mode == BLK_PREALLOC_OFF ? 0 : preallocate_image(create, &request, mode, err);
 }

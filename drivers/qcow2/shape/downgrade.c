@@ -31,7 +31,7 @@ struct downgrade {
     uint64_t entries_done, entries; /* of all L1 tables */
 };
 
-static int refuse(const struct blk_node *node, struct blk_error *err, const char *why)
+static int refuse_downgrade(const struct blk_node *node, struct blk_error *err, const char *why)
 {
     return blk_fail_why(err, ENOTSUP, why, "changing the version of '%s' to 2 (compat=0.10)",
                         node->name);
@@ -46,9 +46,9 @@ static int visit_check(void *opaque, const struct qcow2_snapshot *snapshot, stru
 
     d->entries += snapshot->l1_entries;
     if (snapshot->vm_state_bytes > UINT32_MAX)
-        return refuse(node, err, "a snapshot has a VM state of 4 GiB or more");
+        return refuse_downgrade(node, err, "a snapshot has a VM state of 4 GiB or more");
     if (snapshot->disk_bytes != qcow2_state(node)->header.size)
-        return refuse(node, err, "a snapshot was taken when the disk had another size");
+        return refuse_downgrade(node, err, "a snapshot was taken when the disk had another size");
     return 0;
 }
 
@@ -60,14 +60,15 @@ static int check_expressible(struct downgrade *d, struct blk_error *err)
 
     d->entries = s->header.l1_entries;
     if (s->data_file)
-        return refuse(node, err, "it has an external data file");
+        return refuse_downgrade(node, err, "it has an external data file");
     if (s->extended)
-        return refuse(node, err, "it has extended L2 entries");
+        return refuse_downgrade(node, err, "it has extended L2 entries");
     if (s->header.autoclear & QCOW2_AUTOCLEAR_BITMAPS &&
         qcow2_tail_find(&s->tail, QCOW2_EXT_BITMAPS))
-        return refuse(node, err, "it has dirty bitmaps, which would be lost; remove them first");
+        return refuse_downgrade(node, err,
+                                "it has dirty bitmaps, which would be lost; remove them first");
     if (s->header.incompatible & ~QCOW2_INCOMPAT_COMPRESSION)
-        return refuse(node, err, "it is marked as dirty or corrupt");
+        return refuse_downgrade(node, err, "it is marked as dirty or corrupt");
     return qcow2_snapshot_table_walk(node, visit_check, d, NULL, err);
 }
 
@@ -97,7 +98,7 @@ static int expand_l2(struct downgrade *d, bool *changed, struct blk_error *err)
         uint64_t entry = be64_get(d->l2 + (uint64_t)i * 8), expanded = 0;
         if (entry & QCOW2_ENTRY_COMPRESSED) {
             if (s->header.compression != QCOW2_DEFLATE)
-                return refuse(d->node, err, "it has clusters compressed with zstd");
+                return refuse_downgrade(d->node, err, "it has clusters compressed with zstd");
             continue;
         }
         if (!(entry & QCOW2_ENTRY_ZERO))

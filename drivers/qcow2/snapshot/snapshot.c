@@ -78,8 +78,8 @@ static int not_found(struct blk_node *node, const char *text, struct blk_error *
 }
 
 /* As QEMU looks when it applies or loads: an id first, whatever the others are called. */
-static int find(struct blk_node *node, const char *id_or_name, struct search *search,
-                struct blk_error *err)
+static int find_snapshot(struct blk_node *node, const char *id_or_name, struct search *search,
+                         struct blk_error *err)
 {
     int ret = search_by(node, true, id_or_name, search, err);
     if (ret == 0 && !search->found)
@@ -162,7 +162,7 @@ static int qcow2_snapshot_list(struct blk_node *node, struct blk_snapshot **list
 
 /* ---- one change, from beginning to switch ---- */
 
-struct change {
+struct snapshot_change {
     struct blk_node *node;
     struct qcow2_shadow shadow;
     struct qcow2_header next;
@@ -172,11 +172,12 @@ struct change {
 };
 
 /* Commits all, so that the file has all there is, and starts from its live counts and active L1. */
-static int begin(struct change *change, struct blk_node *node, struct blk_error *err)
+static int begin_snapshot_change(struct snapshot_change *change, struct blk_node *node,
+                                 struct blk_error *err)
 {
     struct qcow2_state *s = qcow2_state(node);
 
-    *change = (struct change){ .node = node };
+    *change = (struct snapshot_change){ .node = node };
     if (s->data_file)
         return blk_fail_why(err, ENOTSUP, "an image with an external data file cannot have any",
                             "internal snapshots of '%s'", node->name);
@@ -191,14 +192,14 @@ static int begin(struct change *change, struct blk_node *node, struct blk_error 
     return qcow2_shadow_begin(node, s->refcount_order, true, NULL, &change->shadow, err);
 }
 
-static void end(struct change *change)
+static void end_snapshot_change(struct snapshot_change *change)
 {
     qcow2_shadow_end(&change->shadow);
     free(change->table.data);
     free(change->l1);
 }
 
-static int replace_table(struct change *change, struct blk_error *err)
+static int replace_table(struct snapshot_change *change, struct blk_error *err)
 {
     return qcow2_snapshot_table_replace(&change->shadow, &change->table, change->old_table_bytes,
                                         &change->next, err);
@@ -208,7 +209,7 @@ static int replace_table(struct change *change, struct blk_error *err)
  * Frees, or does not free, the place of the active L1 (`keep_old`: it has become a snapshot's)
  * and writes the new one.
  */
-static int write_l1(struct change *change, bool keep_old, struct blk_error *err)
+static int write_changed_l1(struct snapshot_change *change, bool keep_old, struct blk_error *err)
 {
     const struct qcow2_header *live = &qcow2_state(change->node)->header;
     int ret = 0;
@@ -223,7 +224,7 @@ static int write_l1(struct change *change, bool keep_old, struct blk_error *err)
 }
 
 /* Writes the new refcounts, makes everything stable and switches to it. */
-static int commit(struct change *change, struct blk_error *err)
+static int commit_change(struct snapshot_change *change, struct blk_error *err)
 {
     struct blk_node *node = change->node;
 
@@ -300,7 +301,7 @@ static int choose_id(struct blk_node *node, uint64_t largest, char id[24], struc
     return ret;
 }
 
-static int add_entry(struct change *change, const char *name, struct blk_error *err)
+static int add_entry(struct snapshot_change *change, const char *name, struct blk_error *err)
 {
     const struct qcow2_header *live = &qcow2_state(change->node)->header;
     struct collecting collecting = { .table = &change->table, .skip = UINT32_MAX };
@@ -329,7 +330,7 @@ static int add_entry(struct change *change, const char *name, struct blk_error *
     return ret;
 }
 
-static int create(struct change *change, const char *name, struct blk_error *err)
+static int create(struct snapshot_change *change, const char *name, struct blk_error *err)
 {
     struct qcow2_shadow *shadow = &change->shadow;
     uint32_t entries = change->next.l1_entries;
@@ -344,27 +345,27 @@ static int create(struct change *change, const char *name, struct blk_error *err
     ret = qcow2_tree_set_copied(shadow, change->l1, entries, &changed, err);
     if (ret < 0)
         return ret;
-    ret = write_l1(change, true, err);
+    ret = write_changed_l1(change, true, err);
     if (ret < 0)
         return ret;
     ret = replace_table(change, err);
     if (ret < 0)
         return ret;
-    return commit(change, err);
+    return commit_change(change, err);
 }
 
 static int qcow2_snapshot_create(struct blk_node *node, const char *name, struct blk_error *err)
 {
     ASSERT_ALONE();
-    struct change change;
+    struct snapshot_change change;
 
     if (strlen(name) > QCOW2_SHOWN_NAME_BYTES)
         return blk_fail_why(err, EINVAL, "its name is longer than 255 bytes",
                             "creating a snapshot of '%s'", node->name);
-    int ret = begin(&change, node, err);
+    int ret = begin_snapshot_change(&change, node, err);
     if (ret == 0)
         ret = create(&change, name, err);
-    end(&change);
+    end_snapshot_change(&change);
     if (ret < 0)
         blk_context(err, "creating snapshot '%s'", name);
     return ret;
@@ -373,7 +374,7 @@ static int qcow2_snapshot_create(struct blk_node *node, const char *name, struct
 /* ---- apply ---- */
 
 /* Replaces change->l1 by the snapshot's table, long enough for its disk size. */
-static int take_l1(struct change *change, const struct qcow2_snapshot *snapshot,
+static int take_l1(struct snapshot_change *change, const struct qcow2_snapshot *snapshot,
                    struct blk_error *err)
 {
     const struct qcow2_state *s = qcow2_state(change->node);
@@ -415,8 +416,8 @@ static int check_disk_size(const struct blk_node *node, const struct qcow2_snaps
     return 0;
 }
 
-static int apply(struct change *change, const struct qcow2_snapshot *snapshot,
-                 struct blk_error *err)
+static int apply_snapshot(struct snapshot_change *change, const struct qcow2_snapshot *snapshot,
+                          struct blk_error *err)
 {
     struct qcow2_shadow *shadow = &change->shadow;
     bool changed;
@@ -435,10 +436,10 @@ static int apply(struct change *change, const struct qcow2_snapshot *snapshot,
     ret = qcow2_tree_set_copied(shadow, change->l1, change->next.l1_entries, &changed, err);
     if (ret < 0)
         return ret;
-    ret = write_l1(change, false, err);
+    ret = write_changed_l1(change, false, err);
     if (ret < 0)
         return ret;
-    return commit(change, err);
+    return commit_change(change, err);
 }
 
 /*
@@ -463,21 +464,21 @@ static int qcow2_snapshot_apply(struct blk_node *node, const char *id_or_name,
                                 struct blk_error *err)
 {
     ASSERT_ALONE();
-    struct change change;
+    struct snapshot_change change;
     struct search search;
     struct blk_dirty_bitmap *changed = NULL;
 
-    int ret = find(node, id_or_name, &search, err);
+    int ret = find_snapshot(node, id_or_name, &search, err);
     if (ret < 0)
         return ret;
     ret = blk_identity_will_change(node, err);
     if (ret == 0)
         ret = begin_recording(node, &search.snapshot, &changed, err);
     if (ret == 0) {
-        ret = begin(&change, node, err);
+        ret = begin_snapshot_change(&change, node, err);
         if (ret == 0)
-            ret = apply(&change, &search.snapshot, err);
-        end(&change);
+            ret = apply_snapshot(&change, &search.snapshot, err);
+        end_snapshot_change(&change);
     }
     if (ret == 0)
         ret = qcow2_bitmaps_end_apply(node, search.snapshot.disk_bytes, changed, err);
@@ -489,7 +490,8 @@ static int qcow2_snapshot_apply(struct blk_node *node, const char *id_or_name,
 
 /* ---- delete ---- */
 
-static int delete(struct change *change, const struct search *search, struct blk_error *err)
+static int delete(struct snapshot_change *change, const struct search *search,
+                  struct blk_error *err)
 {
     const struct qcow2_snapshot *snapshot = &search->snapshot;
     struct qcow2_shadow *shadow = &change->shadow;
@@ -516,13 +518,13 @@ static int delete(struct change *change, const struct search *search, struct blk
     if (ret < 0)
         return ret;
     if (changed)
-        ret = write_l1(change, false, err);
+        ret = write_changed_l1(change, false, err);
     if (ret < 0)
         return ret;
     ret = replace_table(change, err);
     if (ret < 0)
         return ret;
-    return commit(change, err);
+    return commit_change(change, err);
 }
 
 /*
@@ -531,7 +533,7 @@ static int delete(struct change *change, const struct search *search, struct blk
 static int qcow2_snapshot_delete(struct blk_node *node, const char *name, struct blk_error *err)
 {
     ASSERT_ALONE();
-    struct change change;
+    struct snapshot_change change;
     struct search search;
 
     int ret = search_by(node, false, name, &search, err);
@@ -539,10 +541,10 @@ static int qcow2_snapshot_delete(struct blk_node *node, const char *name, struct
         ret = not_found(node, name, err);
     if (ret < 0)
         return ret;
-    ret = begin(&change, node, err);
+    ret = begin_snapshot_change(&change, node, err);
     if (ret == 0)
         ret = delete(&change, &search, err);
-    end(&change);
+    end_snapshot_change(&change);
     if (ret < 0)
         blk_context(err, "deleting snapshot '%s'", name);
     return ret;
@@ -553,7 +555,7 @@ static int qcow2_snapshot_delete(struct blk_node *node, const char *name, struct
 static int qcow2_snapshot_load(struct blk_node *node, const char *id_or_name, struct blk_error *err)
 {
     struct search search;
-    int ret = find(node, id_or_name, &search, err);
+    int ret = find_snapshot(node, id_or_name, &search, err);
     if (ret < 0)
         return ret;
     if (blk_is_writable(node))

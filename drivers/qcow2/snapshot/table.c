@@ -41,7 +41,7 @@ _Static_assert(WINDOW_BYTES >= MAX_ENTRY_BYTES, "an entry fits into the window")
 /* ---- reading ---- */
 
 /* The part of the table that is in memory. Offsets are relative to the table's beginning. */
-struct window {
+struct table_window {
     struct blk_node *node;
     uint8_t *buf;
     uint8_t *cut; /* for a check: an entry whose extra data are cut down */
@@ -49,20 +49,21 @@ struct window {
     uint64_t limit;      /* where the table must end: the file, or the limit on its size */
 };
 
-static int damaged(const struct blk_node *node, int code, struct blk_error *err, const char *why)
+static int damaged_table(const struct blk_node *node, int code, struct blk_error *err,
+                         const char *why)
 {
     return blk_fail_why(err, code, why, "reading the snapshot table of '%s'", node->name);
 }
 
 /* Brings [at, at + bytes) into the window; *data points to it. */
-static int look(struct window *window, uint64_t at, uint64_t bytes, const uint8_t **data,
-                struct blk_error *err)
+static int bring_into_window(struct table_window *window, uint64_t at, uint64_t bytes,
+                             const uint8_t **data, struct blk_error *err)
 {
     const struct qcow2_state *s = qcow2_state(window->node);
     if (!range_within(at, bytes, window->limit))
         return at + bytes > QCOW2_MAX_SNAPSHOTS_BYTES && !window->cut
-                   ? damaged(window->node, EFBIG, err, "it is larger than 64 MiB")
-                   : damaged(window->node, EINVAL, err, "the file is too short for it");
+                   ? damaged_table(window->node, EFBIG, err, "it is larger than 64 MiB")
+                   : damaged_table(window->node, EINVAL, err, "the file is too short for it");
 
     if (at < window->start || at + bytes > window->end) {
         uint64_t length = u64_min(WINDOW_BYTES, window->limit - at);
@@ -108,25 +109,26 @@ static void decode(const struct qcow2_state *s, const uint8_t *p, struct qcow2_s
 }
 
 /* Reads an entry with more extra data than is allowed, as if it had that much. */
-static int read_cut_entry(struct window *window, uint64_t at, struct qcow2_snapshot *snapshot,
+static int read_cut_entry(struct table_window *window, uint64_t at, struct qcow2_snapshot *snapshot,
                           struct blk_error *err)
 {
     const uint64_t kept = AT_EXTRA + QCOW2_MAX_SNAPSHOT_EXTRA;
     const uint8_t *p;
 
-    int ret = look(window, at, kept, &p, err);
+    int ret = bring_into_window(window, at, kept, &p, err);
     if (ret < 0)
         return ret;
     uint64_t extra_bytes = be32_get(p + AT_EXTRA_BYTES);
     uint64_t names = (uint64_t)be16_get(p + AT_ID_BYTES) + be16_get(p + AT_NAME_BYTES);
     memcpy(window->cut, p, kept);
     be32_put(window->cut + AT_EXTRA_BYTES, QCOW2_MAX_SNAPSHOT_EXTRA);
-    ret = look(window, at + AT_EXTRA + extra_bytes, names, &p, err);
+    ret = bring_into_window(window, at + AT_EXTRA + extra_bytes, names, &p, err);
     if (ret < 0)
         return ret;
     /* What has no names where they should be is damaged, and not only long. */
     if (!names || memchr(p, '\0', names))
-        return damaged(window->node, EFBIG, err, "an entry has more than 1 KiB of extra data");
+        return damaged_table(window->node, EFBIG, err,
+                             "an entry has more than 1 KiB of extra data");
     memcpy(window->cut + kept, p, names);
     decode(qcow2_state(window->node), window->cut, snapshot);
     snapshot->stored_bytes = AT_EXTRA + extra_bytes + names;
@@ -134,21 +136,22 @@ static int read_cut_entry(struct window *window, uint64_t at, struct qcow2_snaps
 }
 
 /* Reads the entry at `at`. On success the caller frees id and name. */
-static int read_entry(struct window *window, uint64_t at, struct qcow2_snapshot *snapshot,
+static int read_entry(struct table_window *window, uint64_t at, struct qcow2_snapshot *snapshot,
                       struct blk_error *err)
 {
     const uint8_t *p;
-    int ret = look(window, at, AT_EXTRA, &p, err);
+    int ret = bring_into_window(window, at, AT_EXTRA, &p, err);
     if (ret < 0)
         return ret;
     uint32_t extra_bytes = be32_get(p + AT_EXTRA_BYTES);
     if (extra_bytes > QCOW2_MAX_SNAPSHOT_EXTRA && window->cut)
         return read_cut_entry(window, at, snapshot, err);
     if (extra_bytes > QCOW2_MAX_SNAPSHOT_EXTRA)
-        return damaged(window->node, EFBIG, err, "an entry has more than 1 KiB of extra data");
+        return damaged_table(window->node, EFBIG, err,
+                             "an entry has more than 1 KiB of extra data");
     uint64_t bytes = AT_EXTRA + (uint64_t)extra_bytes + be16_get(p + AT_ID_BYTES) +
                      be16_get(p + AT_NAME_BYTES);
-    ret = look(window, at, bytes, &p, err);
+    ret = bring_into_window(window, at, bytes, &p, err);
     if (ret == 0)
         decode(qcow2_state(window->node), p, snapshot);
     return ret;
@@ -169,13 +172,13 @@ int qcow2_snapshot_table_walk(struct blk_node *node,
     if (!header->snapshot_count)
         return 0;
     if (header->snapshots_offset >= file_bytes)
-        return damaged(node, EINVAL, err, "the file is too short for it");
+        return damaged_table(node, EINVAL, err, "the file is too short for it");
 
     BLK_AUTOFREE uint8_t *buf = blk_buffer_alloc(WINDOW_BYTES);
     BLK_AUTOFREE uint8_t *cut = in_check ? malloc(MAX_ENTRY_BYTES) : NULL;
     if (!buf || (in_check && !cut))
-        return damaged(node, ENOMEM, err, "there is not enough memory");
-    struct window window = {
+        return damaged_table(node, ENOMEM, err, "there is not enough memory");
+    struct table_window window = {
         .node = node,
         .buf = buf,
         .cut = cut,

@@ -17,8 +17,8 @@
 #include "drivers/qcow2/state.h"
 #include "drivers/qcow2/tables/shadow.h"
 
-static int damaged(const struct qcow2_shadow *shadow, struct blk_error *err, const char *what,
-                   uint64_t offset)
+static int damaged_tree(const struct qcow2_shadow *shadow, struct blk_error *err, const char *what,
+                        uint64_t offset)
 {
     return blk_fail_why(err, EIO, "the image is damaged (see check)",
                         "following the tables of '%s': %s at offset %#llx", shadow->node->name,
@@ -33,8 +33,8 @@ static bool is_countable(const struct qcow2_shadow *shadow, uint64_t offset, uin
 }
 
 /* Reads the L2 table of an L1 entry into buf. */
-static int read_l2(const struct qcow2_shadow *shadow, uint64_t l1_entry, uint8_t *buf,
-                   struct blk_error *err)
+static int read_tree_l2(const struct qcow2_shadow *shadow, uint64_t l1_entry, uint8_t *buf,
+                        struct blk_error *err)
 {
     const struct qcow2_state *s = qcow2_state(shadow->node);
     uint64_t offset = l1_entry & QCOW2_ENTRY_OFFSET;
@@ -43,7 +43,7 @@ static int read_l2(const struct qcow2_shadow *shadow, uint64_t l1_entry, uint8_t
         return blk_fail_why(err, ECANCELED, "stopped by a signal", "reading the tables of '%s'",
                             shadow->node->name);
     if (offset % s->cluster_bytes || !is_countable(shadow, offset, s->cluster_bytes))
-        return damaged(shadow, err, "an L2 table", offset);
+        return damaged_tree(shadow, err, "an L2 table", offset);
     return blk_child_pread(qcow2_file(shadow->node), offset, s->cluster_bytes, buf, err);
 }
 
@@ -60,10 +60,11 @@ static int entry_range(const struct qcow2_shadow *shadow, uint64_t entry, uint64
         *offset = entry & QCOW2_ENTRY_OFFSET;
         *bytes = *offset ? s->cluster_bytes : 0;
         if (*offset % s->cluster_bytes)
-            return damaged(shadow, err, "a data cluster", *offset);
+            return damaged_tree(shadow, err, "a data cluster", *offset);
     }
-    return is_countable(shadow, *offset, *bytes) ? 0
-                                                 : damaged(shadow, err, "a data cluster", *offset);
+    if (!is_countable(shadow, *offset, *bytes))
+        return damaged_tree(shadow, err, "a data cluster", *offset);
+    return 0;
 }
 
 /* ---- counting ---- */
@@ -97,7 +98,7 @@ int qcow2_tree_count(struct qcow2_shadow *shadow, const uint64_t *l1, uint64_t e
         uint64_t offset = l1[i] & QCOW2_ENTRY_OFFSET;
         if (!offset)
             continue;
-        int ret = read_l2(shadow, l1[i], l2, err);
+        int ret = read_tree_l2(shadow, l1[i], l2, err);
         if (ret == 0)
             ret = count_l2(shadow, l2, delta, err);
         if (ret == 0)
@@ -110,7 +111,7 @@ int qcow2_tree_count(struct qcow2_shadow *shadow, const uint64_t *l1, uint64_t e
 
 /* ---- flags ---- */
 
-static uint64_t with_copied(uint64_t entry, bool copied)
+static uint64_t entry_with_copied(uint64_t entry, bool copied)
 {
     return copied ? entry | QCOW2_ENTRY_COPIED : entry & ~QCOW2_ENTRY_COPIED;
 }
@@ -128,7 +129,7 @@ static bool correct_l2(const struct qcow2_shadow *shadow, uint8_t *l2)
             continue;
         bool copied = !(entry & QCOW2_ENTRY_COMPRESSED) && offset &&
                       qcow2_shadow_get(shadow, offset >> s->cluster_bits) == 1;
-        uint64_t correct = with_copied(entry, copied);
+        uint64_t correct = entry_with_copied(entry, copied);
         if (correct == entry)
             continue;
         be64_put(p, correct);
@@ -170,11 +171,13 @@ int qcow2_tree_set_copied(struct qcow2_shadow *shadow, uint64_t *l1, uint64_t en
         uint64_t offset = l1[i] & QCOW2_ENTRY_OFFSET, before = l1[i];
         if (!offset)
             continue;
-        int ret = read_l2(shadow, l1[i], l2, err);
-        if (ret == 0 && correct_l2(shadow, l2))
+        int ret = read_tree_l2(shadow, l1[i], l2, err);
+        if (ret == 0 && correct_l2(shadow, l2)) {
             ret = move_l2(shadow, &l1[i], l2, err);
-        else if (ret == 0)
-            l1[i] = with_copied(l1[i], qcow2_shadow_get(shadow, offset >> s->cluster_bits) == 1);
+        } else if (ret == 0) {
+            bool once = qcow2_shadow_get(shadow, offset >> s->cluster_bits) == 1;
+            l1[i] = entry_with_copied(l1[i], once);
+        }
         if (ret < 0)
             return ret;
         *changed |= l1[i] != before;

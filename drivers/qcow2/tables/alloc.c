@@ -21,7 +21,7 @@
 /* ---- finding ---- */
 
 /* Free clusters in a row. */
-struct run {
+struct free_run {
     uint64_t start, count;
     uint64_t first_free; /* the first one seen that stays free; UINT64_MAX: none */
     bool unwritten;      /* set when it is taken: nobody has written there yet */
@@ -58,13 +58,13 @@ static int row_in_slice(struct blk_node *node, uint64_t cluster, uint64_t most, 
  * The first row of at least `least` free clusters at or behind `from`; reports at most `most` of
  * it.
  */
-static int find_run(struct blk_node *node, uint64_t from, uint64_t least, uint64_t most,
-                    struct run *run, struct blk_error *err)
+static int find_free_run(struct blk_node *node, uint64_t from, uint64_t least, uint64_t most,
+                         struct free_run *run, struct blk_error *err)
 {
     const struct qcow2_state *s = qcow2_state(node);
     uint64_t limit = QCOW2_MAX_HOST_OFFSET >> s->cluster_bits;
 
-    *run = (struct run){ .start = from, .first_free = UINT64_MAX };
+    *run = (struct free_run){ .start = from, .first_free = UINT64_MAX };
     for (uint64_t at = from; run->count < most;) {
         bool is_free;
         uint64_t length;
@@ -93,7 +93,7 @@ static int find_run(struct blk_node *node, uint64_t from, uint64_t least, uint64
 /* ---- taking ---- */
 
 /* Refcount blocks that the clusters of the run need and that do not exist. */
-static uint64_t missing_blocks(const struct qcow2_state *s, const struct run *run)
+static uint64_t missing_blocks(const struct qcow2_state *s, const struct free_run *run)
 {
     uint64_t missing = 0;
     for (uint64_t block = run->start / s->refblock_entries;
@@ -173,7 +173,7 @@ static int make_block(struct blk_node *node, uint64_t block, uint64_t offset, st
 }
 
 /* Sets the counts of the run to 1. */
-static int set_counts(struct blk_node *node, const struct run *run, struct blk_error *err)
+static int set_counts(struct blk_node *node, const struct free_run *run, struct blk_error *err)
 {
     struct qcow2_state *s = qcow2_state(node);
     for (uint64_t cluster = run->start; cluster < run->start + run->count; cluster++) {
@@ -191,7 +191,7 @@ static int set_counts(struct blk_node *node, const struct run *run, struct blk_e
  * Takes the run: blocks that its clusters lack go to its beginning and are cut off from it. The
  * clusters are checked against everything that must not be written over.
  */
-static int take_run(struct blk_node *node, struct run *run, struct blk_error *err)
+static int take_run(struct blk_node *node, struct free_run *run, struct blk_error *err)
 {
     struct qcow2_state *s = qcow2_state(node);
     uint64_t blocks = missing_blocks(s, run);
@@ -230,8 +230,8 @@ static int take_run(struct blk_node *node, struct run *run, struct blk_error *er
  * Takes at least `least` clusters, the first fit at or behind `from`. Up to `most` are looked
  * for, and a few more may come when fewer blocks were needed than there was room left for.
  */
-static int take(struct blk_node *node, uint64_t from, uint64_t least, uint64_t most,
-                struct run *run, struct blk_error *err)
+static int take_clusters(struct blk_node *node, uint64_t from, uint64_t least, uint64_t most,
+                         struct free_run *run, struct blk_error *err)
 {
     struct qcow2_state *s = qcow2_state(node);
     int ret = qcow2_reftable_load(node, err);
@@ -240,7 +240,7 @@ static int take(struct blk_node *node, uint64_t from, uint64_t least, uint64_t m
 
     uint64_t extra = 0;
     for (;;) {
-        ret = find_run(node, from, least + extra, most + extra, run, err);
+        ret = find_free_run(node, from, least + extra, most + extra, run, err);
         if (ret < 0)
             return ret;
         uint64_t missing = missing_blocks(s, run);
@@ -253,8 +253,8 @@ static int take(struct blk_node *node, uint64_t from, uint64_t least, uint64_t m
     return take_run(node, run, err);
 }
 
-static int give_back(struct blk_node *node, const struct run *run, uint64_t keep,
-                     struct blk_error *err)
+static int give_back_rest(struct blk_node *node, const struct free_run *run, uint64_t keep,
+                          struct blk_error *err)
 {
     const struct qcow2_state *s = qcow2_state(node);
     return qcow2_refcount_decrease(node, (run->start + keep) << s->cluster_bits,
@@ -266,10 +266,10 @@ static int alloc_exactly(struct blk_node *node, uint64_t from, uint64_t bytes, u
 {
     struct qcow2_state *s = qcow2_state(node);
     uint64_t wanted = div_round_up(bytes, s->cluster_bytes);
-    struct run run;
-    int ret = take(node, from, wanted, wanted, &run, err);
+    struct free_run run;
+    int ret = take_clusters(node, from, wanted, wanted, &run, err);
     if (ret == 0 && run.count > wanted)
-        ret = give_back(node, &run, wanted, err);
+        ret = give_back_rest(node, &run, wanted, err);
     if (ret < 0)
         return ret;
 
@@ -330,15 +330,15 @@ int qcow2_alloc_run(struct blk_node *node, uint64_t max_bytes, uint64_t *offset,
     struct qcow2_state *s = qcow2_state(node);
     ASSERT_LOCKED(&s->lock);
     uint64_t most = u64_max(max_bytes >> s->cluster_bits, 1);
-    struct run run;
+    struct free_run run;
 
     blk_event(qcow2_file(node), BLK_EVENT_CLUSTER_ALLOC);
-    int ret = take(node, s->free_hint, 1, most, &run, err);
+    int ret = take_clusters(node, s->free_hint, 1, most, &run, err);
     if (ret < 0)
         return ret;
     s->free_hint = run.start + run.count;
     if (run.count > most) {
-        ret = give_back(node, &run, most, err);
+        ret = give_back_rest(node, &run, most, err);
         if (ret < 0)
             return ret;
         run.count = most;
@@ -369,9 +369,9 @@ static int pack(struct blk_node *node, uint32_t bytes, uint64_t *offset, bool *p
     if (ret < 0 || !count || count == s->refcount_max)
         return ret;
     if (bytes > room) {
-        struct run next;
+        struct free_run next;
         uint64_t cluster = (at >> s->cluster_bits) + 1;
-        ret = find_run(node, cluster, 1, 1, &next, err);
+        ret = find_free_run(node, cluster, 1, 1, &next, err);
         if (ret < 0 || next.start != cluster || missing_blocks(s, &next))
             return ret;
         ret = take_run(node, &next, err);

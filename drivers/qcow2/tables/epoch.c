@@ -390,7 +390,7 @@ static int commit_held(struct blk_node *node, struct blk_error *err)
  * Commits the open epoch. On return the medium has, in an order that keeps C1 to C3, all changes
  * made before the call; frees are applied in memory. A failure poisons the image.
  */
-static int commit(struct blk_node *node, struct blk_error *err)
+static int commit_epoch(struct blk_node *node, struct blk_error *err)
 {
     struct qcow2_state *s = qcow2_state(node);
     LOCK_SCOPE(&s->commit_mutex);
@@ -400,8 +400,8 @@ static int commit(struct blk_node *node, struct blk_error *err)
 int qcow2_flush_to_os(struct blk_node *node, struct blk_error *err)
 {
     /* The second writes the counts that the first one's frees took down. */
-    int ret = commit(node, err);
-    return ret < 0 ? ret : commit(node, err);
+    int ret = commit_epoch(node, err);
+    return ret < 0 ? ret : commit_epoch(node, err);
 }
 
 int qcow2_commit_all(struct blk_node *node, struct blk_error *err)

@@ -38,7 +38,7 @@ static uint64_t *slot_of(const struct qcow2_cluster_set *set, uint64_t key)
     }
 }
 
-static int make_room(struct qcow2_cluster_set *set)
+static int make_set_room(struct qcow2_cluster_set *set)
 {
     if (set->capacity && (set->used + 1) * 3 < set->capacity * 2)
         return 0;
@@ -67,7 +67,7 @@ int qcow2_metadata_add(struct qcow2_state *s, uint64_t offset, struct blk_error 
     ASSERT_LOCKED(&s->lock);
     if (!s->metadata_known)
         return 0;
-    if (make_room(&s->metadata) < 0)
+    if (make_set_room(&s->metadata) < 0)
         return blk_fail(err, ENOMEM, "recording where tables are");
     uint64_t key = (offset >> s->cluster_bits) + 1;
     uint64_t *slot = slot_of(&s->metadata, key);

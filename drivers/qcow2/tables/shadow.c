@@ -22,7 +22,7 @@ static uint64_t counts_per_block(const struct qcow2_shadow *shadow)
 }
 
 /* Makes the arrays hold at least `clusters`, in whole blocks. */
-static int reserve(struct qcow2_shadow *shadow, uint64_t clusters, struct blk_error *err)
+static int make_arrays(struct qcow2_shadow *shadow, uint64_t clusters, struct blk_error *err)
 {
     const struct qcow2_state *s = qcow2_state(shadow->node);
     uint64_t old = shadow->capacity, capacity = round_up(clusters, counts_per_block(shadow));
@@ -105,7 +105,7 @@ int qcow2_shadow_begin(struct blk_node *node, unsigned order, bool copy_counts,
         .progress = progress,
     };
 
-    int ret = reserve(shadow, div_round_up(blk_size(qcow2_file(node)), s->cluster_bytes), err);
+    int ret = make_arrays(shadow, div_round_up(blk_size(qcow2_file(node)), s->cluster_bytes), err);
     for (uint64_t at = 0, length; at < shadow->clusters && ret == 0; at += length) {
         qcow2_lock(s);
         ret = copy_slice(shadow, at, copy_counts, &length, err);
@@ -192,7 +192,7 @@ int qcow2_shadow_alloc(struct qcow2_shadow *shadow, uint64_t bytes, uint64_t *of
     }
     if (start + wanted > QCOW2_MAX_HOST_OFFSET >> s->cluster_bits)
         return blk_fail(err, EFBIG, "allocating clusters in '%s'", shadow->node->name);
-    int ret = reserve(shadow, start + wanted, err);
+    int ret = make_arrays(shadow, start + wanted, err);
     if (ret < 0)
         return ret;
     for (uint64_t i = 0; i < wanted; i++)
