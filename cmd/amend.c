@@ -22,7 +22,10 @@ struct amend_request {
 /* The options that `driver` can change. */
 static struct option_tables amend_tables(const struct blk_driver *driver)
 {
-    return (struct option_tables){ .format = driver->name, .own = driver->amend_options };
+    return (struct option_tables){
+        .format = driver->name,
+        .own = BLK_OP(driver, upkeep, amend_options),
+    };
 }
 
 static int print_amend_help(const struct blk_driver *driver)

@@ -43,12 +43,12 @@ struct commit {
  * Whether the backing file of `overlay` is what the user calls `name`: as in the header, or a path
  * to it.
  */
-static bool is_named(const struct blk_node *overlay, struct blk_node *backing, const char *name)
+static bool is_named(struct blk_node *overlay, struct blk_node *backing, const char *name)
 {
     if (overlay->backing_name && strcmp(overlay->backing_name, name) == 0)
         return true;
     BLK_AUTOFREE char *beside =
-        blk_resolve_backing_name(blk_bottom((struct blk_node *)overlay)->name, name);
+        blk_resolve_backing_name(blk_bottom(overlay)->name, name);
     return blk_same_file(blk_bottom(backing)->name, name) ||
            blk_same_file(blk_bottom(backing)->name, beside);
 }

@@ -86,7 +86,7 @@ static int check_backing(const struct create_request *request, const struct opti
     if (!*file)
         return report_failure("creating '%s': the name of the backing file is empty",
                               request->filename);
-    if (format && !image_driver(format, &err))
+    if (format && !image_driver_of_new(format, &err))
         return report_error(&err);
 
     BLK_AUTOFREE char *name = blk_resolve_backing_name(request->filename, file);
@@ -226,11 +226,8 @@ static int create_main(int argc, char **argv)
     request.size_text = operands.count > 1 ? operands.items[1] : NULL;
 
     struct blk_error err = BLK_ERROR_INIT;
-    const struct blk_driver *driver = image_driver(request.format, &err);
+    const struct blk_driver *driver = image_driver_of_new(request.format, &err);
     if (!driver)
         return report_error(&err);
-    /* A protocol by itself is a raw image. */
-    if (driver->kind == BLK_PROTOCOL && driver->create)
-        driver = blk_driver_find("raw");
     return prepare_and_create(&request, driver);
 }

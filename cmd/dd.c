@@ -109,7 +109,7 @@ static struct part choose_part(const struct dd_request *request, uint64_t input_
 static int create_output(const struct dd_request *request, uint64_t bytes, struct blk_node **target,
                          struct blk_error *err)
 {
-    const struct blk_driver *driver = image_driver(request->target.format, err);
+    const struct blk_driver *driver = image_driver_of_new(request->target.format, err);
     if (!driver)
         return -EINVAL;
     const struct image_creation creation = {

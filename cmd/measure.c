@@ -40,8 +40,11 @@ static int read_target(const char *format, const struct cmd_list *texts,
     *driver = image_driver(format, err);
     if (!*driver)
         return -EINVAL;
+    int ret = blk_driver_require(*driver, BLK_MEASURING, err, "measuring a new image");
+    if (ret < 0)
+        return ret;
     /* A target is usually a file: the options of its driver (preallocation for raw) count, too. */
-    int ret = create_tables(*driver, "file", &tables, err);
+    ret = create_tables(*driver, "file", &tables, err);
     if (ret < 0)
         return ret;
     ret = create_options_parse(texts, &tables, options, err);

@@ -48,12 +48,6 @@ static int compress_open(struct blk_node *node, struct blk_options *options, str
     return 0;
 }
 
-static int compress_pread(struct blk_node *node, uint64_t offset, uint64_t bytes, void *buf,
-                          struct blk_error *err)
-{
-    return blk_child_pread(file_of(node), offset, bytes, buf, err);
-}
-
 /* Whole clusters; the last one may reach past the end of the image, of which there is nothing. */
 static int compress_pwrite(struct blk_node *node, uint64_t offset, uint64_t bytes, const void *buf,
                            unsigned flags, struct blk_error *err)
@@ -71,33 +65,17 @@ static int compress_pwrite(struct blk_node *node, uint64_t offset, uint64_t byte
     return ret;
 }
 
-static int compress_write_compressed(struct blk_node *node, uint64_t offset, uint64_t bytes,
-                                     const void *buf, struct blk_error *err)
-{
-    return blk_child_write_compressed(file_of(node), offset, bytes, buf, err);
-}
-
-static int compress_write_zeroes(struct blk_node *node, uint64_t offset, uint64_t bytes,
-                                 unsigned flags, struct blk_error *err)
-{
-    return blk_child_write_zeroes(file_of(node), offset, bytes, flags, err);
-}
-
-static int compress_discard(struct blk_node *node, uint64_t offset, uint64_t bytes,
-                            struct blk_error *err)
-{
-    return blk_child_discard(file_of(node), offset, bytes, err);
-}
-
 const struct blk_driver blk_driver_compress = {
     .name = "compress",
     .kind = BLK_FILTER,
     .open = compress_open,
-    .pread = compress_pread,
-    .pwrite = compress_pwrite,
-    .write_zeroes = compress_write_zeroes,
-    .discard = compress_discard,
-    .write_compressed = compress_write_compressed,
-    .block_status = blk_pass_block_status,
-    .truncate = blk_pass_truncate,
+    .data = {
+        .pread = blk_pass_pread,
+        .pwrite = compress_pwrite,
+        .write_zeroes = blk_pass_write_zeroes,
+        .discard = blk_pass_discard,
+        .write_compressed = blk_pass_write_compressed,
+        .block_status = blk_pass_block_status,
+        .truncate = blk_pass_truncate,
+    },
 };

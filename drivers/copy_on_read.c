@@ -64,6 +64,8 @@ static int cor_reopen_prepare(struct blk_reopen *reopen, struct blk_error *err)
     return check_access(reopen->node, reopen->flags, err);
 }
 
+static const struct blk_reopen_ops cor_reopen_ops = { .prepare = cor_reopen_prepare };
+
 /* ---- reading ---- */
 
 /*
@@ -200,14 +202,16 @@ const struct blk_driver blk_driver_copy_on_read = {
     .name = "copy-on-read",
     .kind = BLK_FILTER,
     .state_bytes = sizeof(struct copy_on_read),
-    .open = cor_open,
-    .reopen_prepare = cor_reopen_prepare,
-    .pread = cor_pread,
-    .pwrite = cor_pwrite,
     .supports_fua = true,
-    .write_zeroes = cor_write_zeroes,
-    .discard = cor_discard,
-    .write_compressed = cor_write_compressed,
-    .block_status = blk_pass_block_status,
-    .truncate = blk_pass_truncate,
+    .open = cor_open,
+    .data = {
+        .pread = cor_pread,
+        .pwrite = cor_pwrite,
+        .write_zeroes = cor_write_zeroes,
+        .discard = cor_discard,
+        .write_compressed = cor_write_compressed,
+        .block_status = blk_pass_block_status,
+        .truncate = blk_pass_truncate,
+    },
+    .reopen = &cor_reopen_ops,
 };

@@ -132,16 +132,18 @@ static int null_allocated_bytes(struct blk_node *node, uint64_t *bytes, struct b
         .name = driver_name,                       \
         .kind = BLK_PROTOCOL,                      \
         .state_bytes = sizeof(struct null_state),  \
+        .supports_fua = true,                      \
         .prefix = driver_name,                     \
         .parse_filename = parse_filename,          \
         .open = null_open,                         \
-        .pread = null_pread,                       \
-        .pwrite = null_pwrite,                     \
-        .supports_fua = true,                      \
-        .write_zeroes = null_write_zeroes,         \
-        .block_status = null_block_status,         \
-        .flush_to_disk = null_flush,               \
         .allocated_bytes = null_allocated_bytes,   \
+        .data = {                                  \
+            .pread = null_pread,                   \
+            .pwrite = null_pwrite,                 \
+            .write_zeroes = null_write_zeroes,     \
+            .block_status = null_block_status,     \
+            .flush_to_disk = null_flush,           \
+        },                                         \
     }
 
 const struct blk_driver blk_driver_null_co = NULL_DRIVER("null-co");

@@ -141,6 +141,14 @@ static void raw_options_apply(struct blk_node *node, const void *settings)
     set_window(node, settings);
 }
 
+static const struct blk_reopen_ops raw_reopen_ops = {
+    .prepare = raw_reopen_prepare,
+    .options_read = raw_options_read,
+    .options_apply = raw_options_apply,
+};
+
+/* ---- creating ---- */
+
 static const struct blk_option_desc create_options[] = {
     { "size", BLK_OPT_SIZE, "Size of the virtual disk", NULL },
     { "preallocation", BLK_OPT_STRING, "Allocate space in advance: off, falloc, full", "off" },
@@ -174,12 +182,11 @@ static int read_preallocation(struct blk_options *options, enum blk_prealloc *mo
     return blk_fail_why(err, EINVAL, why, "creating a raw image");
 }
 
-static int raw_create(struct blk_create *create, struct blk_node **node, struct blk_error *err)
+static int raw_write_image(struct blk_create *create, struct blk_error *err)
 {
     uint64_t size = 0;
     enum blk_prealloc prealloc = BLK_PREALLOC_OFF;
     bool nocow; /* the protocol's business, but given among the format's options */
-    (void)node;
 
     int ret = read_size(create->options, &size, err);
     if (ret == 0)
@@ -373,26 +380,30 @@ static int raw_get_info(struct blk_node *node, struct blk_info *info, struct blk
     return blk_child_get_info(file_of(node), info, err);
 }
 
+static const struct blk_creation_ops raw_creation_ops = {
+    .options = create_options,
+    .write_image = raw_write_image,
+    .measure = raw_measure,
+};
+
 const struct blk_driver blk_driver_raw = {
     .name = "raw",
     .kind = BLK_FORMAT,
     .state_bytes = sizeof(struct raw_state),
     .growable = true,
+    .supports_fua = true,
     .probe = raw_probe,
     .open = raw_open,
-    .reopen_prepare = raw_reopen_prepare,
-    .options_read = raw_options_read,
-    .options_apply = raw_options_apply,
-    .create_options = create_options,
-    .create = raw_create,
-    .pread = raw_pread,
-    .pwrite = raw_pwrite,
-    .supports_fua = true,
-    .write_zeroes = raw_write_zeroes,
-    .discard = raw_discard,
-    .block_status = raw_block_status,
-    .copy_range = raw_copy_range,
-    .truncate = raw_truncate,
     .get_info = raw_get_info,
-    .measure = raw_measure,
+    .data = {
+        .pread = raw_pread,
+        .pwrite = raw_pwrite,
+        .write_zeroes = raw_write_zeroes,
+        .discard = raw_discard,
+        .block_status = raw_block_status,
+        .copy_range = raw_copy_range,
+        .truncate = raw_truncate,
+    },
+    .creation = &raw_creation_ops,
+    .reopen = &raw_reopen_ops,
 };

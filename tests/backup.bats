@@ -332,8 +332,11 @@ changes() {
 }
 
 @test "raw targets hold whole disks only" {
-    blkimg backup -O raw --verify disk full.raw
-    qemu-img compare -f qcow2 -F raw disk full.raw
+    local format
+    for format in raw file; do
+        blkimg backup -O "$format" --verify disk full.raw
+        qemu-img compare -f qcow2 -F raw disk full.raw
+    done
     full_and_write
     refused 'partial backup' --bitmap=b -O raw disk inc.raw
     refused 'partial backup' --bitmap=b --base=full -O raw disk inc.raw

@@ -52,8 +52,8 @@ struct blk_dirty_bitmaps *blk_bitmaps_of(struct blk_node *node)
 /* Frees one bitmap, with what the driver keeps beside it. */
 static void free_bitmap(struct blk_node *node, struct blk_dirty_bitmap *bitmap)
 {
-    if (node->driver->bitmap_release)
-        node->driver->bitmap_release(bitmap);
+    if (BLK_OP(node->driver, bitmaps, release))
+        BLK_OP(node->driver, bitmaps, release)(bitmap);
     blk_dirty_bitmap_free(bitmap);
 }
 
@@ -124,7 +124,7 @@ int blk_bitmaps_load(struct blk_node *node, struct blk_error *err)
 {
     if (!node->bitmaps || atomic_load(&node->bitmaps->stage) != BLK_BITMAPS_LISTED)
         return 0;
-    int ret = node->driver->bitmaps_load(node, err);
+    int ret = BLK_OP(node->driver, bitmaps, load)(node, err);
     if (ret < 0)
         return blk_fail_if_unset(err, -ret, "loading the bitmaps of '%s'", node->name);
     enter_stage(node->bitmaps, BLK_BITMAPS_LOADED);
@@ -160,18 +160,18 @@ int blk_bitmaps_get_usable(struct blk_node *node, const char *name,
 int blk_bitmaps_can_add(struct blk_node *node, struct blk_error *err)
 {
     int ret = blk_require(node, BLK_BITMAPS, err, "'%s'", node->name);
-    if (ret < 0 || !node->driver->bitmaps_can_add)
+    if (ret < 0 || !BLK_OP(node->driver, bitmaps, can_add))
         return ret;
-    return node->driver->bitmaps_can_add(node, err);
+    return BLK_OP(node->driver, bitmaps, can_add)(node, err);
 }
 
 int blk_bitmaps_can_create(const struct blk_driver *driver, const char *filename,
                            const struct blk_options *creation, struct blk_error *err)
 {
     int ret = blk_driver_require(driver, BLK_BITMAPS, err, "creating '%s' with bitmaps", filename);
-    if (ret < 0 || !driver->bitmaps_can_create)
+    if (ret < 0 || !BLK_OP(driver, bitmaps, can_create))
         return ret;
-    ret = driver->bitmaps_can_create(creation, err);
+    ret = BLK_OP(driver, bitmaps, can_create)(creation, err);
     if (ret < 0)
         blk_context(err, "creating '%s' with bitmaps", filename);
     return ret;
@@ -248,8 +248,8 @@ static int begin_tracking(struct blk_node *node, struct blk_error *err)
     if (is_tracked(bitmaps) || !any_records(bitmaps))
         return 0;
     int ret = blk_bitmaps_load(node, err);
-    if (ret == 0 && node->driver->bitmaps_track)
-        ret = node->driver->bitmaps_track(node, err);
+    if (ret == 0 && BLK_OP(node->driver, bitmaps, track))
+        ret = BLK_OP(node->driver, bitmaps, track)(node, err);
     if (ret < 0)
         return ret;
     enter_stage(bitmaps, BLK_BITMAPS_TRACKED);

@@ -5,7 +5,7 @@
  * flags that the image has; the bits are loaded when they are first needed. A write that an enabled
  * bitmap records is marked before it is issued and again when it completes, whether it succeeded or
  * not: a job that clears bits and copies in between cannot lose it. Before the first such write the
- * driver's bitmaps_track() makes the image say that its enabled bitmaps are in use (C5); so a run
+ * driver's bitmaps->track() makes the image say that its enabled bitmaps are in use (C5); so a run
  * that writes no guest data leaves the bitmaps of an image alone, however it ends. Bits and set are
  * stored in the close's store step, or when the node is reopened read-only.
  */

@@ -73,7 +73,9 @@ static uint64_t hash_of_name(const char *name)
 int blk_identity_of(struct blk_node *node, struct blk_identity *identity, struct blk_error *err)
 {
     *identity = (struct blk_identity){ .bitmap_count = 0 };
-    return node->driver->identity_get ? node->driver->identity_get(node, identity, err) : 0;
+    if (!blk_supports(node, BLK_IDENTITY))
+        return 0;
+    return BLK_OP(node->driver, identity, get)(node, identity, err);
 }
 
 void blk_identity_set(struct blk_node *node, const struct blk_identity *identity)
@@ -81,14 +83,14 @@ void blk_identity_set(struct blk_node *node, const struct blk_identity *identity
     if (!blk_supports(node, BLK_IDENTITY))
         return;
     BLK_DRAIN_SCOPE(&node->gate);
-    node->driver->identity_set(node, identity);
+    BLK_OP(node->driver, identity, set)(node, identity);
 }
 
 int blk_identity_put_parent(struct blk_node *node, const struct blk_id *parent,
                             struct blk_error *err)
 {
     int ret = blk_require(node, BLK_IDENTITY, err, "'%s'", node->name);
-    return ret < 0 ? ret : node->driver->identity_put(node, NULL, parent, err);
+    return ret < 0 ? ret : BLK_OP(node->driver, identity, put)(node, NULL, parent, err);
 }
 
 int blk_identity_will_change(struct blk_node *node, struct blk_error *err)
@@ -102,7 +104,7 @@ int blk_identity_will_change(struct blk_node *node, struct blk_error *err)
     /* Others wait until it is gone from the medium. */
     pthread_mutex_lock(&mutex);
     if (atomic_load(&node->is_backup))
-        ret = node->driver->identity_put(node, &none, NULL, err);
+        ret = BLK_OP(node->driver, identity, put)(node, &none, NULL, err);
     if (ret == 0)
         atomic_store(&node->is_backup, false);
     pthread_mutex_unlock(&mutex);
@@ -173,7 +175,7 @@ int blk_identity_lose(struct blk_node *node, bool whole, struct blk_error *err)
     identity.below = 0;
     if (whole)
         identity.backup = (struct blk_id){ .bytes = { 0 } };
-    node->driver->identity_set(node, &identity);
+    BLK_OP(node->driver, identity, set)(node, &identity);
     return 0;
 }
 
@@ -305,7 +307,7 @@ int blk_identity_of_copy(struct blk_node *source, enum blk_copied copied,
 
 bool blk_identity_fits(const struct blk_node *copy)
 {
-    return copy->driver->identity_set && !blk_child(copy, BLK_ROLE_DATA);
+    return blk_supports(copy, BLK_IDENTITY) && !blk_child(copy, BLK_ROLE_DATA);
 }
 
 /* ---- bitmaps ---- */

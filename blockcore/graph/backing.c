@@ -10,7 +10,7 @@
 
 static int sync_graph(struct blk_node *node, struct blk_error *err)
 {
-    int ret = node->driver->sync_foreign ? node->driver->sync_foreign(node, err) : 0;
+    int ret = node->driver->data.sync_foreign ? node->driver->data.sync_foreign(node, err) : 0;
 
     for (int role = 0; role < BLK_ROLE_COUNT && ret == 0; role++)
         if (node->children[role])
@@ -74,7 +74,7 @@ int blk_sync_named(struct blk_node *node, const char *name, const char *format,
 static int require_change(const struct blk_node *node, struct blk_error *err)
 {
     int ret = blk_require(node, BLK_BACKING, err, "changing the backing file of '%s'", node->name);
-    if (ret < 0 || node->driver->change_backing)
+    if (ret < 0 || BLK_OP(node->driver, backing, change))
         return ret;
     return blk_fail(err, ENOTSUP, "changing the backing file of '%s'", node->name);
 }
@@ -96,7 +96,7 @@ int blk_change_backing(struct blk_node *node, const char *name, const char *form
     if (ret < 0)
         return ret;
     BLK_DRAIN_SCOPE(&node->gate);
-    ret = node->driver->change_backing(node, name, format, err);
+    ret = BLK_OP(node->driver, backing, change)(node, name, format, err);
     return ret < 0 ? cannot_change(node, name, ret, err) : 0;
 }
 
@@ -104,9 +104,9 @@ int blk_can_change_backing(struct blk_node *node, const char *name, const char *
                            struct blk_error *err)
 {
     int ret = require_change(node, err);
-    if (ret < 0 || !node->driver->can_change_backing)
+    if (ret < 0 || !BLK_OP(node->driver, backing, can_change))
         return ret;
     BLK_DRAIN_SCOPE(&node->gate);
-    ret = node->driver->can_change_backing(node, name, format, err);
+    ret = BLK_OP(node->driver, backing, can_change)(node, name, format, err);
     return ret < 0 ? cannot_change(node, name, ret, err) : 0;
 }

@@ -47,12 +47,12 @@ static int create_filter(const struct blk_driver *driver, struct blk_create *cre
         return ret;
     }
     (*node)->reads_zero = child->reads_zero;
-    if (driver->create) {
-        ret = driver->create(create, node, err);
-        if (ret < 0) {
-            blk_drop(*node);
-            *node = NULL;
-        }
+    if (!BLK_OP(driver, creation, made))
+        return 0;
+    ret = BLK_OP(driver, creation, made)(*node, err);
+    if (ret < 0) {
+        blk_drop(*node);
+        *node = NULL;
     }
     return ret;
 }
@@ -79,7 +79,7 @@ static int create_bottom(struct blk_create *create, struct blk_options *options,
 
     if (driver->kind == BLK_FILTER)
         return create_filter(driver, create, options, node, err);
-    if (driver->kind != BLK_PROTOCOL || !driver->create)
+    if (!BLK_OP(driver, creation, make_node))
         return blk_fail_why(err, ENOTSUP, "this driver cannot create files", "driver '%s'",
                             driver->name);
 
@@ -88,7 +88,7 @@ static int create_bottom(struct blk_create *create, struct blk_options *options,
     own.protocol_options = options;
     own.filename = filename;
     own.flags |= BLK_WRITABLE | BLK_UNMAP; /* what is unmapped is decided above */
-    int ret = driver->create(&own, node, err);
+    int ret = BLK_OP(driver, creation, make_node)(&own, node, err);
     if (ret == 0 && create->defaults)
         (*node)->defaults = blk_options_copy(create->defaults);
     return ret;
@@ -127,12 +127,12 @@ static int create_over(struct blk_create *create, struct blk_node *file,
                        struct blk_options *options, struct blk_node **root, struct blk_error *err)
 {
     const struct blk_driver *driver = create->driver;
-    if (!driver->create)
+    if (!BLK_OP(driver, creation, write_image))
         return blk_fail_why(err, ENOTSUP, "this format cannot be created", "format '%s'",
                             driver->name);
     create->file = file;
     create->data = NULL;
-    int ret = driver->create(create, NULL, err);
+    int ret = BLK_OP(driver, creation, write_image)(create, err);
     create->file = NULL;
     if (ret < 0)
         blk_fail_if_unset(err, -ret, "creating '%s'", file->name);

@@ -20,10 +20,10 @@ struct blk_create {
     const struct blk_options *defaults; /* as in struct blk_open */
 
     /* Set by blk_create() for the drivers. */
-    struct blk_options *protocol_options; /* for a protocol: "filename" and the like */
-    struct blk_node *file;                /* for a format: the open node to write the image into */
+    struct blk_options *protocol_options; /* for make_node(): "filename" and the like */
+    struct blk_node *file;                /* for write_image(): where the image goes */
 
-    /* Set by a format's create(), with blk_create_data(): the external data file, or NULL. */
+    /* Set by a format's write_image(), with blk_create_data(): the external data file, or NULL. */
     struct blk_node *data;
 };
 
@@ -34,9 +34,9 @@ struct blk_create {
 int blk_create(struct blk_create *create, struct blk_node **root, struct blk_error *err);
 
 /*
- * For a format's create(): makes the external data file of that name, empty and open for writing,
- * as create->data. It becomes the DATA child of the image, and gets its name when that is closed
- * (before the image gets its own).
+ * For a format's write_image(): makes the external data file of that name, empty and open for
+ * writing, as create->data. It becomes the DATA child of the image, and gets its name when that is
+ * closed (before the image gets its own).
  */
 int blk_create_data(struct blk_create *create, const char *filename, struct blk_error *err);
 

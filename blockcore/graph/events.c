@@ -21,6 +21,6 @@ int blk_event_parse(const char *name)
 
 void blk_event(struct blk_node *node, enum blk_event event)
 {
-    if (node && node->driver->event)
-        node->driver->event(node, event);
+    if (node && BLK_OP(node->driver, debug, event))
+        BLK_OP(node->driver, debug, event)(node, event);
 }

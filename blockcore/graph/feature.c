@@ -11,23 +11,23 @@ bool blk_driver_supports(const struct blk_driver *driver, enum blk_feature featu
     case BLK_BACKING:
         return driver->supports_backing;
     case BLK_COMPRESSION:
-        return driver->write_compressed;
+        return driver->data.write_compressed;
     case BLK_SNAPSHOTS:
-        return driver->snapshot_list;
+        return BLK_OP(driver, snapshots, list);
     case BLK_BITMAPS:
-        return driver->bitmaps_load;
+        return BLK_OP(driver, bitmaps, load);
     case BLK_IDENTITY:
-        return driver->identity_set;
+        return BLK_OP(driver, identity, set);
     case BLK_CHECKS:
-        return driver->check;
+        return BLK_OP(driver, upkeep, check);
     case BLK_AMENDING:
-        return driver->amend;
+        return BLK_OP(driver, upkeep, amend);
     case BLK_EMPTYING:
-        return driver->make_empty;
+        return BLK_OP(driver, upkeep, make_empty);
     case BLK_MEASURING:
-        return driver->measure;
+        return BLK_OP(driver, creation, measure);
     case BLK_BREAKPOINTS:
-        return driver->debug_break;
+        return BLK_OP(driver, debug, set_break);
     }
     return false;
 }

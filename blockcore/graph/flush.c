@@ -33,12 +33,12 @@ static int remember(struct blk_node *node, int ret)
  */
 static int to_disk(struct blk_node *node, struct blk_error *err)
 {
-    if (!node->driver->flush_to_disk)
+    if (!node->driver->data.flush_to_disk)
         return 0;
     LOCK_SCOPE(&node->to_disk);
     int earlier = atomic_load(&node->flush_error);
     int ret = earlier ? poisoned(node, earlier, err)
-                      : remember(node, node->driver->flush_to_disk(node, err));
+                      : remember(node, node->driver->data.flush_to_disk(node, err));
     return ret;
 }
 
@@ -52,7 +52,7 @@ static int flush_levels(struct blk_node *node, struct blk_error *err)
     bool both = !node->cache.no_flush;
 
     blk_event(file, BLK_EVENT_FLUSH_TO_OS);
-    int ret = node->driver->flush_to_os ? node->driver->flush_to_os(node, err) : 0;
+    int ret = node->driver->data.flush_to_os ? node->driver->data.flush_to_os(node, err) : 0;
     if (ret == 0 && both)
         blk_event(file, BLK_EVENT_FLUSH_TO_DISK);
 

@@ -2,14 +2,11 @@
 #include "blockcore/graph/foreign.h"
 
 #include <ctype.h>
-#include <errno.h>
 #include <stdbool.h>
-#include <stdio.h>
 #include <string.h>
 #include <strings.h>
 
 #include "blockcore/base/bytes.h"
-#include "blockcore/graph/io.h"
 
 /* A signature: these bytes at that offset of the file. The longest are the surest. */
 struct signature {
@@ -158,7 +155,7 @@ const struct blk_foreign *blk_foreign_by_tail(const uint8_t *tail, size_t bytes)
     return is_dmg_trailer(tail) ? &dmg_format : NULL;
 }
 
-/* ---- by name, and the refusal ---- */
+/* ---- by name ---- */
 
 const struct blk_foreign *blk_foreign_find(const char *name)
 {
@@ -171,27 +168,4 @@ const struct blk_foreign *blk_foreign_find(const char *name)
         if (strcmp(others[i]->name, name) == 0)
             return others[i];
     return NULL;
-}
-
-int blk_foreign_refuse(struct blk_node *file, const uint8_t *head, size_t bytes,
-                       struct blk_error *err)
-{
-    uint8_t tail[BLK_FOREIGN_BYTES];
-    uint64_t size = blk_size(file);
-    const struct blk_foreign *format = blk_foreign_by_head(head, bytes);
-
-    if (!format && size >= sizeof(tail)) {
-        int ret = blk_child_pread(file, size - sizeof(tail), sizeof(tail), tail, err);
-        if (ret < 0) {
-            blk_context(err, "probing the format of '%s' (-f raw skips that)", file->name);
-            return ret;
-        }
-        format = blk_foreign_by_tail(tail, sizeof(tail));
-    }
-    if (!format)
-        return 0;
-    char why[200];
-    snprintf(why, sizeof(why), "its format is %s (%s), which is not supported; give the format raw "
-             "(-f raw) to use its bytes as they are", format->name, format->what);
-    return blk_fail_why(err, EMEDIUMTYPE, why, "Could not open '%s'", file->name);
 }

@@ -9,9 +9,6 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "blockcore/base/error.h"
-#include "blockcore/graph/node.h"
-
 /* How many bytes at the start and at the end of a file identify its format. */
 #define BLK_FOREIGN_BYTES 512
 
@@ -28,12 +25,5 @@ const struct blk_foreign *blk_foreign_by_tail(const uint8_t *tail, size_t bytes)
 
 /* The format of that name, or NULL. */
 const struct blk_foreign *blk_foreign_find(const char *name);
-
-/*
- * Refuses `file`, which begins with `head` and is not given a format, if it is one of these. 0 when
- * it is not; -EMEDIUMTYPE when it is; -errno when its end cannot be read.
- */
-int blk_foreign_refuse(struct blk_node *file, const uint8_t *head, size_t bytes,
-                       struct blk_error *err);
 
 #endif

@@ -71,7 +71,7 @@ static int read_aligned(struct blk_node *node, uint64_t offset, uint64_t bytes, 
 {
     while (bytes) {
         uint64_t piece = transfer_piece(node, bytes);
-        int ret = node->driver->pread(node, offset, piece, buf, err);
+        int ret = node->driver->data.pread(node, offset, piece, buf, err);
         if (ret < 0)
             return read_failed(node, ret, offset, piece, err);
         offset += piece;
@@ -139,7 +139,7 @@ static int write_aligned(struct blk_node *node, uint64_t offset, uint64_t bytes,
 {
     while (bytes) {
         uint64_t piece = transfer_piece(node, bytes);
-        int ret = node->driver->pwrite(node, offset, piece, buf, flags, err);
+        int ret = node->driver->data.pwrite(node, offset, piece, buf, flags, err);
         if (ret < 0)
             return write_failed(node, ret, "writing", offset, piece, err);
         offset += piece;
@@ -189,8 +189,8 @@ static int write_widened(struct blk_node *node, uint64_t offset, uint64_t bytes,
         memcpy(bounce + (offset - start), buf, bytes);
         ret = write_aligned(node, start, end - start, bounce, flags, err);
     }
-    if (ret == 0 && end > size_after && node->driver->growable && node->driver->truncate) {
-        ret = node->driver->truncate(node, size_after, BLK_PREALLOC_OFF, true, err);
+    if (ret == 0 && end > size_after && node->driver->growable && node->driver->data.truncate) {
+        ret = node->driver->data.truncate(node, size_after, BLK_PREALLOC_OFF, true, err);
         if (ret < 0)
             ret = write_failed(node, ret, "cutting to size after writing", offset, bytes, err);
     }
@@ -258,7 +258,7 @@ static int finish_fua(struct blk_node *node, unsigned flags, struct blk_error *e
 /* Whether detect-zeroes makes the write one of zeroes. */
 static bool is_zero_write(const struct blk_node *node, uint64_t bytes, const void *buf)
 {
-    return node->detect_zeroes != BLK_DETECT_OFF && node->driver->write_zeroes &&
+    return node->detect_zeroes != BLK_DETECT_OFF && node->driver->data.write_zeroes &&
            bytes_are_zero(buf, bytes);
 }
 
@@ -313,10 +313,10 @@ static int zero_piece(struct blk_node *node, uint64_t offset, uint64_t bytes, un
     int ret = -ENOTSUP;
     bool fits = (offset | bytes) % node->limits.request_alignment == 0;
 
-    if (node->driver->write_zeroes && fits) {
+    if (node->driver->data.write_zeroes && fits) {
         struct blk_range range;
         hold_shared(node, &range, offset, bytes);
-        ret = node->driver->write_zeroes(node, offset, bytes, flags, err);
+        ret = node->driver->data.write_zeroes(node, offset, bytes, flags, err);
         let_go(node, &range);
     }
     if (ret == -ENOTSUP && !(flags & BLK_REQ_NO_FALLBACK)) {
@@ -358,7 +358,7 @@ int blk_child_discard(struct blk_node *node, uint64_t offset, uint64_t bytes,
                       struct blk_error *err)
 {
     int ret = check_writable(node, err);
-    if (ret < 0 || !node->driver->discard || !(node->flags & BLK_UNMAP))
+    if (ret < 0 || !node->driver->data.discard || !(node->flags & BLK_UNMAP))
         return ret;
 
     uint64_t align = node->limits.request_alignment;
@@ -370,7 +370,7 @@ int blk_child_discard(struct blk_node *node, uint64_t offset, uint64_t bytes,
     ret = begin_change(node, start, end - start, err);
     if (ret < 0)
         return ret;
-    ret = node->driver->discard(node, start, end - start, err);
+    ret = node->driver->data.discard(node, start, end - start, err);
     blk_bitmaps_did_write(node, start, end - start);
     if (ret == -ENOTSUP) {
         blk_error_clear(err);
@@ -391,7 +391,7 @@ int blk_child_write_compressed(struct blk_node *node, uint64_t offset, uint64_t 
     ret = begin_change(node, offset, bytes, err);
     if (ret < 0)
         return ret;
-    ret = node->driver->write_compressed(node, offset, bytes, buf, err);
+    ret = node->driver->data.write_compressed(node, offset, bytes, buf, err);
     blk_bitmaps_did_write(node, offset, bytes);
     return ret < 0 ? write_failed(node, ret, "compressing", offset, bytes, err) : 0;
 }
@@ -402,7 +402,7 @@ int blk_child_copy_range(struct blk_node *node, uint64_t offset, struct blk_node
     int ret = check_writable(node, err);
     if (ret < 0 || !bytes)
         return ret;
-    if (!node->driver->copy_range)
+    if (!node->driver->data.copy_range)
         return -ENOTSUP;
     ret = begin_change(node, offset, bytes, err);
     if (ret < 0)
@@ -410,7 +410,7 @@ int blk_child_copy_range(struct blk_node *node, uint64_t offset, struct blk_node
 
     struct blk_range range;
     hold_shared(node, &range, offset, bytes);
-    ret = node->driver->copy_range(node, offset, source, source_offset, bytes, err);
+    ret = node->driver->data.copy_range(node, offset, source, source_offset, bytes, err);
     let_go(node, &range);
     blk_bitmaps_did_write(node, offset, bytes);
     if (ret < 0 && ret != -ENOTSUP)
@@ -424,13 +424,13 @@ int blk_child_truncate(struct blk_node *node, uint64_t size, enum blk_prealloc p
     int ret = check_writable(node, err);
     if (ret < 0)
         return ret;
-    if (!node->driver->truncate)
+    if (!node->driver->data.truncate)
         ret = blk_fail_why(err, ENOTSUP, "not supported", "resizing '%s' (%s)", node->name,
                            node->driver->name);
     else if (size > BLK_MAX_BYTES)
         ret = -EFBIG;
     else
-        ret = node->driver->truncate(node, size, prealloc, exact, err);
+        ret = node->driver->data.truncate(node, size, prealloc, exact, err);
     if (ret < 0)
         return blk_fail_if_unset(err, -ret, "resizing '%s' to %llu bytes", node->name,
                                  (unsigned long long)size);
@@ -552,7 +552,7 @@ int blk_truncate(struct blk_node *node, uint64_t size, enum blk_prealloc preallo
 static struct blk_node *vm_state_node(struct blk_node *node, struct blk_error *err)
 {
     struct blk_node *at = node;
-    while (at && !at->driver->vm_state_write)
+    while (at && !BLK_OP(at->driver, vm_state, write))
         at = blk_child(at, BLK_ROLE_FILE);
     if (!at)
         blk_fail_why(err, ENOTSUP, "its format has no place for it", "machine state of '%s'",
@@ -567,7 +567,7 @@ int blk_vm_state_read(struct blk_node *node, uint64_t offset, uint64_t bytes, vo
     if (!keeper)
         return -ENOTSUP;
     blk_gate_drain_begin(&node->gate);
-    int ret = keeper->driver->vm_state_read(keeper, offset, bytes, buf, err);
+    int ret = BLK_OP(keeper->driver, vm_state, read)(keeper, offset, bytes, buf, err);
     blk_gate_drain_end(&node->gate);
     return ret < 0 ? read_failed(keeper, ret, offset, bytes, err) : 0;
 }
@@ -582,7 +582,7 @@ int blk_vm_state_write(struct blk_node *node, uint64_t offset, uint64_t bytes, c
     if (ret < 0)
         return ret;
     blk_gate_drain_begin(&node->gate);
-    ret = keeper->driver->vm_state_write(keeper, offset, bytes, buf, err);
+    ret = BLK_OP(keeper->driver, vm_state, write)(keeper, offset, bytes, buf, err);
     if (ret == 0)
         ret = finish_fua(node, entry_flags(node, 0), err);
     blk_gate_drain_end(&node->gate);

@@ -127,7 +127,7 @@ void blk_node_grow_size(struct blk_node *node, uint64_t bytes);
 
 /*
  * Allocates a node of `driver` with one reference and zeroed state; it owns copies of `name`.
- * For open.c and for drivers whose create() returns a node.
+ * For open.c and for drivers whose make_node() returns one.
  */
 struct blk_node *blk_node_new(const struct blk_driver *driver, const char *name, unsigned flags,
                               struct blk_cache_mode cache);

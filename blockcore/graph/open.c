@@ -52,14 +52,24 @@ static int read_general_options(struct blk_options *options, struct open_context
     bool auto_read_only = false;
     bool share = context->flags & BLK_FORCE_SHARE;
     bool trust = context->flags & BLK_TRUST;
-    int ret;
 
-    if ((ret = blk_options_get_bool(options, "read-only", &read_only, err)) < 0 ||
-        (ret = blk_options_get_bool(options, "auto-read-only", &auto_read_only, err)) < 0 ||
-        (ret = blk_options_get_bool(options, "force-share", &share, err)) < 0 ||
-        (ret = blk_options_get_bool(options, "trust", &trust, err)) < 0 ||
-        (ret = blk_options_get_bool(options, "cache.direct", &context->cache.direct, err)) < 0 ||
-        (ret = blk_options_get_bool(options, "cache.no-flush", &context->cache.no_flush, err)) < 0)
+    int ret = blk_options_get_bool(options, "read-only", &read_only, err);
+    if (ret < 0)
+        return ret;
+    ret = blk_options_get_bool(options, "auto-read-only", &auto_read_only, err);
+    if (ret < 0)
+        return ret;
+    ret = blk_options_get_bool(options, "force-share", &share, err);
+    if (ret < 0)
+        return ret;
+    ret = blk_options_get_bool(options, "trust", &trust, err);
+    if (ret < 0)
+        return ret;
+    ret = blk_options_get_bool(options, "cache.direct", &context->cache.direct, err);
+    if (ret < 0)
+        return ret;
+    ret = blk_options_get_bool(options, "cache.no-flush", &context->cache.no_flush, err);
+    if (ret < 0)
         return ret;
 
     struct blk_general_options general = { .unmap = context->flags & BLK_UNMAP };

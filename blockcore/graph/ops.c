@@ -81,7 +81,7 @@ int blk_measure(const struct blk_driver *driver, struct blk_options *options,
     int ret = blk_driver_require(driver, BLK_MEASURING, err, "measuring a new image");
     if (ret < 0)
         return ret;
-    ret = driver->measure(options, source, measure, err);
+    ret = BLK_OP(driver, creation, measure)(options, source, measure, err);
     return ret < 0 ? blk_fail_if_unset(err, -ret, "measuring format '%s'", driver->name) : 0;
 }
 
@@ -94,7 +94,7 @@ int blk_amend(struct blk_node *root, struct blk_options *options, bool force,
     if (ret < 0)
         return ret;
     BLK_DRAIN_SCOPE(&root->gate);
-    ret = node->driver->amend(node, options, force, progress, err);
+    ret = BLK_OP(node->driver, upkeep, amend)(node, options, force, progress, err);
     return ret < 0 ? blk_fail_if_unset(err, -ret, "amending '%s'", node->name) : 0;
 }
 
@@ -107,7 +107,7 @@ int blk_check(struct blk_node *root, unsigned repair, struct blk_check *check,
     if (ret < 0)
         return ret;
     BLK_DRAIN_SCOPE(&root->gate);
-    ret = node->driver->check(node, repair, check, err);
+    ret = BLK_OP(node->driver, upkeep, check)(node, repair, check, err);
     return ret < 0 ? blk_fail_if_unset(err, -ret, "checking '%s'", node->name) : 0;
 }
 
@@ -119,7 +119,7 @@ int blk_make_empty(struct blk_node *root, struct blk_error *err)
     if (ret < 0)
         return ret;
     BLK_DRAIN_SCOPE(&root->gate);
-    ret = node->driver->make_empty(node, err);
+    ret = BLK_OP(node->driver, upkeep, make_empty)(node, err);
     return ret < 0 ? blk_fail_if_unset(err, -ret, "emptying '%s'", node->name) : 0;
 }
 
@@ -136,13 +136,17 @@ int blk_snapshot_list(struct blk_node *root, struct blk_snapshot **list, size_t 
     if (ret < 0)
         return ret;
     BLK_DRAIN_SCOPE(&root->gate);
-    ret = node->driver->snapshot_list(node, list, count, err);
+    ret = BLK_OP(node->driver, snapshots, list)(node, list, count, err);
     return ret < 0 ? blk_fail_if_unset(err, -ret, "listing the snapshots of '%s'", node->name) : 0;
 }
 
 typedef int snapshot_fn(struct blk_node *node, const char *id_or_name, struct blk_error *err);
 
-/* A format has all of a driver's snapshot operations or none. */
+static const struct blk_driver *format_of(struct blk_node *root)
+{
+    return blk_skip_filters(root)->driver;
+}
+
 static int on_snapshot(struct blk_node *root, snapshot_fn *operation, const char *verb,
                        const char *snapshot, struct blk_error *err)
 {
@@ -161,25 +165,24 @@ static int on_snapshot(struct blk_node *root, snapshot_fn *operation, const char
 
 int blk_snapshot_create(struct blk_node *root, const char *name, struct blk_error *err)
 {
-    return on_snapshot(root, blk_skip_filters(root)->driver->snapshot_create, "creating", name,
-                       err);
+    return on_snapshot(root, BLK_OP(format_of(root), snapshots, create), "creating", name, err);
 }
 
 int blk_snapshot_apply(struct blk_node *root, const char *id_or_name, struct blk_error *err)
 {
-    return on_snapshot(root, blk_skip_filters(root)->driver->snapshot_apply, "applying",
-                       id_or_name, err);
+    return on_snapshot(root, BLK_OP(format_of(root), snapshots, apply), "applying", id_or_name,
+                       err);
 }
 
 int blk_snapshot_delete(struct blk_node *root, const char *id_or_name, struct blk_error *err)
 {
-    return on_snapshot(root, blk_skip_filters(root)->driver->snapshot_delete, "deleting",
-                       id_or_name, err);
+    return on_snapshot(root, BLK_OP(format_of(root), snapshots, remove), "deleting", id_or_name,
+                       err);
 }
 
 int blk_snapshot_load(struct blk_node *root, const char *id_or_name, struct blk_error *err)
 {
-    return on_snapshot(root, blk_skip_filters(root)->driver->snapshot_load, "loading", id_or_name,
+    return on_snapshot(root, BLK_OP(format_of(root), snapshots, load), "loading", id_or_name,
                        err);
 }
 
@@ -201,26 +204,26 @@ int blk_debug_break(struct blk_node *root, const char *event, const char *tag,
                     struct blk_error *err)
 {
     struct blk_node *node = debug_node(root);
-    return node ? node->driver->debug_break(node, event, tag, err)
+    return node ? BLK_OP(node->driver, debug, set_break)(node, event, tag, err)
                 : blk_require(root, BLK_BREAKPOINTS, err, "breakpoint '%s'", tag);
 }
 
 int blk_debug_remove_break(struct blk_node *root, const char *tag, struct blk_error *err)
 {
     struct blk_node *node = debug_node(root);
-    return node ? node->driver->debug_remove_break(node, tag, err)
+    return node ? BLK_OP(node->driver, debug, remove_break)(node, tag, err)
                 : blk_require(root, BLK_BREAKPOINTS, err, "breakpoint '%s'", tag);
 }
 
 int blk_debug_resume(struct blk_node *root, const char *tag, struct blk_error *err)
 {
     struct blk_node *node = debug_node(root);
-    return node ? node->driver->debug_resume(node, tag, err)
+    return node ? BLK_OP(node->driver, debug, resume)(node, tag, err)
                 : blk_require(root, BLK_BREAKPOINTS, err, "breakpoint '%s'", tag);
 }
 
 bool blk_debug_is_suspended(struct blk_node *root, const char *tag)
 {
     struct blk_node *node = debug_node(root);
-    return node && node->driver->debug_is_suspended(node, tag);
+    return node && BLK_OP(node->driver, debug, is_suspended)(node, tag);
 }

@@ -166,11 +166,11 @@ int blk_options_parse_keyval(struct blk_options *options, const char *text,
     return 0;
 }
 
-static int flatten(struct blk_options *options, const char *key, const json_t *value,
+static int flatten(struct blk_options *options, const char *key, json_t *value,
                    struct blk_error *err);
 
 static int flatten_member(struct blk_options *options, const char *prefix, const char *name,
-                          const json_t *value, struct blk_error *err)
+                          json_t *value, struct blk_error *err)
 {
     BLK_AUTOFREE char *key =
         *prefix ? blk_xasprintf("%s.%s", prefix, name) : blk_xstrdup(name);
@@ -189,14 +189,14 @@ static bool names_backing(const char *key)
     return strcmp(dot ? dot + 1 : key, "backing") == 0;
 }
 
-static int flatten(struct blk_options *options, const char *key, const json_t *value,
+static int flatten(struct blk_options *options, const char *key, json_t *value,
                    struct blk_error *err)
 {
     switch (json_typeof(value)) {
     case JSON_OBJECT: {
         const char *name;
         json_t *member;
-        json_object_foreach((json_t *)value, name, member) {
+        json_object_foreach(value, name, member) {
             int ret = flatten_member(options, key, name, member, err);
             if (ret < 0)
                 return ret;

@@ -42,17 +42,17 @@ static int switch_node(struct blk_node *node, bool writable, struct blk_cache_mo
 
     if (writable && node->flags & BLK_FORCE_SHARE)
         return refuse_shared(node, err);
-    if (driver->reopen_prepare) {
-        int ret = driver->reopen_prepare(&reopen, err);
+    if (BLK_OP(driver, reopen, prepare)) {
+        int ret = BLK_OP(driver, reopen, prepare)(&reopen, err);
         if (ret < 0) {
-            if (driver->reopen_abort)
-                driver->reopen_abort(&reopen);
+            if (BLK_OP(driver, reopen, abort))
+                BLK_OP(driver, reopen, abort)(&reopen);
             return blk_fail_if_unset(err, -ret, "reopening '%s' %s", node->name,
                                      writable ? "for writing" : "read-only");
         }
     }
-    if (driver->reopen_commit)
-        driver->reopen_commit(&reopen);
+    if (BLK_OP(driver, reopen, commit))
+        BLK_OP(driver, reopen, commit)(&reopen);
     node->flags = reopen.flags;
     node->cache = cache;
     return 0;
@@ -193,8 +193,8 @@ static int read_settings(const struct blk_change *change, struct settings *setti
     struct blk_options *options = change->options;
 
     int ret = blk_general_options_read(options, &settings->general, err);
-    if (ret == 0 && node->driver->options_read)
-        ret = node->driver->options_read(node, options, &settings->own, err);
+    if (ret == 0 && BLK_OP(node->driver, reopen, options_read))
+        ret = BLK_OP(node->driver, reopen, options_read)(node, options, &settings->own, err);
     if (ret < 0)
         return blk_fail_if_unset(err, -ret, "reopening '%s'", node->name);
     return check_rest(node, options, err);
@@ -267,7 +267,7 @@ static void apply(struct blk_change *change, const struct settings *settings)
     node->flags &= ~(unsigned)BLK_UNMAP;
     node->flags |= settings->general.unmap ? BLK_UNMAP : 0;
     if (settings->own)
-        node->driver->options_apply(node, settings->own);
+        BLK_OP(node->driver, reopen, options_apply)(node, settings->own);
     if (change->options)
         remember_options(node, change->options);
     if (change->has_backing) {

@@ -19,7 +19,7 @@ static int ask_driver(struct blk_node *node, uint64_t offset, uint64_t bytes, un
     uint64_t skip = offset - start;
 
     *extent = (struct blk_extent){ .bytes = 0 };
-    int ret = node->driver->block_status(node, start, length, want, extent, err);
+    int ret = node->driver->data.block_status(node, start, length, want, extent, err);
     if (ret < 0)
         extent->bytes = u64_min(extent->bytes - u64_min(skip, extent->bytes), bytes);
     if (ret < 0)
@@ -88,7 +88,7 @@ int blk_child_block_status(struct blk_node *node, uint64_t offset, uint64_t byte
     }
 
     int ret = 0;
-    if (!node->driver->block_status) {
+    if (!node->driver->data.block_status) {
         *extent = (struct blk_extent){ .bytes = bytes, .flags = BLK_EXT_DATA | BLK_EXT_ALLOCATED };
     } else {
         ret = ask_driver(node, offset, bytes, want, extent, err);

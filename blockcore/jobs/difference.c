@@ -237,8 +237,11 @@ static int compare_pieces(struct job *job, uint8_t *a, uint8_t *b, struct blk_er
         blk_mutex_unlock(&job->mutex);
         if (ret <= 0)
             return ret;
-        if ((ret = read_side(&job->sides[0], &piece, a, err)) < 0 ||
-            (ret = read_side(&job->sides[1], &piece, b, err)) < 0)
+        ret = read_side(&job->sides[0], &piece, a, err);
+        if (ret < 0)
+            return ret;
+        ret = read_side(&job->sides[1], &piece, b, err);
+        if (ret < 0)
             return ret;
         mark(job, &piece, a, b);
         LOCK_SCOPE(&job->mutex);

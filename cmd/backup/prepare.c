@@ -203,7 +203,7 @@ static int create_options(const struct backup_options *options, const struct blk
 static int create_backup_target(const struct backup_options *options, struct backup_disk *disk,
                                 struct blk_error *err)
 {
-    const struct blk_driver *driver = image_driver(options->target.format, err);
+    const struct blk_driver *driver = image_driver_of_new(options->target.format, err);
 
     if (!driver)
         return -EINVAL;

@@ -43,8 +43,11 @@ static const struct blk_driver *bottom_driver(const char *filename, struct blk_e
 int create_tables(const struct blk_driver *driver, const char *filename,
                   struct option_tables *tables, struct blk_error *err)
 {
-    *tables = (struct option_tables){ .format = driver->name, .own = driver->create_options };
-    if (!driver->create || driver->kind == BLK_FILTER)
+    *tables = (struct option_tables){
+        .format = driver->name,
+        .own = BLK_OP(driver, creation, options),
+    };
+    if (!BLK_OP(driver, creation, write_image))
         return blk_fail_why(err, ENOTSUP, "images of this format cannot be created", "format '%s'",
                             driver->name);
     if (!filename)
@@ -53,10 +56,10 @@ int create_tables(const struct blk_driver *driver, const char *filename,
     const struct blk_driver *bottom = bottom_driver(filename, err);
     if (!bottom)
         return -err->code;
-    if (!bottom->create)
+    if (!BLK_OP(bottom, creation, make_node))
         return blk_fail_why(err, ENOTSUP, "this protocol cannot create images",
                             "creating '%s' (%s)", filename, bottom->name);
-    tables->below = bottom->create_options;
+    tables->below = BLK_OP(bottom, creation, options);
     return 0;
 }
 

@@ -34,6 +34,13 @@ const struct blk_driver *image_driver(const char *format, struct blk_error *err)
     return driver;
 }
 
+const struct blk_driver *image_driver_of_new(const char *format, struct blk_error *err)
+{
+    const struct blk_driver *driver = image_driver(format, err);
+    bool is_protocol = driver && BLK_OP(driver, creation, make_node);
+    return is_protocol ? blk_driver_find("raw") : driver;
+}
+
 int image_check_objects(const struct cmd_list *objects, struct blk_error *err)
 {
     for (size_t i = 0; i < objects->count; i++) {

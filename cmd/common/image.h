@@ -107,4 +107,7 @@ int image_cache(const char *text, struct blk_cache_mode *mode, struct blk_error 
 /* The driver called `format`, or NULL with `err` ("Unknown driver 'x'"). */
 const struct blk_driver *image_driver(const char *format, struct blk_error *err);
 
+/* The same for the format of a new image: a protocol by itself ("file") is a raw image. */
+const struct blk_driver *image_driver_of_new(const char *format, struct blk_error *err);
+
 #endif

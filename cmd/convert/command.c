@@ -151,7 +151,7 @@ static int print_creation_help(const struct convert_options *o)
 {
     struct blk_error err = BLK_ERROR_INIT;
     struct option_tables tables;
-    const struct blk_driver *driver = image_driver(o->target.format, &err);
+    const struct blk_driver *driver = image_driver_of_new(o->target.format, &err);
 
     if (!driver || create_tables(driver, o->output, &tables, &err) < 0)
         return report_error(&err);

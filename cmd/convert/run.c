@@ -140,7 +140,7 @@ static int prepare_creation(struct convert_options *o, const struct blk_driver *
 {
     struct option_tables tables;
 
-    *driver = image_driver(o->target.format, err);
+    *driver = image_driver_of_new(o->target.format, err);
     if (!*driver)
         return -EINVAL;
     int ret = create_tables(*driver, o->output, &tables, err);

@@ -77,7 +77,7 @@ static void describe_bitmaps(FILE *to, const struct blk_node *node)
 }
 
 /* The lines about a node, malloc()ed. `writable`: its parents would let it be written. */
-static char *node_label(const struct blk_node *node, bool writable)
+static char *node_label(struct blk_node *node, bool writable)
 {
     char *text = NULL, size[32];
     size_t bytes;
@@ -85,7 +85,7 @@ static char *node_label(const struct blk_node *node, bool writable)
     if (!to)
         blk_out_of_memory();
 
-    bool may_write = writable && access(blk_bottom((struct blk_node *)node)->name, W_OK) == 0;
+    bool may_write = writable && access(blk_bottom(node)->name, W_OK) == 0;
     blk_format_size(blk_size(node), size);
     fprintf(to, "%s\n%s%s, %s, %s", node->name, blk_format_name(node),
             node->probed ? " (guessed)" : "", size, may_write ? "writable" : "read-only");
@@ -114,7 +114,7 @@ static const struct blk_node *last_child(const struct blk_node *node)
  * Prints a node and all below. `before` begins each line of it; `role`: what it is to its parent,
  * NULL for the root.
  */
-static void print_text(const struct blk_node *node, const char *role, const char *before,
+static void print_text(struct blk_node *node, const char *role, const char *before,
                        bool is_last, bool writable)
 {
     BLK_AUTOFREE char *text = node_label(node, writable);
@@ -133,7 +133,7 @@ static void print_text(const struct blk_node *node, const char *role, const char
         putchar('\n');
     }
     for (int i = 0; i < BLK_ROLE_COUNT; i++) {
-        const struct blk_node *child = node->children[i];
+        struct blk_node *child = node->children[i];
         if (child)
             print_text(child, role_names[i], below, child == last_child(node),
                        writable && i != BLK_ROLE_BACKING);
@@ -158,7 +158,7 @@ static void print_quoted(const char *text)
 }
 
 /* Prints a node and all below as n<number>...; returns the next free number. */
-static unsigned print_dot(const struct blk_node *node, unsigned number, bool writable)
+static unsigned print_dot(struct blk_node *node, unsigned number, bool writable)
 {
     static const char *const shapes[] = {
         [BLK_PROTOCOL] = "cylinder", [BLK_FORMAT] = "box", [BLK_FILTER] = "hexagon",
@@ -170,7 +170,7 @@ static unsigned print_dot(const struct blk_node *node, unsigned number, bool wri
     print_quoted(text);
     puts("];");
     for (int i = 0; i < BLK_ROLE_COUNT; i++) {
-        const struct blk_node *child = node->children[i];
+        struct blk_node *child = node->children[i];
         if (!child)
             continue;
         printf("    n%u -> n%u [label=\"%s\"];\n", number, next, role_names[i]);

@@ -14,10 +14,10 @@
 
 /* ---- the copy ---- */
 
-static const char *target_format(const struct mirror *mirror)
+static const struct blk_driver *target_driver(const struct mirror *mirror, struct blk_error *err)
 {
-    return mirror->request->target.format ? mirror->request->target.format
-                                          : blk_format_name(mirror->format);
+    const char *given = mirror->request->target.format;
+    return image_driver_of_new(given ? given : blk_format_name(mirror->format), err);
 }
 
 /* A copy of the top layer has the backing file of the source. */
@@ -37,7 +37,7 @@ static void name_backing(const struct mirror *mirror, struct blk_options *creati
 int mirror_make_target(struct mirror *mirror, struct blk_error *err)
 {
     const struct mirror_request *request = mirror->request;
-    const struct blk_driver *driver = image_driver(target_format(mirror), err);
+    const struct blk_driver *driver = target_driver(mirror, err);
     struct option_tables tables;
 
     int ret = driver ? create_tables(driver, request->target_name, &tables, err) : -EINVAL;
@@ -92,10 +92,13 @@ int mirror_copy(struct mirror *mirror, const struct blk_dirty_bitmap *mask, stru
 int mirror_prove_target(struct mirror *mirror, struct blk_error *err)
 {
     const struct mirror_request *request = mirror->request;
+    const struct blk_driver *driver = target_driver(mirror, err);
     struct image_args args = request->target;
 
+    if (!driver)
+        return -EINVAL;
     /* Never guessed: a guest may have written into a raw image what looks like another format. */
-    args.format = target_format(mirror);
+    args.format = driver->name;
     int ret = image_open(&args, request->target_name, 0, request->source_cache, &mirror->target,
                          err);
     if (ret < 0)

@@ -158,9 +158,14 @@ static int read_limits(struct blk_node *node, struct blk_options *options, struc
         return blk_fail_why(err, EINVAL, "it must be a power of two",
                             "option 'align' of blkdebug is %llu", (unsigned long long)align);
     align = u64_max(align, file->request_alignment);
-    if ((ret = get_limit(options, "max-transfer", align, &max_transfer, err)) < 0 ||
-        (ret = get_limit(options, "opt-write-zero", align, &opt_zero, err)) < 0 ||
-        (ret = get_limit(options, "opt-discard", align, &opt_discard, err)) < 0)
+    ret = get_limit(options, "max-transfer", align, &max_transfer, err);
+    if (ret < 0)
+        return ret;
+    ret = get_limit(options, "opt-write-zero", align, &opt_zero, err);
+    if (ret < 0)
+        return ret;
+    ret = get_limit(options, "opt-discard", align, &opt_discard, err);
+    if (ret < 0)
         return ret;
 
     node->limits = (struct blk_limits){
@@ -238,13 +243,13 @@ static int blkdebug_open(struct blk_node *node, struct blk_options *options,
 }
 
 /* The file has been made, and this node opened over it: what fails now must leave nothing of it. */
-static int blkdebug_create(struct blk_create *create, struct blk_node **node,
-                           struct blk_error *err)
+static int blkdebug_made(struct blk_node *node, struct blk_error *err)
 {
-    (void)create;
-    int ret = check_request(*node, BLKDEBUG_CREATE, 0, 0);
-    return ret < 0 ? blk_fail(err, -ret, "creating '%s'", (*node)->name) : 0;
+    int ret = check_request(node, BLKDEBUG_CREATE, 0, 0);
+    return ret < 0 ? blk_fail(err, -ret, "creating '%s'", node->name) : 0;
 }
+
+static const struct blk_creation_ops blkdebug_creation_ops = { .made = blkdebug_made };
 
 /* ---- closing ---- */
 
@@ -381,8 +386,8 @@ static void blkdebug_event(struct blk_node *node, enum blk_event event)
     blkdebug_breaks_meet(&debug->breaks, event, &debug->mutex);
 }
 
-static int blkdebug_break(struct blk_node *node, const char *event, const char *tag,
-                          struct blk_error *err)
+static int blkdebug_set_break(struct blk_node *node, const char *event, const char *tag,
+                              struct blk_error *err)
 {
     struct blkdebug *debug = node->state;
     int number = blk_event_parse(event);
@@ -420,6 +425,14 @@ static bool blkdebug_is_suspended(struct blk_node *node, const char *tag)
     return blkdebug_breaks_is_suspended(&debug->breaks, tag);
 }
 
+static const struct blk_debug_ops blkdebug_debug_ops = {
+    .event = blkdebug_event,
+    .set_break = blkdebug_set_break,
+    .remove_break = blkdebug_remove_break,
+    .resume = blkdebug_resume,
+    .is_suspended = blkdebug_is_suspended,
+};
+
 const struct blk_driver blk_driver_blkdebug = {
     .name = "blkdebug",
     .kind = BLK_FILTER,
@@ -429,19 +442,17 @@ const struct blk_driver blk_driver_blkdebug = {
     .parse_filename = blkdebug_parse_filename,
     .file_group = "image",
     .open = blkdebug_open,
-    .create = blkdebug_create,
     .publish = blkdebug_publish,
     .release = blkdebug_release,
-    .pread = blkdebug_pread,
-    .pwrite = blkdebug_pwrite,
-    .write_zeroes = blkdebug_write_zeroes,
-    .discard = blkdebug_discard,
-    .block_status = blkdebug_block_status,
-    .flush_to_disk = blkdebug_flush_to_disk,
-    .truncate = blkdebug_truncate,
-    .event = blkdebug_event,
-    .debug_break = blkdebug_break,
-    .debug_remove_break = blkdebug_remove_break,
-    .debug_resume = blkdebug_resume,
-    .debug_is_suspended = blkdebug_is_suspended,
+    .data = {
+        .pread = blkdebug_pread,
+        .pwrite = blkdebug_pwrite,
+        .write_zeroes = blkdebug_write_zeroes,
+        .discard = blkdebug_discard,
+        .block_status = blkdebug_block_status,
+        .truncate = blkdebug_truncate,
+        .flush_to_disk = blkdebug_flush_to_disk,
+    },
+    .creation = &blkdebug_creation_ops,
+    .debug = &blkdebug_debug_ops,
 };

@@ -151,13 +151,21 @@ static int parse_inject_error(struct blkdebug_rule *rule, struct blk_options *op
                               struct blk_error *err)
 {
     bool immediately = false; /* where a request fails is the same for synchronous requests */
-    int ret;
 
-    if ((ret = parse_iotype(rule, options, err)) < 0 ||
-        (ret = parse_place(rule, options, err)) < 0 ||
-        (ret = parse_errno(rule, options, err)) < 0 ||
-        (ret = blk_options_get_bool(options, "immediately", &immediately, err)) < 0 ||
-        (ret = blk_options_get_uint(options, "nth", &rule->nth, err)) < 0)
+    int ret = parse_iotype(rule, options, err);
+    if (ret < 0)
+        return ret;
+    ret = parse_place(rule, options, err);
+    if (ret < 0)
+        return ret;
+    ret = parse_errno(rule, options, err);
+    if (ret < 0)
+        return ret;
+    ret = blk_options_get_bool(options, "immediately", &immediately, err);
+    if (ret < 0)
+        return ret;
+    ret = blk_options_get_uint(options, "nth", &rule->nth, err);
+    if (ret < 0)
         return ret;
     if (rule->nth == 0 && blk_options_peek(options, "nth"))
         return blk_fail_why(err, EINVAL, "requests are counted from 1", "nth '0'");
@@ -183,11 +191,15 @@ static int add_rule(struct blkdebug_rules *rules, enum blkdebug_action action,
         [BLKDEBUG_SET_STATE] = parse_set_state,
     };
     struct blkdebug_rule rule = { .action = action };
-    int ret;
 
-    if ((ret = parse_event(&rule, options, err)) < 0 ||
-        (ret = blk_options_get_uint(options, "state", &rule.state, err)) < 0 ||
-        (ret = parse[action](&rule, options, err)) < 0)
+    int ret = parse_event(&rule, options, err);
+    if (ret < 0)
+        return ret;
+    ret = blk_options_get_uint(options, "state", &rule.state, err);
+    if (ret < 0)
+        return ret;
+    ret = parse[action](&rule, options, err);
+    if (ret < 0)
         return ret;
     const char *unknown = blk_options_first_unused(options);
     if (unknown) {

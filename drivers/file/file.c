@@ -46,8 +46,8 @@ static int device_open(struct blk_node *node, struct blk_options *options, struc
     return file_open(node, options, err);
 }
 
-static int file_create_new(struct blk_create *create, struct blk_node **node,
-                           struct blk_error *err)
+static int file_make_node(struct blk_create *create, struct blk_node **node,
+                          struct blk_error *err)
 {
     return file_create(create, &blk_driver_file, node, err);
 }
@@ -125,32 +125,37 @@ static int file_allocated_bytes(struct blk_node *node, uint64_t *bytes, struct b
     return 0;
 }
 
-#define FILE_DRIVER(driver_name, open_function)      \
-    {                                                \
-        .name = driver_name,                         \
-        .kind = BLK_PROTOCOL,                        \
-        .state_bytes = sizeof(struct file_state),    \
-        .growable = true,                            \
-        .prefix = driver_name,                       \
-        .parse_filename = parse_filename,            \
-        .open = open_function,                       \
-        .create_options = file_create_options,       \
-        .create = file_create_new,                       \
-        .publish = file_publish,                     \
-        .release = file_release,                     \
-        .reopen_prepare = file_reopen_prepare,       \
-        .reopen_commit = file_reopen_commit,         \
-        .reopen_abort = file_reopen_abort,           \
-        .pread = file_pread,                         \
-        .pwrite = file_pwrite,                       \
-        .write_zeroes = file_write_zeroes,           \
-        .discard = file_discard,                     \
-        .block_status = file_block_status,           \
-        .copy_range = file_copy_range,               \
-        .flush_to_disk = file_flush,                 \
-        .sync_foreign = file_sync_foreign,           \
-        .truncate = file_truncate,                   \
-        .allocated_bytes = file_allocated_bytes,     \
+static const struct blk_creation_ops file_creation_ops = {
+    .options = file_create_options,
+    .make_node = file_make_node,
+};
+
+/* Both drivers do the same with the descriptor that they open. */
+#define FILE_DRIVER(driver_name, open_function)          \
+    {                                                    \
+        .name = driver_name,                             \
+        .kind = BLK_PROTOCOL,                            \
+        .state_bytes = sizeof(struct file_state),        \
+        .growable = true,                                \
+        .prefix = driver_name,                           \
+        .parse_filename = parse_filename,                \
+        .open = open_function,                           \
+        .publish = file_publish,                         \
+        .release = file_release,                         \
+        .allocated_bytes = file_allocated_bytes,         \
+        .data = {                                        \
+            .pread = file_pread,                         \
+            .pwrite = file_pwrite,                       \
+            .write_zeroes = file_write_zeroes,           \
+            .discard = file_discard,                     \
+            .block_status = file_block_status,           \
+            .copy_range = file_copy_range,               \
+            .truncate = file_truncate,                   \
+            .flush_to_disk = file_flush,                 \
+            .sync_foreign = file_sync_foreign,           \
+        },                                               \
+        .creation = &file_creation_ops,                  \
+        .reopen = &file_reopen_ops,                      \
     }
 
 const struct blk_driver blk_driver_file = FILE_DRIVER("file", file_open);

@@ -206,9 +206,7 @@ int file_uring_check(struct blk_error *err);
 
 /* ---- reopen.c ---- */
 
-int file_reopen_prepare(struct blk_reopen *reopen, struct blk_error *err);
-void file_reopen_commit(struct blk_reopen *reopen);
-void file_reopen_abort(struct blk_reopen *reopen);
+extern const struct blk_reopen_ops file_reopen_ops;
 
 /* ---- target.c, publish.c ---- */
 

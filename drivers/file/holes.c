@@ -192,7 +192,7 @@ int file_block_status(struct blk_node *node, uint64_t offset, uint64_t bytes, un
 
 static bool is_file_node(const struct blk_node *node)
 {
-    return node->driver->copy_range == file_copy_range;
+    return node->driver->data.copy_range == file_copy_range;
 }
 
 /* Errors that only say that this pair of files cannot be copied so. */

@@ -74,7 +74,7 @@ static int check_alone(const struct blk_node *node, struct blk_error *err)
     return blk_open_files_check(node, &st, true, node->name, err);
 }
 
-int file_reopen_prepare(struct blk_reopen *reopen, struct blk_error *err)
+static int file_reopen_prepare(struct blk_reopen *reopen, struct blk_error *err)
 {
     struct blk_node *node = reopen->node;
     struct file_state *s = node->state;
@@ -99,12 +99,10 @@ int file_reopen_prepare(struct blk_reopen *reopen, struct blk_error *err)
             ret = blk_fail(err, -ret, "reopening '%s'", node->name);
     }
     reopen->driver_state = p;
-    if (ret < 0)
-        file_reopen_abort(reopen);
     return ret;
 }
 
-void file_reopen_commit(struct blk_reopen *reopen)
+static void file_reopen_commit(struct blk_reopen *reopen)
 {
     struct blk_node *node = reopen->node;
     struct file_state *s = node->state;
@@ -127,7 +125,7 @@ void file_reopen_commit(struct blk_reopen *reopen)
     reopen->driver_state = NULL;
 }
 
-void file_reopen_abort(struct blk_reopen *reopen)
+static void file_reopen_abort(struct blk_reopen *reopen)
 {
     struct file_state *s = reopen->node->state;
     struct prepared *p = reopen->driver_state;
@@ -139,3 +137,9 @@ void file_reopen_abort(struct blk_reopen *reopen)
     free(p);
     reopen->driver_state = NULL;
 }
+
+const struct blk_reopen_ops file_reopen_ops = {
+    .prepare = file_reopen_prepare,
+    .commit = file_reopen_commit,
+    .abort = file_reopen_abort,
+};

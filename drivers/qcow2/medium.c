@@ -2,8 +2,9 @@
  * Reading tables, and where the file ends.
  *
  * A file that was cut off reads as zeroes behind its end, which nobody wrote: so every read of a
- * table, and of guest data, first asks whether the file reaches that far. The last cluster of a
- * file need not be whole, as long as nothing has shown that the file was longer once.
+ * table, and of guest data, first asks whether the file reaches that far. Where it ends inside a
+ * cluster of data, that need not be whole, as long as nothing has shown that the file was longer
+ * once. A table is always written whole, by every program.
  */
 #include "drivers/qcow2/medium.h"
 
@@ -63,12 +64,33 @@ uint64_t qcow2_bytes_there(const struct blk_node *node, const struct blk_node *f
 
 /* ---- tables ---- */
 
-int qcow2_read_table(struct blk_node *node, uint64_t offset, uint64_t entries, uint64_t max_bytes,
-                     uint64_t **table, const char *what, struct blk_error *err)
+const struct qcow2_table_kind qcow2_l1_kind = { "L1 table", QCOW2_MAX_L1_BYTES };
+const struct qcow2_table_kind qcow2_snapshot_l1_kind = {
+    "L1 table of a snapshot", QCOW2_MAX_L1_BYTES,
+};
+const struct qcow2_table_kind qcow2_reftable_kind = { "refcount table", QCOW2_MAX_REFTABLE_BYTES };
+
+int qcow2_check_table_whole(const struct blk_node *node, uint64_t offset, uint64_t bytes,
+                            const char *what, struct blk_error *err)
+{
+    struct qcow2_state *s = qcow2_state(node);
+    const struct blk_node *file = qcow2_file(node);
+
+    if (node->flags & (BLK_IN_CHECK | BLK_FORCE_SHARE) ||
+        range_within(offset, bytes, blk_size(file)))
+        return 0;
+    atomic_store(&s->saw_damage, true);
+    atomic_store(&s->saw_cut, true);
+    return qcow2_fail_cut_short(file, offset, what, err);
+}
+
+int qcow2_read_table(struct blk_node *node, const struct qcow2_table_kind *kind, uint64_t offset,
+                     uint64_t entries, uint64_t **table, struct blk_error *err)
 {
     const struct qcow2_state *s = qcow2_state(node);
+    const char *what = kind->name;
     *table = NULL;
-    if (entries > max_bytes / 8)
+    if (entries > kind->max_bytes / 8)
         return blk_fail_why(err, EFBIG, "it is too large", "reading the %s of '%s'", what,
                             node->name);
     if (offset & (s->cluster_bytes - 1) ||
@@ -76,7 +98,7 @@ int qcow2_read_table(struct blk_node *node, uint64_t offset, uint64_t entries, u
         return blk_fail_why(err, EIO, "its offset is invalid", "reading the %s of '%s'", what,
                             node->name);
 
-    int ret = qcow2_check_cut_off(node, qcow2_file(node), offset, entries * 8, what, err);
+    int ret = qcow2_check_table_whole(node, offset, entries * 8, what, err);
     if (ret < 0)
         return ret;
     uint64_t *buf = blk_malloc(entries ? entries * 8 : 8);
@@ -101,8 +123,7 @@ int qcow2_cache_get(struct blk_node *node, struct qcow2_cache *cache, uint64_t o
         return 0;
 
     ASSERT_LOCKED(cache->lock);
-    int ret = qcow2_check_cut_off(node, qcow2_file(node), offset, cache->entry_bytes, "table",
-                                  err);
+    int ret = qcow2_check_table_whole(node, offset, cache->entry_bytes, "table", err);
     if (ret < 0)
         return ret;
     struct qcow2_table *loaded = qcow2_cache_insert(cache, offset);

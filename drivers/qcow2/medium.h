@@ -26,6 +26,10 @@ int qcow2_fail_cut_short(const struct blk_node *file, uint64_t offset, const cha
 int qcow2_check_cut_off(const struct blk_node *node, const struct blk_node *file, uint64_t offset,
                         uint64_t bytes, const char *what, struct blk_error *err);
 
+/* The same for a table, which is there to the byte or has lost something. */
+int qcow2_check_table_whole(const struct blk_node *node, uint64_t offset, uint64_t bytes,
+                            const char *what, struct blk_error *err);
+
 /*
  * How many of the range's bytes the file has, to the byte. All of them for a file that others may
  * be writing: it may be longer than it was.
@@ -33,12 +37,20 @@ int qcow2_check_cut_off(const struct blk_node *node, const struct blk_node *file
 uint64_t qcow2_bytes_there(const struct blk_node *node, const struct blk_node *file,
                            uint64_t offset, uint64_t bytes);
 
+/* What messages call a table, and how long one may be. */
+struct qcow2_table_kind {
+    const char *name;
+    uint64_t max_bytes;
+};
+
+extern const struct qcow2_table_kind qcow2_l1_kind, qcow2_snapshot_l1_kind, qcow2_reftable_kind;
+
 /*
- * Reads a table of `entries` big-endian u64 at `offset` into host order; malloc()ed. Fails beyond
- * `max_bytes`, when unaligned, or outside the file. For L1 tables of snapshots, bitmap tables and
- * the like.
+ * Reads a table of `entries` big-endian u64 at `offset` into host order; malloc()ed. Fails when it
+ * is too long for its kind, unaligned, or outside the file. For L1 tables of snapshots, bitmap
+ * tables and the like.
  */
-int qcow2_read_table(struct blk_node *node, uint64_t offset, uint64_t entries, uint64_t max_bytes,
-                     uint64_t **table, const char *what, struct blk_error *err);
+int qcow2_read_table(struct blk_node *node, const struct qcow2_table_kind *kind, uint64_t offset,
+                     uint64_t entries, uint64_t **table, struct blk_error *err);
 
 #endif

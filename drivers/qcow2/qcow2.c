@@ -175,8 +175,11 @@ static int open_inner(struct blk_node *node, struct blk_options *options, struct
         return ret;
 
     qcow2_derive(s);
-    if ((ret = check_access(node, err)) < 0 ||
-        (ret = qcow2_options_open(node, options, &settings, err)) < 0)
+    ret = check_access(node, err);
+    if (ret < 0)
+        return ret;
+    ret = qcow2_options_open(node, options, &settings, err);
+    if (ret < 0)
         return ret;
     apply_settings(node, &settings);
     set_backing(node);
@@ -376,6 +379,41 @@ static int qcow2_change_backing(struct blk_node *node, const char *name, const c
     return 0;
 }
 
+/* ---- the table; snapshots, machine state and identity have theirs next to their functions ---- */
+
+static const struct blk_creation_ops qcow2_creation_ops = {
+    .options = qcow2_create_options,
+    .write_image = qcow2_write_image,
+    .measure = qcow2_measure,
+};
+
+static const struct blk_reopen_ops qcow2_reopen_ops = {
+    .prepare = qcow2_reopen_prepare,
+    .commit = qcow2_reopen_commit,
+    .options_read = qcow2_options_read,
+    .options_apply = qcow2_options_apply,
+};
+
+static const struct blk_backing_ops qcow2_backing_ops = {
+    .change = qcow2_change_backing,
+    .can_change = qcow2_can_change_backing,
+};
+
+static const struct blk_upkeep_ops qcow2_upkeep_ops = {
+    .check = qcow2_check,
+    .amend_options = qcow2_amend_options,
+    .amend = qcow2_amend,
+    .make_empty = qcow2_make_empty,
+};
+
+static const struct blk_bitmap_ops qcow2_bitmap_ops = {
+    .load = qcow2_bitmaps_load,
+    .track = qcow2_bitmaps_track,
+    .can_add = qcow2_bitmaps_can_add,
+    .can_create = qcow2_bitmaps_can_create,
+    .release = qcow2_bitmap_release,
+};
+
 const struct blk_driver blk_driver_qcow2 = {
     .name = "qcow2",
     .kind = BLK_FORMAT,
@@ -383,44 +421,26 @@ const struct blk_driver blk_driver_qcow2 = {
     .supports_backing = true,
     .probe = probe,
     .open = qcow2_open,
-    .create_options = qcow2_create_options,
-    .create = qcow2_create,
     .store = qcow2_store,
     .release = qcow2_release,
-    .reopen_prepare = qcow2_reopen_prepare,
-    .reopen_commit = qcow2_reopen_commit,
-    .options_read = qcow2_options_read,
-    .options_apply = qcow2_options_apply,
-    .pread = qcow2_pread,
-    .pwrite = qcow2_pwrite,
-    .write_zeroes = qcow2_write_zeroes,
-    .discard = qcow2_discard,
-    .write_compressed = qcow2_write_compressed,
-    .block_status = qcow2_block_status,
-    .copy_range = qcow2_copy_range,
-    .flush_to_os = qcow2_flush_to_os,
-    .truncate = qcow2_truncate,
     .get_info = qcow2_get_info,
-    .measure = qcow2_measure,
-    .amend_options = qcow2_amend_options,
-    .amend = qcow2_amend,
-    .check = qcow2_check,
-    .make_empty = qcow2_make_empty,
-    .change_backing = qcow2_change_backing,
-    .can_change_backing = qcow2_can_change_backing,
-    .snapshot_list = qcow2_snapshot_list,
-    .snapshot_create = qcow2_snapshot_create,
-    .snapshot_apply = qcow2_snapshot_apply,
-    .snapshot_delete = qcow2_snapshot_delete,
-    .snapshot_load = qcow2_snapshot_load,
-    .vm_state_read = qcow2_vm_state_read,
-    .vm_state_write = qcow2_vm_state_write,
-    .bitmaps_load = qcow2_bitmaps_load,
-    .bitmaps_track = qcow2_bitmaps_track,
-    .bitmaps_can_create = qcow2_bitmaps_can_create,
-    .bitmap_release = qcow2_bitmap_release,
-    .bitmaps_can_add = qcow2_bitmaps_can_add,
-    .identity_get = qcow2_identity_get,
-    .identity_set = qcow2_identity_set,
-    .identity_put = qcow2_identity_put,
+    .data = {
+        .pread = qcow2_pread,
+        .pwrite = qcow2_pwrite,
+        .write_zeroes = qcow2_write_zeroes,
+        .discard = qcow2_discard,
+        .write_compressed = qcow2_write_compressed,
+        .block_status = qcow2_block_status,
+        .copy_range = qcow2_copy_range,
+        .truncate = qcow2_truncate,
+        .flush_to_os = qcow2_flush_to_os,
+    },
+    .creation = &qcow2_creation_ops,
+    .reopen = &qcow2_reopen_ops,
+    .backing = &qcow2_backing_ops,
+    .upkeep = &qcow2_upkeep_ops,
+    .snapshots = &qcow2_snapshot_ops,
+    .vm_state = &qcow2_vm_state_ops,
+    .bitmaps = &qcow2_bitmap_ops,
+    .identity = &qcow2_identity_ops,
 };

@@ -23,6 +23,7 @@
 #include "blockcore/base/memory.h"
 #include "blockcore/graph/driver.h"
 #include "blockcore/graph/io.h"
+#include "blockcore/graph/pass.h"
 
 enum memory_call {
     MEMORY_READ,
@@ -250,53 +251,30 @@ static inline int memory_release(struct blk_node *node, struct blk_error *err)
     return ret;
 }
 
-static inline int memory_pass_read(struct blk_node *node, uint64_t offset, uint64_t bytes,
-                                   void *buf, struct blk_error *err)
-{
-    return blk_child_pread(blk_child(node, BLK_ROLE_FILE), offset, bytes, buf, err);
-}
+#define MEMORY_DRIVER                                                                  \
+    .state_bytes = sizeof(struct memory_state), .store = memory_store,                \
+    .publish = memory_publish, .release = memory_release
 
-static inline int memory_pass_write(struct blk_node *node, uint64_t offset, uint64_t bytes,
-                                    const void *buf, unsigned flags, struct blk_error *err)
-{
-    return blk_child_pwrite(blk_child(node, BLK_ROLE_FILE), offset, bytes, buf, flags, err);
-}
-
-static inline int memory_pass_status(struct blk_node *node, uint64_t offset, uint64_t bytes,
-                                     unsigned want, struct blk_extent *extent,
-                                     struct blk_error *err)
-{
-    (void)want;
-    (void)err;
-    *extent = (struct blk_extent){
-        .bytes = bytes,
-        .flags = BLK_EXT_PASS,
-        .host = blk_child(node, BLK_ROLE_FILE),
-        .host_offset = offset,
-    };
-    return 0;
-}
-
-#define MEMORY_DRIVER                                                                         \
-    .state_bytes = sizeof(struct memory_state), .pread = memory_pread, .pwrite = memory_pwrite, \
-    .write_zeroes = memory_write_zeroes, .block_status = memory_block_status,                 \
-    .truncate = memory_truncate, .flush_to_os = memory_flush_to_os,                           \
-    .flush_to_disk = memory_flush, .store = memory_store, .publish = memory_publish,          \
-    .release = memory_release
+#define MEMORY_DATA_OPS                                                                   \
+    .pread = memory_pread, .pwrite = memory_pwrite, .write_zeroes = memory_write_zeroes, \
+    .block_status = memory_block_status, .truncate = memory_truncate,                 \
+    .flush_to_os = memory_flush_to_os, .flush_to_disk = memory_flush
 
 static const struct blk_driver memory_protocol = {
     .name = "memory", .kind = BLK_PROTOCOL, .growable = true, MEMORY_DRIVER,
-    .copy_range = memory_copy_range,
+    .data = { MEMORY_DATA_OPS, .copy_range = memory_copy_range },
 };
 
 static const struct blk_driver memory_format = {
     .name = "memory-format", .kind = BLK_FORMAT, .supports_backing = true, MEMORY_DRIVER,
-    .write_compressed = memory_write_compressed, .get_info = memory_get_info,
+    .get_info = memory_get_info,
+    .data = { MEMORY_DATA_OPS, .write_compressed = memory_write_compressed },
 };
 
 static const struct blk_driver memory_filter = {
     .name = "memory-filter", .kind = BLK_FILTER, .state_bytes = 1,
-    .pread = memory_pass_read, .pwrite = memory_pass_write, .block_status = memory_pass_status,
+    .data = { .pread = blk_pass_pread, .pwrite = blk_pass_pwrite,
+              .block_status = blk_pass_block_status },
 };
 
 /*

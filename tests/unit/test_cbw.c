@@ -104,10 +104,12 @@ static const struct blk_driver medium_driver = {
     .name = "medium",
     .kind = BLK_PROTOCOL,
     .state_bytes = sizeof(struct medium),
-    .pread = medium_pread,
-    .pwrite = medium_pwrite,
-    .truncate = medium_truncate,
     .release = medium_release,
+    .data = {
+        .pread = medium_pread,
+        .pwrite = medium_pwrite,
+        .truncate = medium_truncate,
+    },
 };
 
 static struct blk_node *new_medium(const char *name, unsigned *seed, bool filled)

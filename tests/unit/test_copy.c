@@ -309,7 +309,7 @@ TEST(salvage_puts_zeroes_where_sectors_are_lost)
 {
     struct blk_driver damaged = memory_protocol;
     struct pair pair;
-    damaged.pread = read_around_sectors;
+    damaged.data.pread = read_around_sectors;
     make_pair(&pair, &memory_protocol);
     dirty_target(&pair);
     blk_drop(pair.source);

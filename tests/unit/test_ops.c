@@ -42,13 +42,16 @@ static int tell(struct blk_node *node, struct blk_info *info, struct blk_error *
     return 0;
 }
 
+static const struct blk_upkeep_ops counting_ops = { .make_empty = count_emptying };
+static const struct blk_upkeep_ops failing_ops = { .make_empty = fail_emptying };
+
 static const struct blk_driver format = {
-    .name = "format", .kind = BLK_FORMAT, .state_bytes = 1, .make_empty = count_emptying,
-    .get_info = tell,
+    .name = "format", .kind = BLK_FORMAT, .state_bytes = 1, .get_info = tell,
+    .upkeep = &counting_ops,
 };
 
 static const struct blk_driver failing = {
-    .name = "failing", .kind = BLK_FORMAT, .state_bytes = 1, .make_empty = fail_emptying,
+    .name = "failing", .kind = BLK_FORMAT, .state_bytes = 1, .upkeep = &failing_ops,
 };
 
 static const struct blk_driver poor = { .name = "poor", .kind = BLK_FORMAT, .state_bytes = 1 };

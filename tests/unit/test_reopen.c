@@ -65,17 +65,21 @@ static void apply_option(struct blk_node *node, const void *settings)
     *(uint64_t *)node->state = *(const uint64_t *)settings;
 }
 
+static const struct blk_reopen_ops recorder_reopen_ops = {
+    .prepare = prepare,
+    .commit = commit,
+    .abort = cancel,
+    .options_read = read_option,
+    .options_apply = apply_option,
+};
+
 static const struct blk_driver recorder = {
     .name = "recorder",
     .kind = BLK_FORMAT,
     .supports_backing = true,
     .state_bytes = sizeof(uint64_t),
-    .reopen_prepare = prepare,
-    .reopen_commit = commit,
-    .reopen_abort = cancel,
-    .flush_to_disk = flush,
-    .options_read = read_option,
-    .options_apply = apply_option,
+    .data = { .flush_to_disk = flush },
+    .reopen = &recorder_reopen_ops,
 };
 
 static struct blk_node *node_named(const char *name, bool writable)

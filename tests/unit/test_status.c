@@ -165,7 +165,7 @@ static int mapped_status(struct blk_node *node, uint64_t offset, uint64_t bytes,
 TEST(holes_of_the_file_below_are_zeroes)
 {
     static const struct blk_driver mapped = {
-        .name = "mapped", .kind = BLK_FORMAT, .block_status = mapped_status,
+        .name = "mapped", .kind = BLK_FORMAT, .data = { .block_status = mapped_status },
     };
     struct blk_node *file = memory_node(&memory_protocol, 4096, 1, NULL);
     struct blk_node *node = blk_node_new(&mapped, "mapped", 0, file->cache);

@@ -122,12 +122,6 @@ static int cbw_reopen_prepare(struct blk_reopen *reopen, struct blk_error *err)
 
 /* ---- data ---- */
 
-static int cbw_pread(struct blk_node *node, uint64_t offset, uint64_t bytes, void *buf,
-                     struct blk_error *err)
-{
-    return blk_child_pread(file_of(node), offset, bytes, buf, err);
-}
-
 static int cbw_pwrite(struct blk_node *node, uint64_t offset, uint64_t bytes, const void *buf,
                       unsigned flags, struct blk_error *err)
 {
@@ -167,21 +161,25 @@ static int cbw_truncate(struct blk_node *node, uint64_t size, enum blk_prealloc 
     return ret < 0 ? ret : blk_pass_truncate(node, size, prealloc, exact, err);
 }
 
+static const struct blk_reopen_ops cbw_reopen_ops = { .prepare = cbw_reopen_prepare };
+
 const struct blk_driver blk_driver_copy_before_write = {
     .name = "copy-before-write",
     .kind = BLK_FILTER,
     .state_bytes = sizeof(struct blk_cbw),
+    .supports_fua = true,
     .open = cbw_open,
     .release = cbw_release,
-    .reopen_prepare = cbw_reopen_prepare,
-    .pread = cbw_pread,
-    .pwrite = cbw_pwrite,
-    .supports_fua = true,
-    .write_zeroes = cbw_write_zeroes,
-    .discard = cbw_discard,
-    .write_compressed = cbw_write_compressed,
-    .block_status = blk_pass_block_status,
-    .truncate = cbw_truncate,
+    .data = {
+        .pread = blk_pass_pread,
+        .pwrite = cbw_pwrite,
+        .write_zeroes = cbw_write_zeroes,
+        .discard = cbw_discard,
+        .write_compressed = cbw_write_compressed,
+        .block_status = blk_pass_block_status,
+        .truncate = cbw_truncate,
+    },
+    .reopen = &cbw_reopen_ops,
 };
 
 /* ---- for jobs ---- */

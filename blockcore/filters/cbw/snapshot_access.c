@@ -52,11 +52,15 @@ static int view_block_status(struct blk_node *node, uint64_t offset, uint64_t by
     return blk_cbw_block_status(cbw_of(node), offset, bytes, want, extent, err);
 }
 
+static const struct blk_reopen_ops view_reopen_ops = { .prepare = view_reopen_prepare };
+
 const struct blk_driver blk_driver_snapshot_access = {
     .name = "snapshot-access",
     .kind = BLK_FORMAT,
     .open = view_open,
-    .reopen_prepare = view_reopen_prepare,
-    .pread = view_pread,
-    .block_status = view_block_status,
+    .data = {
+        .pread = view_pread,
+        .block_status = view_block_status,
+    },
+    .reopen = &view_reopen_ops,
 };

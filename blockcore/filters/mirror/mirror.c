@@ -117,12 +117,6 @@ static int end_change(struct mirror *mirror, struct change *change, int ret, int
     return ret;
 }
 
-static int mirror_pread(struct blk_node *node, uint64_t offset, uint64_t bytes, void *buf,
-                        struct blk_error *err)
-{
-    return blk_child_pread(mirror_of(node)->source, offset, bytes, buf, err);
-}
-
 static int mirror_pwrite(struct blk_node *node, uint64_t offset, uint64_t bytes, const void *buf,
                          unsigned flags, struct blk_error *err)
 {
@@ -200,14 +194,16 @@ const struct blk_driver blk_driver_mirror = {
     .name = "mirror",
     .kind = BLK_FILTER,
     .state_bytes = sizeof(struct mirror),
-    .release = mirror_release,
-    .pread = mirror_pread,
-    .pwrite = mirror_pwrite,
     .supports_fua = true,
-    .write_zeroes = mirror_write_zeroes,
-    .discard = mirror_discard,
-    .write_compressed = mirror_write_compressed,
-    .block_status = blk_pass_block_status,
+    .release = mirror_release,
+    .data = {
+        .pread = blk_pass_pread,
+        .pwrite = mirror_pwrite,
+        .write_zeroes = mirror_write_zeroes,
+        .discard = mirror_discard,
+        .write_compressed = mirror_write_compressed,
+        .block_status = blk_pass_block_status,
+    },
 };
 
 /* ---- the job ---- */

@@ -95,8 +95,8 @@ static int gather(struct comparison *c, const uint64_t *l1, uint32_t l1_entries,
     int ret = c->before && c->after ? 0 : blk_fail(err, ENOMEM, "comparing the tables of '%s'",
                                                    c->node->name);
     if (ret == 0)
-        ret = qcow2_read_table(c->node, s->header.l1_offset, s->header.l1_entries,
-                               QCOW2_MAX_L1_BYTES, &active, "L1 table", err);
+        ret = qcow2_read_table(c->node, &qcow2_l1_kind, s->header.l1_offset, s->header.l1_entries,
+                               &active, err);
     if (ret == 0)
         ret = compare(c, active, s->header.l1_entries, l1, l1_entries, err);
     free(c->before);

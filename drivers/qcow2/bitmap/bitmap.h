@@ -18,6 +18,7 @@
 #include "blockcore/bitmap/bitmaps.h"
 #include "blockcore/graph/info.h"
 #include "blockcore/graph/types.h"
+#include "drivers/qcow2/medium.h"
 #include "drivers/qcow2/state.h"
 
 #define QCOW2_BITMAP_IN_USE UINT32_C(1)
@@ -31,6 +32,8 @@
 #define QCOW2_BITMAP_TABLE_ALL_ONES UINT64_C(1)
 #define QCOW2_BITMAP_TABLE_RESERVED UINT64_C(0xff000000000001fe)
 #define QCOW2_MAX_BITMAP_TABLE_ENTRIES (UINT32_C(1) << 27)
+
+extern const struct qcow2_table_kind qcow2_bitmap_table_kind;
 
 /* The longest entry without extra data. */
 #define QCOW2_BITMAP_ENTRY_MAX_BYTES 1048
@@ -63,6 +66,12 @@ struct qcow2_bitmap_directory {
  */
 int qcow2_bitmap_directory_read(struct blk_node *node, struct qcow2_bitmap_directory *directory,
                                 struct blk_error *err);
+/*
+ * Takes from an entry without a problem what keeps QEMU from opening the image, and says nothing of
+ * the disk: extra data that may be ignored, and a table that goes on past the disk's end. Whether
+ * there was any.
+ */
+bool qcow2_bitmap_trim(const struct qcow2_state *s, struct qcow2_bitmap_entry *entry);
 void qcow2_bitmap_directory_free(struct qcow2_bitmap_directory *directory);
 
 /*
@@ -78,11 +87,11 @@ int qcow2_bitmaps_open(struct blk_node *node, struct blk_error *err);
 /* A bitmap as the entry describes it, without bits. The caller owns it. */
 struct blk_dirty_bitmap *qcow2_bitmap_from_entry(const struct blk_node *node,
                                                  const struct qcow2_bitmap_entry *entry);
-/* The driver's bitmap_release: frees what is kept with a bitmap. */
+/* The driver's bitmaps->release: frees what is kept with a bitmap. */
 void qcow2_bitmap_release(struct blk_dirty_bitmap *bitmap);
-/* The driver's bitmaps_can_add. */
+/* The driver's bitmaps->can_add. */
 int qcow2_bitmaps_can_add(struct blk_node *node, struct blk_error *err);
-/* The driver's bitmaps_load: the bits of all usable bitmaps. */
+/* The driver's bitmaps->load: the bits of all usable bitmaps. */
 int qcow2_bitmaps_load(struct blk_node *node, struct blk_error *err);
 /* Adds the list for info, if there are any: flags, name, granularity. */
 void qcow2_bitmaps_info(const struct blk_node *node, struct blk_value *to);
@@ -90,7 +99,7 @@ void qcow2_bitmaps_info(const struct blk_node *node, struct blk_value *to);
 /* ---- in_use.c ---- */
 
 /*
- * The driver's bitmaps_track: sets room for the store aside, and in_use on all enabled bitmaps;
+ * The driver's bitmaps->track: sets room for the store aside, and in_use on all enabled bitmaps;
  * both stable when it returns. After a failure the image's bitmaps are what they were, or the error
  * says that they may not be.
  */

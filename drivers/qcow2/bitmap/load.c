@@ -89,6 +89,10 @@ int qcow2_bitmaps_can_add(struct blk_node *node, struct blk_error *err)
     if (qcow2_state(node)->header.version < 3)
         return blk_fail_why(err, ENOTSUP, "images of version 2 (compat=0.10) have no bitmaps",
                             "'%s'", node->name);
+    /* It would have no table, and QEMU opens no image with such a bitmap. */
+    if (blk_size(node) < BLK_SECTOR_BYTES)
+        return blk_fail_why(err, ENOTSUP, "a disk without a sector has no bitmaps", "'%s'",
+                            node->name);
     return 0;
 }
 
@@ -165,8 +169,7 @@ static int load_bits(struct blk_node *node, struct blk_dirty_bitmap *bitmap, str
     BLK_AUTOFREE uint8_t *buf = blk_malloc(s->cluster_bytes);
     if (!buf)
         return blk_fail(err, ENOMEM, "loading bitmap '%s' of '%s'", bitmap->name, node->name);
-    ret = qcow2_read_table(node, stored->table_offset, pieces,
-                           QCOW2_MAX_BITMAP_TABLE_ENTRIES * UINT64_C(8), &table, "bitmap table",
+    ret = qcow2_read_table(node, &qcow2_bitmap_table_kind, stored->table_offset, pieces, &table,
                            err);
     for (uint64_t i = 0; i < pieces && ret == 0; i++) {
         ret = load_piece(node, bitmap, table[i], i * s->cluster_bytes, buf, err);

@@ -350,9 +350,8 @@ static int free_entry(struct blk_node *node, const struct qcow2_bitmap_entry *en
     struct qcow2_state *s = qcow2_state(node);
     BLK_AUTOFREE uint64_t *table = NULL;
 
-    int ret = qcow2_read_table(node, entry->table_offset, entry->table_entries,
-                               QCOW2_MAX_BITMAP_TABLE_ENTRIES * UINT64_C(8), &table,
-                               "bitmap table", err);
+    int ret = qcow2_read_table(node, &qcow2_bitmap_table_kind, entry->table_offset,
+                               entry->table_entries, &table, err);
     if (ret < 0)
         return ret;
     QCOW2_LOCK_SCOPE(s);

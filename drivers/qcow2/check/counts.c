@@ -102,8 +102,8 @@ int qcow2_check_compare(struct qcow2_check *check, struct blk_error *err)
 
     /* Broken counts have been reported, and mean nothing. */
     if (!check->broken_counts)
-        ret = qcow2_read_table(check->node, s->header.reftable_offset, table_entries,
-                               QCOW2_MAX_REFTABLE_BYTES, &table, "refcount table", err);
+        ret = qcow2_read_table(check->node, &qcow2_reftable_kind, s->header.reftable_offset,
+                               table_entries, &table, err);
     for (uint64_t first = 0; first < check->clusters && ret == 0; first += s->refblock_entries) {
         uint64_t index = first / s->refblock_entries;
         uint64_t entries = u64_min(s->refblock_entries, check->clusters - first);

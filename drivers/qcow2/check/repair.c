@@ -67,8 +67,8 @@ static int change_in_place(struct qcow2_check *check, bool raise, struct blk_err
 
     if (!block)
         return blk_fail(err, ENOMEM, "repairing '%s'", check->node->name);
-    int ret = qcow2_read_table(check->node, s->header.reftable_offset, entries,
-                               QCOW2_MAX_REFTABLE_BYTES, &table, "refcount table", err);
+    int ret = qcow2_read_table(check->node, &qcow2_reftable_kind, s->header.reftable_offset,
+                               entries, &table, err);
     for (uint64_t i = 0; i < entries && i * s->refblock_entries < check->clusters && ret == 0; i++)
         if (table[i])
             ret = change_block(check, table[i], i * s->refblock_entries, block, raise, err);

@@ -14,6 +14,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "blockcore/graph/driver.h"
 #include "blockcore/graph/types.h"
 #include "drivers/qcow2/state.h"
 #include "drivers/qcow2/tables/frees.h"
@@ -70,10 +71,7 @@ int qcow2_write_compressed(struct blk_node *node, uint64_t offset, uint64_t byte
 /* ---- vm_state.c ---- */
 
 /* Run alone: writing may move the L1 table. */
-int qcow2_vm_state_read(struct blk_node *node, uint64_t offset, uint64_t bytes, void *buf,
-                        struct blk_error *err);
-int qcow2_vm_state_write(struct blk_node *node, uint64_t offset, uint64_t bytes, const void *buf,
-                         struct blk_error *err);
+extern const struct blk_vm_state_ops qcow2_vm_state_ops;
 
 /* ---- preallocate.c ---- */
 

@@ -25,8 +25,8 @@ static int locate(const struct blk_node *node, uint64_t offset, uint64_t bytes, 
     return 0;
 }
 
-int qcow2_vm_state_read(struct blk_node *node, uint64_t offset, uint64_t bytes, void *buf,
-                        struct blk_error *err)
+static int qcow2_vm_state_read(struct blk_node *node, uint64_t offset, uint64_t bytes, void *buf,
+                               struct blk_error *err)
 {
     ASSERT_ALONE();
     uint64_t at = 0;
@@ -37,8 +37,8 @@ int qcow2_vm_state_read(struct blk_node *node, uint64_t offset, uint64_t bytes, 
     return qcow2_pread(node, at, bytes, buf, err);
 }
 
-int qcow2_vm_state_write(struct blk_node *node, uint64_t offset, uint64_t bytes, const void *buf,
-                         struct blk_error *err)
+static int qcow2_vm_state_write(struct blk_node *node, uint64_t offset, uint64_t bytes,
+                                const void *buf, struct blk_error *err)
 {
     ASSERT_ALONE();
     const struct qcow2_state *s = qcow2_state(node);
@@ -54,3 +54,8 @@ int qcow2_vm_state_write(struct blk_node *node, uint64_t offset, uint64_t bytes,
         ret = qcow2_grow_l1(node, round_up(entries, s->cluster_bytes / 8), err);
     return ret < 0 ? ret : qcow2_pwrite(node, at, bytes, buf, 0, err);
 }
+
+const struct blk_vm_state_ops qcow2_vm_state_ops = {
+    .read = qcow2_vm_state_read,
+    .write = qcow2_vm_state_write,
+};

@@ -15,6 +15,7 @@
 #include "blockcore/base/memory.h"
 #include "blockcore/base/units.h"
 #include "blockcore/graph/io.h"
+#include "drivers/qcow2/medium.h"
 #include "drivers/qcow2/state.h"
 
 __attribute__((format(printf, 4, 5)))
@@ -76,7 +77,7 @@ void qcow2_tail_copy(struct qcow2_tail *to, const struct qcow2_tail *from)
 
 const struct qcow2_extension *qcow2_tail_find(const struct qcow2_tail *tail, uint32_t type)
 {
-    for (size_t i = 0; i < tail->count; i++)
+    for (size_t i = tail->count; i-- > 0;)
         if (tail->extensions[i].type == type)
             return &tail->extensions[i];
     return NULL;
@@ -84,7 +85,7 @@ const struct qcow2_extension *qcow2_tail_find(const struct qcow2_tail *tail, uin
 
 void qcow2_tail_set(struct qcow2_tail *tail, uint32_t type, const void *data, uint32_t bytes)
 {
-    for (size_t i = 0; i < tail->count; i++) {
+    for (size_t i = tail->count; i-- > 0;) {
         struct qcow2_extension *extension = &tail->extensions[i];
         if (extension->type != type)
             continue;
@@ -201,9 +202,9 @@ static int check_basics(const struct blk_node *node, const struct qcow2_header *
 }
 
 /* Reads the extensions in buf[header_bytes .. end); *used is where they end. */
+/* From `start` up to `end` at most; tail->layout_bytes is where they end. */
 static int parse_extensions(const struct blk_node *node, const uint8_t *buf, uint64_t start,
-                            uint64_t end, struct qcow2_tail *tail, uint64_t *used,
-                            struct blk_error *err)
+                            uint64_t end, struct qcow2_tail *tail, struct blk_error *err)
 {
     uint64_t at = start;
     while (end - at >= 8) {
@@ -219,7 +220,7 @@ static int parse_extensions(const struct blk_node *node, const uint8_t *buf, uin
         add_extension(tail, type, buf + at, bytes);
         at = u64_min(at + round_up(bytes, 8), end);
     }
-    *used = at;
+    tail->layout_bytes = (uint32_t)at;
     return 0;
 }
 
@@ -229,8 +230,7 @@ static int parse_tail(const struct blk_node *node, const uint8_t *buf,
 {
     uint64_t end = header->backing_offset ? header->backing_offset
                                           : UINT64_C(1) << header->cluster_bits;
-    uint64_t used = 0;
-    int ret = parse_extensions(node, buf, header->header_bytes, end, tail, &used, err);
+    int ret = parse_extensions(node, buf, header->header_bytes, end, tail, err);
     if (ret < 0)
         return ret;
 
@@ -239,9 +239,9 @@ static int parse_tail(const struct blk_node *node, const uint8_t *buf,
         if (memchr(name, '\0', header->backing_bytes))
             return refuse(node, err, EINVAL, "its backing file name contains a zero byte");
         tail->backing_name = blk_xstrndup(name, header->backing_bytes);
-        used = u64_max(used, header->backing_offset + header->backing_bytes);
+        tail->layout_bytes = (uint32_t)u64_max(tail->layout_bytes,
+                                               header->backing_offset + header->backing_bytes);
     }
-    tail->layout_bytes = (uint32_t)used;
 
     if (header->header_bytes > QCOW2_HEADER_CURRENT_BYTES) {
         tail->unknown_bytes = header->header_bytes - QCOW2_HEADER_CURRENT_BYTES;
@@ -302,16 +302,19 @@ static int check_features(const struct blk_node *node, const struct qcow2_header
     return 0;
 }
 
+/* Its length is not in the header. */
+static const struct qcow2_table_kind snapshot_table_kind = { .name = "snapshot table" };
+
 /* A table's place: aligned, and ending where host offsets end. */
 static int check_table(const struct blk_node *node, const struct qcow2_header *header,
-                       uint64_t offset, uint64_t bytes, uint64_t max_bytes, const char *what,
+                       const struct qcow2_table_kind *kind, uint64_t offset, uint64_t bytes,
                        struct blk_error *err)
 {
     uint64_t cluster_bytes = UINT64_C(1) << header->cluster_bits;
-    if (bytes > max_bytes)
-        return refuse(node, err, EFBIG, "its %s is too large", what);
+    if (bytes > kind->max_bytes)
+        return refuse(node, err, EFBIG, "its %s is too large", kind->name);
     if (offset % cluster_bytes || !range_within(offset, bytes, QCOW2_MAX_HOST_OFFSET))
-        return refuse(node, err, EINVAL, "its %s has the invalid offset %llu", what,
+        return refuse(node, err, EINVAL, "its %s has the invalid offset %llu", kind->name,
                       (unsigned long long)offset);
     return 0;
 }
@@ -351,13 +354,16 @@ static int check_tables(const struct blk_node *node, const struct qcow2_header *
     if (header->crypt > QCOW2_CRYPT_LUKS)
         return refuse(node, err, EINVAL, "its encryption method %u is unknown", header->crypt);
 
-    if ((ret = check_table(node, header, header->l1_offset, (uint64_t)header->l1_entries * 8,
-                           QCOW2_MAX_L1_BYTES, "L1 table", err)) < 0 ||
-        (ret = check_table(node, header, header->reftable_offset,
-                           header->reftable_clusters * cluster_bytes, QCOW2_MAX_REFTABLE_BYTES,
-                           "refcount table", err)) < 0 ||
-        (ret = check_table(node, header, header->snapshot_count ? header->snapshots_offset : 0, 0,
-                           0, "snapshot table", err)) < 0)
+    ret = check_table(node, header, &qcow2_l1_kind, header->l1_offset,
+                      (uint64_t)header->l1_entries * 8, err);
+    if (ret == 0)
+        ret = check_table(node, header, &snapshot_table_kind,
+                          header->snapshot_count ? header->snapshots_offset : 0, 0, err);
+    /* A check counts by itself, and a repair makes a new refcount table. */
+    if (ret == 0 && !in_check)
+        ret = check_table(node, header, &qcow2_reftable_kind, header->reftable_offset,
+                          header->reftable_clusters * cluster_bytes, err);
+    if (ret < 0)
         return ret;
     if (header->snapshot_count > QCOW2_MAX_SNAPSHOTS && !in_check)
         return refuse(node, err, EFBIG, "it claims to have %u snapshots", header->snapshot_count);
@@ -388,7 +394,8 @@ int qcow2_header_read(struct blk_node *node, struct qcow2_header *header, struct
     if (be32_get(head) != QCOW2_MAGIC)
         return refuse(node, err, EINVAL, "Image is not in qcow2 format");
     decode_fields(head, header);
-    if ((ret = check_basics(node, header, err)) < 0)
+    ret = check_basics(node, header, err);
+    if (ret < 0)
         return ret;
 
     uint64_t cluster_bytes = UINT64_C(1) << header->cluster_bits;
@@ -398,8 +405,11 @@ int qcow2_header_read(struct blk_node *node, struct qcow2_header *header, struct
     ret = blk_child_pread(file, 0, u64_min(size, cluster_bytes), cluster, err);
     if (ret < 0)
         return ret;
-    if ((ret = parse_tail(node, cluster, header, tail, err)) < 0 ||
-        (ret = check_features(node, header, tail, err)) < 0)
+    ret = parse_tail(node, cluster, header, tail, err);
+    if (ret < 0)
+        return ret;
+    ret = check_features(node, header, tail, err);
+    if (ret < 0)
         return ret;
     return check_tables(node, header, err);
 }

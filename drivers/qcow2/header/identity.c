@@ -51,7 +51,8 @@ static bool is_known(const struct qcow2_extension *extension, uint32_t *layout, 
            extension->bytes == FIXED_BYTES + *count * BITMAP_BYTES + (*layout == LAYOUT_BELOW) * 8u;
 }
 
-int qcow2_identity_get(struct blk_node *node, struct blk_identity *identity, struct blk_error *err)
+static int qcow2_identity_get(struct blk_node *node, struct blk_identity *identity,
+                              struct blk_error *err)
 {
     const struct qcow2_state *s = qcow2_state(node);
     const struct qcow2_extension *extension = qcow2_tail_find(&s->tail, EXT_IDENTITY);
@@ -79,7 +80,7 @@ int qcow2_identity_get(struct blk_node *node, struct blk_identity *identity, str
     return 0;
 }
 
-void qcow2_identity_set(struct blk_node *node, const struct blk_identity *identity)
+static void qcow2_identity_set(struct blk_node *node, const struct blk_identity *identity)
 {
     struct qcow2_state *s = qcow2_state(node);
 
@@ -119,8 +120,8 @@ void qcow2_identity_note(struct blk_node *node)
                                        !blk_id_is_none(&identity.backup));
 }
 
-int qcow2_identity_put(struct blk_node *node, const struct blk_id *backup,
-                       const struct blk_id *parent, struct blk_error *err)
+static int qcow2_identity_put(struct blk_node *node, const struct blk_id *backup,
+                              const struct blk_id *parent, struct blk_error *err)
 {
     struct qcow2_state *s = qcow2_state(node);
     struct blk_identity identity;
@@ -186,3 +187,9 @@ int qcow2_identity_give_up(struct blk_node *node, struct blk_error *err)
     qcow2_identity_note(node);
     return 0;
 }
+
+const struct blk_identity_ops qcow2_identity_ops = {
+    .get = qcow2_identity_get,
+    .set = qcow2_identity_set,
+    .put = qcow2_identity_put,
+};

@@ -3,15 +3,12 @@
 #define DRIVERS_QCOW2_HEADER_IDENTITY_H
 
 #include "blockcore/base/error.h"
+#include "blockcore/graph/driver.h"
 #include "drivers/qcow2/state.h"
 
-struct blk_id;
+extern const struct blk_identity_ops qcow2_identity_ops;
 
-/* The driver's operations; _apply puts the new one into a header's tail, for bitmap/store.c. */
-int qcow2_identity_get(struct blk_node *node, struct blk_identity *identity, struct blk_error *err);
-void qcow2_identity_set(struct blk_node *node, const struct blk_identity *identity);
-int qcow2_identity_put(struct blk_node *node, const struct blk_id *backup,
-                       const struct blk_id *parent, struct blk_error *err);
+/* Puts what was set into a header's tail, for whoever writes one. */
 void qcow2_identity_apply(struct blk_node *node, struct qcow2_tail *tail);
 /* After opening or a store: does the image say that it is a backup? */
 void qcow2_identity_note(struct blk_node *node);

@@ -50,9 +50,11 @@ static void encode_fields(const struct qcow2_header *header, uint8_t *buf)
 /* What one way of laying out needs to know and finds out. */
 struct layout {
     uint8_t *buf; /* the whole cluster, zeroes at first */
+    uint8_t *old; /* to be switched from: the cluster as it was, or NULL */
     uint64_t cluster_bytes;
     bool keep_names;
     uint64_t used; /* end of what is in use */
+    uint64_t extensions_end; /* behind the end mark */
 };
 
 static int put_extension(struct layout *layout, uint32_t type, const void *data, uint32_t bytes)
@@ -113,6 +115,7 @@ static int lay_out(struct layout *layout, struct qcow2_header *header,
     if (ret < 0)
         return ret;
 
+    layout->extensions_end = layout->used;
     header->backing_offset = 0;
     header->backing_bytes = 0;
     if (tail->backing_name) {
@@ -134,7 +137,7 @@ int qcow2_header_encode(struct qcow2_header *header, const struct qcow2_tail *ta
 {
     uint64_t cluster_bytes = UINT64_C(1) << header->cluster_bits;
     for (int keep_names = 1; keep_names >= 0; keep_names--) {
-        struct layout layout = { buf, cluster_bytes, keep_names, 0 };
+        struct layout layout = { .buf = buf, .cluster_bytes = cluster_bytes, .keep_names = keep_names };
         memset(buf, 0, cluster_bytes);
         if (lay_out(&layout, header, tail, 0) == 0)
             return 0;
@@ -269,19 +272,19 @@ void qcow2_header_mark_corrupt(struct blk_node *node)
 
 /*
  * Whether the layout leaves alone what the old one uses behind the first sector, or puts the same
- * bytes there. `old` and buf are whole clusters.
+ * bytes there.
  */
-static bool is_compatible(const struct layout *layout, const uint8_t *old, uint64_t old_used)
+static bool is_compatible(const struct layout *layout, uint64_t old_used)
 {
     uint64_t both = u64_min(layout->used, old_used);
     return both <= BLK_SECTOR_BYTES ||
-           memcmp(layout->buf + BLK_SECTOR_BYTES, old + BLK_SECTOR_BYTES,
+           memcmp(layout->buf + BLK_SECTOR_BYTES, layout->old + BLK_SECTOR_BYTES,
                   both - BLK_SECTOR_BYTES) == 0;
 }
 
 /* Finds a layout that can be switched to by the first sector alone. */
 static int find_layout(struct layout *layout, struct qcow2_header *header,
-                       const struct qcow2_tail *tail, const uint8_t *old, uint64_t old_used)
+                       const struct qcow2_tail *tail, uint64_t old_used)
 {
     /*
      * With the feature names or without, the backing name behind them or behind all that is in use.
@@ -301,37 +304,45 @@ static int find_layout(struct layout *layout, struct qcow2_header *header,
         if (name_at && header->backing_offset >= name_at) {
             uint64_t end = header->backing_offset;
             struct layout front = *layout;
-            front.used = 0;
-            for (uint64_t at = BLK_SECTOR_BYTES; at < end; at++)
-                if (layout->buf[at])
-                    front.used = at + 1;
-            if (!is_compatible(&front, old, old_used))
+            front.used = layout->extensions_end;
+            if (!is_compatible(&front, old_used))
                 continue;
             for (uint64_t at = u64_max(front.used, BLK_SECTOR_BYTES); at < end; at++)
-                layout->buf[at] = old[at];
+                layout->buf[at] = layout->old[at];
             return 0;
         }
-        if (is_compatible(layout, old, old_used))
+        if (is_compatible(layout, old_used))
             return 0;
     }
     return -ENOSPC;
 }
 
+/* For a switch; the caller checks and frees both buffers. */
+static struct layout new_layout(const struct qcow2_state *s)
+{
+    return (struct layout){
+        .buf = blk_malloc(s->cluster_bytes),
+        .old = blk_calloc(1, s->cluster_bytes),
+        .cluster_bytes = s->cluster_bytes,
+    };
+}
+
 /*
- * Lays `layout` out for *header and `tail`; `old` gets what cluster 0 has now. header_mutex is
- * held.
+ * Lays `layout` out for *header and `tail`; layout->old gets what cluster 0 has now. header_mutex
+ * is held.
  */
 static int plan_held(struct blk_node *node, struct layout *layout, struct qcow2_header *header,
-                     const struct qcow2_tail *tail, uint8_t *old, struct blk_error *err)
+                     const struct qcow2_tail *tail, struct blk_error *err)
 {
     struct qcow2_state *s = qcow2_state(node);
     struct blk_node *file = qcow2_file(node);
 
-    int ret = blk_child_pread(file, 0, u64_min(blk_size(file), s->cluster_bytes), old, err);
+    int ret = blk_child_pread(file, 0, u64_min(blk_size(file), s->cluster_bytes), layout->old,
+                              err);
     if (ret < 0)
         return ret;
     header->cluster_bits = s->header.cluster_bits;
-    if (find_layout(layout, header, tail, old, s->tail.layout_bytes) < 0)
+    if (find_layout(layout, header, tail, s->tail.layout_bytes) < 0)
         return blk_fail_why(err, ENOSPC,
                             "the first sector has no room for it",
                             "changing the header of '%s'", node->name);
@@ -339,25 +350,26 @@ static int plan_held(struct blk_node *node, struct layout *layout, struct qcow2_
 }
 
 /* *began: there is a layout, and writing it has begun. header_mutex is held. */
-static int relayout_held(struct blk_node *node, const struct qcow2_header *next,
-                         const struct qcow2_tail *tail, uint8_t *buf, uint8_t *old, bool *began,
-                         struct blk_error *err)
+static int relayout_held(struct blk_node *node, struct layout *layout,
+                         const struct qcow2_header *next, const struct qcow2_tail *tail,
+                         bool *began, struct blk_error *err)
 {
     struct qcow2_state *s = qcow2_state(node);
     struct blk_node *file = qcow2_file(node);
-    struct layout layout = { buf, s->cluster_bytes, true, 0 };
     struct qcow2_header header = *next;
+    uint8_t *buf = layout->buf;
 
     *began = false;
-    int ret = plan_held(node, &layout, &header, tail, old, err);
+    int ret = plan_held(node, layout, &header, tail, err);
     if (ret < 0)
         return ret;
 
     *began = true;
-    if (layout.used > BLK_SECTOR_BYTES) {
-        uint64_t bytes = round_up(layout.used, BLK_SECTOR_BYTES) - BLK_SECTOR_BYTES;
+    if (layout->used > BLK_SECTOR_BYTES) {
+        uint64_t bytes = round_up(layout->used, BLK_SECTOR_BYTES) - BLK_SECTOR_BYTES;
         /* Whole sectors: what the last one has behind the layout stays. */
-        memcpy(buf + layout.used, old + layout.used, BLK_SECTOR_BYTES + bytes - layout.used);
+        memcpy(buf + layout->used, layout->old + layout->used,
+               BLK_SECTOR_BYTES + bytes - layout->used);
         ret = blk_child_pwrite(file, BLK_SECTOR_BYTES, bytes, buf + BLK_SECTOR_BYTES, 0, err);
         if (ret == 0)
             ret = qcow2_barrier(node, err);
@@ -372,8 +384,8 @@ static int relayout_held(struct blk_node *node, const struct qcow2_header *next,
     memcpy(s->sector0, buf, BLK_SECTOR_BYTES);
     struct qcow2_tail copy;
     qcow2_tail_copy(&copy, tail);
-    copy.layout_bytes = (uint32_t)layout.used;
-    if (!layout.keep_names)
+    copy.layout_bytes = (uint32_t)layout->used;
+    if (!layout->keep_names)
         qcow2_tail_remove(&copy, QCOW2_EXT_FEATURE_NAMES);
     qcow2_tail_free(&s->tail);
     s->tail = copy;
@@ -384,15 +396,15 @@ static int relayout_held(struct blk_node *node, const struct qcow2_header *next,
  * Feature names that were in the way and have been dropped may fit behind the rest, now that this
  * lies elsewhere.
  */
-static int restore_names(struct blk_node *node, const struct qcow2_header *next,
-                         const struct qcow2_tail *tail, uint8_t *buf, uint8_t *old,
+static int restore_names(struct blk_node *node, struct layout *layout,
+                         const struct qcow2_header *next, const struct qcow2_tail *tail,
                          struct blk_error *err)
 {
     bool began;
     if (!qcow2_tail_find(tail, QCOW2_EXT_FEATURE_NAMES) ||
         qcow2_tail_find(&qcow2_state(node)->tail, QCOW2_EXT_FEATURE_NAMES))
         return 0;
-    int ret = relayout_held(node, next, tail, buf, old, &began, err);
+    int ret = relayout_held(node, layout, next, tail, &began, err);
     if (ret < 0 && !began && ret == -ENOSPC) {
         blk_error_clear(err);
         return 0;
@@ -410,19 +422,18 @@ int qcow2_header_relayout(struct blk_node *node, const struct qcow2_header *next
     if (ret < 0)
         return ret;
 
-    uint8_t *buf = blk_malloc(s->cluster_bytes);
-    uint8_t *old = blk_calloc(1, s->cluster_bytes);
-    if (!buf || !old) {
+    struct layout layout = new_layout(s);
+    if (!layout.buf || !layout.old) {
         ret = blk_fail(err, ENOMEM, "changing the header of '%s'", node->name);
     } else {
         pthread_mutex_lock(&s->header_mutex);
-        ret = relayout_held(node, next, tail, buf, old, &began, err);
+        ret = relayout_held(node, &layout, next, tail, &began, err);
         if (ret == 0)
-            ret = restore_names(node, next, tail, buf, old, err);
+            ret = restore_names(node, &layout, next, tail, err);
         pthread_mutex_unlock(&s->header_mutex);
     }
-    free(buf);
-    free(old);
+    free(layout.buf);
+    free(layout.old);
     return ret;
 }
 
@@ -431,18 +442,17 @@ int qcow2_header_can_relayout(struct blk_node *node, const struct qcow2_tail *ta
 {
     struct qcow2_state *s = qcow2_state(node);
     struct qcow2_header header = s->header;
-    struct layout layout = { blk_malloc(s->cluster_bytes), s->cluster_bytes, true, 0 };
-    uint8_t *old = blk_calloc(1, s->cluster_bytes);
+    struct layout layout = new_layout(s);
     int ret;
 
-    if (!layout.buf || !old) {
+    if (!layout.buf || !layout.old) {
         ret = blk_fail(err, ENOMEM, "planning the header of '%s'", node->name);
     } else {
         pthread_mutex_lock(&s->header_mutex);
-        ret = plan_held(node, &layout, &header, tail, old, err);
+        ret = plan_held(node, &layout, &header, tail, err);
         pthread_mutex_unlock(&s->header_mutex);
     }
     free(layout.buf);
-    free(old);
+    free(layout.old);
     return ret;
 }

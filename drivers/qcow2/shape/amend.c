@@ -82,12 +82,20 @@ static int parse(struct blk_node *node, struct blk_options *options, struct want
         .data_file_raw = header->autoclear & QCOW2_AUTOCLEAR_RAW_DATA,
         .data_file = blk_options_get(options, "data_file"),
     };
-    if (compat && (ret = qcow2_parse_compat(compat, &wanted->version, err)) < 0)
+    ret = compat ? qcow2_parse_compat(compat, &wanted->version, err) : 0;
+    if (ret < 0)
         return ret;
-    if ((ret = blk_options_get_uint(options, "refcount_bits", &refcount_bits, err)) < 0 ||
-        (ret = qcow2_parse_refcount_bits(refcount_bits, &wanted->refcount_order, err)) < 0 ||
-        (ret = blk_options_get_size(options, "size", &wanted->size, err)) < 0 ||
-        (ret = blk_options_get_bool(options, "data_file_raw", &wanted->data_file_raw, err)) < 0)
+    ret = blk_options_get_uint(options, "refcount_bits", &refcount_bits, err);
+    if (ret < 0)
+        return ret;
+    ret = qcow2_parse_refcount_bits(refcount_bits, &wanted->refcount_order, err);
+    if (ret < 0)
+        return ret;
+    ret = blk_options_get_size(options, "size", &wanted->size, err);
+    if (ret < 0)
+        return ret;
+    ret = blk_options_get_bool(options, "data_file_raw", &wanted->data_file_raw, err);
+    if (ret < 0)
         return ret;
     bool lazy = wanted->version == 3 && wanted->lazy_refcounts;
     ret = blk_options_get_bool(options, "lazy_refcounts", &lazy, err);
@@ -312,9 +320,14 @@ int qcow2_amend(struct blk_node *node, struct blk_options *options, bool force,
     int ret;
 
     (void)force; /* about encryption keys only */
-    if ((ret = check_fixed(node, options, err)) < 0 ||
-        (ret = parse(node, options, &wanted, err)) < 0 ||
-        (ret = check_wanted(node, &wanted, err)) < 0)
+    ret = check_fixed(node, options, err);
+    if (ret < 0)
+        return ret;
+    ret = parse(node, options, &wanted, err);
+    if (ret < 0)
+        return ret;
+    ret = check_wanted(node, &wanted, err);
+    if (ret < 0)
         return ret;
 
     bool up = wanted.version > header->version, down = wanted.version < header->version;

@@ -254,12 +254,11 @@ static int make_data_file(struct blk_create *create, const struct qcow2_request 
     return ret;
 }
 
-int qcow2_create(struct blk_create *create, struct blk_node **node, struct blk_error *err)
+int qcow2_write_image(struct blk_create *create, struct blk_error *err)
 {
     struct qcow2_request request;
     struct blk_node *file = create->file;
 
-    (void)node; /* opened by blockcore */
     blk_options_get(create->options, "nocow"); /* the file's, which may not know it */
     int ret = qcow2_request_parse(create->options, &request, err);
     if (ret < 0) {
@@ -285,10 +284,17 @@ int qcow2_create(struct blk_create *create, struct blk_node **node, struct blk_e
             return ret;
     }
     struct plan plan = make_plan(&request);
-    if ((request.data_file && (ret = make_data_file(create, &request, err)) < 0) ||
-        (ret = write_header(file, &request, &plan, err)) < 0 ||
-        (ret = write_refcounts(file, &request, &plan, err)) < 0 ||
-        (ret = write_l1(file, &request, &plan, err)) < 0)
+    ret = request.data_file ? make_data_file(create, &request, err) : 0;
+    if (ret < 0)
+        return ret;
+    ret = write_header(file, &request, &plan, err);
+    if (ret < 0)
+        return ret;
+    ret = write_refcounts(file, &request, &plan, err);
+    if (ret < 0)
+        return ret;
+    ret = write_l1(file, &request, &plan, err);
+    if (ret < 0)
         return ret;
     return mode == BLK_PREALLOC_OFF ? 0 : preallocate(create, &request, mode, err);
 }

@@ -130,13 +130,21 @@ static int parse_numbers(struct blk_options *options, struct qcow2_request *requ
                          struct blk_error *err)
 {
     uint64_t cluster_bytes = 64 * KIB, refcount_bits = 16, size = 0;
-    int ret;
 
-    if ((ret = blk_options_get_size(options, "size", &size, err)) < 0 ||
-        (ret = blk_options_get_size(options, "cluster_size", &cluster_bytes, err)) < 0 ||
-        (ret = blk_options_get_uint(options, "refcount_bits", &refcount_bits, err)) < 0 ||
-        (ret = parse_cluster_size(cluster_bytes, &request->cluster_bits, err)) < 0 ||
-        (ret = qcow2_parse_refcount_bits(refcount_bits, &request->refcount_order, err)) < 0)
+    int ret = blk_options_get_size(options, "size", &size, err);
+    if (ret < 0)
+        return ret;
+    ret = blk_options_get_size(options, "cluster_size", &cluster_bytes, err);
+    if (ret < 0)
+        return ret;
+    ret = blk_options_get_uint(options, "refcount_bits", &refcount_bits, err);
+    if (ret < 0)
+        return ret;
+    ret = parse_cluster_size(cluster_bytes, &request->cluster_bits, err);
+    if (ret < 0)
+        return ret;
+    ret = qcow2_parse_refcount_bits(refcount_bits, &request->refcount_order, err);
+    if (ret < 0)
         return ret;
     if (size > BLK_MAX_BYTES)
         return blk_fail_why(err, EFBIG, "no image can be that large",
@@ -151,12 +159,13 @@ static int parse_words(struct blk_options *options, struct qcow2_request *reques
     const char *compat = blk_options_get(options, "compat");
     const char *compression = blk_options_get(options, "compression_type");
     const char *preallocation = blk_options_get(options, "preallocation");
-    int ret = 0;
 
     request->version = 3;
-    if (compat && (ret = qcow2_parse_compat(compat, &request->version, err)) < 0)
+    int ret = compat ? qcow2_parse_compat(compat, &request->version, err) : 0;
+    if (ret < 0)
         return ret;
-    if (compression && (ret = parse_compression(compression, &request->compression, err)) < 0)
+    ret = compression ? parse_compression(compression, &request->compression, err) : 0;
+    if (ret < 0)
         return ret;
     if (preallocation && blk_prealloc_parse(preallocation, &request->preallocation) < 0)
         return blk_fail_why(err, EINVAL, "it must be off, metadata, falloc or full",
@@ -173,11 +182,20 @@ int qcow2_request_parse(struct blk_options *options, struct qcow2_request *reque
     int ret;
 
     *request = (struct qcow2_request){ .version = 3 };
-    if ((ret = refuse_encryption(options, err)) < 0 ||
-        (ret = parse_numbers(options, request, err)) < 0 ||
-        (ret = parse_words(options, request, err)) < 0 ||
-        (ret = blk_options_get_bool(options, "extended_l2", &request->extended_l2, err)) < 0 ||
-        (ret = blk_options_get_bool(options, "lazy_refcounts", &request->lazy_refcounts, err)) < 0)
+    ret = refuse_encryption(options, err);
+    if (ret < 0)
+        return ret;
+    ret = parse_numbers(options, request, err);
+    if (ret < 0)
+        return ret;
+    ret = parse_words(options, request, err);
+    if (ret < 0)
+        return ret;
+    ret = blk_options_get_bool(options, "extended_l2", &request->extended_l2, err);
+    if (ret < 0)
+        return ret;
+    ret = blk_options_get_bool(options, "lazy_refcounts", &request->lazy_refcounts, err);
+    if (ret < 0)
         return ret;
     return blk_options_get_bool(options, "data_file_raw", &request->data_file_raw, err);
 }

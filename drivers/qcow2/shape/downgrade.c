@@ -174,8 +174,8 @@ static int visit_expand(void *opaque, const struct qcow2_snapshot *snapshot, str
     bool changed = false;
     uint64_t *l1;
 
-    int ret = qcow2_read_table(d->node, copy.l1_offset, copy.l1_entries, QCOW2_MAX_L1_BYTES, &l1,
-                               "L1 table of a snapshot", err);
+    int ret = qcow2_read_table(d->node, &qcow2_snapshot_l1_kind, copy.l1_offset, copy.l1_entries,
+                               &l1, err);
     if (ret == 0)
         ret = expand_l1(d, l1, copy.l1_entries, &changed, err);
     if (ret == 0 && changed)
@@ -191,8 +191,7 @@ static int expand_active(struct downgrade *d, struct blk_error *err)
     uint64_t entries = d->next.l1_entries, *l1;
     bool expanded = false, flags_changed = false;
 
-    int ret = qcow2_read_table(d->node, d->next.l1_offset, entries, QCOW2_MAX_L1_BYTES, &l1,
-                               "L1 table", err);
+    int ret = qcow2_read_table(d->node, &qcow2_l1_kind, d->next.l1_offset, entries, &l1, err);
     if (ret == 0)
         ret = expand_l1(d, l1, entries, &expanded, err);
     if (ret == 0)

@@ -82,7 +82,7 @@ static int count_bitmaps(struct blk_node *source, uint64_t cluster_bytes, uint64
 
 static bool is_qcow2(const struct blk_node *node)
 {
-    return node->driver->measure == qcow2_measure;
+    return BLK_OP(node->driver, creation, measure) == qcow2_measure;
 }
 
 int qcow2_measure(struct blk_options *options, struct blk_node *source,

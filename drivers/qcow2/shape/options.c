@@ -38,12 +38,15 @@ static int read_cache_sizes(struct blk_node *node, struct blk_options *options,
     bool has_total = blk_options_peek(options, "cache-size");
     bool has_l2 = blk_options_peek(options, "l2-cache-size");
     bool has_refcount = blk_options_peek(options, "refcount-cache-size");
-    int ret;
 
-    if ((ret = blk_options_get_size(options, "cache-size", &total, err)) < 0 ||
-        (ret = blk_options_get_size(options, "l2-cache-size", &settings->l2_cache, err)) < 0 ||
-        (ret = blk_options_get_size(options, "refcount-cache-size", &settings->refcount_cache,
-                                    err)) < 0)
+    int ret = blk_options_get_size(options, "cache-size", &total, err);
+    if (ret < 0)
+        return ret;
+    ret = blk_options_get_size(options, "l2-cache-size", &settings->l2_cache, err);
+    if (ret < 0)
+        return ret;
+    ret = blk_options_get_size(options, "refcount-cache-size", &settings->refcount_cache, err);
+    if (ret < 0)
         return ret;
     if (!has_total)
         return 0;
@@ -91,8 +94,11 @@ static int read_discards(struct blk_node *node, struct blk_options *options,
     if (settings->discard_no_unref && qcow2_state(node)->header.version < 3)
         return blk_fail_why(err, EINVAL, "discard-no-unref needs version 3 (compat=1.1)",
                             "Could not open '%s'", node->name);
-    if ((ret = blk_options_get_bool(options, "pass-discard-request", &pass->request, err)) < 0 ||
-        (ret = blk_options_get_bool(options, "pass-discard-snapshot", &pass->snapshot, err)) < 0)
+    ret = blk_options_get_bool(options, "pass-discard-request", &pass->request, err);
+    if (ret < 0)
+        return ret;
+    ret = blk_options_get_bool(options, "pass-discard-snapshot", &pass->snapshot, err);
+    if (ret < 0)
         return ret;
     return blk_options_get_bool(options, "pass-discard-other", &pass->other, err);
 }
@@ -177,11 +183,17 @@ static int read_without_effect(struct blk_node *node, struct blk_options *option
 static int read_given(struct blk_node *node, struct blk_options *options,
                       struct qcow2_settings *settings, struct blk_error *err)
 {
-    int ret;
-    if ((ret = read_cache_sizes(node, options, settings, err)) < 0 ||
-        (ret = read_slice_bytes(node, options, settings, err)) < 0 ||
-        (ret = read_discards(node, options, settings, err)) < 0 ||
-        (ret = read_overlap_checks(options, &settings->overlap_checks, err)) < 0)
+    int ret = read_cache_sizes(node, options, settings, err);
+    if (ret < 0)
+        return ret;
+    ret = read_slice_bytes(node, options, settings, err);
+    if (ret < 0)
+        return ret;
+    ret = read_discards(node, options, settings, err);
+    if (ret < 0)
+        return ret;
+    ret = read_overlap_checks(options, &settings->overlap_checks, err);
+    if (ret < 0)
         return ret;
     return read_without_effect(node, options, err);
 }

@@ -20,7 +20,7 @@ struct qcow2_settings {
 int qcow2_options_open(struct blk_node *node, struct blk_options *options,
                        struct qcow2_settings *settings, struct blk_error *err);
 
-/* The driver's options_read and options_apply: what is not given stays. */
+/* The driver's reopen->options_read and options_apply: what is not given stays. */
 int qcow2_options_read(struct blk_node *node, struct blk_options *options, void **settings,
                        struct blk_error *err);
 void qcow2_options_apply(struct blk_node *node, const void *settings);

@@ -21,7 +21,7 @@ int qcow2_make_empty(struct blk_node *node, struct blk_error *err);
 
 extern const struct blk_option_desc qcow2_create_options[];
 extern const struct blk_option_desc qcow2_amend_options[];
-int qcow2_create(struct blk_create *create, struct blk_node **node, struct blk_error *err);
+int qcow2_write_image(struct blk_create *create, struct blk_error *err);
 int qcow2_bitmaps_can_create(const struct blk_options *creation, struct blk_error *err);
 int qcow2_amend(struct blk_node *node, struct blk_options *options, bool force,
                 const struct blk_progress *progress, struct blk_error *err);

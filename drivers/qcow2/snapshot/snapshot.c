@@ -96,7 +96,7 @@ static int check_l1_place(struct blk_node *node, const struct qcow2_snapshot *sn
                           struct blk_error *err)
 {
     if (range_within(snapshot->l1_offset, (uint64_t)snapshot->l1_entries * 8,
-                     round_up(blk_size(qcow2_file(node)), qcow2_state(node)->cluster_bytes)))
+                     blk_size(qcow2_file(node))))
         return 0;
     return qcow2_fail_cut_short(qcow2_file(node), snapshot->l1_offset, "L1 table of a snapshot",
                                 err);
@@ -108,8 +108,8 @@ static int read_l1(struct blk_node *node, const struct qcow2_snapshot *snapshot,
     *table = NULL;
     int ret = check_l1_place(node, snapshot, err);
     return ret < 0 ? ret
-                   : qcow2_read_table(node, snapshot->l1_offset, snapshot->l1_entries,
-                                      QCOW2_MAX_L1_BYTES, table, "L1 table of a snapshot", err);
+                   : qcow2_read_table(node, &qcow2_snapshot_l1_kind, snapshot->l1_offset,
+                                      snapshot->l1_entries, table, err);
 }
 
 /* ---- listing ---- */
@@ -143,8 +143,8 @@ static int visit_list(void *opaque, const struct qcow2_snapshot *snapshot, struc
     return 0;
 }
 
-int qcow2_snapshot_list(struct blk_node *node, struct blk_snapshot **list, size_t *count,
-                        struct blk_error *err)
+static int qcow2_snapshot_list(struct blk_node *node, struct blk_snapshot **list, size_t *count,
+                               struct blk_error *err)
 {
     struct listing listing = { .list = NULL };
 
@@ -184,8 +184,8 @@ static int begin(struct change *change, struct blk_node *node, struct blk_error 
     if (ret < 0)
         return ret;
     change->next = s->header;
-    ret = qcow2_read_table(node, s->header.l1_offset, s->header.l1_entries, QCOW2_MAX_L1_BYTES,
-                           &change->l1, "L1 table", err);
+    ret = qcow2_read_table(node, &qcow2_l1_kind, s->header.l1_offset, s->header.l1_entries,
+                           &change->l1, err);
     if (ret < 0)
         return ret;
     return qcow2_shadow_begin(node, s->refcount_order, true, NULL, &change->shadow, err);
@@ -226,11 +226,15 @@ static int write_l1(struct change *change, bool keep_old, struct blk_error *err)
 static int commit(struct change *change, struct blk_error *err)
 {
     struct blk_node *node = change->node;
-    int ret;
 
-    if ((ret = qcow2_shadow_finish(&change->shadow, true, &change->next, err)) < 0 ||
-        (ret = qcow2_barrier(node, err)) < 0 ||
-        (ret = qcow2_header_switch(node, &change->next, err)) < 0)
+    int ret = qcow2_shadow_finish(&change->shadow, true, &change->next, err);
+    if (ret < 0)
+        return ret;
+    ret = qcow2_barrier(node, err);
+    if (ret < 0)
+        return ret;
+    ret = qcow2_header_switch(node, &change->next, err);
+    if (ret < 0)
         return ret;
     qcow2_forget_tables(node);
     blk_node_set_size(node, change->next.size);
@@ -330,17 +334,26 @@ static int create(struct change *change, const char *name, struct blk_error *err
     struct qcow2_shadow *shadow = &change->shadow;
     uint32_t entries = change->next.l1_entries;
     bool changed;
-    int ret;
 
-    if ((ret = add_entry(change, name, err)) < 0 ||
-        (ret = qcow2_tree_count(shadow, change->l1, entries, 1, err)) < 0 ||
-        (ret = qcow2_tree_set_copied(shadow, change->l1, entries, &changed, err)) < 0 ||
-        (ret = write_l1(change, true, err)) < 0 || (ret = replace_table(change, err)) < 0)
+    int ret = add_entry(change, name, err);
+    if (ret < 0)
+        return ret;
+    ret = qcow2_tree_count(shadow, change->l1, entries, 1, err);
+    if (ret < 0)
+        return ret;
+    ret = qcow2_tree_set_copied(shadow, change->l1, entries, &changed, err);
+    if (ret < 0)
+        return ret;
+    ret = write_l1(change, true, err);
+    if (ret < 0)
+        return ret;
+    ret = replace_table(change, err);
+    if (ret < 0)
         return ret;
     return commit(change, err);
 }
 
-int qcow2_snapshot_create(struct blk_node *node, const char *name, struct blk_error *err)
+static int qcow2_snapshot_create(struct blk_node *node, const char *name, struct blk_error *err)
 {
     ASSERT_ALONE();
     struct change change;
@@ -410,12 +423,20 @@ static int apply(struct change *change, const struct qcow2_snapshot *snapshot,
     int ret;
 
     /* Counts go down first: where they are narrow there may be no room for one more. */
-    if ((ret = qcow2_tree_count(shadow, change->l1, change->next.l1_entries, -1, err)) < 0 ||
-        (ret = take_l1(change, snapshot, err)) < 0 ||
-        (ret = qcow2_tree_count(shadow, change->l1, change->next.l1_entries, 1, err)) < 0 ||
-        (ret = qcow2_tree_set_copied(shadow, change->l1, change->next.l1_entries, &changed, err)) <
-            0 ||
-        (ret = write_l1(change, false, err)) < 0)
+    ret = qcow2_tree_count(shadow, change->l1, change->next.l1_entries, -1, err);
+    if (ret < 0)
+        return ret;
+    ret = take_l1(change, snapshot, err);
+    if (ret < 0)
+        return ret;
+    ret = qcow2_tree_count(shadow, change->l1, change->next.l1_entries, 1, err);
+    if (ret < 0)
+        return ret;
+    ret = qcow2_tree_set_copied(shadow, change->l1, change->next.l1_entries, &changed, err);
+    if (ret < 0)
+        return ret;
+    ret = write_l1(change, false, err);
+    if (ret < 0)
         return ret;
     return commit(change, err);
 }
@@ -438,7 +459,8 @@ static int begin_recording(struct blk_node *node, const struct qcow2_snapshot *s
                                                snapshot->disk_bytes, changed, err);
 }
 
-int qcow2_snapshot_apply(struct blk_node *node, const char *id_or_name, struct blk_error *err)
+static int qcow2_snapshot_apply(struct blk_node *node, const char *id_or_name,
+                                struct blk_error *err)
 {
     ASSERT_ALONE();
     struct change change;
@@ -506,7 +528,7 @@ static int delete(struct change *change, const struct search *search, struct blk
 /*
  * By name alone, as qemu-img does: a number that is another snapshot's id must not delete that one.
  */
-int qcow2_snapshot_delete(struct blk_node *node, const char *name, struct blk_error *err)
+static int qcow2_snapshot_delete(struct blk_node *node, const char *name, struct blk_error *err)
 {
     ASSERT_ALONE();
     struct change change;
@@ -528,7 +550,7 @@ int qcow2_snapshot_delete(struct blk_node *node, const char *name, struct blk_er
 
 /* ---- load ---- */
 
-int qcow2_snapshot_load(struct blk_node *node, const char *id_or_name, struct blk_error *err)
+static int qcow2_snapshot_load(struct blk_node *node, const char *id_or_name, struct blk_error *err)
 {
     struct search search;
     int ret = find(node, id_or_name, &search, err);
@@ -543,3 +565,11 @@ int qcow2_snapshot_load(struct blk_node *node, const char *id_or_name, struct bl
         return ret;
     return qcow2_use_l1(node, snapshot->l1_offset, snapshot->l1_entries, snapshot->disk_bytes, err);
 }
+
+const struct blk_snapshot_ops qcow2_snapshot_ops = {
+    .list = qcow2_snapshot_list,
+    .create = qcow2_snapshot_create,
+    .apply = qcow2_snapshot_apply,
+    .remove = qcow2_snapshot_delete,
+    .load = qcow2_snapshot_load,
+};

@@ -4,11 +4,12 @@
  *   table.c      the table: parsing with every check, encoding
  *   tree.c       counting and rebuilding what an L1 table reaches, for operations that switch to
  *                new tables
- *   snapshot.c   list, create, apply, delete, load
+ *   snapshot.c   the operations: list, create, apply, delete, load
  */
 #ifndef DRIVERS_QCOW2_SNAPSHOT_SNAPSHOT_H
 #define DRIVERS_QCOW2_SNAPSHOT_SNAPSHOT_H
 
+#include "blockcore/graph/driver.h"
 #include "blockcore/graph/types.h"
 #include "drivers/qcow2/state.h"
 #include "drivers/qcow2/tables/shadow.h"
@@ -96,13 +97,8 @@ int qcow2_tree_set_copied(struct qcow2_shadow *shadow, uint64_t *l1, uint64_t en
 int qcow2_tree_write_l1(struct qcow2_shadow *shadow, const uint64_t *l1, uint64_t entries,
                         uint64_t *offset, struct blk_error *err);
 
-/* ---- snapshot.c: the operations ---- */
+/* ---- snapshot.c ---- */
 
-int qcow2_snapshot_list(struct blk_node *node, struct blk_snapshot **list, size_t *count,
-                        struct blk_error *err);
-int qcow2_snapshot_create(struct blk_node *node, const char *name, struct blk_error *err);
-int qcow2_snapshot_apply(struct blk_node *node, const char *id_or_name, struct blk_error *err);
-int qcow2_snapshot_delete(struct blk_node *node, const char *name, struct blk_error *err);
-int qcow2_snapshot_load(struct blk_node *node, const char *id_or_name, struct blk_error *err);
+extern const struct blk_snapshot_ops qcow2_snapshot_ops;
 
 #endif

@@ -24,6 +24,7 @@
 struct run {
     uint64_t start, count;
     uint64_t first_free; /* the first one seen that stays free; UINT64_MAX: none */
+    bool unwritten;      /* set when it is taken: nobody has written there yet */
 };
 
 /*
@@ -230,7 +231,7 @@ static int take_run(struct blk_node *node, struct run *run, struct blk_error *er
  * for, and a few more may come when fewer blocks were needed than there was room left for.
  */
 static int take(struct blk_node *node, uint64_t from, uint64_t least, uint64_t most,
-                struct run *run, bool *unwritten, struct blk_error *err)
+                struct run *run, struct blk_error *err)
 {
     struct qcow2_state *s = qcow2_state(node);
     int ret = qcow2_reftable_load(node, err);
@@ -248,11 +249,8 @@ static int take(struct blk_node *node, uint64_t from, uint64_t least, uint64_t m
         extra = missing;
     }
     /* Only what lies behind all that was ever written can be known to be zero. */
-    bool untouched = run->start << s->cluster_bits >= s->unwritten;
-    ret = take_run(node, run, err);
-    if (ret == 0 && unwritten)
-        *unwritten = untouched;
-    return ret;
+    run->unwritten = run->start << s->cluster_bits >= s->unwritten;
+    return take_run(node, run, err);
 }
 
 static int give_back(struct blk_node *node, const struct run *run, uint64_t keep,
@@ -269,7 +267,7 @@ static int alloc_exactly(struct blk_node *node, uint64_t from, uint64_t bytes, u
     struct qcow2_state *s = qcow2_state(node);
     uint64_t wanted = div_round_up(bytes, s->cluster_bytes);
     struct run run;
-    int ret = take(node, from, wanted, wanted, &run, NULL, err);
+    int ret = take(node, from, wanted, wanted, &run, err);
     if (ret == 0 && run.count > wanted)
         ret = give_back(node, &run, wanted, err);
     if (ret < 0)
@@ -335,7 +333,7 @@ int qcow2_alloc_run(struct blk_node *node, uint64_t max_bytes, uint64_t *offset,
     struct run run;
 
     blk_event(qcow2_file(node), BLK_EVENT_CLUSTER_ALLOC);
-    int ret = take(node, s->free_hint, 1, most, &run, unwritten, err);
+    int ret = take(node, s->free_hint, 1, most, &run, err);
     if (ret < 0)
         return ret;
     s->free_hint = run.start + run.count;
@@ -348,6 +346,8 @@ int qcow2_alloc_run(struct blk_node *node, uint64_t max_bytes, uint64_t *offset,
 
     *offset = run.start << s->cluster_bits;
     *bytes = run.count << s->cluster_bits;
+    if (unwritten)
+        *unwritten = run.unwritten;
     return qcow2_reftable_place(node, err);
 }
 

@@ -209,6 +209,18 @@ static void begin_next_epoch(struct qcow2_state *s, struct epoch *epoch)
     enter_stage(epoch, EPOCH_FROZEN);
 }
 
+static int freeze_tables(struct qcow2_state *s, struct epoch *epoch)
+{
+    int ret = freeze_cache(epoch, &s->refblock_cache, PHASE_BASE, BLK_EVENT_REFBLOCK_UPDATE);
+    if (ret < 0)
+        return ret;
+    ret = freeze_cache(epoch, &s->l2_cache, PHASE_L2, BLK_EVENT_L2_UPDATE);
+    if (ret < 0)
+        return ret;
+    ret = freeze_reftable(s, epoch);
+    return ret < 0 ? ret : freeze_l1(s, epoch);
+}
+
 static int freeze(struct blk_node *node, struct epoch *epoch, struct blk_error *err)
 {
     struct qcow2_state *s = qcow2_state(node);
@@ -217,10 +229,8 @@ static int freeze(struct blk_node *node, struct epoch *epoch, struct blk_error *
     int ret = qcow2_reftable_place(node, err);
     if (ret < 0)
         return ret;
-    if ((ret = freeze_cache(epoch, &s->refblock_cache, PHASE_BASE,
-                            BLK_EVENT_REFBLOCK_UPDATE)) < 0 ||
-        (ret = freeze_cache(epoch, &s->l2_cache, PHASE_L2, BLK_EVENT_L2_UPDATE)) < 0 ||
-        (ret = freeze_reftable(s, epoch)) < 0 || (ret = freeze_l1(s, epoch)) < 0)
+    ret = freeze_tables(s, epoch);
+    if (ret < 0)
         return blk_fail(err, -ret, "writing the tables of '%s'", node->name);
     begin_next_epoch(s, epoch);
     return 0;

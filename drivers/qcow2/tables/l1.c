@@ -18,7 +18,7 @@ static int load_l1(struct blk_node *node, uint64_t offset, uint32_t entries, str
     struct qcow2_state *s = qcow2_state(node);
     ASSERT_LOCKED(&s->lock);
     uint64_t *table;
-    int ret = qcow2_read_table(node, offset, entries, QCOW2_MAX_L1_BYTES, &table, "L1 table", err);
+    int ret = qcow2_read_table(node, &qcow2_l1_kind, offset, entries, &table, err);
     if (ret < 0)
         return ret;
     uint8_t *dirty = blk_calloc(div_round_up((uint64_t)entries * 8, s->l1_unit) + 1, 1);

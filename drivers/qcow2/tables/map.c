@@ -98,15 +98,16 @@ static uint64_t l1_index(const struct qcow2_state *s, uint64_t offset)
     return (offset >> s->cluster_bits) / s->l2_entries;
 }
 
-/*
- * Host offset of the slice that maps the guest offset, in the L2 table at l2_offset; and the
- * index in it.
- */
-static uint64_t slice_offset(const struct qcow2_state *s, uint64_t l2_offset, uint64_t offset,
-                             uint32_t *index)
+/* Index of the guest offset's entry in its slice. */
+static uint32_t index_in_slice(const struct qcow2_state *s, uint64_t offset)
+{
+    return (uint32_t)((offset >> s->cluster_bits) % s->l2_entries % s->slice_entries);
+}
+
+/* Host offset of the slice that maps the guest offset, in the L2 table at l2_offset. */
+static uint64_t slice_offset(const struct qcow2_state *s, uint64_t l2_offset, uint64_t offset)
 {
     uint64_t in_table = (offset >> s->cluster_bits) % s->l2_entries;
-    *index = (uint32_t)(in_table % s->slice_entries);
     return l2_offset + in_table / s->slice_entries * s->l2_cache.entry_bytes;
 }
 
@@ -120,7 +121,7 @@ static int bad_l1_entry(struct blk_node *node, uint64_t offset, struct blk_error
 
 /* [locked] As qcow2_slice_write(), to read: *slice is NULL where there is no L2 table. */
 static int slice_read(struct blk_node *node, uint64_t offset, struct qcow2_table **slice,
-                      uint32_t *index, struct blk_error *err)
+                      struct blk_error *err)
 {
     struct qcow2_state *s = qcow2_state(node);
     ASSERT_LOCKED(&s->lock);
@@ -135,7 +136,7 @@ static int slice_read(struct blk_node *node, uint64_t offset, struct qcow2_table
         return 0;
     if (table & (s->cluster_bytes - 1))
         return bad_l1_entry(node, offset, err);
-    return qcow2_cache_get(node, &s->l2_cache, slice_offset(s, table, offset, index), slice, err);
+    return qcow2_cache_get(node, &s->l2_cache, slice_offset(s, table, offset), slice, err);
 }
 
 /* Gives the L1 entry an L2 table of its own: an empty one, or a copy of the shared one at `old`. */
@@ -197,7 +198,8 @@ int qcow2_slice_write(struct blk_node *node, uint64_t offset, struct qcow2_table
         if (ret < 0)
             return ret;
     }
-    return slice_read(node, offset, slice, index, err);
+    *index = index_in_slice(s, offset);
+    return slice_read(node, offset, slice, err);
 }
 
 void qcow2_entry_free(struct blk_node *node, struct qcow2_entry entry, enum qcow2_free_why why)
@@ -270,13 +272,13 @@ static bool continues(const struct qcow2_mapping *first, const struct qcow2_mapp
            next->host_offset == first->host_offset + first->bytes;
 }
 
-/* The uniform range at `offset` within the slice. */
-static int map_in_slice(struct blk_node *node, const struct qcow2_table *slice, uint32_t index,
-                        uint64_t offset, uint64_t bytes, struct qcow2_mapping *mapping,
-                        struct blk_error *err)
+/* The uniform range at `offset` within its slice. */
+static int map_in_slice(struct blk_node *node, const struct qcow2_table *slice, uint64_t offset,
+                        uint64_t bytes, struct qcow2_mapping *mapping, struct blk_error *err)
 {
     const struct qcow2_state *s = qcow2_state(node);
     uint64_t start = round_down(offset, s->cluster_bytes);
+    uint32_t index = index_in_slice(s, offset);
     const char *problem;
     if (map_one(s, slice, index, offset, mapping, &problem) < 0) {
         mapping->bytes = u64_min(s->subcluster_bytes - offset % s->subcluster_bytes, bytes);
@@ -332,7 +334,6 @@ static bool map_cached(struct blk_node *node, uint64_t offset, uint64_t bytes,
     ASSERT_READ_LOCKED(&s->lock);
     uint64_t at = l1_index(s, offset);
     uint64_t table = s->l1 && at < s->l1_entries ? s->l1[at] & QCOW2_ENTRY_OFFSET : 0;
-    uint32_t index;
 
     if (!s->l1 || table & (s->cluster_bytes - 1))
         return false;
@@ -342,10 +343,10 @@ static bool map_cached(struct blk_node *node, uint64_t offset, uint64_t bytes,
         return true;
     }
     struct qcow2_table *slice =
-        qcow2_cache_find(&s->l2_cache, slice_offset(s, table, offset, &index));
+        qcow2_cache_find(&s->l2_cache, slice_offset(s, table, offset));
     if (!slice)
         return false;
-    *ret = map_in_slice(node, slice, index, offset, bytes, mapping, err);
+    *ret = map_in_slice(node, slice, offset, bytes, mapping, err);
     return true;
 }
 
@@ -362,15 +363,14 @@ static int map_locked(struct blk_node *node, uint64_t offset, uint64_t bytes,
 {
     ASSERT_LOCKED(&qcow2_state(node)->lock);
     struct qcow2_table *slice;
-    uint32_t index;
-    int ret = slice_read(node, offset, &slice, &index, err);
+    int ret = slice_read(node, offset, &slice, err);
     if (ret < 0)
         mapping->bytes =
             ret == -EIO ? unmapped_bytes(qcow2_state(node), offset, bytes) : 0;
     if (ret < 0)
         return ret;
     if (slice)
-        return map_in_slice(node, slice, index, offset, bytes, mapping, err);
+        return map_in_slice(node, slice, offset, bytes, mapping, err);
     map_nothing(qcow2_state(node), offset, bytes, mapping);
     return 0;
 }

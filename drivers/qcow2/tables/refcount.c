@@ -26,8 +26,8 @@ int qcow2_reftable_load(struct blk_node *node, struct blk_error *err)
     uint64_t entries = s->header.reftable_clusters * (uint64_t)s->cluster_bytes / 8;
     blk_event(qcow2_file(node), BLK_EVENT_REFTABLE_LOAD);
     uint64_t *table;
-    int ret = qcow2_read_table(node, s->header.reftable_offset, entries, QCOW2_MAX_REFTABLE_BYTES,
-                               &table, "refcount table", err);
+    int ret = qcow2_read_table(node, &qcow2_reftable_kind, s->header.reftable_offset, entries,
+                               &table, err);
     if (ret < 0)
         return ret;
     for (uint64_t i = 0; i < entries; i++)

@@ -71,6 +71,7 @@ refuses() {
     make_image given/a
     same_convert a t.raw
     same_convert -f raw -O raw a t.raw
+    same_convert -O file a t.raw
     same_convert -S 64k a t.raw
     same_convert -S 1M a t.raw
     same_convert -S 16M a t.raw

@@ -75,6 +75,7 @@ refuses() {
     mkdir given
     make_image given/r
     same_dd -f raw -O raw if=r of=o
+    same_dd -O file if=r of=o
     same_dd -U if=r of=o
     same_dd --image-opts if=driver=raw,file.filename=r of=o
     same_dd --object secret,id=s,data=x if=r of=o
