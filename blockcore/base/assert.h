@@ -1,7 +1,7 @@
 /*
- * Assertions that stay in every build: NDEBUG does not remove them. They cost a comparison, and what
- * is checked guards the content of images. A run in which one fails ends as if killed: what holds
- * at any instant holds, and there is no target.
+ * Assertions that stay in every build: NDEBUG does not remove them. Each costs a comparison, and
+ * what is checked guards the content of images. A run in which one fails ends as if killed: what
+ * holds at any instant holds, and there is no target.
  */
 #ifndef BLOCKCORE_BASE_ASSERT_H
 #define BLOCKCORE_BASE_ASSERT_H

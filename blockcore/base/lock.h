@@ -1,8 +1,8 @@
 /*
  * Mutexes and read-write locks that know which thread holds them, so that "the mutex is held" is an
  * assertion and not a comment: a function that says so begins with ASSERT_LOCKED(). The owner costs
- * two plain stores a lock. Where a lock is held to the end of a block, LOCK_SCOPE() takes it and the
- * block's end releases it, whichever return leads there.
+ * two plain stores a lock. Where a lock is held to the end of a block, LOCK_SCOPE() takes it and
+ * the block's end releases it, whichever return leads there.
  */
 #ifndef BLOCKCORE_BASE_LOCK_H
 #define BLOCKCORE_BASE_LOCK_H

@@ -40,7 +40,7 @@ enum blk_bitmaps_stage {
 
 struct blk_dirty_bitmaps {
     struct blk_dirty_bitmap *first; /* in the image's order; changed only with the node drained */
-    struct blk_mutex mutex;          /* held while the tracking of writes begins */
+    struct blk_mutex mutex;         /* held while the tracking of writes begins */
     atomic_int stage;               /* enum blk_bitmaps_stage; changed by the functions below */
     bool changed;                   /* set, names or flags differ from the image's */
     bool must_store;                /* the last step of a work that is done: no signal stops it */

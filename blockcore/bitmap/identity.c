@@ -1,3 +1,4 @@
+/* Setting, moving and losing the ids of backups, and whether two images fit together by them. */
 #include "blockcore/bitmap/identity.h"
 
 #include <errno.h>

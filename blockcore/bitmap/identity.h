@@ -1,10 +1,10 @@
 /*
  * The identity of an image in a chain of backups.
  *
- * Each backup gets a random id. The target carries it, with the id of the
- * backup it builds on; the source remembers for each bitmap that backups use
- * the id of the backup which the bitmap counts from. So an incremental backup
- * can tell whether the base it is given is the one that its bitmap continues.
+ * Each backup gets a random id. The target carries it, with the id of the backup it builds on; the
+ * source remembers for each bitmap that backups use the id of the backup which the bitmap counts
+ * from. So an incremental backup can tell whether the base it is given is the one that its bitmap
+ * continues.
  *
  * A changed image is not that backup any more: the first change removes its id before it reaches
  * the medium. A caller that knows that the content stays the same sets the id again.

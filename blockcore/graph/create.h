@@ -1,6 +1,4 @@
-/*
- * Creating images.
- */
+/* Creating images. */
 #ifndef BLOCKCORE_GRAPH_CREATE_H
 #define BLOCKCORE_GRAPH_CREATE_H
 

@@ -1,6 +1,4 @@
-/*
- * Drivers by name.
- */
+/* Drivers by name. */
 #include "blockcore/graph/driver.h"
 
 #include <errno.h>

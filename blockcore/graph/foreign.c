@@ -1,3 +1,4 @@
+/* What other formats begin or end with, and the refusal to read them as raw. */
 #include "blockcore/graph/foreign.h"
 
 #include <ctype.h>

@@ -1,6 +1,6 @@
 /*
- * Requests: range checks, the in-flight count, alignment,
- * and the general ways of doing what a driver lacks.
+ * Requests: range checks, the in-flight count, alignment, and the general ways of doing what a
+ * driver lacks.
  *
  * Alignment. A node may demand that requests are multiples of its request_alignment (O_DIRECT).
  * Reads are widened into a bounce buffer. Writes are widened by reading what surrounds them, under
@@ -161,9 +161,9 @@ static int read_edge(struct blk_node *node, uint64_t offset, uint8_t *block, enu
 }
 
 /*
- * Widens the write to whole blocks and writes it. The caller holds the
- * range. A file whose size is no multiple of the alignment keeps its
- * size: it is cut back to what it was, or to the end of the write.
+ * Widens the write to whole blocks and writes it. The caller holds the range. A file whose size is
+ * no multiple of the alignment keeps its size: it is cut back to what it was, or to the end of the
+ * write.
  */
 static int write_widened(struct blk_node *node, uint64_t offset, uint64_t bytes,
                          const uint8_t *buf, unsigned flags, struct blk_error *err)

@@ -89,8 +89,8 @@ int blk_child_truncate(struct blk_node *node, uint64_t size, enum blk_prealloc p
 /* ---- memory for requests ---- */
 
 /*
- * `bytes` of uninitialised memory, aligned to 4096 and so fit
- * for O_DIRECT; free() releases it. NULL when there is none.
+ * `bytes` of uninitialised memory, aligned to 4096 and so fit for O_DIRECT; free() releases it.
+ * NULL when there is none.
  */
 void *blk_buffer_alloc(uint64_t bytes);
 

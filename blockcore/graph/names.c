@@ -1,6 +1,4 @@
-/*
- * File names: protocol prefixes, "json:", and backing file names relative to their overlay.
- */
+/* File names: protocol prefixes, "json:", and backing file names relative to their overlay. */
 #include "blockcore/graph/names.h"
 
 #include <errno.h>

@@ -97,7 +97,7 @@ struct blk_node {
     /* own locking */
     struct blk_gate gate;           /* requests in flight; drained by structural changes */
     struct blk_range_lock ranges;   /* what must not overlap: read-modify-write, copy-on-write */
-    struct blk_mutex to_disk;        /* held over flush_to_disk until its result is in flush_error */
+    struct blk_mutex to_disk;       /* held over flush_to_disk until its result is in flush_error */
     struct blk_dirty_bitmaps *bitmaps; /* NULL until the first one is added */
 
     unsigned refs;     /* changed only by the thread that opens and closes graphs */

@@ -70,7 +70,7 @@ void blk_range_upgrade(struct blk_range_lock *lock, struct blk_range *range);
 /* By the thread that took it. */
 void blk_range_release(struct blk_range_lock *lock, struct blk_range *range);
 
-/* Whether this thread holds all of [offset, offset + bytes), in that mode or one that excludes more. */
+/* Whether this thread holds [offset, offset + bytes) in that mode, or one that excludes more. */
 bool blk_range_is_held(const struct blk_range_lock *lock, uint64_t offset, uint64_t bytes,
                        enum blk_range_mode mode);
 

@@ -119,7 +119,6 @@ static int grow_buckets(struct qcow2_cache *cache)
 
 struct qcow2_table *qcow2_cache_find(struct qcow2_cache *cache, uint64_t offset)
 {
-    ASSERT_READ_LOCKED(cache->lock);
     if (!cache->bucket_count)
         return NULL;
     struct qcow2_table *table = cache->buckets[bucket_of(cache, offset)];

@@ -49,7 +49,10 @@ void qcow2_cache_set_limit(struct qcow2_cache *cache, uint64_t bytes);
 /* Frees everything; what is dirty is lost. The cache can be used again. */
 void qcow2_cache_clear(struct qcow2_cache *cache);
 
-/* The slice at `offset` if it is in memory. The lock is held, for reading at least. */
+/*
+ * The slice at `offset` if it is in memory. The lock is held, for reading at least: callers assert
+ * it, as this runs for every cluster.
+ */
 struct qcow2_table *qcow2_cache_find(struct qcow2_cache *cache, uint64_t offset);
 /*
  * [locked] A slice, not in the cache yet, whose bytes the caller reads; NULL: no memory. Dropped

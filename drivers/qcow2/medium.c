@@ -118,11 +118,11 @@ int qcow2_read_table(struct blk_node *node, const struct qcow2_table_kind *kind,
 int qcow2_cache_get(struct blk_node *node, struct qcow2_cache *cache, uint64_t offset,
                     struct qcow2_table **table, struct blk_error *err)
 {
-    ASSERT_LOCKED(&qcow2_state(node)->lock);
     *table = qcow2_cache_find(cache, offset);
     if (*table)
         return 0;
 
+    ASSERT_LOCKED(cache->lock);
     int ret = qcow2_check_table_whole(node, offset, cache->entry_bytes, "table", err);
     if (ret < 0)
         return ret;

@@ -98,7 +98,6 @@ void qcow2_drop_tables(struct qcow2_state *s)
 
 void qcow2_forget_tables(struct blk_node *node)
 {
-    ASSERT_ALONE();
     struct qcow2_state *s = qcow2_state(node);
     QCOW2_LOCK_SCOPE(s);
     qcow2_drop_tables(s);

@@ -1,6 +1,4 @@
-/*
- * What happens when a table turns out to be invalid.
- */
+/* What happens when a table turns out to be invalid. */
 #ifndef DRIVERS_QCOW2_HEADER_CORRUPT_H
 #define DRIVERS_QCOW2_HEADER_CORRUPT_H
 

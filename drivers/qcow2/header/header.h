@@ -1,6 +1,4 @@
-/*
- * Reading cluster 0, and what follows the header in it.
- */
+/* Reading cluster 0, and what follows the header in it. */
 #ifndef DRIVERS_QCOW2_HEADER_HEADER_H
 #define DRIVERS_QCOW2_HEADER_HEADER_H
 

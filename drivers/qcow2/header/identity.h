@@ -1,6 +1,4 @@
-/*
- * The identity of a backup in the header.
- */
+/* The identity of a backup in the header. */
 #ifndef DRIVERS_QCOW2_HEADER_IDENTITY_H
 #define DRIVERS_QCOW2_HEADER_IDENTITY_H
 

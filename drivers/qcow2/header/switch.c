@@ -287,8 +287,7 @@ static int find_layout(struct layout *layout, struct qcow2_header *header,
                        const struct qcow2_tail *tail, uint64_t old_used)
 {
     /*
-     * With the feature names or without, the backing name behind them or behind all that is in
-     * use.
+     * With the feature names or without, the backing name behind them or behind all that is in use.
      */
     static const struct { bool keep_names, name_behind; } ways[] = {
         { true, false }, { true, true }, { false, false }, { false, true },

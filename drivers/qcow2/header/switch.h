@@ -1,6 +1,4 @@
-/*
- * Writing cluster 0.
- */
+/* Writing cluster 0. */
 #ifndef DRIVERS_QCOW2_HEADER_SWITCH_H
 #define DRIVERS_QCOW2_HEADER_SWITCH_H
 

@@ -331,6 +331,7 @@ static bool map_cached(struct blk_node *node, uint64_t offset, uint64_t bytes,
                        struct qcow2_mapping *mapping, int *ret, struct blk_error *err)
 {
     struct qcow2_state *s = qcow2_state(node);
+    ASSERT_READ_LOCKED(&s->lock);
     uint64_t at = l1_index(s, offset);
     uint64_t table = s->l1 && at < s->l1_entries ? s->l1[at] & QCOW2_ENTRY_OFFSET : 0;
 

@@ -48,9 +48,8 @@ int qcow2_refslice(struct blk_node *node, uint64_t cluster, struct qcow2_table *
                    uint64_t *index, struct blk_error *err)
 {
     struct qcow2_state *s = qcow2_state(node);
-    ASSERT_LOCKED(&s->lock);
     *slice = NULL;
-    int ret = qcow2_reftable_load(node, err);
+    int ret = qcow2_reftable_load(node, err); /* asserts the lock for all lookups: once is enough */
     if (ret < 0)
         return ret;
 
@@ -66,7 +65,6 @@ int qcow2_refslice(struct blk_node *node, uint64_t cluster, struct qcow2_table *
 
 int qcow2_refcount(struct blk_node *node, uint64_t cluster, uint64_t *count, struct blk_error *err)
 {
-    ASSERT_LOCKED(&qcow2_state(node)->lock);
     struct qcow2_table *slice;
     uint64_t index;
     int ret = qcow2_refslice(node, cluster, &slice, &index, err);
