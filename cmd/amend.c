@@ -108,8 +108,11 @@ static int amend_main(int argc, char **argv)
         return report_usage(&cmd_amend, "expects options (-o)");
     bool help = create_options_want_help(&request.texts);
     if (help && request.image.format) {
-        const struct blk_driver *driver = image_driver(request.image.format, &err);
-        return driver ? print_amend_help(driver) : report_error(&err);
+        const struct blk_driver *driver = blk_driver_find(request.image.format);
+        if (driver)
+            return print_amend_help(driver);
+        image_unknown_format(request.image.format, &err);
+        return report_error(&err);
     }
     if (operands.count != 1)
         return report_usage(&cmd_amend, "expects one image");

@@ -86,7 +86,7 @@ static int check_backing(const struct create_request *request, const struct opti
     if (!*file)
         return report_failure("creating '%s': the name of the backing file is empty",
                               request->filename);
-    if (format && !image_driver_of_new(format, &err))
+    if (format && !image_driver(format, &err))
         return report_error(&err);
 
     BLK_AUTOFREE char *name = blk_resolve_backing_name(request->filename, file);

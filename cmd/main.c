@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <jansson.h>
+#include <poll.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -94,6 +95,7 @@ static void print_program_help(void)
 {
     const char *name = program_name();
 
+    program_note_help();
     if (program_called_as() == PROGRAM_QEMU_IMG)
         print_version();
     printf("usage: %s COMMAND [OPTION]... [OPERAND]...\n"
@@ -174,17 +176,36 @@ static bool fill_standard_descriptors(void)
     return true;
 }
 
+/*
+ * In QEMU's place, help that is read only up to the line that a script looks for is no failure:
+ * "set -o pipefail; qemu-img --version | head -n 1" is how scripts check what they have.
+ */
+static bool is_help_read_in_part(void)
+{
+    struct pollfd out = { .fd = STDOUT_FILENO };
+
+    return program_called_as() != PROGRAM_BLKIMG && program_noted_help() &&
+           poll(&out, 1, 0) == 1 && (out.revents & (POLLERR | POLLHUP));
+}
+
 /* Output that did not get out is a failure, whatever the command thought. */
 static int close_stdout(int status)
 {
     bool lost = ferror(stdout);
     errno = 0;
-    if (fclose(stdout) != 0)
+    if (fflush(stdout) != 0)
         lost = true;
+    int cause = errno;
+    if (lost && is_help_read_in_part())
+        return status;
+    if (fclose(stdout) != 0) {
+        lost = true;
+        cause = cause ? cause : errno;
+    }
     if (!lost)
         return status;
     report_failure("writing to standard output: %s",
-                   errno ? strerror(errno) : "not all of it could be written");
+                   cause ? strerror(cause) : "not all of it could be written");
     return status == EXIT_OK ? command_error_status(running) : status;
 }
 

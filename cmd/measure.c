@@ -37,9 +37,9 @@ static int read_target(const char *format, const struct cmd_list *texts,
 {
     struct option_tables tables;
 
-    *driver = image_driver(format, err);
+    *driver = blk_driver_find(format);
     if (!*driver)
-        return -EINVAL;
+        return image_unknown_format(format, err);
     int ret = blk_driver_require(*driver, BLK_MEASURING, err, "measuring a new image");
     if (ret < 0)
         return ret;

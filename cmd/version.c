@@ -26,6 +26,7 @@
 
 void print_version(void)
 {
+    program_note_help();
     if (program_called_as() == PROGRAM_BLKIMG)
         printf("blkimg version %s\n", VERSION);
     else

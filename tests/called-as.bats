@@ -27,6 +27,38 @@ setup() {
     grep -qE '^blkimg version [0-9.]+$' <(head -n 1 out)
 }
 
+@test "help and version read only in part are no failure there, lost output is one" {
+    need qemu-img
+    local name line
+    # The reader is gone before anything is written.
+    mkfifo fifo
+    unread() {
+        exec 8<>fifo 7>fifo 8<&-
+        "$@" >&7 7>&-
+    }
+    while read -r name line; do
+        run -0 --separate-stderr unread "bin/$name" $line
+        assert_equal "$name $line: $stderr" "$name $line: "
+        run -1 --separate-stderr eval "bin/$name $line >/dev/full"
+        assert_equal "$stderr" "$name: writing to standard output: No space left on device"
+        [[ $name != qemu-img ]] || run -0 --separate-stderr unread qemu-img $line
+    done <<'END'
+qemu-img --help
+qemu-img --version
+qemu-img convert --help
+qemu-img create -f qcow2 -o help
+qemu-img amend -f qcow2 -o help
+qemu-io --help
+END
+    # What is no help is still lost.
+    run -1 --separate-stderr unread bin/qemu-img info x
+    assert_equal "$stderr" "qemu-img: writing to standard output: Broken pipe"
+    run -1 --separate-stderr unread bin/qemu-img map --output=json x
+    run -1 --separate-stderr unread blkimg --help
+    bash -c 'set -o pipefail; bin/qemu-img --help | head -n 1' >out
+    assert_equal "$(wc -l <out)" 1
+}
+
 @test "messages have that name" {
     run -1 --separate-stderr bin/qemu-img info nosuch
     [[ $stderr == "qemu-img: "*"No such file or directory"* ]]

@@ -102,7 +102,7 @@ refuses() {
     refuses "option 'bogus'" -o bogus=1 x 1M
     refuses "'sizee'" -o sizee=1 x 1M
     refuses "'maybe'" -o nocow=maybe x 1M
-    refuses "Unknown driver 'bogus'" -f bogus x 1M
+    refuses "Unknown file format 'bogus'" -f bogus x 1M
     refuses "preallocation" -o preallocation=metadata x 1M
     refuses "preallocation" -o preallocation=lots x 1M
     refuses "'raw' has no backing files" -b other -F raw x

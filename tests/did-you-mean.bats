@@ -18,14 +18,16 @@ setup() {
 }
 
 @test "a format" {
-    says "Unknown driver 'qcow3': did you mean 'qcow2'?" create -f qcow3 y 1M
+    says "Unknown file format 'qcow3': did you mean 'qcow2'?" create -f qcow3 y 1M
     says "Unknown driver 'qcow3': did you mean 'qcow2'?" info -f qcow3 x.q
     says "Unknown driver 'qcow3': did you mean 'qcow2'?" info --image-opts driver=qcow3,file.filename=x.q
     says "Unknown driver 'qcow3': did you mean 'qcow2'?" create -f qcow2 -b x.q -F qcow3 y
-    says "Unknown driver 'qcow3': did you mean 'qcow2'?" convert -O qcow3 x.q y
+    says "Unknown file format 'qcow3': did you mean 'qcow2'?" convert -O qcow3 x.q y
     # getopt makes "=qcow2" the value, and so do scripts' expectations.
     says "Unknown driver '=qcow2': did you mean 'qcow2'?" info -f=qcow2 x.q
-    says "Unknown driver 'vmdk': this format (a VMware disk) is not supported" convert -O vmdk x.q y
+    says "Unknown file format 'vmdk': this format (a VMware disk) is not supported" convert -O vmdk x.q y
+    says "Unknown file format 'qcow': this format (the predecessor of qcow2) is not supported" create -f qcow y 1M
+    says "Unknown driver 'qcow': this format (the predecessor of qcow2) is not supported" info -f qcow x.q
     says "Unknown driver 'elephant': no such format or protocol" info -f elephant x.q
     assert_not_exist y
 }

@@ -69,6 +69,14 @@ Could not open 'gone': No such file or directory           | convert -O raw orph
 Could not open 'r': Image is not in qcow2 format           | info -f qcow2 r
 Could not open 'r': Image is not in qcow2 format           | convert -f qcow2 -O raw r t
 Could not open 'a': Unknown driver 'bogus'                 | info -f bogus a
+Unknown driver 'bogus'                                      | create -f qcow2 -b a -F bogus t
+Unknown file format 'bogus'                                | create -f bogus t 1M
+Unknown file format 'bogus'                                | create -f bogus -o help
+Unknown file format 'bogus'                                | convert -O bogus a t
+Unknown file format 'bogus'                                | convert -O bogus -o help
+Unknown file format 'bogus'                                | measure -O bogus a
+Unknown file format 'bogus'                                | amend -f bogus -o help
+Unknown file format                                        | dd -O bogus if=a of=t
 Could not open 'feature': Unsupported qcow2 feature(s):    | info feature
 Unsupported qcow2 feature(s):                              | check feature
 Could not open 'corrupt'                                   | resize corrupt 2M

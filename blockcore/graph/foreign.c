@@ -57,6 +57,7 @@ static const struct signature signatures[] = {
 static const struct blk_foreign descriptor_format = { "vmdk", "the descriptor of a VMware disk" };
 static const struct blk_foreign bzip2_format = { "bzip2", "a compressed stream" };
 static const struct blk_foreign fixed_vhd = { "vpc", "a Virtual PC disk, VHD" };
+static const struct blk_foreign qcow_format = { "qcow", "the predecessor of qcow2" };
 static const struct blk_foreign dmg_format = { "dmg", "an Apple disk image" };
 
 /* ---- the start ---- */
@@ -159,7 +160,7 @@ const struct blk_foreign *blk_foreign_by_tail(const uint8_t *tail, size_t bytes)
 
 const struct blk_foreign *blk_foreign_find(const char *name)
 {
-    const struct blk_foreign *others[] = { &bzip2_format, &dmg_format };
+    const struct blk_foreign *others[] = { &bzip2_format, &dmg_format, &qcow_format };
 
     for (size_t i = 0; i < sizeof(signatures) / sizeof(signatures[0]); i++)
         if (strcmp(signatures[i].format.name, name) == 0)

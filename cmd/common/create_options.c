@@ -12,6 +12,7 @@
 #include "blockcore/base/nearest.h"
 #include "blockcore/base/units.h"
 #include "blockcore/graph/names.h"
+#include "cmd/common/program.h"
 
 /* ---- tables ---- */
 
@@ -204,6 +205,7 @@ static void print_list(const struct option_tables *tables, bool whole)
 
 void create_options_help(const struct option_tables *tables, bool whole)
 {
+    program_note_help();
     if (whole)
         printf("Supported options:\n");
     else
@@ -216,6 +218,7 @@ void create_options_help(const struct option_tables *tables, bool whole)
 
 void amend_options_help(const struct option_tables *tables)
 {
+    program_note_help();
     printf("Amend options for '%s':\n", tables->format);
     print_list(tables, false);
 }

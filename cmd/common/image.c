@@ -34,11 +34,22 @@ const struct blk_driver *image_driver(const char *format, struct blk_error *err)
     return driver;
 }
 
+int image_unknown_format(const char *format, struct blk_error *err)
+{
+    struct blk_error unknown = BLK_ERROR_INIT;
+
+    blk_driver_unknown(format, &unknown);
+    return blk_fail_why(err, EINVAL, unknown.why, "Unknown file format '%s'", format);
+}
+
 const struct blk_driver *image_driver_of_new(const char *format, struct blk_error *err)
 {
-    const struct blk_driver *driver = image_driver(format, err);
-    bool is_protocol = driver && BLK_OP(driver, creation, make_node);
-    return is_protocol ? blk_driver_find("raw") : driver;
+    const struct blk_driver *driver = blk_driver_find(format);
+    if (!driver) {
+        image_unknown_format(format, err);
+        return NULL;
+    }
+    return BLK_OP(driver, creation, make_node) ? blk_driver_find("raw") : driver;
 }
 
 int image_check_objects(const struct cmd_list *objects, struct blk_error *err)

@@ -107,7 +107,13 @@ int image_cache(const char *text, struct blk_cache_mode *mode, struct blk_error 
 /* The driver called `format`, or NULL with `err` ("Unknown driver 'x'"). */
 const struct blk_driver *image_driver(const char *format, struct blk_error *err);
 
-/* The same for the format of a new image: a protocol by itself ("file") is a raw image. */
+/* Fails with -EINVAL: no image of that format can be made or measured ("Unknown file format 'x'"). */
+int image_unknown_format(const char *format, struct blk_error *err);
+
+/*
+ * The driver of a new image of that format, or NULL with the error of image_unknown_format(). A
+ * protocol by itself ("file") is a raw image.
+ */
 const struct blk_driver *image_driver_of_new(const char *format, struct blk_error *err);
 
 #endif

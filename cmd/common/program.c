@@ -10,6 +10,7 @@ static const char *const names[] = {
 };
 
 static enum program called_as = PROGRAM_BLKIMG;
+static bool printed_help;
 
 void program_set(const char *argv0)
 {
@@ -29,4 +30,14 @@ enum program program_called_as(void)
 const char *program_name(void)
 {
     return names[called_as];
+}
+
+void program_note_help(void)
+{
+    printed_help = true;
+}
+
+bool program_noted_help(void)
+{
+    return printed_help;
 }

@@ -5,6 +5,8 @@
 #ifndef CMD_COMMON_PROGRAM_H
 #define CMD_COMMON_PROGRAM_H
 
+#include <stdbool.h>
+
 enum program { PROGRAM_BLKIMG, PROGRAM_QEMU_IMG, PROGRAM_QEMU_IO };
 
 /* Takes it from argv[0], which may be NULL. To be called first. */
@@ -14,5 +16,12 @@ enum program program_called_as(void);
 
 /* "blkimg", "qemu-img" or "qemu-io". */
 const char *program_name(void);
+
+/*
+ * Notes that what is printed is help or the version, and tells so afterwards: scripts read the
+ * part they look for and leave ("qemu-img --help | grep -q").
+ */
+void program_note_help(void);
+bool program_noted_help(void);
 
 #endif

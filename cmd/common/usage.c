@@ -192,6 +192,7 @@ void usage_print_help(const struct command *command, const struct cmd_option *op
     static const struct cmd_option help = { 'h', "help", CMD_FLAG, NULL, NULL, "show this help" };
     bool alone = program_called_as() == PROGRAM_QEMU_IO;
 
+    program_note_help();
     for (const char *form = command->usage; form; form = next_form(form)) {
         BLK_AUTOFREE char *text = form_text(command, options, form, true);
         int column = printf("%s %s%s%s", form == command->usage ? "usage:" : "   or:",
