@@ -186,23 +186,34 @@ static int commit_into_base(struct commit *commit, struct blk_error *err)
     struct blk_node *base = commit->base;
     int ret = commit->merge_bitmaps ? check_bitmaps(commit, err) : 0;
 
-    if (ret == 0)
-        ret = loosen_parent(commit, err);
+    if (ret < 0)
+        return ret;
+    ret = loosen_parent(commit, err);
 
-    if (ret == 0)
-        ret = blk_reopen(base, true, base->cache, err);
-    if (ret == 0 && blk_size(commit->root) > blk_size(base))
+    if (ret < 0)
+        return ret;
+    ret = blk_reopen(base, true, base->cache, err);
+    if (ret < 0)
+        return ret;
+    if (blk_size(commit->root) > blk_size(base))
         ret = blk_truncate(base, blk_size(commit->root), BLK_PREALLOC_OFF, false, err);
-    if (ret == 0)
-        ret = copy_down(commit, err);
-    if (ret == 0 && commit->merge_bitmaps)
+    if (ret < 0)
+        return ret;
+    ret = copy_down(commit, err);
+    if (ret < 0)
+        return ret;
+    if (commit->merge_bitmaps)
         ret = merge_bitmaps(commit, err);
-    if (ret == 0)
-        ret = pass_identity_on(commit, err);
+    if (ret < 0)
+        return ret;
+    ret = pass_identity_on(commit, err);
+    if (ret < 0)
+        return ret;
     /* Back to read-only: flushes, and stores the bitmaps. What follows may rely on the base. */
-    if (ret == 0)
-        ret = blk_reopen(base, false, base->cache, err);
-    return ret < 0 ? ret : tie_parent(commit, err);
+    ret = blk_reopen(base, false, base->cache, err);
+    if (ret < 0)
+        return ret;
+    return tie_parent(commit, err);
 }
 
 static int empty_top(const struct commit *commit, struct blk_error *err)

@@ -115,6 +115,7 @@ static int write_back(struct blk_node *node, uint64_t offset, uint64_t bytes, co
 /* Copies what the image does not have. The range is held, and whole units or the image's end. */
 static int copy_held(struct blk_node *node, uint64_t offset, uint64_t bytes, struct blk_error *err)
 {
+    ASSERT_RANGE_HELD(&node->ranges, offset, bytes, BLK_RANGE_EXCLUSIVE);
     uint64_t end = offset + bytes, most = u64_max(COPY_BYTES, file_of(node)->limits.zero_alignment);
     BLK_AUTOFREE uint8_t *buf = blk_buffer_alloc(u64_min(bytes, most));
     int ret = buf ? 0 : blk_fail(err, ENOMEM, "copying on read to '%s'", node->name);

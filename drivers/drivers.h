@@ -1,6 +1,4 @@
-/*
- * The tables of all drivers, for registry.c alone: drivers do not know each other.
- */
+/* The tables of all drivers, for registry.c alone: drivers do not know each other. */
 #ifndef DRIVERS_DRIVERS_H
 #define DRIVERS_DRIVERS_H
 

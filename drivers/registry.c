@@ -1,6 +1,4 @@
-/*
- * The only list of drivers. Formats are probed in this order; the highest score wins.
- */
+/* The only list of drivers. Formats are probed in this order; the highest score wins. */
 #include "blockcore/filters/filters.h"
 #include "drivers/drivers.h"
 

@@ -297,3 +297,33 @@ stores_not() {
     blkimg pivot --to=/dev/fd/8 top.q
     assert_equal "$(qemu-img info top.q | sed -n 's/^backing file: //p')" other.q
 }
+
+@test "create: not over a file of its own backing chain" {
+    blkimg create -q -f qcow2 base 4M
+    blkimg create -q -f qcow2 -b base -F qcow2 middle
+    blkimg create -q -f qcow2 -b middle -F qcow2 top
+    ln -s base link
+    cp base before
+    local target
+    for target in base ./base link; do
+        run -1 --separate-stderr blkimg create -q -f qcow2 -b top -F qcow2 "$target"
+        [[ $stderr == *@(is the same file as|leads back to itself)* ]] || fail "$stderr"
+        run -1 --separate-stderr blkimg create -q -f qcow2 -b top -F qcow2 "$target" 4M
+        cmp base before
+    done
+    rm link
+    ln base link
+    run -1 --separate-stderr blkimg create -q -f qcow2 -b top -F qcow2 link
+    cmp base before
+}
+
+@test "create: an image is not its own data file" {
+    mkdir folder
+    local name
+    for name in new ./new folder/../new "$PWD/new"; do
+        run -1 --separate-stderr blkimg create -q -f qcow2 -o data_file="$name" new 4M
+        [[ $stderr == *"data file '$name'"*'is the same file as'* ]] || fail "$stderr"
+        assert_not_exists new
+    done
+    blkimg create -q -f qcow2 -o data_file=folder/new new 4M
+}

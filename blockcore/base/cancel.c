@@ -1,3 +1,4 @@
+/* The signals that end a run in good order: a handler notes the first, the work asks for it. */
 #include "blockcore/base/cancel.h"
 
 #include <signal.h>

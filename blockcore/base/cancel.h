@@ -6,8 +6,8 @@
 #define BLOCKCORE_BASE_CANCEL_H
 
 /*
- * Installs the handlers; a signal that was ignored at start
- * (nohup) stays ignored. A second signal does not kill.
+ * Installs the handlers; a signal that was ignored at start (nohup) stays ignored. A second signal
+ * does not kill.
  */
 void blk_cancel_init(void);
 

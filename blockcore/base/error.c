@@ -1,3 +1,4 @@
+/* How an error is filled: the lowest cause stays, callers put words before it. */
 #include "blockcore/base/error.h"
 
 #include <errno.h>

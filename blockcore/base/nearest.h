@@ -1,6 +1,4 @@
-/*
- * "Did you mean": the known name that is nearest to a mistyped one.
- */
+/* "Did you mean": the known name that is nearest to a mistyped one. */
 #ifndef BLOCKCORE_BASE_NEAREST_H
 #define BLOCKCORE_BASE_NEAREST_H
 

@@ -1,3 +1,4 @@
+/* A link never replaces a name, so it is tried first; then renameat2(2); then a look before. */
 #include "blockcore/base/rename.h"
 
 #include <errno.h>

@@ -1,6 +1,4 @@
-/*
- * Giving a file a name that must be free, on file systems with and without the calls for it.
- */
+/* Giving a file a name that must be free, on file systems with and without the calls for it. */
 #ifndef BLOCKCORE_BASE_RENAME_H
 #define BLOCKCORE_BASE_RENAME_H
 

@@ -1,3 +1,4 @@
+/* The table's usual content: the system's own calls. */
 #include "blockcore/base/sys.h"
 
 #include <errno.h>

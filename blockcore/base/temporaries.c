@@ -1,9 +1,11 @@
+/* A fixed table, for it is read when there is no memory left. */
 #include "blockcore/base/temporaries.h"
 
 #include <fcntl.h>
-#include <pthread.h>
 #include <stddef.h>
 #include <unistd.h>
+
+#include "blockcore/base/lock.h"
 
 /*
  * An image has two files at most, a backup as many times that as it has disks. What does not fit
@@ -11,7 +13,7 @@
  */
 #define MAX_TEMPORARIES 256
 
-static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER; /* guards what follows */
+static struct blk_mutex mutex = BLK_MUTEX_INIT; /* guards what follows */
 static struct {
     int directory_fd;
     const char *name; /* NULL: free */
@@ -19,7 +21,7 @@ static struct {
 
 void blk_temporary_note(int directory_fd, const char *name)
 {
-    pthread_mutex_lock(&mutex);
+    LOCK_SCOPE(&mutex);
     size_t i = 0;
     while (i < MAX_TEMPORARIES && temporaries[i].name)
         i++;
@@ -27,23 +29,20 @@ void blk_temporary_note(int directory_fd, const char *name)
         temporaries[i].directory_fd = directory_fd;
         temporaries[i].name = name;
     }
-    pthread_mutex_unlock(&mutex);
 }
 
 void blk_temporary_forget(const char *name)
 {
-    pthread_mutex_lock(&mutex);
+    LOCK_SCOPE(&mutex);
     for (size_t i = 0; name && i < MAX_TEMPORARIES; i++)
         if (temporaries[i].name == name)
             temporaries[i].name = NULL;
-    pthread_mutex_unlock(&mutex);
 }
 
 void blk_temporaries_remove(void)
 {
-    pthread_mutex_lock(&mutex);
+    LOCK_SCOPE(&mutex);
     for (size_t i = 0; i < MAX_TEMPORARIES; i++)
         if (temporaries[i].name)
             (void)unlinkat(temporaries[i].directory_fd, temporaries[i].name, 0);
-    pthread_mutex_unlock(&mutex);
 }

@@ -1,3 +1,4 @@
+/* Starting the threads of a job, and waiting for them. */
 #include "blockcore/base/workers.h"
 
 #include <pthread.h>

@@ -1,6 +1,4 @@
-/*
- * Threads that share one job.
- */
+/* Threads that share one job. */
 #ifndef BLOCKCORE_BASE_WORKERS_H
 #define BLOCKCORE_BASE_WORKERS_H
 

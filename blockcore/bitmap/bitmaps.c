@@ -1,3 +1,4 @@
+/* The set of bitmaps of a node: its members, its stages, and what each write does to it. */
 #include "blockcore/bitmap/bitmaps.h"
 
 #include <errno.h>
@@ -9,12 +10,41 @@
 #include "blockcore/graph/driver.h"
 #include "blockcore/graph/feature.h"
 
+#define BIT(stage) (1u << BLK_BITMAPS_##stage)
+
+static void enter_stage(struct blk_dirty_bitmaps *bitmaps, enum blk_bitmaps_stage stage)
+{
+    static const unsigned may_follow[] = {
+        [BLK_BITMAPS_LISTED] = BIT(LISTED) | BIT(LOADED),
+        [BLK_BITMAPS_LOADED] = BIT(LISTED) | BIT(TRACKED),
+        [BLK_BITMAPS_TRACKED] = BIT(LOADED),
+    };
+    ASSERT(may_follow[atomic_load(&bitmaps->stage)] & 1u << stage);
+    atomic_store(&bitmaps->stage, stage);
+}
+
+static bool is_tracked(const struct blk_dirty_bitmaps *bitmaps)
+{
+    return atomic_load(&bitmaps->stage) == BLK_BITMAPS_TRACKED;
+}
+
+void blk_bitmaps_listed(struct blk_dirty_bitmaps *bitmaps)
+{
+    enter_stage(bitmaps, BLK_BITMAPS_LISTED);
+}
+
+void blk_bitmaps_untrack(struct blk_dirty_bitmaps *bitmaps)
+{
+    if (is_tracked(bitmaps))
+        enter_stage(bitmaps, BLK_BITMAPS_LOADED);
+}
+
 struct blk_dirty_bitmaps *blk_bitmaps_of(struct blk_node *node)
 {
     if (!node->bitmaps) {
         node->bitmaps = blk_xcalloc(1, sizeof(*node->bitmaps));
-        node->bitmaps->loaded = true; /* of nothing */
-        pthread_mutex_init(&node->bitmaps->mutex, NULL);
+        node->bitmaps->stage = BLK_BITMAPS_LOADED; /* of nothing */
+        blk_mutex_init(&node->bitmaps->mutex);
     }
     return node->bitmaps;
 }
@@ -38,7 +68,7 @@ void blk_bitmaps_free(struct blk_node *node)
         bitmaps->first = bitmap->next;
         free_bitmap(node, bitmap);
     }
-    pthread_mutex_destroy(&bitmaps->mutex);
+    blk_mutex_destroy(&bitmaps->mutex);
     free(bitmaps);
     node->bitmaps = NULL;
 }
@@ -76,7 +106,7 @@ int blk_bitmaps_add(struct blk_node *node, struct blk_dirty_bitmap *bitmap, stru
     bitmap->next = NULL;
     bitmaps->changed = true;
     /* The next write says for this one too that it is in use. */
-    atomic_store(&bitmaps->tracking, false);
+    blk_bitmaps_untrack(bitmaps);
     return 0;
 }
 
@@ -92,12 +122,12 @@ void blk_bitmaps_remove(struct blk_node *node, struct blk_dirty_bitmap *bitmap)
 
 int blk_bitmaps_load(struct blk_node *node, struct blk_error *err)
 {
-    if (!node->bitmaps || node->bitmaps->loaded)
+    if (!node->bitmaps || atomic_load(&node->bitmaps->stage) != BLK_BITMAPS_LISTED)
         return 0;
     int ret = BLK_OP(node->driver, bitmaps, load)(node, err);
     if (ret < 0)
         return blk_fail_if_unset(err, -ret, "loading the bitmaps of '%s'", node->name);
-    node->bitmaps->loaded = true;
+    enter_stage(node->bitmaps, BLK_BITMAPS_LOADED);
     return 0;
 }
 
@@ -213,18 +243,17 @@ static void mark_enabled(struct blk_dirty_bitmaps *bitmaps, uint64_t offset, uin
 static int begin_tracking(struct blk_node *node, struct blk_error *err)
 {
     struct blk_dirty_bitmaps *bitmaps = node->bitmaps;
-    int ret = 0;
 
-    pthread_mutex_lock(&bitmaps->mutex);
-    if (!atomic_load(&bitmaps->tracking) && any_records(bitmaps)) {
-        ret = blk_bitmaps_load(node, err);
-        if (ret == 0 && BLK_OP(node->driver, bitmaps, track))
-            ret = BLK_OP(node->driver, bitmaps, track)(node, err);
-        if (ret == 0)
-            atomic_store(&bitmaps->tracking, true);
-    }
-    pthread_mutex_unlock(&bitmaps->mutex);
-    return ret;
+    LOCK_SCOPE(&bitmaps->mutex);
+    if (is_tracked(bitmaps) || !any_records(bitmaps))
+        return 0;
+    int ret = blk_bitmaps_load(node, err);
+    if (ret == 0 && BLK_OP(node->driver, bitmaps, track))
+        ret = BLK_OP(node->driver, bitmaps, track)(node, err);
+    if (ret < 0)
+        return ret;
+    enter_stage(bitmaps, BLK_BITMAPS_TRACKED);
+    return 0;
 }
 
 int blk_bitmaps_will_write(struct blk_node *node, uint64_t offset, uint64_t bytes,
@@ -234,7 +263,7 @@ int blk_bitmaps_will_write(struct blk_node *node, uint64_t offset, uint64_t byte
 
     if (!bitmaps || !bitmaps->first)
         return 0;
-    int ret = atomic_load(&bitmaps->tracking) ? 0 : begin_tracking(node, err);
+    int ret = is_tracked(bitmaps) ? 0 : begin_tracking(node, err);
     if (ret == 0)
         blk_bitmaps_did_write(node, offset, bytes);
     return ret;
@@ -242,7 +271,7 @@ int blk_bitmaps_will_write(struct blk_node *node, uint64_t offset, uint64_t byte
 
 void blk_bitmaps_did_write(struct blk_node *node, uint64_t offset, uint64_t bytes)
 {
-    if (node->bitmaps && atomic_load(&node->bitmaps->tracking))
+    if (node->bitmaps && is_tracked(node->bitmaps))
         mark_enabled(node->bitmaps, offset, bytes);
 }
 
@@ -274,7 +303,7 @@ bool blk_bitmaps_unsaved(const struct blk_node *node)
 
     if (!bitmaps)
         return false;
-    if (bitmaps->changed || atomic_load(&bitmaps->tracking))
+    if (bitmaps->changed || is_tracked(bitmaps))
         return true;
     for (const struct blk_dirty_bitmap *b = bitmaps->first; b; b = b->next)
         if (b->persistent && !b->inconsistent && !b->unusable && atomic_load(&b->changed))

@@ -12,26 +12,47 @@
 #ifndef BLOCKCORE_BITMAP_BITMAPS_H
 #define BLOCKCORE_BITMAP_BITMAPS_H
 
-#include <pthread.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 
 #include "blockcore/base/error.h"
+#include "blockcore/base/lock.h"
 #include "blockcore/bitmap/dirty_bitmap.h"
 #include "blockcore/graph/node.h"
 
+/*
+ * How much of the set is in memory, and whether the image says that it is in use (C5):
+ *
+ *              bits loaded              first recorded write
+ *   LISTED -----------------> LOADED ------------------------> TRACKED
+ *      ^                      |    ^                              |
+ *      '----------------------'    '------------------------------'
+ *       directory read (again)       stored, or a bitmap was added
+ *
+ * Validity, enabled and the like are properties of each bitmap (dirty_bitmap.h), in any mix.
+ */
+enum blk_bitmaps_stage {
+    BLK_BITMAPS_LISTED,  /* names and flags; what was loaded before still has its bits */
+    BLK_BITMAPS_LOADED,  /* the bits of all usable bitmaps */
+    BLK_BITMAPS_TRACKED, /* the image says that the enabled bitmaps are in use */
+};
+
 struct blk_dirty_bitmaps {
     struct blk_dirty_bitmap *first; /* in the image's order; changed only with the node drained */
-    pthread_mutex_t mutex;          /* held while the tracking of writes begins */
-    atomic_bool tracking;           /* the image says that the enabled bitmaps are in use */
-    bool loaded;                    /* the bits of all usable bitmaps are in memory */
+    struct blk_mutex mutex;          /* held while the tracking of writes begins */
+    atomic_int stage;               /* enum blk_bitmaps_stage; changed by the functions below */
     bool changed;                   /* set, names or flags differ from the image's */
     bool must_store;                /* the last step of a work that is done: no signal stops it */
 };
 
 /* The node's set, made empty where there is none yet. */
 struct blk_dirty_bitmaps *blk_bitmaps_of(struct blk_node *node);
+
+/* The directory has been read: bits may be missing. Not while the set is tracked. */
+void blk_bitmaps_listed(struct blk_dirty_bitmaps *bitmaps);
+/* The image holds what is in memory, or not all of it is said to be in use: ends the tracking. */
+void blk_bitmaps_untrack(struct blk_dirty_bitmaps *bitmaps);
 
 /* Adds a bitmap at the end; the set owns it. -EEXIST when the name is taken. */
 int blk_bitmaps_add(struct blk_node *node, struct blk_dirty_bitmap *bitmap, struct blk_error *err);
@@ -42,9 +63,7 @@ void blk_bitmaps_remove(struct blk_node *node, struct blk_dirty_bitmap *bitmap);
 /* Whether the set has changes that the image lacks: a close that cannot store them must say so. */
 bool blk_bitmaps_unsaved(const struct blk_node *node);
 
-/*
- * Puts "<action>: bitmap 'a', 'b' of 'node': " before an error that concerns all of them.
- */
+/* Puts "<action>: bitmap 'a', 'b' of 'node': " before an error that concerns all of them. */
 void blk_bitmaps_name(const struct blk_node *node, const char *action, struct blk_error *err);
 
 /* Frees the node's set and all in it; before blk_node_free(). */
@@ -57,9 +76,9 @@ int blk_bitmaps_not_found(const struct blk_node *node, const char *name, struct 
 int blk_bitmaps_exists(const struct blk_node *node, const char *name, struct blk_error *err);
 
 /*
- * The bitmap of that name with its bits in memory, fit for use. Errors
- * that name node and bitmap: -ENOENT, -EINVAL when it is inconsistent
- * (saying how to remove it) or has properties that we do not know.
+ * The bitmap of that name with its bits in memory, fit for use. Errors that name node and bitmap:
+ * -ENOENT, -EINVAL when it is inconsistent (saying how to remove it) or has properties that we do
+ * not know.
  */
 int blk_bitmaps_get_usable(struct blk_node *node, const char *name,
                            struct blk_dirty_bitmap **bitmap, struct blk_error *err);
@@ -74,9 +93,9 @@ int blk_bitmaps_can_create(const struct blk_driver *driver, const char *filename
 int blk_bitmaps_check_usable(struct blk_node *node, struct blk_error *err);
 
 /*
- * Marks what is dirty in `from` in the bitmap of the same name; where
- * there is none, makes a persistent one of the same granularity,
- * enabled if `from` is. The node is drained or has no other user.
+ * Marks what is dirty in `from` in the bitmap of the same name; where there is none, makes a
+ * persistent one of the same granularity, enabled if `from` is. The node is drained or has no other
+ * user.
  */
 int blk_bitmaps_merge_same(struct blk_node *node, const struct blk_dirty_bitmap *from,
                            struct blk_error *err);
@@ -85,8 +104,8 @@ int blk_bitmaps_merge_same(struct blk_node *node, const struct blk_dirty_bitmap 
 int blk_bitmaps_load(struct blk_node *node, struct blk_error *err);
 
 /*
- * For blockcore's requests, around each change of guest
- * data. The first may fail: then nothing may be written.
+ * For blockcore's requests, around each change of guest data. The first may fail: then nothing may
+ * be written.
  */
 int blk_bitmaps_will_write(struct blk_node *node, uint64_t offset, uint64_t bytes,
                            struct blk_error *err);

@@ -1,3 +1,4 @@
+/* One bitmap: words that threads change atomically, and searches that skip what is clean. */
 #include "blockcore/bitmap/dirty_bitmap.h"
 
 #include <endian.h>

@@ -2,10 +2,10 @@
  * A dirty bitmap: which granules of a node were written. There is one bit for each granule of 1 <<
  * granularity_bits bytes; bit n covers [n << granularity_bits, (n + 1) << granularity_bits).
  *
- * The bits are words changed atomically, so any number of threads may set,
- * clear and read them without a lock. Words that were never touched cost
- * no memory: they are the system's zero page. Resizing, renaming and the
- * flags are for the one thread that owns the graph, with the node drained.
+ * The bits are words changed atomically, so any number of threads may set, clear and read them
+ * without a lock. Words that were never touched cost no memory: they are the system's zero page.
+ * Resizing, renaming and the flags are for the one thread that owns the graph, with the node
+ * drained.
  */
 #ifndef BLOCKCORE_BITMAP_DIRTY_BITMAP_H
 #define BLOCKCORE_BITMAP_DIRTY_BITMAP_H
@@ -23,8 +23,8 @@
 #define BLK_BITMAP_MAX_NAME_BYTES 1023
 
 /*
- * QEMU's default granularity for an image: its cluster
- * size (0: none), but 4 KiB at least and 64 KiB at most.
+ * QEMU's default granularity for an image: its cluster size (0: none), but 4 KiB at least and 64
+ * KiB at most.
  */
 unsigned blk_dirty_bitmap_default_granularity_bits(uint64_t cluster_bytes);
 
@@ -85,8 +85,8 @@ void blk_dirty_bitmap_free(struct blk_dirty_bitmap *bitmap);
 void blk_dirty_bitmap_set(struct blk_dirty_bitmap *bitmap, uint64_t offset, uint64_t bytes);
 
 /*
- * Clears the granules that lie wholly in the range (the
- * last one counts as whole at the end of the node).
+ * Clears the granules that lie wholly in the range (the last one counts as whole at the end of the
+ * node).
  */
 void blk_dirty_bitmap_clear(struct blk_dirty_bitmap *bitmap, uint64_t offset, uint64_t bytes);
 void blk_dirty_bitmap_clear_all(struct blk_dirty_bitmap *bitmap);
@@ -94,8 +94,8 @@ void blk_dirty_bitmap_clear_all(struct blk_dirty_bitmap *bitmap);
 bool blk_dirty_bitmap_get(const struct blk_dirty_bitmap *bitmap, uint64_t offset);
 
 /*
- * The first run of dirty bytes at or after `offset`, cut
- * to [offset, end). Returns false when there is none.
+ * The first run of dirty bytes at or after `offset`, cut to [offset, end). Returns false when there
+ * is none.
  */
 bool blk_dirty_bitmap_next(const struct blk_dirty_bitmap *bitmap, uint64_t offset, uint64_t end,
                            uint64_t *start, uint64_t *bytes);
@@ -129,8 +129,8 @@ bool blk_dirty_cursor_look(struct blk_dirty_cursor *cursor, uint64_t offset, uin
 uint64_t blk_dirty_bitmap_count(const struct blk_dirty_bitmap *bitmap);
 
 /*
- * Marks in `to` whatever is dirty in `from`. Granularities
- * may differ; what lies past the end of `to` is dropped.
+ * Marks in `to` whatever is dirty in `from`. Granularities may differ; what lies past the end of
+ * `to` is dropped.
  */
 void blk_dirty_bitmap_merge(struct blk_dirty_bitmap *to, const struct blk_dirty_bitmap *from);
 
@@ -138,15 +138,13 @@ void blk_dirty_bitmap_merge(struct blk_dirty_bitmap *to, const struct blk_dirty_
 int blk_dirty_bitmap_copy(const struct blk_dirty_bitmap *bitmap, struct blk_dirty_bitmap **copy,
                           struct blk_error *err);
 
-/*
- * Reserves the memory that a resize to `size` needs, so that it cannot fail. -ENOMEM, -EFBIG.
- */
+/* Reserves the memory that a resize to `size` needs, so that it cannot fail. -ENOMEM, -EFBIG. */
 int blk_dirty_bitmap_prepare_resize(struct blk_dirty_bitmap *bitmap, uint64_t size,
                                     struct blk_error *err);
 
 /*
- * Follows the node's size: new granules are clean, unless
- * the range that was cut off and grown again shares one.
+ * Follows the node's size: new granules are clean, unless the range that was cut off and grown
+ * again shares one.
  */
 int blk_dirty_bitmap_resize(struct blk_dirty_bitmap *bitmap, uint64_t size, struct blk_error *err);
 

@@ -1,3 +1,4 @@
+/* A file that a header is about to name is opened and synced first, with its whole chain. */
 #include "blockcore/graph/backing.h"
 
 #include <errno.h>

@@ -1,6 +1,4 @@
-/*
- * Closing a graph, which can fail, and the report of how it went.
- */
+/* Closing a graph, which can fail, and the report of how it went. */
 #ifndef BLOCKCORE_GRAPH_CLOSE_H
 #define BLOCKCORE_GRAPH_CLOSE_H
 

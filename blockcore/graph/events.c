@@ -1,3 +1,4 @@
+/* The names of events, and announcing one to whoever injects errors below. */
 #include "blockcore/graph/events.h"
 
 #include <string.h>

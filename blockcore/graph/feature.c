@@ -1,3 +1,4 @@
+/* Which operation of a driver stands for which feature, and the words for its lack. */
 #include "blockcore/graph/feature.h"
 
 #include <errno.h>

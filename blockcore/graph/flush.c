@@ -35,17 +35,16 @@ static int to_disk(struct blk_node *node, struct blk_error *err)
 {
     if (!node->driver->data.flush_to_disk)
         return 0;
-    pthread_mutex_lock(&node->to_disk);
+    LOCK_SCOPE(&node->to_disk);
     int earlier = atomic_load(&node->flush_error);
     int ret = earlier ? poisoned(node, earlier, err)
                       : remember(node, node->driver->data.flush_to_disk(node, err));
-    pthread_mutex_unlock(&node->to_disk);
     return ret;
 }
 
 /*
- * The file child hears of both levels before they begin,
- * whether or not this driver has anything to do there.
+ * The file child hears of both levels before they begin, whether or not this driver has anything to
+ * do there.
  */
 static int flush_levels(struct blk_node *node, struct blk_error *err)
 {

@@ -1,6 +1,4 @@
-/*
- * Flushing a node: flush.c says what its two levels are.
- */
+/* Flushing a node: flush.c says what its two levels are. */
 #ifndef BLOCKCORE_GRAPH_FLUSH_H
 #define BLOCKCORE_GRAPH_FLUSH_H
 

@@ -1,53 +1,60 @@
+/* The in-flight count and who waits for it: see gate.h. */
 #include "blockcore/graph/gate.h"
 
-#include <assert.h>
+#include "blockcore/base/assert.h"
+
+_Thread_local unsigned blk_drains;
 
 void blk_gate_init(struct blk_gate *gate)
 {
     *gate = (struct blk_gate){ .in_flight = 0 };
-    pthread_mutex_init(&gate->mutex, NULL);
+    blk_mutex_init(&gate->mutex);
     pthread_cond_init(&gate->changed, NULL);
 }
 
 void blk_gate_destroy(struct blk_gate *gate)
 {
-    assert(gate->in_flight == 0);
+    ASSERT(gate->in_flight == 0);
     pthread_cond_destroy(&gate->changed);
-    pthread_mutex_destroy(&gate->mutex);
+    blk_mutex_destroy(&gate->mutex);
 }
 
 void blk_gate_enter(struct blk_gate *gate)
 {
-    pthread_mutex_lock(&gate->mutex);
+    LOCK_SCOPE(&gate->mutex);
     while (gate->closed)
-        pthread_cond_wait(&gate->changed, &gate->mutex);
+        blk_cond_wait(&gate->changed, &gate->mutex);
     gate->in_flight++;
-    pthread_mutex_unlock(&gate->mutex);
 }
 
 void blk_gate_leave(struct blk_gate *gate)
 {
-    pthread_mutex_lock(&gate->mutex);
-    assert(gate->in_flight > 0);
+    LOCK_SCOPE(&gate->mutex);
+    ASSERT(gate->in_flight > 0);
     if (--gate->in_flight == 0 && gate->closed)
         pthread_cond_broadcast(&gate->changed);
-    pthread_mutex_unlock(&gate->mutex);
 }
 
 void blk_gate_drain_begin(struct blk_gate *gate)
 {
-    pthread_mutex_lock(&gate->mutex);
+    LOCK_SCOPE(&gate->mutex);
     gate->closed++;
     while (gate->in_flight)
-        pthread_cond_wait(&gate->changed, &gate->mutex);
-    pthread_mutex_unlock(&gate->mutex);
+        blk_cond_wait(&gate->changed, &gate->mutex);
+    blk_drains++;
 }
 
 void blk_gate_drain_end(struct blk_gate *gate)
 {
-    pthread_mutex_lock(&gate->mutex);
-    assert(gate->closed > 0);
+    LOCK_SCOPE(&gate->mutex);
+    ASSERT(gate->closed > 0 && blk_drains > 0);
     gate->closed--;
+    blk_drains--;
     pthread_cond_broadcast(&gate->changed);
-    pthread_mutex_unlock(&gate->mutex);
+}
+
+bool blk_gate_is_drained(struct blk_gate *gate)
+{
+    LOCK_SCOPE(&gate->mutex);
+    return gate->closed && !gate->in_flight;
 }

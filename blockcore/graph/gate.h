@@ -1,17 +1,18 @@
 /*
- * The in-flight count of a node. Each request that enters the graph passes
- * the gate once; a structural change (reopen, replace, truncate, close, ops.h)
- * closes the gate, waits until nothing is in flight, and opens it again
- * afterwards. Never nested: only requests from outside the graph pass it.
+ * The in-flight count of a node. Each request that enters the graph passes the gate once; a
+ * structural change (reopen, replace, truncate, close, ops.h) closes the gate, waits until nothing
+ * is in flight, and opens it again afterwards. Never nested: only requests from outside the graph
+ * pass it.
  */
 #ifndef BLOCKCORE_GRAPH_GATE_H
 #define BLOCKCORE_GRAPH_GATE_H
 
-#include <pthread.h>
 #include <stdbool.h>
 
+#include "blockcore/base/lock.h"
+
 struct blk_gate {
-    pthread_mutex_t mutex; /* guards the fields below */
+    struct blk_mutex mutex; /* guards the fields below */
     pthread_cond_t changed;
     unsigned in_flight;
     unsigned closed; /* how many drains are active */
@@ -24,9 +25,24 @@ void blk_gate_destroy(struct blk_gate *gate);
 void blk_gate_enter(struct blk_gate *gate);
 void blk_gate_leave(struct blk_gate *gate);
 
-/* Keeps new requests out and waits for those in flight. Must not be called from a request. */
+/*
+ * Keeps new requests out and waits for those in flight. Must not be called from a request. The
+ * thread that began a drain ends it.
+ */
 void blk_gate_drain_begin(struct blk_gate *gate);
 void blk_gate_drain_end(struct blk_gate *gate);
+
+bool blk_gate_is_drained(struct blk_gate *gate);
+
+#define ASSERT_DRAINED(gate) ASSERT(blk_gate_is_drained(gate))
+
+/*
+ * How many drains this thread has begun. A driver's operation that runs alone does not know which
+ * root its caller has drained, but that there is one.
+ */
+extern _Thread_local unsigned blk_drains;
+
+#define ASSERT_ALONE() ASSERT(blk_drains > 0)
 
 static inline struct blk_gate *blk_gate_drain_scope(struct blk_gate *gate)
 {

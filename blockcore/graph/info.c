@@ -1,8 +1,9 @@
+/* Building and freeing the tree of values in which a driver describes its image. */
 #include "blockcore/graph/info.h"
 
-#include <assert.h>
 #include <stdlib.h>
 
+#include "blockcore/base/assert.h"
 #include "blockcore/base/memory.h"
 
 static bool has_items(const struct blk_value *value)
@@ -12,7 +13,7 @@ static bool has_items(const struct blk_value *value)
 
 static struct blk_value *add_value(struct blk_value *to, const char *name, enum blk_value_type type)
 {
-    assert(has_items(to) && (to->type == BLK_VALUE_OBJECT) == (name != NULL));
+    ASSERT(has_items(to) && (to->type == BLK_VALUE_OBJECT) == (name != NULL));
 
     struct blk_value *value = blk_xcalloc(1, sizeof(*value));
     value->type = type;

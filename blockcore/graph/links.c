@@ -1,3 +1,4 @@
+/* Following links one step at a time, and telling descriptors from names. */
 #include "blockcore/graph/links.h"
 
 #include <errno.h>

@@ -1,6 +1,4 @@
-/*
- * Symbolic links, and those of /proc that only the kernel can follow: to somebody's descriptors.
- */
+/* Symbolic links, and those of /proc that only the kernel can follow: to somebody's descriptors. */
 #ifndef BLOCKCORE_GRAPH_LINKS_H
 #define BLOCKCORE_GRAPH_LINKS_H
 

@@ -1,8 +1,9 @@
+/* The life of a node in memory, and its edges; opening and closing are elsewhere. */
 #include "blockcore/graph/node.h"
 
-#include <assert.h>
 #include <stdlib.h>
 
+#include "blockcore/base/assert.h"
 #include "blockcore/base/memory.h"
 #include "blockcore/graph/driver.h"
 #include "blockcore/graph/open_files.h"
@@ -22,19 +23,19 @@ struct blk_node *blk_node_new(const struct blk_driver *driver, const char *name,
     node->refs = 1;
     blk_gate_init(&node->gate);
     blk_range_lock_init(&node->ranges);
-    pthread_mutex_init(&node->to_disk, NULL);
+    blk_mutex_init(&node->to_disk);
     return node;
 }
 
 void blk_node_free(struct blk_node *node)
 {
     for (int role = 0; role < BLK_ROLE_COUNT; role++)
-        assert(!node->children[role]);
-    assert(!node->bitmaps);
+        ASSERT(!node->children[role]);
+    ASSERT(!node->bitmaps);
     blk_open_files_remove(node);
     blk_gate_destroy(&node->gate);
     blk_range_lock_destroy(&node->ranges);
-    pthread_mutex_destroy(&node->to_disk);
+    blk_mutex_destroy(&node->to_disk);
     free(node->state);
     free(node->name);
     free(node->backing_name);
@@ -51,7 +52,7 @@ void blk_node_ref(struct blk_node *node)
 
 void blk_node_attach(struct blk_node *parent, enum blk_role role, struct blk_node *child)
 {
-    assert(!parent->children[role]);
+    ASSERT(!parent->children[role]);
     parent->children[role] = child;
 }
 

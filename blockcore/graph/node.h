@@ -33,8 +33,8 @@ enum blk_role {
 };
 
 /*
- * How a node is opened. Passed down to `file` and
- * `data` children; a backing child loses BLK_WRITABLE.
+ * How a node is opened. Passed down to `file` and `data` children; a backing child loses
+ * BLK_WRITABLE.
  */
 enum blk_open_flags {
     BLK_WRITABLE = 1 << 0,
@@ -54,8 +54,8 @@ enum blk_detect_zeroes {
 };
 
 /*
- * QEMU's cache modes, taken apart: none = direct; unsafe
- * = no_flush; directsync = direct + writethrough.
+ * QEMU's cache modes, taken apart: none = direct; unsafe = no_flush; directsync = direct +
+ * writethrough.
  */
 struct blk_cache_mode {
     bool direct;       /* bypass the page cache (O_DIRECT) */
@@ -97,7 +97,7 @@ struct blk_node {
     /* own locking */
     struct blk_gate gate;           /* requests in flight; drained by structural changes */
     struct blk_range_lock ranges;   /* what must not overlap: read-modify-write, copy-on-write */
-    pthread_mutex_t to_disk;        /* held over flush_to_disk until its result is in flush_error */
+    struct blk_mutex to_disk;        /* held over flush_to_disk until its result is in flush_error */
     struct blk_dirty_bitmaps *bitmaps; /* NULL until the first one is added */
 
     unsigned refs;     /* changed only by the thread that opens and closes graphs */

@@ -119,8 +119,8 @@ static void discard_node(struct blk_node *node)
 }
 
 /*
- * Runs the driver's open on a node whose file child,
- * if any, is attached; then opens its backing file.
+ * Runs the driver's open on a node whose file child, if any, is attached; then opens its backing
+ * file.
  */
 static int finish_open(struct blk_node *node, struct blk_options *options,
                        const struct open_context *context, struct blk_error *err);
@@ -166,8 +166,8 @@ static int open_file_child(const struct blk_driver *driver, struct blk_options *
     } else {
         struct open_context below = *context;
         /*
-         * This node decides what may be unmapped; what it
-         * then asks for, the file may do (as in QEMU).
+         * This node decides what may be unmapped; what it then asks for, the file may do (as in
+         * QEMU).
          */
         below.flags |= BLK_UNMAP;
         if (!driver || driver->kind == BLK_FORMAT || blk_options_peek(sub, "filename"))
@@ -310,8 +310,8 @@ static int loop_failed(const char *name, struct blk_error *err)
 }
 
 /*
- * What a backing file is called, and its format or NULL:
- * by the image's header, or by who wants to change that.
+ * What a backing file is called, and its format or NULL: by the image's header, or by who wants to
+ * change that.
  */
 struct backing_name {
     const char *name, *format;
@@ -330,8 +330,8 @@ static int options_from_name(struct blk_node *node, const char *name,
 }
 
 /*
- * Opens what `options` (the user's "backing.*") and
- * the name describe as what could lie behind `node`.
+ * Opens what `options` (the user's "backing.*") and the name describe as what could lie behind
+ * `node`.
  */
 static int open_behind(struct blk_node *node, struct blk_options *options,
                        const struct backing_name *named, const struct open_context *context,

@@ -1,6 +1,4 @@
-/*
- * Opening graphs.
- */
+/* Opening graphs. */
 #ifndef BLOCKCORE_GRAPH_OPEN_H
 #define BLOCKCORE_GRAPH_OPEN_H
 
@@ -12,8 +10,8 @@
 #include "blockcore/graph/options.h"
 
 /*
- * What to open. At least one of `filename` and `options`
- * is given; with both, the name says where the file is.
+ * What to open. At least one of `filename` and `options` is given; with both, the name says where
+ * the file is.
  */
 struct blk_open {
     const char *filename;             /* plain name, "PROTOCOL:...", or "json:{...}" */
@@ -25,8 +23,8 @@ struct blk_open {
 };
 
 /*
- * Opens the graph; *root gets its one reference. Errors:
- * -errno with the file named; *root is NULL then.
+ * Opens the graph; *root gets its one reference. Errors: -errno with the file named; *root is NULL
+ * then.
  */
 int blk_open(const struct blk_open *how, struct blk_node **root, struct blk_error *err);
 

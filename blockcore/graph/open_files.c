@@ -1,3 +1,4 @@
+/* The list of what is open or about to get a name, by device and inode. */
 #include "blockcore/graph/open_files.h"
 
 #include <errno.h>

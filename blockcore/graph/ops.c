@@ -1,3 +1,4 @@
+/* Each operation: does the format have it; drain; call the driver; name the node in the error. */
 #include "blockcore/graph/ops.h"
 
 #include <errno.h>

@@ -1,3 +1,4 @@
+/* The set itself, the three ways to write one, and reading values from it. */
 #include "blockcore/graph/options.h"
 
 #include <errno.h>

@@ -1,3 +1,4 @@
+/* What filters leave to their file child, in the form of a driver's operations. */
 #include "blockcore/graph/pass.h"
 
 #include "blockcore/graph/io.h"

@@ -1,6 +1,4 @@
-/*
- * Probing: the drivers' scores, and what none of them reads (foreign.c).
- */
+/* Probing: the drivers' scores, and what none of them reads (foreign.c). */
 #include "blockcore/graph/probe.h"
 
 #include <errno.h>

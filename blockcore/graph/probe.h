@@ -1,6 +1,4 @@
-/*
- * What format an image has, by how it begins.
- */
+/* What format an image has, by how it begins. */
 #ifndef BLOCKCORE_GRAPH_PROBE_H
 #define BLOCKCORE_GRAPH_PROBE_H
 

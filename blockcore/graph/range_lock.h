@@ -13,14 +13,16 @@
 #ifndef BLOCKCORE_GRAPH_RANGE_LOCK_H
 #define BLOCKCORE_GRAPH_RANGE_LOCK_H
 
-#include <pthread.h>
 #include <stdbool.h>
 #include <stdint.h>
+
+#include "blockcore/base/lock.h"
 
 /* An end that no request reaches: for ranges that mean "and all behind it". */
 #define BLK_RANGE_TO_END (UINT64_C(1) << 63)
 
 /* Who excludes whom: see blk_range_take() and its sisters. */
+/* In the order of what they exclude. */
 enum blk_range_mode { BLK_RANGE_READ, BLK_RANGE_SHARED, BLK_RANGE_UPDATE, BLK_RANGE_EXCLUSIVE };
 
 /* One held (or awaited) range; lives on the holder's stack. */
@@ -29,10 +31,12 @@ struct blk_range {
     enum blk_range_mode mode;
     bool held;
     struct blk_range *next;
+    const struct blk_range_lock *lock; /* whose it is */
+    struct blk_range *next_of_thread;  /* of those that this thread holds or awaits */
 };
 
 struct blk_range_lock {
-    pthread_mutex_t mutex; /* guards the list */
+    struct blk_mutex mutex; /* guards the list */
     pthread_cond_t released;
     struct blk_range *list; /* holders and those who wait, in order of arrival */
 };
@@ -63,6 +67,14 @@ void blk_range_take_update(struct blk_range_lock *lock, struct blk_range *range,
                            uint64_t bytes, uint64_t alignment);
 void blk_range_upgrade(struct blk_range_lock *lock, struct blk_range *range);
 
+/* By the thread that took it. */
 void blk_range_release(struct blk_range_lock *lock, struct blk_range *range);
+
+/* Whether this thread holds all of [offset, offset + bytes), in that mode or one that excludes more. */
+bool blk_range_is_held(const struct blk_range_lock *lock, uint64_t offset, uint64_t bytes,
+                       enum blk_range_mode mode);
+
+#define ASSERT_RANGE_HELD(lock, offset, bytes, mode)                                               \
+    ASSERT(blk_range_is_held(lock, offset, bytes, mode))
 
 #endif

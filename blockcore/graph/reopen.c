@@ -1,3 +1,4 @@
+/* A reopening of several nodes: everything is checked, then switched, and put back on failure. */
 #include "blockcore/graph/reopen.h"
 
 #include <errno.h>

@@ -1,7 +1,9 @@
+/* Edges are counted and checked for loops before any of them is led elsewhere. */
 #include "blockcore/graph/replace.h"
 
-#include <assert.h>
 #include <errno.h>
+
+#include "blockcore/base/assert.h"
 
 /* Whether `node` is in the graph of `root`, or `root` itself. */
 static bool graph_has(const struct blk_node *root, const struct blk_node *node)
@@ -24,8 +26,8 @@ int blk_graph_check_loop(const struct blk_node *parent, const struct blk_node *c
 }
 
 /*
- * The edges below `parent` that lead to `from`, outside
- * of `to`'s graph: counted, and checked for loops.
+ * The edges below `parent` that lead to `from`, outside of `to`'s graph: counted, and checked for
+ * loops.
  */
 static int count_edges(struct blk_node *parent, const struct blk_node *from,
                        const struct blk_node *to, unsigned *count, struct blk_error *err)
@@ -53,7 +55,7 @@ static void lead_edges(struct blk_node *parent, struct blk_node *from, struct bl
                 blk_node_ref(to);
             parent->children[role] = to;
             from->refs--;
-            assert(from->refs > 0);
+            ASSERT(from->refs > 0);
         } else if (child && child != to) {
             lead_edges(child, from, to);
         }
@@ -64,7 +66,7 @@ int blk_graph_replace_node(struct blk_node *root, struct blk_node *from, struct 
                            struct blk_error *err)
 {
     unsigned count = 0;
-    assert(from != to);
+    ASSERT(from != to);
     int ret = count_edges(root, from, to, &count, err);
 
     if (ret < 0)

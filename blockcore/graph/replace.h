@@ -1,9 +1,9 @@
 /*
  * Changing the edges of a graph that is in use: another node where one was.
  *
- * Requests enter at the root and are counted there alone (gate.h), so it
- * is the root that is drained, whatever edge below it changes. Nothing
- * is opened or closed here: both can fail, and belong before and after.
+ * Requests enter at the root and are counted there alone (gate.h), so it is the root that is
+ * drained, whatever edge below it changes. Nothing is opened or closed here: both can fail, and
+ * belong before and after.
  */
 #ifndef BLOCKCORE_GRAPH_REPLACE_H
 #define BLOCKCORE_GRAPH_REPLACE_H

@@ -1,3 +1,4 @@
+/* Names of preallocation modes, and lists of snapshots. */
 #include "blockcore/graph/types.h"
 
 #include <errno.h>

@@ -1,6 +1,4 @@
-/*
- * The plain values that pass between commands, blockcore and drivers.
- */
+/* The plain values that pass between commands, blockcore and drivers. */
 #ifndef BLOCKCORE_GRAPH_TYPES_H
 #define BLOCKCORE_GRAPH_TYPES_H
 

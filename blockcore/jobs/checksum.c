@@ -5,12 +5,12 @@
 #include "blockcore/jobs/checksum.h"
 
 #include <errno.h>
-#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "blockcore/base/bytes.h"
 #include "blockcore/base/cancel.h"
+#include "blockcore/base/lock.h"
 #include "blockcore/base/workers.h"
 #include "blockcore/graph/io.h"
 #include "blockcore/graph/status.h"
@@ -22,7 +22,7 @@ struct checksum_job {
     struct blk_digest *digest;
     uint64_t size;
 
-    pthread_mutex_t mutex; /* guards what follows */
+    struct blk_mutex mutex; /* guards what follows */
     uint64_t next; /* everything before has been handed out; a multiple of BLOCK or the end */
     struct blk_extent extent; /* at `next`; bytes 0: unknown */
     uint64_t done;
@@ -45,6 +45,7 @@ static int status_at(struct checksum_job *job, uint64_t offset, uint64_t bytes,
 
 static void count_checksummed(struct checksum_job *job, uint64_t bytes)
 {
+    ASSERT_LOCKED(&job->mutex);
     job->done += bytes;
     if (job->params->progress)
         job->params->progress(job->params->opaque, job->done, job->size);
@@ -53,6 +54,7 @@ static void count_checksummed(struct checksum_job *job, uint64_t bytes)
 /* Moves on by `bytes`. */
 static void advance_checksum(struct checksum_job *job, uint64_t bytes)
 {
+    ASSERT_LOCKED(&job->mutex);
     job->next += bytes;
     job->extent.bytes -= u64_min(bytes, job->extent.bytes);
 }
@@ -61,6 +63,7 @@ static void advance_checksum(struct checksum_job *job, uint64_t bytes)
 static int next_checksum_chunk(struct checksum_job *job, struct checksum_chunk *chunk,
                                struct blk_error *err)
 {
+    ASSERT_LOCKED(&job->mutex);
     while (job->ret == 0 && job->next < job->size) {
         uint64_t left = job->size - job->next;
         int ret = job->extent.bytes ? 0 : status_at(job, job->next, left, &job->extent, err);
@@ -111,6 +114,7 @@ static int read_chunk(struct checksum_job *job, const struct checksum_chunk *chu
 
 static void fail_checksum(struct checksum_job *job, int ret, const struct blk_error *err)
 {
+    ASSERT_LOCKED(&job->mutex);
     if (job->ret == 0) {
         job->ret = ret;
         job->err = *err;
@@ -125,19 +129,19 @@ static void *checksum_work(void *argument)
     uint8_t *buf = blk_buffer_alloc(BLOCK);
     int ret = buf ? 0 : blk_fail(&err, ENOMEM, "reading '%s'", job->params->node->name);
 
-    pthread_mutex_lock(&job->mutex);
+    blk_mutex_lock(&job->mutex);
     while (ret == 0 && (ret = next_checksum_chunk(job, &chunk, &err)) > 0) {
-        pthread_mutex_unlock(&job->mutex);
+        blk_mutex_unlock(&job->mutex);
         ret = read_chunk(job, &chunk, buf, &err);
         if (ret == 0)
             ret = blk_digest_add(job->digest, chunk.offset, chunk.bytes, buf, &err);
-        pthread_mutex_lock(&job->mutex);
+        blk_mutex_lock(&job->mutex);
         if (ret == 0)
             count_checksummed(job, chunk.bytes);
     }
     if (ret < 0)
         fail_checksum(job, ret, &err);
-    pthread_mutex_unlock(&job->mutex);
+    blk_mutex_unlock(&job->mutex);
     free(buf);
     return NULL;
 }
@@ -152,9 +156,9 @@ int blk_checksum(const struct blk_checksum_params *params, uint8_t digest[BLK_DI
         return ret;
     }
 
-    pthread_mutex_init(&job.mutex, NULL);
+    blk_mutex_init(&job.mutex);
     blk_run_workers(params->workers, checksum_work, &job);
-    pthread_mutex_destroy(&job.mutex);
+    blk_mutex_destroy(&job.mutex);
     if (job.ret < 0 && err)
         *err = job.err;
     ret = job.ret < 0 ? job.ret : blk_digest_finish(job.digest, digest, err);

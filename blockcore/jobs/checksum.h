@@ -1,6 +1,4 @@
-/*
- * The digest (digest.h) of all that a node shows, read by several threads.
- */
+/* The digest (digest.h) of all that a node shows, read by several threads. */
 #ifndef BLOCKCORE_JOBS_CHECKSUM_H
 #define BLOCKCORE_JOBS_CHECKSUM_H
 

@@ -5,15 +5,15 @@
  */
 #include "blockcore/jobs/copy.h"
 
-#include <assert.h>
 #include <errno.h>
-#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "blockcore/base/assert.h"
 #include "blockcore/base/bytes.h"
 #include "blockcore/base/cancel.h"
 #include "blockcore/base/clock.h"
+#include "blockcore/base/lock.h"
 #include "blockcore/base/memory.h"
 #include "blockcore/base/workers.h"
 #include "blockcore/graph/driver.h"
@@ -48,7 +48,7 @@ struct copy_job {
     const struct blk_copy_params *params;
     uint64_t unit; /* compressed writes: the target's cluster size; else 1 */
 
-    pthread_mutex_t mutex; /* guards what follows */
+    struct blk_mutex mutex; /* guards what follows */
     uint64_t next;         /* everything before has been handed out */
     struct blk_dirty_cursor marked; /* of the mask, at `next` */
     uint64_t turns;        /* chunks handed out */
@@ -100,6 +100,7 @@ static void salvage_map(struct copy_job *job, uint64_t bytes)
 
 static int look_at_source(struct copy_job *job, uint64_t bytes, struct blk_error *err)
 {
+    ASSERT_LOCKED(&job->mutex);
     job->unreadable = false;
     int ret = ask_source(job, bytes, err);
     if (ret == 0 || !job->params->salvage)
@@ -141,6 +142,7 @@ static void fit_to_unit(const struct copy_job *job, struct chunk *chunk)
 /* Moves on to the next range that the mask marks. What is skipped is done. Returns its length. */
 static uint64_t skip_to_marked(struct copy_job *job)
 {
+    ASSERT_LOCKED(&job->mutex);
     const struct blk_copy_params *p = job->params;
     uint64_t bytes = p->bytes - job->next;
 
@@ -158,6 +160,7 @@ static uint64_t skip_to_marked(struct copy_job *job)
 /* Returns 1 with the next chunk, 0 at the end, or -errno. */
 static int next_chunk(struct copy_job *job, struct chunk *chunk, struct blk_error *err)
 {
+    ASSERT_LOCKED(&job->mutex);
     const struct blk_copy_params *p = job->params;
     uint64_t marked = skip_to_marked(job);
 
@@ -213,10 +216,9 @@ static void await_turn(struct copy_job *job, const struct chunk *chunk)
 {
     if (!job->params->in_order)
         return;
-    pthread_mutex_lock(&job->mutex);
+    LOCK_SCOPE(&job->mutex);
     while (job->turn != chunk->turn && job->ret == 0)
-        pthread_cond_wait(&job->turn_changed, &job->mutex);
-    pthread_mutex_unlock(&job->mutex);
+        blk_cond_wait(&job->turn_changed, &job->mutex);
 }
 
 static void end_turn(struct copy_job *job, const struct chunk *chunk)
@@ -224,10 +226,9 @@ static void end_turn(struct copy_job *job, const struct chunk *chunk)
     if (!job->params->in_order)
         return;
     await_turn(job, chunk);
-    pthread_mutex_lock(&job->mutex);
+    LOCK_SCOPE(&job->mutex);
     job->turn = chunk->turn + 1;
     pthread_cond_broadcast(&job->turn_changed);
-    pthread_mutex_unlock(&job->mutex);
 }
 
 static int zero_target(const struct copy_job *job, uint64_t offset, uint64_t bytes,
@@ -248,9 +249,8 @@ static void report_unread(struct copy_job *job, struct unread *unread)
     const struct blk_copy_params *p = job->params;
 
     if (unread->bytes && p->salvaged) {
-        pthread_mutex_lock(&job->mutex);
+        LOCK_SCOPE(&job->mutex);
         p->salvaged(p->opaque, unread->offset, unread->bytes, &unread->why);
-        pthread_mutex_unlock(&job->mutex);
     }
     blk_error_clear(&unread->why);
     unread->bytes = 0;
@@ -366,9 +366,9 @@ static int copy_in_kernel(struct copy_job *job, const struct chunk *chunk, struc
 
     if (!p->allow_copy_range || p->compressed || p->digest || !chunk->host)
         return -ENOTSUP;
-    pthread_mutex_lock(&job->mutex);
+    blk_mutex_lock(&job->mutex);
     bool tried_in_vain = job->no_copy_range;
-    pthread_mutex_unlock(&job->mutex);
+    blk_mutex_unlock(&job->mutex);
     if (tried_in_vain)
         return -ENOTSUP;
 
@@ -377,9 +377,8 @@ static int copy_in_kernel(struct copy_job *job, const struct chunk *chunk, struc
                              chunk->host_offset, chunk->bytes, err);
     if (ret == -ENOTSUP) {
         blk_error_clear(err);
-        pthread_mutex_lock(&job->mutex);
+        LOCK_SCOPE(&job->mutex);
         job->no_copy_range = true;
-        pthread_mutex_unlock(&job->mutex);
     }
     return ret;
 }
@@ -430,21 +429,18 @@ static int move_chunk(struct copy_job *job, const struct chunk *chunk, uint8_t *
 
 static void fail_job(struct copy_job *job, int ret, const struct blk_error *err)
 {
-    pthread_mutex_lock(&job->mutex);
+    LOCK_SCOPE(&job->mutex);
     if (job->ret == 0) {
         job->ret = ret;
         job->err = *err;
     }
     pthread_cond_broadcast(&job->turn_changed);
-    pthread_mutex_unlock(&job->mutex);
 }
 
 static bool has_failed(struct copy_job *job)
 {
-    pthread_mutex_lock(&job->mutex);
-    bool failed = job->ret < 0;
-    pthread_mutex_unlock(&job->mutex);
-    return failed;
+    LOCK_SCOPE(&job->mutex);
+    return job->ret < 0;
 }
 
 /* Sleeps until it is the chunk's turn; a signal or a failure ends the wait. */
@@ -461,13 +457,12 @@ static void count_done(struct copy_job *job, const struct chunk *chunk)
 {
     const struct blk_copy_params *p = job->params;
 
-    pthread_mutex_lock(&job->mutex);
+    LOCK_SCOPE(&job->mutex);
     job->done += chunk->bytes;
     if (p->remaining)
         blk_dirty_bitmap_clear(p->remaining, p->source_offset + chunk->offset, chunk->bytes);
     if (p->progress)
         p->progress(p->opaque, job->done, p->bytes);
-    pthread_mutex_unlock(&job->mutex);
 }
 
 /* Returns 1 with a chunk, 0 when there is nothing more to do, or -errno. */
@@ -476,10 +471,8 @@ static int take_chunk(struct copy_job *job, struct chunk *chunk, struct blk_erro
     if (blk_cancelled())
         return blk_fail_why(err, ECANCELED, "stopped by a signal", "copying to '%s'",
                             job->params->target->name);
-    pthread_mutex_lock(&job->mutex);
-    int ret = job->ret < 0 ? 0 : next_chunk(job, chunk, err);
-    pthread_mutex_unlock(&job->mutex);
-    return ret;
+    LOCK_SCOPE(&job->mutex);
+    return job->ret < 0 ? 0 : next_chunk(job, chunk, err);
 }
 
 static void *copy_work(void *argument)
@@ -489,9 +482,9 @@ static void *copy_work(void *argument)
     struct chunk chunk = { .bytes = 0 };
     int ret;
 
-    pthread_mutex_lock(&job->mutex);
+    blk_mutex_lock(&job->mutex);
     uint8_t *buf = job->buffers[--job->free_buffers];
-    pthread_mutex_unlock(&job->mutex);
+    blk_mutex_unlock(&job->mutex);
     while ((ret = take_chunk(job, &chunk, &err)) > 0) {
         keep_to_rate(job, &chunk);
         ret = move_chunk(job, &chunk, buf, &err);
@@ -539,7 +532,7 @@ static int find_unit(const struct blk_copy_params *params, uint64_t *unit, struc
                           params->target->name);
     if (ret == 0)
         ret = blk_child_cluster_bytes(format, unit, err);
-    assert(ret < 0 || *unit);
+    ASSERT(ret < 0 || *unit);
     return ret;
 }
 
@@ -556,7 +549,7 @@ int blk_copy_run(const struct blk_copy_params *params, struct blk_error *err)
         ret = allocate_buffers(&job, err);
     if (ret < 0)
         return ret;
-    pthread_mutex_init(&job.mutex, NULL);
+    blk_mutex_init(&job.mutex);
     pthread_cond_init(&job.turn_changed, NULL);
 
     blk_run_workers(job.free_buffers, copy_work, &job);
@@ -568,7 +561,7 @@ int blk_copy_run(const struct blk_copy_params *params, struct blk_error *err)
         *params->moved += job.moved;
 
     pthread_cond_destroy(&job.turn_changed);
-    pthread_mutex_destroy(&job.mutex);
+    blk_mutex_destroy(&job.mutex);
     if (job.ret < 0 && err)
         *err = job.err;
     return job.ret;

@@ -26,9 +26,9 @@ struct blk_copy_params {
     uint64_t bytes; /* length of the copy; what lies past the source's end reads as zeroes */
 
     /*
-     * Copy only what the layers above `base` (not included; NULL: the
-     * whole chain) decide. The rest stays untouched in the target,
-     * where its backing file shows it. Otherwise everything is copied.
+     * Copy only what the layers above `base` (not included; NULL: the whole chain) decide. The rest
+     * stays untouched in the target, where its backing file shows it. Otherwise everything is
+     * copied.
      */
     bool only_allocated;
     const struct blk_node *base;

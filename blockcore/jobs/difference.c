@@ -1,7 +1,7 @@
 /*
- * Each worker takes the next piece that must be read (the job's mutex is
- * held while the maps are walked), reads it from both sides without the
- * mutex, and marks what differs. Pieces are at most CHUNK_BYTES long.
+ * Each worker takes the next piece that must be read (the job's mutex is held while the maps are
+ * walked), reads it from both sides without the mutex, and marks what differs. Pieces are at most
+ * CHUNK_BYTES long.
  */
 #include "blockcore/jobs/difference.h"
 
@@ -31,7 +31,7 @@ struct difference_job {
     struct blk_dirty_bitmap *marks;
     struct side sides[2];
 
-    pthread_mutex_t mutex; /* guards what follows */
+    struct blk_mutex mutex; /* guards what follows */
     uint64_t next;         /* everything before is equal, or has been handed out */
     struct blk_dirty_cursor marked; /* of the mask, at `next` */
     uint64_t done;
@@ -131,6 +131,7 @@ static int look_at_side(const struct side *side, uint64_t offset, uint64_t *byte
 /* Whether the mask excludes what begins at `offset`; *bytes is shortened as far as that goes. */
 static bool is_masked(struct difference_job *job, uint64_t offset, uint64_t *bytes)
 {
+    ASSERT_LOCKED(&job->mutex);
     uint64_t length;
 
     if (!job->params->mask)
@@ -144,6 +145,7 @@ static bool is_masked(struct difference_job *job, uint64_t offset, uint64_t *byt
 static int is_settled(struct difference_job *job, uint64_t offset, uint64_t *bytes, bool *settled,
                       struct blk_error *err)
 {
+    ASSERT_LOCKED(&job->mutex);
     struct blk_node *behind = job->params->behind;
     enum kind first, second;
 
@@ -171,6 +173,7 @@ static int is_settled(struct difference_job *job, uint64_t offset, uint64_t *byt
 /* Adds to what has been seen, and says so. */
 static void count(struct difference_job *job, uint64_t bytes)
 {
+    ASSERT_LOCKED(&job->mutex);
     const struct blk_difference_params *p = job->params;
     job->done += bytes;
     if (p->progress)
@@ -180,6 +183,7 @@ static void count(struct difference_job *job, uint64_t bytes)
 /* Returns 1 with a piece to be read, 0 at the end, or -errno. */
 static int next_piece(struct difference_job *job, struct piece *piece, struct blk_error *err)
 {
+    ASSERT_LOCKED(&job->mutex);
     while (job->ret == 0 && job->next < job->params->bytes) {
         uint64_t bytes = job->params->bytes - job->next;
         bool settled;
@@ -229,9 +233,9 @@ static int compare_pieces(struct difference_job *job, uint8_t *a, uint8_t *b, st
     int ret;
 
     for (;;) {
-        pthread_mutex_lock(&job->mutex);
+        blk_mutex_lock(&job->mutex);
         ret = next_piece(job, &piece, err);
-        pthread_mutex_unlock(&job->mutex);
+        blk_mutex_unlock(&job->mutex);
         if (ret <= 0)
             return ret;
         ret = read_side(&job->sides[0], &piece, a, err);
@@ -241,9 +245,8 @@ static int compare_pieces(struct difference_job *job, uint8_t *a, uint8_t *b, st
         if (ret < 0)
             return ret;
         mark_difference(job, &piece, a, b);
-        pthread_mutex_lock(&job->mutex);
+        LOCK_SCOPE(&job->mutex);
         count(job, piece.bytes);
-        pthread_mutex_unlock(&job->mutex);
     }
 }
 
@@ -255,12 +258,11 @@ static void *difference_work(void *argument)
 
     int ret = a && b ? compare_pieces(job, a, b, &err) : blk_fail(&err, ENOMEM, "comparing");
     if (ret < 0) {
-        pthread_mutex_lock(&job->mutex);
+        LOCK_SCOPE(&job->mutex);
         if (job->ret == 0) {
             job->ret = ret;
             job->err = err;
         }
-        pthread_mutex_unlock(&job->mutex);
     }
     free(a);
     free(b);
@@ -277,11 +279,11 @@ int blk_difference_mark(const struct blk_difference_params *params, struct blk_d
         .sides = { { .node = params->first }, { .node = params->second } },
     };
     find_common(&job.sides[0], &job.sides[1]);
-    pthread_mutex_init(&job.mutex, NULL);
+    blk_mutex_init(&job.mutex);
 
     blk_run_workers(params->workers, difference_work, &job);
 
-    pthread_mutex_destroy(&job.mutex);
+    blk_mutex_destroy(&job.mutex);
     if (job.ret < 0 && err)
         *err = job.err;
     return job.ret;

@@ -6,13 +6,13 @@
 #include "blockcore/jobs/digest.h"
 
 #include <errno.h>
-#include <pthread.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "blockcore/base/bytes.h"
+#include "blockcore/base/lock.h"
 #include "blockcore/base/memory.h"
 #include "blockcore/base/sha256.h"
 
@@ -45,7 +45,7 @@ struct blk_digest {
     unsigned height;
     uint8_t zero_hash[MAX_LEVELS][HASH]; /* of a subtree of zeroes, by level */
 
-    pthread_mutex_t mutex; /* guards what follows; pieces are copied into their block without it */
+    struct blk_mutex mutex; /* guards what follows; pieces are copied into their block without it */
     struct subtree root;
     struct open_block *open;
 };
@@ -170,10 +170,8 @@ static int put_locked(struct blk_digest *digest, uint64_t from, uint64_t to, con
 {
     const struct cover cover = { .digest = digest, .from = from, .to = to, .hash = hash };
 
-    pthread_mutex_lock(&digest->mutex);
-    int ret = put(&digest->root, digest->height, 0, &cover, err);
-    pthread_mutex_unlock(&digest->mutex);
-    return ret;
+    LOCK_SCOPE(&digest->mutex);
+    return put(&digest->root, digest->height, 0, &cover, err);
 }
 
 /* ---- blocks that come in pieces ---- */
@@ -189,6 +187,7 @@ static uint64_t block_length(const struct blk_digest *digest, uint64_t index)
  */
 static struct open_block *open_block(struct blk_digest *digest, uint64_t index, bool data)
 {
+    ASSERT_LOCKED(&digest->mutex);
     struct open_block *block = digest->open;
     while (block && block->index != index)
         block = block->next;
@@ -206,6 +205,7 @@ static struct open_block *open_block(struct blk_digest *digest, uint64_t index, 
 /* Takes a block out of the list. */
 static void unlink_block(struct blk_digest *digest, struct open_block *block)
 {
+    ASSERT_LOCKED(&digest->mutex);
     struct open_block **at = &digest->open;
     while (*at != block)
         at = &(*at)->next;
@@ -236,10 +236,10 @@ static int add_piece(struct blk_digest *digest, uint64_t offset, uint64_t bytes,
 {
     uint64_t index = offset / BLOCK;
 
-    pthread_mutex_lock(&digest->mutex);
+    blk_mutex_lock(&digest->mutex);
     struct open_block *block = open_block(digest, index, buf);
     bool too_much = block && block->added + bytes > block_length(digest, index);
-    pthread_mutex_unlock(&digest->mutex);
+    blk_mutex_unlock(&digest->mutex);
     if (!block)
         return blk_fail(err, ENOMEM, "computing a digest");
     if (too_much)
@@ -249,12 +249,12 @@ static int add_piece(struct blk_digest *digest, uint64_t offset, uint64_t bytes,
     if (buf)
         memcpy(block->data + offset % BLOCK, buf, bytes);
 
-    pthread_mutex_lock(&digest->mutex);
+    blk_mutex_lock(&digest->mutex);
     block->added += bytes;
     bool complete = block->added == block_length(digest, index);
     if (complete)
         unlink_block(digest, block);
-    pthread_mutex_unlock(&digest->mutex);
+    blk_mutex_unlock(&digest->mutex);
     return complete ? complete_block(digest, block, err) : 0;
 }
 
@@ -294,7 +294,7 @@ int blk_digest_begin(uint64_t size, struct blk_digest **result, struct blk_error
     digest->size = size;
     while (UINT64_C(1) << digest->height < blocks)
         digest->height++;
-    pthread_mutex_init(&digest->mutex, NULL);
+    blk_mutex_init(&digest->mutex);
 
     int ret = hash_zeroes(digest, err);
     uint64_t leaves = UINT64_C(1) << digest->height;
@@ -368,7 +368,7 @@ void blk_digest_free(struct blk_digest *digest)
         digest->open = block->next;
         free_block(block);
     }
-    pthread_mutex_destroy(&digest->mutex);
+    blk_mutex_destroy(&digest->mutex);
     free(digest);
 }
 

@@ -366,12 +366,15 @@ int backup_make_target(struct backup *backup, struct backup_disk *disk, struct b
     const struct backup_options *options = backup->options;
 
     int ret = check_names(backup, disk, err);
-    if (ret == 0)
-        ret = options->existing ? open_backup_target(options, disk, err)
-                                : create_backup_target(options, disk, err);
-    if (ret == 0)
-        ret = fit_mask(options, disk, err);
-    if (ret == 0)
-        set_target_identity(disk);
-    return ret;
+    if (ret < 0)
+        return ret;
+    ret = options->existing ? open_backup_target(options, disk, err)
+                            : create_backup_target(options, disk, err);
+    if (ret < 0)
+        return ret;
+    ret = fit_mask(options, disk, err);
+    if (ret < 0)
+        return ret;
+    set_target_identity(disk);
+    return 0;
 }

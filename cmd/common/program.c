@@ -1,3 +1,4 @@
+/* Under which name the program runs, from argv[0]. */
 #include "cmd/common/program.h"
 
 #include <string.h>

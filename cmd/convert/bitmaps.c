@@ -1,8 +1,7 @@
 /*
- * --bitmaps: the persistent dirty bitmaps of the source go with its
- * content. They are added to the target when all is copied, so that
- * enabled ones do not record the copy itself; the close stores them.
- * With them go the ids of backups (identity.h).
+ * --bitmaps: the persistent dirty bitmaps of the source go with its content. They are added to the
+ * target when all is copied, so that enabled ones do not record the copy itself; the close stores
+ * them. With them go the ids of backups (identity.h).
  */
 #include "blockcore/bitmap/bitmaps.h"
 

@@ -319,6 +319,48 @@ static int copy_and_check(struct conversion *c, struct blk_error *err)
 
 /* ---- the steps ---- */
 
+/* What is opened is closed by the caller, also after a failure. */
+static int open_both(struct conversion *c, struct convert_sources *sources,
+                     const struct blk_driver *driver, struct blk_options *creation,
+                     struct blk_error *err)
+{
+    const struct convert_options *o = c->options;
+
+    int ret = convert_open_sources(o, sources, err);
+    if (ret < 0)
+        return ret;
+    if (o->bitmaps)
+        ret = convert_load_bitmaps(o, sources->roots[0], err);
+    if (ret < 0)
+        return ret;
+    if (o->bitmaps && !o->no_create)
+        ret = blk_bitmaps_can_create(driver, o->output, creation, err);
+    if (ret < 0)
+        return ret;
+    uint64_t bytes = convert_total(sources);
+    return o->no_create ? open_convert_target(o, bytes, &c->target, err)
+                        : create_with(o, driver, creation, bytes, &c->target, err);
+}
+
+static int copy_all(struct conversion *c, struct blk_error *err)
+{
+    const struct convert_options *o = c->options;
+    struct blk_node *first = c->sources->roots[0];
+
+    int ret = o->bitmaps ? convert_check_bitmaps(first, c->target, err) : 0;
+    if (ret < 0)
+        return ret;
+    ret = copy_and_check(c, err);
+    if (ret < 0)
+        return ret;
+    if (o->bitmaps)
+        ret = convert_copy_bitmaps(first, c->target, err);
+    if (ret < 0)
+        return ret;
+    convert_carry_identity(o, first, c->target);
+    return 0;
+}
+
 static int convert(const struct command *command, const struct convert_options *o,
                    const struct blk_driver *driver, struct blk_options *creation)
 {
@@ -326,24 +368,9 @@ static int convert(const struct command *command, const struct convert_options *
     struct convert_sources sources = { .roots = NULL };
     struct conversion c = { .options = o, .sources = &sources };
 
-    int ret = convert_open_sources(o, &sources, &err);
-    if (ret == 0 && o->bitmaps)
-        ret = convert_load_bitmaps(o, sources.roots[0], &err);
-    if (ret == 0 && o->bitmaps && !o->no_create)
-        ret = blk_bitmaps_can_create(driver, o->output, creation, &err);
-    if (ret == 0) {
-        uint64_t bytes = convert_total(&sources);
-        ret = o->no_create ? open_convert_target(o, bytes, &c.target, &err)
-                           : create_with(o, driver, creation, bytes, &c.target, &err);
-    }
-    if (ret == 0 && o->bitmaps)
-        ret = convert_check_bitmaps(sources.roots[0], c.target, &err);
+    int ret = open_both(&c, &sources, driver, creation, &err);
     if (ret == 0)
-        ret = copy_and_check(&c, &err);
-    if (ret == 0 && o->bitmaps)
-        ret = convert_copy_bitmaps(sources.roots[0], c.target, &err);
-    if (ret == 0)
-        convert_carry_identity(o, sources.roots[0], c.target);
+        ret = copy_all(&c, &err);
     if (ret < 0)
         blk_fail_if_unset(&err, -ret, "converting to '%s'", o->output);
     json_t *result = result_new(o->format, command, o->output);

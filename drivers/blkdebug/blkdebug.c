@@ -19,10 +19,10 @@
  */
 #include <errno.h>
 #include <limits.h>
-#include <pthread.h>
 #include <string.h>
 
 #include "blockcore/base/bytes.h"
+#include "blockcore/base/lock.h"
 #include "blockcore/base/memory.h"
 #include "blockcore/graph/create.h"
 #include "blockcore/graph/driver.h"
@@ -36,7 +36,7 @@
 #include "drivers/drivers.h"
 
 struct blkdebug {
-    pthread_mutex_t mutex; /* guards rules and breaks; not held while the file works */
+    struct blk_mutex mutex; /* guards rules and breaks; not held while the file works */
     struct blkdebug_rules rules;
     struct blkdebug_breaks breaks;
 
@@ -59,10 +59,8 @@ static int check_request(struct blk_node *node, enum blkdebug_iotype iotype, uin
 {
     struct blkdebug *debug = node->state;
 
-    pthread_mutex_lock(&debug->mutex);
-    int ret = blkdebug_rules_check(&debug->rules, iotype, offset, bytes);
-    pthread_mutex_unlock(&debug->mutex);
-    return ret;
+    LOCK_SCOPE(&debug->mutex);
+    return blkdebug_rules_check(&debug->rules, iotype, offset, bytes);
 }
 
 /* ---- opening ---- */
@@ -108,8 +106,7 @@ static int blkdebug_parse_filename(const char *filename, struct blk_options *opt
 }
 
 /*
- * Reads a size that must be a multiple of `unit`, below 2 GiB; as in QEMU 0 stands for "not
- * given".
+ * Reads a size that must be a multiple of `unit`, below 2 GiB; as in QEMU 0 stands for "not given".
  */
 static int get_limit(struct blk_options *options, const char *key, uint64_t unit, uint64_t *bytes,
                      struct blk_error *err)
@@ -239,7 +236,7 @@ static int blkdebug_open(struct blk_node *node, struct blk_options *options,
     skip_permissions(options);
     if (name)
         blk_node_rename(node, name);
-    pthread_mutex_init(&debug->mutex, NULL);
+    blk_mutex_init(&debug->mutex);
     blkdebug_breaks_init(&debug->breaks);
     blk_node_set_size(node, blk_size(file_of(node)));
     return 0;
@@ -270,7 +267,7 @@ static int blkdebug_release(struct blk_node *node, struct blk_error *err)
     int stats_ret = blkdebug_rules_write_stats(&debug->rules, err);
     blkdebug_rules_free(&debug->rules);
     blkdebug_breaks_destroy(&debug->breaks);
-    pthread_mutex_destroy(&debug->mutex);
+    blk_mutex_destroy(&debug->mutex);
     return ret < 0 ? ret : stats_ret;
 }
 
@@ -384,10 +381,9 @@ static void blkdebug_event(struct blk_node *node, enum blk_event event)
 {
     struct blkdebug *debug = node->state;
 
-    pthread_mutex_lock(&debug->mutex);
+    LOCK_SCOPE(&debug->mutex);
     blkdebug_rules_event(&debug->rules, event);
     blkdebug_breaks_meet(&debug->breaks, event, &debug->mutex);
-    pthread_mutex_unlock(&debug->mutex);
 }
 
 static int blkdebug_set_break(struct blk_node *node, const char *event, const char *tag,
@@ -398,9 +394,8 @@ static int blkdebug_set_break(struct blk_node *node, const char *event, const ch
 
     if (number < 0)
         return blk_fail_why(err, ENOENT, "there is no such event", "breakpoint at '%s'", event);
-    pthread_mutex_lock(&debug->mutex);
+    LOCK_SCOPE(&debug->mutex);
     blkdebug_breaks_set(&debug->breaks, (enum blk_event)number, tag);
-    pthread_mutex_unlock(&debug->mutex);
     return 0;
 }
 
@@ -408,9 +403,8 @@ static int blkdebug_remove_break(struct blk_node *node, const char *tag, struct 
 {
     struct blkdebug *debug = node->state;
 
-    pthread_mutex_lock(&debug->mutex);
+    LOCK_SCOPE(&debug->mutex);
     bool found = blkdebug_breaks_remove(&debug->breaks, tag);
-    pthread_mutex_unlock(&debug->mutex);
     return found ? 0 : blk_fail(err, ENOENT, "removing the breakpoint '%s'", tag);
 }
 
@@ -418,9 +412,8 @@ static int blkdebug_resume(struct blk_node *node, const char *tag, struct blk_er
 {
     struct blkdebug *debug = node->state;
 
-    pthread_mutex_lock(&debug->mutex);
+    LOCK_SCOPE(&debug->mutex);
     bool found = blkdebug_breaks_resume(&debug->breaks, tag);
-    pthread_mutex_unlock(&debug->mutex);
     return found ? 0 : blk_fail(err, ENOENT, "resuming the request at '%s'", tag);
 }
 
@@ -428,10 +421,8 @@ static bool blkdebug_is_suspended(struct blk_node *node, const char *tag)
 {
     struct blkdebug *debug = node->state;
 
-    pthread_mutex_lock(&debug->mutex);
-    bool suspended = blkdebug_breaks_is_suspended(&debug->breaks, tag);
-    pthread_mutex_unlock(&debug->mutex);
-    return suspended;
+    LOCK_SCOPE(&debug->mutex);
+    return blkdebug_breaks_is_suspended(&debug->breaks, tag);
 }
 
 static const struct blk_debug_ops blkdebug_debug_ops = {

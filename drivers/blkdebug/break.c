@@ -1,3 +1,4 @@
+/* Breakpoints: one is set, stops a request, and is freed by it when it goes on. */
 #include "drivers/blkdebug/break.h"
 
 #include <stdlib.h>
@@ -81,7 +82,7 @@ static bool is_waiting(const struct blkdebug_breaks *breaks, const void *request
     return false;
 }
 
-static void wait_for_change(struct blkdebug_breaks *breaks, pthread_mutex_t *mutex)
+static void wait_for_change(struct blkdebug_breaks *breaks, struct blk_mutex *mutex)
 {
     struct timespec until;
     clock_gettime(CLOCK_MONOTONIC, &until);
@@ -90,11 +91,11 @@ static void wait_for_change(struct blkdebug_breaks *breaks, pthread_mutex_t *mut
         until.tv_sec++;
         until.tv_nsec -= 1000000000;
     }
-    pthread_cond_timedwait(&breaks->changed, mutex, &until);
+    blk_cond_timedwait(&breaks->changed, mutex, &until);
 }
 
 void blkdebug_breaks_meet(struct blkdebug_breaks *breaks, enum blk_event event,
-                          pthread_mutex_t *mutex)
+                          struct blk_mutex *mutex)
 {
     const char here = 0;
     const void *request = &here; /* an address that no other waiting request has */

@@ -8,9 +8,9 @@
 #ifndef DRIVERS_BLKDEBUG_BREAK_H
 #define DRIVERS_BLKDEBUG_BREAK_H
 
-#include <pthread.h>
 #include <stdbool.h>
 
+#include "blockcore/base/lock.h"
 #include "blockcore/graph/events.h"
 
 struct blkdebug_break;
@@ -33,7 +33,7 @@ void blkdebug_breaks_set(struct blkdebug_breaks *breaks, enum blk_event event, c
  * resumed, or until the program is told to stop (cancel.h).
  */
 void blkdebug_breaks_meet(struct blkdebug_breaks *breaks, enum blk_event event,
-                          pthread_mutex_t *mutex);
+                          struct blk_mutex *mutex);
 
 /*
  * Lets the request that waits at the breakpoint `tag` that was set first go on; false when there

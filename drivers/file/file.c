@@ -1,6 +1,4 @@
-/*
- * The drivers of files and of block devices: the life of a node, and its data requests.
- */
+/* The drivers of files and of block devices: the life of a node, and its data requests. */
 #include <errno.h>
 #include <string.h>
 
@@ -67,7 +65,7 @@ static int file_release(struct blk_node *node, struct blk_error *err)
         ret = blk_fail(err, s->close_error, "closing '%s'", node->name);
     else if (ret == 0 && (first < 0 || last < 0))
         ret = blk_fail(err, last < 0 ? -last : -first, "closing '%s'", node->name);
-    pthread_rwlock_destroy(&s->growth);
+    blk_rwlock_destroy(&s->growth);
     return ret;
 }
 

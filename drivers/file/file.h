@@ -29,12 +29,13 @@
 #ifndef DRIVERS_FILE_FILE_H
 #define DRIVERS_FILE_FILE_H
 
-#include <pthread.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <sys/stat.h>
+#include <sys/types.h>
 
+#include "blockcore/base/lock.h"
 #include "blockcore/graph/driver.h"
 #include "blockcore/graph/node.h"
 
@@ -92,7 +93,7 @@ struct file_state {
      * Writers that extend the file hold it shared; who sets the size holds it exclusively, so that
      * no extension is cut off by a size computed before it.
      */
-    pthread_rwlock_t growth;
+    struct blk_rwlock growth;
 
     /* What the file system was found not to do. */
     atomic_bool no_punch, no_zero_range, no_zero_ioctl, no_discard;
@@ -123,8 +124,7 @@ int file_fallocate(int fd, int mode, uint64_t offset, uint64_t bytes);
 int file_set_size(int fd, uint64_t size);
 
 /*
- * Whether an error of fallocate or ioctl says that it is not done here, rather than that it
- * failed.
+ * Whether an error of fallocate or ioctl says that it is not done here, rather than that it failed.
  */
 bool file_is_unsupported(int ret);
 
@@ -216,24 +216,59 @@ enum file_target_kind {
     FILE_TARGET_IN_PLACE, /* it is overwritten: a device, or a file that cannot be replaced */
 };
 
+/*
+ *   MAKING ---> UNNAMED ----------------.
+ *     | |          | first a name to     \
+ *     | |          v be renamed from      v
+ *     | '-----> TEMPORARY -----------> GIVEN -----------> KEPT
+ *     |            |                    ^  |               ^
+ *     |            | exchanged          |  '--> TAKEN_BACK |
+ *     |            v                    |          ^       |
+ *     |        GIVEN_OLD_KEPT ----------|----------+-------'
+ *     |                                 |
+ *     '-------> UNTOUCHED --> ERASED ---'
+ *    in place          first        first
+ *                      change       sector
+ *
+ * What has not come to GIVEN when the node is closed is removed; in place it stays erased.
+ */
+enum file_target_life {
+    FILE_TARGET_MAKING,
+    FILE_TARGET_UNNAMED,        /* the file has no name */
+    FILE_TARGET_TEMPORARY,      /* it has the temporary name */
+    FILE_TARGET_UNTOUCHED,      /* the medium still has the old content */
+    FILE_TARGET_ERASED,         /* the old content is destroyed, the new one has no first sector */
+    FILE_TARGET_GIVEN,          /* the name, or the first sector, is there */
+    FILE_TARGET_GIVEN_OLD_KEPT, /* and what was replaced has the temporary name */
+    FILE_TARGET_KEPT,
+    FILE_TARGET_TAKEN_BACK,
+};
+
 struct file_target {
     enum file_target_kind kind;
+    atomic_uint life;      /* enum file_target_life; changed by file_target_become() */
     int directory_fd;      /* -1 in place */
     bool directory_is_path; /* directory_fd is O_PATH: it may not be read, and so not synced */
     char *base;            /* the name in the directory */
-    char *temporary;       /* the file's name until it is published, or NULL while it has none */
-    bool old_kept;         /* published; what was replaced has the temporary name */
+    char *temporary;       /* the temporary name; whose it is, `life` says; or NULL */
     struct given *given;   /* what a hold will need, made beforehand; or NULL */
     int old_fd;            /* FILE_TARGET_REPLACE: the file that will be replaced */
     struct file_locks old_locks; /* held on it */
 
     /* In place. Lock order: erase_mutex, file_state.growth, held_mutex. */
-    pthread_mutex_t erase_mutex; /* held while the old content is destroyed */
-    pthread_mutex_t held_mutex;  /* guards the content of held */
+    struct blk_mutex erase_mutex; /* held while the old content is destroyed */
+    struct blk_mutex held_mutex;  /* guards the content of held */
     uint8_t *held; /* the first held_bytes, not yet on the medium; else NULL */
     uint32_t held_bytes;
-    atomic_bool erased; /* the old content is destroyed */
 };
+
+/* ---- life.c ---- */
+
+/* The next state of its life, which must be one that may follow. */
+void file_target_become(struct file_target *t, enum file_target_life life);
+bool file_target_is(const struct file_target *t, enum file_target_life life);
+
+/* ---- target.c, publish.c ---- */
 
 extern const struct blk_option_desc file_create_options[];
 /* The node that results is one of `driver`. */

@@ -29,6 +29,7 @@ void file_held_begin(struct blk_node *node)
     if (t->held_bytes < BLK_SECTOR_BYTES)
         t->held_bytes = BLK_SECTOR_BYTES;
     t->held = blk_xcalloc(1, t->held_bytes);
+    file_target_become(t, FILE_TARGET_UNTOUCHED);
     if (!s->device)
         blk_node_set_size(node, 0);
 }
@@ -65,17 +66,19 @@ int file_overwrite(struct blk_node *node, struct blk_error *err)
         return 0;
 
     struct file_target *t = s->target;
-    pthread_mutex_lock(&t->erase_mutex);
-    int ret = t->erased ? 0 : erase(node);
-    if (ret == 0)
-        t->erased = true;
-    pthread_mutex_unlock(&t->erase_mutex);
-    return ret < 0 ? blk_fail(err, -ret, "erasing the old content of '%s'", node->name) : 0;
+    LOCK_SCOPE(&t->erase_mutex);
+    if (!file_target_is(t, FILE_TARGET_UNTOUCHED))
+        return 0; /* another request has done it meanwhile */
+    int ret = erase(node);
+    if (ret < 0)
+        return blk_fail(err, -ret, "erasing the old content of '%s'", node->name);
+    file_target_become(t, FILE_TARGET_ERASED);
+    return 0;
 }
 
 bool file_shows_old(const struct file_state *s)
 {
-    return s->target && s->target->held && !s->target->erased;
+    return s->target && file_target_is(s->target, FILE_TARGET_UNTOUCHED);
 }
 
 bool file_is_held(const struct file_state *s, uint64_t offset)
@@ -89,9 +92,8 @@ uint64_t file_held_read(struct file_state *s, uint64_t offset, uint64_t bytes, v
         return 0;
     struct file_target *t = s->target;
     bytes = u64_min(bytes, t->held_bytes - offset);
-    pthread_mutex_lock(&t->held_mutex);
+    LOCK_SCOPE(&t->held_mutex);
     memcpy(buf, t->held + offset, bytes);
-    pthread_mutex_unlock(&t->held_mutex);
     return bytes;
 }
 
@@ -102,12 +104,12 @@ uint64_t file_held_write(struct blk_node *node, uint64_t offset, uint64_t bytes,
         return 0;
     struct file_target *t = s->target;
     bytes = u64_min(bytes, t->held_bytes - offset);
-    pthread_mutex_lock(&t->held_mutex);
+    blk_mutex_lock(&t->held_mutex);
     if (buf)
         memcpy(t->held + offset, buf, bytes);
     else
         memset(t->held + offset, 0, bytes);
-    pthread_mutex_unlock(&t->held_mutex);
+    blk_mutex_unlock(&t->held_mutex);
     blk_node_grow_size(node, offset + bytes);
     return bytes;
 }
@@ -117,9 +119,8 @@ void file_held_truncate(struct file_state *s, uint64_t size)
     if (!file_is_held(s, size))
         return;
     struct file_target *t = s->target;
-    pthread_mutex_lock(&t->held_mutex);
+    LOCK_SCOPE(&t->held_mutex);
     memset(t->held + size, 0, t->held_bytes - size);
-    pthread_mutex_unlock(&t->held_mutex);
 }
 
 int file_held_end(struct blk_node *node)

@@ -1,6 +1,4 @@
-/*
- * Who holds a lock: only for messages.
- */
+/* Who holds a lock: only for messages. */
 #ifndef DRIVERS_FILE_HOLDER_H
 #define DRIVERS_FILE_HOLDER_H
 

@@ -47,12 +47,12 @@ static int zero_allocated(struct blk_node *node, uint64_t offset, uint64_t bytes
     bool grows = offset + bytes > blk_size(node);
 
     if (grows)
-        pthread_rwlock_rdlock(&s->growth);
+        blk_read_lock(&s->growth);
     int ret = zero_kept(s, offset, bytes);
     if (grows) {
         if (ret == 0)
             blk_node_grow_size(node, offset + bytes);
-        pthread_rwlock_unlock(&s->growth);
+        blk_read_unlock(&s->growth);
     }
     return ret;
 }
@@ -270,13 +270,13 @@ int file_copy_range(struct blk_node *node, uint64_t offset, struct blk_node *sou
     if (ret < 0)
         return ret;
 
-    pthread_rwlock_rdlock(&to->growth);
+    blk_read_lock(&to->growth);
     ret = clone_range(to, offset, from, source_offset, bytes);
     if (ret == -ENOTSUP)
         ret = copy_by_kernel(to, offset, from, source_offset, bytes);
     if (ret == 0)
         blk_node_grow_size(node, offset + bytes);
-    pthread_rwlock_unlock(&to->growth);
+    blk_read_unlock(&to->growth);
     file_changed(to);
     return ret;
 }

@@ -1,6 +1,5 @@
 /*
- * QEMU's image locks: one byte of the file a permission, locked by the open file
- * description.
+ * QEMU's image locks: one byte of the file a permission, locked by the open file description.
  *
  * Byte 100+p held means "I use p", byte 200+p held means "I do not let others use p". All are held
  * shared, so they never exclude each other by themselves: an opener takes its own first, then asks

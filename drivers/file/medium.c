@@ -146,12 +146,12 @@ int file_write_medium(struct blk_node *node, uint64_t offset, uint64_t bytes, co
     bool grows = !s->device && offset + bytes > blk_size(node);
 
     if (grows)
-        pthread_rwlock_rdlock(&s->growth);
+        blk_read_lock(&s->growth);
     int ret = file_write(s, offset, bytes, buf);
     if (grows) {
         if (ret == 0)
             blk_node_grow_size(node, offset + bytes);
-        pthread_rwlock_unlock(&s->growth);
+        blk_read_unlock(&s->growth);
     }
     file_changed(s);
     return ret;
@@ -181,13 +181,12 @@ int file_extend(struct blk_node *node, uint64_t size)
     struct file_state *s = node->state;
     struct stat st;
 
-    pthread_rwlock_wrlock(&s->growth);
+    WRITE_LOCK_SCOPE(&s->growth);
     int ret = blk_sys->fstat(s->fd, &st) < 0 ? -errno : 0;
     if (ret == 0 && (uint64_t)st.st_size < size)
         ret = file_set_size(s->fd, size);
     if (ret == 0)
         blk_node_grow_size(node, size);
-    pthread_rwlock_unlock(&s->growth);
     return ret;
 }
 

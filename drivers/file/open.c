@@ -1,6 +1,4 @@
-/*
- * Opening what exists: the options of a file node, the name, the locks, the state.
- */
+/* Opening what exists: the options of a file node, the name, the locks, the state. */
 #include <errno.h>
 #include <string.h>
 
@@ -199,7 +197,7 @@ int file_init(struct blk_node *node, int fd, const struct file_opened *opened,
     s->uring = settings->uring;
     s->device = S_ISBLK(st->st_mode);
     s->sector_bytes = s->device ? file_device_sector(fd) : 0;
-    pthread_rwlock_init(&s->growth, NULL);
+    blk_rwlock_init(&s->growth);
     blk_node_set_size(node, size);
     blk_open_files_add(node, st);
     return 0;

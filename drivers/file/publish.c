@@ -35,6 +35,7 @@ static int name_new(struct blk_node *node, struct blk_error *err)
     blk_temporary_forget(t->temporary);
     free(t->temporary);
     t->temporary = NULL;
+    file_target_become(t, FILE_TARGET_GIVEN);
     return 0;
 }
 
@@ -47,6 +48,7 @@ static int name_temporarily(struct file_state *s)
         int ret = file_link_unnamed(s->fd, t, name);
         if (ret == 0) {
             t->temporary = name;
+            file_target_become(t, FILE_TARGET_TEMPORARY);
             blk_temporary_note(t->directory_fd, name);
             return 0;
         }
@@ -102,7 +104,7 @@ static int rename_and_keep(struct file_target *t)
     }
     free(t->temporary);
     t->temporary = old_name;
-    t->old_kept = old_name;
+    file_target_become(t, old_name ? FILE_TARGET_GIVEN_OLD_KEPT : FILE_TARGET_GIVEN);
     return 0;
 }
 
@@ -113,7 +115,7 @@ static int rename_over_old(struct file_target *t)
     blk_temporary_forget(t->temporary);
     if (blk_sys->renameat2(t->directory_fd, t->temporary, t->directory_fd, t->base,
                            RENAME_EXCHANGE) == 0) {
-        t->old_kept = true;
+        file_target_become(t, FILE_TARGET_GIVEN_OLD_KEPT);
         return 0;
     }
     return blk_rename_is_unsupported(errno) ? rename_and_keep(t) : -errno;
@@ -170,6 +172,7 @@ static int probe_close(struct blk_node *node, struct blk_error *err)
 static int publish_in_place(struct blk_node *node, struct blk_published *published,
                             struct blk_error *err)
 {
+    const struct file_state *s = node->state;
     /* Nothing may have been written: an empty file, or a device as it is. */
     int ret = file_overwrite(node, err);
     if (ret == 0)
@@ -179,6 +182,7 @@ static int publish_in_place(struct blk_node *node, struct blk_published *publish
     if (ret < 0)
         return ret;
     ret = file_held_end(node);
+    file_target_become(s->target, FILE_TARGET_GIVEN); /* or a part of it, which counts the same */
     file_target_hold(node, published);
     if (ret < 0)
         return blk_fail(err, -ret, "writing the first sector of '%s'", node->name);

@@ -115,8 +115,7 @@ static void file_reopen_commit(struct blk_reopen *reopen)
         s->fd = p->fd;
         node->limits = p->limits;
         /*
-         * A new description does not know of write-back errors that the old one would still
-         * report.
+         * A new description does not know of write-back errors that the old one would still report.
          */
         file_changed(s);
     }

@@ -44,8 +44,8 @@ void file_target_drop(struct file_target *t)
     forget_hold(t);
     file_close(&t->old_fd);
     file_close(&t->directory_fd);
-    pthread_mutex_destroy(&t->erase_mutex);
-    pthread_mutex_destroy(&t->held_mutex);
+    blk_mutex_destroy(&t->erase_mutex);
+    blk_mutex_destroy(&t->held_mutex);
     free(t->held);
     free(t->base);
     free(t->temporary);
@@ -150,7 +150,8 @@ static int sync_undone(const struct given *given, int fd, struct blk_error *err)
 static int take_back_name(struct given *given, struct blk_error *err)
 {
     struct file_target *t = given->target;
-    if (t->kind == FILE_TARGET_REPLACE && !t->old_kept)
+    bool old_kept = file_target_is(t, FILE_TARGET_GIVEN_OLD_KEPT);
+    if (t->kind == FILE_TARGET_REPLACE && !old_kept)
         return blk_fail_why(err, ENOTSUP, "its file system cannot keep the file that was replaced",
                             "taking the name '%s' back: do not use that file", given->name);
 
@@ -160,7 +161,7 @@ static int take_back_name(struct given *given, struct blk_error *err)
     int ret = undo_name(given, fd);
     if (ret < 0) {
         blk_fail(err, -ret, "taking the name '%s' back", given->name);
-        if (t->old_kept)
+        if (old_kept)
             blk_left_behind(err, "what it was before may be '%s' in the same directory",
                             t->temporary);
     } else {
@@ -181,6 +182,7 @@ static int take_back(void *state, struct blk_error *err)
     struct given *given = state;
     int ret = given->target->kind == FILE_TARGET_IN_PLACE ? take_back_in_place(given, err)
                                                           : take_back_name(given, err);
+    file_target_become(given->target, FILE_TARGET_TAKEN_BACK);
     free_given(given);
     return ret;
 }
@@ -188,10 +190,12 @@ static int take_back(void *state, struct blk_error *err)
 static int keep_name(void *state, struct blk_error *err)
 {
     struct given *given = state;
-    const struct file_target *t = given->target;
+    struct file_target *t = given->target;
+    bool old_kept = file_target_is(t, FILE_TARGET_GIVEN_OLD_KEPT);
     int ret = 0;
 
-    if (t->old_kept && blk_sys->unlinkat(t->directory_fd, t->temporary, 0) < 0 && errno != ENOENT) {
+    file_target_become(t, FILE_TARGET_KEPT);
+    if (old_kept && blk_sys->unlinkat(t->directory_fd, t->temporary, 0) < 0 && errno != ENOENT) {
         ret = blk_fail(err, errno, "removing what '%s' replaced", given->name);
         blk_left_behind(err, "'%s' is complete; what it was before is '%s' in the same directory",
                         given->name, t->temporary);

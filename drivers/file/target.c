@@ -435,6 +435,8 @@ static int make_node(struct making *making, struct blk_node **node, struct blk_e
     file_changed(s); /* the new file itself is a change */
     if (t->kind == FILE_TARGET_IN_PLACE)
         file_held_begin(made);
+    else
+        file_target_become(t, t->temporary ? FILE_TARGET_TEMPORARY : FILE_TARGET_UNNAMED);
     made->unnamed = true;
     made->reads_zero = !s->device;
     *node = made;
@@ -509,8 +511,8 @@ int file_create(struct blk_create *create, const struct blk_driver *driver, stru
     making.target = blk_xcalloc(1, sizeof(*making.target));
     *making.target = (struct file_target){ .directory_fd = -1, .old_fd = -1,
                                            .old_locks = FILE_LOCKS_NONE };
-    pthread_mutex_init(&making.target->erase_mutex, NULL);
-    pthread_mutex_init(&making.target->held_mutex, NULL);
+    blk_mutex_init(&making.target->erase_mutex);
+    blk_mutex_init(&making.target->held_mutex);
     ret = make(&making, node, err);
     if (ret < 0) {
         file_close(&making.fd);

@@ -111,13 +111,13 @@ int file_truncate(struct blk_node *node, uint64_t size, enum blk_prealloc preall
     if (ret < 0)
         return ret;
 
-    pthread_rwlock_wrlock(&s->growth);
+    blk_write_lock(&s->growth);
     ret = resize_file(node, size, prealloc, err);
     if (ret == 0) {
         file_held_truncate(s, size);
         blk_node_set_size(node, size);
     }
-    pthread_rwlock_unlock(&s->growth);
+    blk_write_unlock(&s->growth);
     file_changed(s);
     return ret;
 }

@@ -29,10 +29,12 @@ static void ring_init(struct qcow2_cache *cache)
     cache->dirty.dirty_prev = cache->dirty.dirty_next = &cache->dirty;
 }
 
-void qcow2_cache_init(struct qcow2_cache *cache, uint32_t entry_bytes, uint32_t dirty_unit,
-                      uint64_t limit_bytes, enum blk_event load_event)
+void qcow2_cache_init(struct qcow2_cache *cache, const struct blk_rwlock *lock,
+                      uint32_t entry_bytes, uint32_t dirty_unit, uint64_t limit_bytes,
+                      enum blk_event load_event)
 {
     *cache = (struct qcow2_cache){
+        .lock = lock,
         .entry_bytes = entry_bytes,
         .dirty_unit = dirty_unit < entry_bytes ? dirty_unit : entry_bytes,
         .load_event = load_event,
@@ -117,6 +119,7 @@ static int grow_buckets(struct qcow2_cache *cache)
 
 struct qcow2_table *qcow2_cache_find(struct qcow2_cache *cache, uint64_t offset)
 {
+    ASSERT_READ_LOCKED(cache->lock);
     if (!cache->bucket_count)
         return NULL;
     struct qcow2_table *table = cache->buckets[bucket_of(cache, offset)];
@@ -129,6 +132,7 @@ struct qcow2_table *qcow2_cache_find(struct qcow2_cache *cache, uint64_t offset)
 
 struct qcow2_table *qcow2_cache_insert(struct qcow2_cache *cache, uint64_t offset)
 {
+    ASSERT_LOCKED(cache->lock);
     if (cache->count >= cache->bucket_count && grow_buckets(cache) < 0)
         return NULL;
     struct qcow2_table *table = blk_calloc(1, sizeof(*table));
@@ -177,6 +181,7 @@ static void forget_table(struct qcow2_cache *cache, struct qcow2_table *table)
 int qcow2_cache_new(struct qcow2_cache *cache, uint64_t offset, struct qcow2_table **table,
                     struct blk_error *err)
 {
+    ASSERT_LOCKED(cache->lock);
     *table = qcow2_cache_find(cache, offset);
     if (!*table)
         *table = qcow2_cache_insert(cache, offset);
@@ -191,6 +196,7 @@ int qcow2_cache_new(struct qcow2_cache *cache, uint64_t offset, struct qcow2_tab
 void qcow2_cache_dirty(struct qcow2_cache *cache, struct qcow2_table *table, uint32_t from,
                        uint32_t bytes)
 {
+    ASSERT_LOCKED(cache->lock);
     uint32_t unit = cache->dirty_unit;
     uint32_t start = from / unit * unit;
     uint32_t end = (from + bytes + unit - 1) / unit * unit;
@@ -210,11 +216,13 @@ void qcow2_cache_dirty(struct qcow2_cache *cache, struct qcow2_table *table, uin
 
 void qcow2_cache_clean(struct qcow2_cache *cache, struct qcow2_table *table)
 {
+    ASSERT_LOCKED(cache->lock);
     mark_clean(cache, table);
 }
 
 void qcow2_cache_drop(struct qcow2_cache *cache, uint64_t offset, uint64_t bytes)
 {
+    ASSERT_LOCKED(cache->lock);
     for (uint64_t at = offset; at < offset + bytes; at += cache->entry_bytes) {
         struct qcow2_table *table = qcow2_cache_find(cache, at);
         if (table)
@@ -224,6 +232,7 @@ void qcow2_cache_drop(struct qcow2_cache *cache, uint64_t offset, uint64_t bytes
 
 void qcow2_cache_trim(struct qcow2_cache *cache)
 {
+    ASSERT_LOCKED(cache->lock);
     /* Twice around at most: the first round may only take the marks away. */
     size_t steps = cache->count > cache->limit ? 2 * cache->count : 0;
     struct qcow2_table *table = cache->clock.clock_next;

@@ -11,6 +11,7 @@
 #include <stdint.h>
 
 #include "blockcore/base/error.h"
+#include "blockcore/base/lock.h"
 #include "blockcore/graph/events.h"
 
 /* A slice of a table in memory, in the format of the medium. */
@@ -27,6 +28,7 @@ struct qcow2_table {
 };
 
 struct qcow2_cache {
+    const struct blk_rwlock *lock; /* the one that "[locked]" means */
     uint32_t entry_bytes;   /* of one slice; a power of two, at most a cluster */
     uint32_t dirty_unit;    /* writes are multiples of this */
     size_t limit;           /* slices kept when no lock is held, dirty ones apart */
@@ -38,8 +40,9 @@ struct qcow2_cache {
     struct qcow2_table dirty; /* head of the ring */
 };
 
-void qcow2_cache_init(struct qcow2_cache *cache, uint32_t entry_bytes, uint32_t dirty_unit,
-                      uint64_t limit_bytes, enum blk_event load_event);
+void qcow2_cache_init(struct qcow2_cache *cache, const struct blk_rwlock *lock,
+                      uint32_t entry_bytes, uint32_t dirty_unit, uint64_t limit_bytes,
+                      enum blk_event load_event);
 /* Bytes that the cache may hold. A lower limit takes effect when it is next trimmed. */
 uint64_t qcow2_cache_limit(const struct qcow2_cache *cache);
 void qcow2_cache_set_limit(struct qcow2_cache *cache, uint64_t bytes);

@@ -2,8 +2,9 @@
  * Reading tables, and where the file ends.
  *
  * A file that was cut off reads as zeroes behind its end, which nobody wrote: so every read of a
- * table, and of guest data, first asks whether the file reaches that far. The last cluster of a
- * file need not be whole, as long as nothing has shown that the file was longer once.
+ * table, and of guest data, first asks whether the file reaches that far. Where it ends inside a
+ * cluster of data, that need not be whole, as long as nothing has shown that the file was longer
+ * once. A table is always written whole, by every program.
  */
 #include "drivers/qcow2/medium.h"
 
@@ -69,6 +70,20 @@ const struct qcow2_table_kind qcow2_snapshot_l1_kind = {
 };
 const struct qcow2_table_kind qcow2_reftable_kind = { "refcount table", QCOW2_MAX_REFTABLE_BYTES };
 
+int qcow2_check_table_whole(const struct blk_node *node, uint64_t offset, uint64_t bytes,
+                            const char *what, struct blk_error *err)
+{
+    struct qcow2_state *s = qcow2_state(node);
+    const struct blk_node *file = qcow2_file(node);
+
+    if (node->flags & (BLK_IN_CHECK | BLK_FORCE_SHARE) ||
+        range_within(offset, bytes, blk_size(file)))
+        return 0;
+    atomic_store(&s->saw_damage, true);
+    atomic_store(&s->saw_cut, true);
+    return qcow2_fail_cut_short(file, offset, what, err);
+}
+
 int qcow2_read_table(struct blk_node *node, const struct qcow2_table_kind *kind, uint64_t offset,
                      uint64_t entries, uint64_t **table, struct blk_error *err)
 {
@@ -83,7 +98,7 @@ int qcow2_read_table(struct blk_node *node, const struct qcow2_table_kind *kind,
         return blk_fail_why(err, EIO, "its offset is invalid", "reading the %s of '%s'", what,
                             node->name);
 
-    int ret = qcow2_check_cut_off(node, qcow2_file(node), offset, entries * 8, what, err);
+    int ret = qcow2_check_table_whole(node, offset, entries * 8, what, err);
     if (ret < 0)
         return ret;
     uint64_t *buf = blk_malloc(entries ? entries * 8 : 8);
@@ -103,12 +118,12 @@ int qcow2_read_table(struct blk_node *node, const struct qcow2_table_kind *kind,
 int qcow2_cache_get(struct blk_node *node, struct qcow2_cache *cache, uint64_t offset,
                     struct qcow2_table **table, struct blk_error *err)
 {
+    ASSERT_LOCKED(&qcow2_state(node)->lock);
     *table = qcow2_cache_find(cache, offset);
     if (*table)
         return 0;
 
-    int ret = qcow2_check_cut_off(node, qcow2_file(node), offset, cache->entry_bytes, "table",
-                                  err);
+    int ret = qcow2_check_table_whole(node, offset, cache->entry_bytes, "table", err);
     if (ret < 0)
         return ret;
     struct qcow2_table *loaded = qcow2_cache_insert(cache, offset);

@@ -26,6 +26,10 @@ int qcow2_fail_cut_short(const struct blk_node *file, uint64_t offset, const cha
 int qcow2_check_cut_off(const struct blk_node *node, const struct blk_node *file, uint64_t offset,
                         uint64_t bytes, const char *what, struct blk_error *err);
 
+/* The same for a table, which is there to the byte or has lost something. */
+int qcow2_check_table_whole(const struct blk_node *node, uint64_t offset, uint64_t bytes,
+                            const char *what, struct blk_error *err);
+
 /*
  * How many of the range's bytes the file has, to the byte. All of them for a file that others may
  * be writing: it may be longer than it was.

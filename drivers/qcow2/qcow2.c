@@ -1,6 +1,4 @@
-/*
- * The qcow2 driver: opening, closing, reopening, information, and the table of operations.
- */
+/* The qcow2 driver: opening, closing, reopening, information, and the table of operations. */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -44,10 +42,11 @@ static void apply_settings(struct blk_node *node, const struct qcow2_settings *s
     uint32_t unit = (uint32_t)u64_max(qcow2_file(node)->limits.request_alignment, BLK_SECTOR_BYTES);
 
     s->l1_unit = (uint32_t)u64_min(unit, s->cluster_bytes);
-    qcow2_cache_init(&s->l2_cache, (uint32_t)settings->slice_bytes, unit, settings->l2_cache,
-                     BLK_EVENT_L2_LOAD);
-    qcow2_cache_init(&s->refblock_cache, (uint32_t)u64_min(s->cluster_bytes, MAX_REFSLICE_BYTES),
-                     unit, settings->refcount_cache, BLK_EVENT_REFBLOCK_LOAD);
+    qcow2_cache_init(&s->l2_cache, &s->lock, (uint32_t)settings->slice_bytes, unit,
+                     settings->l2_cache, BLK_EVENT_L2_LOAD);
+    qcow2_cache_init(&s->refblock_cache, &s->lock,
+                     (uint32_t)u64_min(s->cluster_bytes, MAX_REFSLICE_BYTES), unit,
+                     settings->refcount_cache, BLK_EVENT_REFBLOCK_LOAD);
     s->pass_discard = settings->pass_discard;
     atomic_store(&s->overlap_checks, settings->overlap_checks);
     s->discard_no_unref = settings->discard_no_unref;
@@ -142,9 +141,9 @@ static void free_state(struct blk_node *node)
     qcow2_drop_tables(s);
     free(s->next_identity);
     qcow2_tail_free(&s->tail);
-    pthread_mutex_destroy(&s->commit_mutex);
+    blk_mutex_destroy(&s->commit_mutex);
     pthread_mutex_destroy(&s->header_mutex);
-    pthread_rwlock_destroy(&s->lock);
+    blk_rwlock_destroy(&s->lock);
 }
 
 /* What the header names was there once: a file that ends before it was cut off. */
@@ -201,9 +200,9 @@ static int qcow2_open(struct blk_node *node, struct blk_options *options, struct
 {
     struct qcow2_state *s = qcow2_state(node);
 
-    pthread_mutex_init(&s->commit_mutex, NULL);
+    blk_mutex_init(&s->commit_mutex);
     pthread_mutex_init(&s->header_mutex, NULL);
-    pthread_rwlock_init(&s->lock, NULL);
+    blk_rwlock_init(&s->lock);
     atomic_init(&s->preallocation, -1);
     int ret = open_inner(node, options, err);
     if (ret < 0)

@@ -11,14 +11,14 @@
 
 void qcow2_lock(struct qcow2_state *s)
 {
-    pthread_rwlock_wrlock(&s->lock);
+    blk_write_lock(&s->lock);
 }
 
 void qcow2_unlock(struct qcow2_state *s)
 {
     qcow2_cache_trim(&s->l2_cache);
     qcow2_cache_trim(&s->refblock_cache);
-    pthread_rwlock_unlock(&s->lock);
+    blk_write_unlock(&s->lock);
 }
 
 void qcow2_derive(struct qcow2_state *s)
@@ -98,9 +98,9 @@ void qcow2_drop_tables(struct qcow2_state *s)
 
 void qcow2_forget_tables(struct blk_node *node)
 {
+    ASSERT_ALONE();
     struct qcow2_state *s = qcow2_state(node);
-    qcow2_lock(s);
+    QCOW2_LOCK_SCOPE(s);
     qcow2_drop_tables(s);
     qcow2_derive(s);
-    qcow2_unlock(s);
 }

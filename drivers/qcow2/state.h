@@ -23,16 +23,15 @@
  *                      guest data is never moved under it. Tables missing from the cache are
  *                      loaded under it.
  *   4. header_mutex    sector 0 and `header`, which is always what the medium has.
- * "[locked]" at a function means: the caller holds `lock` for writing, by qcow2_lock(). Functions
- * without it take what they need. The operations of snapshot/, check/ and shape/ run alone, but
- * keep to the same rules.
+ * "[locked]" at a function means: the caller holds `lock` for writing, by qcow2_lock(), and the
+ * function asserts it. Functions without it take what they need. The operations of snapshot/,
+ * check/ and shape/ run alone, but keep to the same rules.
  *
  * Pointers to cached tables are valid until the lock is released: nothing is evicted earlier.
  */
 #ifndef DRIVERS_QCOW2_STATE_H
 #define DRIVERS_QCOW2_STATE_H
 
-#include <pthread.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
@@ -40,6 +39,7 @@
 
 #include "blockcore/base/bytes.h"
 #include "blockcore/base/error.h"
+#include "blockcore/base/lock.h"
 #include "blockcore/graph/node.h"
 #include "drivers/qcow2/cache.h"
 #include "drivers/qcow2/format.h"
@@ -143,8 +143,8 @@ struct qcow2_state {
     atomic_uint overlap_checks; /* enum qcow2_overlap */
     bool discard_no_unref; /* what a guest discards keeps its clusters, as preallocated zeroes */
 
-    pthread_mutex_t commit_mutex;
-    pthread_rwlock_t lock;
+    struct blk_mutex commit_mutex;
+    struct blk_rwlock lock;
     pthread_mutex_t header_mutex;
 
     /* guarded by header_mutex; read freely by operations that run alone */
@@ -207,6 +207,21 @@ static inline struct blk_node *qcow2_data(const struct blk_node *node)
 /* Takes `lock` for writing; unlocking trims the caches. */
 void qcow2_lock(struct qcow2_state *s);
 void qcow2_unlock(struct qcow2_state *s);
+
+static inline struct qcow2_state *qcow2_lock_scope(struct qcow2_state *s)
+{
+    qcow2_lock(s);
+    return s;
+}
+
+static inline void qcow2_lock_scope_end(struct qcow2_state *const *s)
+{
+    qcow2_unlock(*s);
+}
+
+/* Held from here to the end of the block. */
+#define QCOW2_LOCK_SCOPE(s)                                                                        \
+    BLK_SCOPE(struct qcow2_state, qcow2_lock_scope_end, qcow2_lock_scope(s), __COUNTER__)
 
 /* Fills what the header decides of the state (sizes, shifts, flags) from s->header. */
 void qcow2_derive(struct qcow2_state *s);

@@ -28,6 +28,26 @@ common_setup() {
     export LC_ALL=C
     cd "$T" || return 1
     start_watchdog
+    trace_failures_only
+}
+
+# bats notes the place of every command before it runs (a DEBUG trap), so that it can name the one that
+# fails. The failure itself knows it, too, and without the trap a loop runs fifty times as fast.
+# What ends a test otherwise (exit, set -u) is said to have no place but the test.
+# shellcheck disable=SC2034 # variables of bats
+trace_failures_only() {
+    trap - DEBUG
+    trap note_failure ERR
+    BATS_DEBUG_LAST_STACK_TRACE=("1 $BATS_TEST_NAME $BATS_TEST_FILENAME")
+    BATS_DEBUG_LASTLAST_STACK_TRACE=("${BATS_DEBUG_LAST_STACK_TRACE[@]}")
+}
+
+note_failure() {
+    local status=$?
+    bats_capture_stack_trace
+    # shellcheck disable=SC2034 # for bats
+    BATS_DEBUG_LAST_STACK_TRACE_IS_VALID=1
+    (exit "$status") || bats_check_status_from_trap
 }
 
 common_teardown() {

@@ -38,16 +38,18 @@ def is_sound(folder, image):
     return run(folder, "qemu-img", "check", "-q", "-f", "qcow2", image).returncode in (0, 3)
 
 
-def ended_well():
-    """True, False, or None when that is not known (killed)."""
-    if "FAULT_STATUS" in os.environ:
-        return os.environ["FAULT_STATUS"] == "0"
-    return True if os.environ.get("STATE_FINAL") == "1" else None
+class End:
+    """How the run ended. well: None when that is not known (killed)."""
 
-
-def is_usable():
-    """Status 6: every target is complete, but a source's bitmaps may not have been switched."""
-    return os.environ.get("FAULT_STATUS") == "6"
+    def __init__(self, environment):
+        status = environment.get("FAULT_STATUS")
+        self.said = environment.get("FAULT_STDERR", "")
+        if status is not None:
+            self.well = status == "0"
+        else:
+            self.well = True if environment.get("STATE_FINAL") == "1" else None
+        # Status 6: every target is complete, but a source's bitmaps may not have been switched.
+        self.usable = status == "6"
 
 
 class Disk:
@@ -61,19 +63,19 @@ class Disk:
         if not is_same(folder, self.source, self.raw):
             raise Wrong(f"{self.source} is not what it was")
 
-    def check_target(self, folder, options, said):
+    def check_target(self, folder, options, end):
         exists = os.path.exists(os.path.join(folder, self.target))
-        if options.in_place and not ended_well():
+        if options.in_place and not end.well:
             return
-        if ended_well() and not exists:
+        if end.well and not exists:
             raise Wrong(f"status 0, and no {self.target}")
-        if is_usable() and (not exists or "do not use" in said):
+        if end.usable and (not exists or "do not use" in end.said):
             raise Wrong(f"status 6, and {self.target} cannot be used")
         if not exists:
             return
-        if ended_well() is False and "complete" not in said and "do not use" not in said:
+        if end.well is False and "complete" not in end.said and "do not use" not in end.said:
             raise Wrong(f"nothing is said about {self.target}, which is there")
-        if "do not use" in said:
+        if "do not use" in end.said:
             return
         if not is_sound(folder, self.target) or not is_same(folder, self.target, self.raw):
             raise Wrong(f"{self.target} is there and not complete")
@@ -81,7 +83,7 @@ class Disk:
     def builds_on_base(self, folder):
         return f"backing file: {self.base}" in run(folder, "qemu-img", "info", self.target).stdout
 
-    def check_next(self, folder, options):
+    def check_next(self, folder, options, end):
         accepted = 0
         for base in (self.target, self.target + ".partial", self.base):
             if not os.path.exists(os.path.join(folder, base)):
@@ -91,18 +93,18 @@ class Disk:
             if result.returncode != 0:
                 if "in use" in result.stdout:
                     raise Wrong(f"a bitmap is lost: {result.stdout.strip()}")
-                if is_usable() and base == self.target and options.bitmap_mode and self.builds_on_base(folder):
+                if end.usable and base == self.target and options.bitmap_mode and self.builds_on_base(folder):
                     raise Wrong(f"status 6, and {base} is not taken as a base: {result.stdout.strip()}")
                 continue
             accepted += 1
             if not is_same(folder, "next", self.raw):
                 raise Wrong(f"a backup on {base} is accepted and is not right")
-        if not accepted and not (options.in_place and ended_well() is not True):
+        if not accepted and not (options.in_place and end.well is not True):
             raise Wrong("no base is accepted")
 
-    def check_in_place(self, folder, options):
+    def check_in_place(self, folder, options, end):
         """The bitmap still marks all that the target may lack."""
-        if not options.in_place or ended_well():
+        if not options.in_place or end.well:
             return
         if not is_sound(folder, self.target):
             raise Wrong(f"{self.target} is not sound")
@@ -112,7 +114,8 @@ class Disk:
             raise Wrong(f"{self.target} cannot be brought up to date")
 
 
-def main():
+def judge_folder(arguments, environment):
+    """Returns what is wrong, or None. Arguments and environment as of the command."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--blkimg", required=True)
     parser.add_argument("--disk", action="append", type=Disk, required=True)
@@ -120,23 +123,22 @@ def main():
     parser.add_argument("--in-place", action="store_true")
     parser.add_argument("--bitmap-mode", action="store_true", help="the target holds what the bitmap marked")
     parser.add_argument("folder")
-    options = parser.parse_args()
-    said = os.environ.get("FAULT_STDERR", "")
+    options = parser.parse_args(arguments)
+    end = End(environment)
+    if end.well is False and not end.said:
+        return "nothing was said"
+    if end.well and end.said:
+        return "status 0, and a message"
     try:
-        if ended_well() is False and not said:
-            raise Wrong("nothing was said")
-        if ended_well() and said:
-            raise Wrong("status 0, and a message")
         for disk in options.disk:
             disk.check_source(options.folder)
-            disk.check_target(options.folder, options, said)
-            disk.check_next(options.folder, options)
-            disk.check_in_place(options.folder, options)
+            disk.check_target(options.folder, options, end)
+            disk.check_next(options.folder, options, end)
+            disk.check_in_place(options.folder, options, end)
     except Wrong as wrong:
-        print(wrong)
-        return 1
-    return 0
+        return str(wrong)
+    return None
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(judge_folder(sys.argv[1:], os.environ))

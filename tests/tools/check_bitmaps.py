@@ -97,7 +97,8 @@ def content(folder, name):
     done = subprocess.run(["qemu-img", "convert", "-U", "-f", "qcow2", "-O", "raw", name, raw], cwd=folder,
                           stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
     if done.returncode:
-        sys.exit(f"content of {name}: {done.stdout.decode(errors='replace')}")
+        os.unlink(raw)
+        raise OSError(f"content of {name}: {done.stdout.decode(errors='replace')}")
     return raw
 
 
@@ -115,10 +116,10 @@ def changed_sectors(old_raw, new_raw):
             sector += 1 << 11
 
 
-def judge(options):
+def judge(options, environment):
     before, after = Image(options.before), Image(options.after)
     now = Image(os.path.join(options.folder, options.image))
-    done = os.environ.get("STATE_FINAL") == "1" or os.environ.get("FAULT_STATUS") == "0"
+    done = environment.get("STATE_FINAL") == "1" or environment.get("FAULT_STATUS") == "0"
     check = subprocess.run(["qemu-img", "check", "-U", "-f", "qcow2", options.image], cwd=options.folder,
                            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
     if check.returncode not in (0, 3):
@@ -133,8 +134,8 @@ def judge(options):
                                now.bitmaps.get(name), changed, done)
         if problem:
             return f"bitmap {name}: {problem}"
-    errors = os.environ.get("FAULT_STDERR")
-    if options.names and errors and os.environ.get("FAULT_STATUS") != "0" and f"'{options.names}'" not in errors:
+    errors = environment.get("FAULT_STDERR")
+    if options.names and errors and environment.get("FAULT_STATUS") != "0" and f"'{options.names}'" not in errors:
         return f"not named: {errors}"
     return None
 
@@ -163,7 +164,8 @@ def judge_bitmap(options, name, before, after, now, changed, done):
     return None
 
 
-def main():
+def judge_folder(arguments, environment):
+    """Returns what is wrong, or None. Arguments and environment as of the command."""
     parser = argparse.ArgumentParser(description="Judges bitmaps after a crash or a fault.")
     parser.add_argument("--image", required=True)
     parser.add_argument("--before", required=True)
@@ -172,15 +174,11 @@ def main():
     parser.add_argument("--names", metavar="BITMAP", help="what stderr must name after a failure")
     parser.add_argument("--usable", action="store_true", help="no bitmap that was usable may be in use")
     parser.add_argument("folder")
-    options = parser.parse_args()
-    if os.environ.get("FAULT_STATUS") == "0" and os.environ.get("FAULT_N", "0") != "0":
-        print("status 0 although something failed")
-        return 1
-    problem = judge(options)
-    if problem:
-        print(problem)
-    return 1 if problem else 0
+    options = parser.parse_args(arguments)
+    if environment.get("FAULT_STATUS") == "0" and environment.get("FAULT_N", "0") != "0":
+        return "status 0 although something failed"
+    return judge(options, environment)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(judge_folder(sys.argv[1:], os.environ))

@@ -33,7 +33,6 @@ import argparse
 import filecmp
 import os
 import random
-import shlex
 import shutil
 import subprocess
 import sys
@@ -376,15 +375,7 @@ class Trial:
             if problem:
                 return problem
         if self.options.check:
-            command = shlex.split(self.options.check) + [folder]
-            try:
-                result = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                                        stderr=subprocess.STDOUT, text=True, errors="replace",
-                                        timeout=self.options.timeout, check=False)
-            except subprocess.TimeoutExpired:
-                return f"the check did not end in {self.options.timeout} s"
-            if result.returncode != 0:
-                return f"check status {result.returncode}: {check_image.first_lines(result.stdout, 4)}"
+            return workfolder.run_check(self.options.check, folder, environment, self.options.timeout)
         return None
 
     def describe(self, state, extra):

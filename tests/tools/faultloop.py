@@ -19,7 +19,6 @@ wants NEW.
 
 import argparse
 import os
-import shlex
 import shutil
 import subprocess
 import sys
@@ -115,11 +114,7 @@ class Loop:
             if problem:
                 return problem
         if self.options.check:
-            result = subprocess.run(shlex.split(self.options.check) + [folder], env=environment,
-                                    stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                                    text=True, errors="replace", check=False)
-            if result.returncode != 0:
-                return f"check status {result.returncode}: {check_image.first_lines(result.stdout, 4)}"
+            return workfolder.run_check(self.options.check, folder, environment)
         return None
 
     def run_kind(self, call, pool):

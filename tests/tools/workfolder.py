@@ -1,7 +1,9 @@
 """What the drivers of both preloaded objects share: fresh directories and the object itself."""
 
 import filecmp
+import importlib
 import os
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -40,6 +42,27 @@ def preload_environment(library):
     others = environment.get("LD_PRELOAD")
     environment["LD_PRELOAD"] = library + (":" + others if others else "")
     return environment
+
+
+def run_check(check, folder, environment, timeout=None):
+    """Runs a --check on the folder; returns what is wrong, or None.
+
+    A tool of this directory that has judge_folder() is called here and not run as a program: an
+    interpreter that starts costs more than what it is to judge.
+    """
+    words = shlex.split(check)
+    if len(words) > 1 and words[0] == "python3" and os.path.dirname(os.path.abspath(words[1])) == HERE:
+        module = importlib.import_module(os.path.basename(words[1])[:-3])
+        if hasattr(module, "judge_folder"):
+            return module.judge_folder(words[2:] + [folder], environment)
+    try:
+        result = subprocess.run(words + [folder], env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                                stderr=subprocess.STDOUT, text=True, errors="replace", timeout=timeout, check=False)
+    except subprocess.TimeoutExpired:
+        return f"the check did not end in {timeout} s"
+    if result.returncode != 0:
+        return f"check status {result.returncode}: {'; '.join(result.stdout.strip().splitlines()[:4])}"
+    return None
 
 
 class Originals:

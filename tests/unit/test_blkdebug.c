@@ -306,7 +306,7 @@ TEST(missing_file_is_named)
 
 struct request {
     struct blkdebug_breaks *breaks;
-    pthread_mutex_t *mutex;
+    struct blk_mutex *mutex;
     pthread_t thread;
     bool done; /* guarded by mutex */
 };
@@ -314,26 +314,26 @@ struct request {
 static void *run_request(void *opaque)
 {
     struct request *request = opaque;
-    pthread_mutex_lock(request->mutex);
+    blk_mutex_lock(request->mutex);
     blkdebug_breaks_meet(request->breaks, BLK_EVENT_PWRITEV, request->mutex);
     request->done = true;
-    pthread_mutex_unlock(request->mutex);
+    blk_mutex_unlock(request->mutex);
     return NULL;
 }
 
 /* Returns with the mutex held and a request stopped at `tag`, or done. */
 static void lock_when_suspended(struct request *request, const char *tag)
 {
-    pthread_mutex_lock(request->mutex);
+    blk_mutex_lock(request->mutex);
     while (!request->done && !blkdebug_breaks_is_suspended(request->breaks, tag)) {
-        pthread_mutex_unlock(request->mutex);
+        blk_mutex_unlock(request->mutex);
         usleep(1000);
-        pthread_mutex_lock(request->mutex);
+        blk_mutex_lock(request->mutex);
     }
 }
 
 static void start_request(struct request *request, struct blkdebug_breaks *breaks,
-                          pthread_mutex_t *mutex)
+                          struct blk_mutex *mutex)
 {
     *request = (struct request){ .breaks = breaks, .mutex = mutex };
     CHECK_INT(pthread_create(&request->thread, NULL, run_request, request), 0);
@@ -342,7 +342,7 @@ static void start_request(struct request *request, struct blkdebug_breaks *break
 TEST(request_waits_until_resumed)
 {
     struct blkdebug_breaks breaks;
-    pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
+    struct blk_mutex mutex = BLK_MUTEX_INIT;
     struct request first, second;
 
     blkdebug_breaks_init(&breaks);
@@ -353,17 +353,17 @@ TEST(request_waits_until_resumed)
     CHECK(!first.done);
     CHECK(!blkdebug_breaks_resume(&breaks, "B"));
     CHECK(!blkdebug_breaks_resume(&breaks, "C"));
-    pthread_mutex_unlock(&mutex);
+    blk_mutex_unlock(&mutex);
 
     /* The breakpoint is used up: another request passes. */
     start_request(&second, &breaks, &mutex);
     pthread_join(second.thread, NULL);
     CHECK(second.done);
 
-    pthread_mutex_lock(&mutex);
+    blk_mutex_lock(&mutex);
     CHECK(!first.done);
     CHECK(blkdebug_breaks_resume(&breaks, "A"));
-    pthread_mutex_unlock(&mutex);
+    blk_mutex_unlock(&mutex);
     pthread_join(first.thread, NULL);
     CHECK(first.done);
     CHECK(!blkdebug_breaks_is_suspended(&breaks, "A"));
@@ -375,7 +375,7 @@ TEST(request_waits_until_resumed)
 TEST(request_at_two_breakpoints_needs_both)
 {
     struct blkdebug_breaks breaks;
-    pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
+    struct blk_mutex mutex = BLK_MUTEX_INIT;
     struct request request;
 
     blkdebug_breaks_init(&breaks);
@@ -387,7 +387,7 @@ TEST(request_at_two_breakpoints_needs_both)
     CHECK(blkdebug_breaks_resume(&breaks, "A"));
     CHECK(blkdebug_breaks_is_suspended(&breaks, "B"));
     CHECK(blkdebug_breaks_remove(&breaks, "B"));
-    pthread_mutex_unlock(&mutex);
+    blk_mutex_unlock(&mutex);
     pthread_join(request.thread, NULL);
     CHECK(request.done);
     blkdebug_breaks_destroy(&breaks);

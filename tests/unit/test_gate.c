@@ -26,6 +26,8 @@ static void *drain(void *argument)
     struct visitor *v = argument;
     blk_gate_drain_begin(v->gate);
     v->inside = true;
+    CHECK(blk_gate_is_drained(v->gate));
+    blk_gate_drain_end(v->gate);
     return NULL;
 }
 
@@ -53,7 +55,7 @@ TEST(a_drain_waits_for_what_is_in_flight)
     blk_gate_leave(&gate);
     pthread_join(drainer.thread, NULL);
     CHECK(drainer.inside);
-    blk_gate_drain_end(&gate);
+    CHECK(!blk_gate_is_drained(&gate));
     blk_gate_destroy(&gate);
 }
 

@@ -38,28 +38,46 @@ static void *take(void *argument)
 /* Starts the thread and waits until it holds its range or stands in the queue. */
 static void start(struct taker *t)
 {
-    pthread_mutex_lock(&t->lock->mutex);
+    blk_mutex_lock(&t->lock->mutex);
     size_t before = 0, now = 0;
     for (struct blk_range *r = t->lock->list; r; r = r->next)
         before++;
-    pthread_mutex_unlock(&t->lock->mutex);
+    blk_mutex_unlock(&t->lock->mutex);
 
     pthread_create(&t->thread, NULL, take, t);
     while (now <= before) {
         usleep(500);
         now = 0;
-        pthread_mutex_lock(&t->lock->mutex);
+        blk_mutex_lock(&t->lock->mutex);
         for (struct blk_range *r = t->lock->list; r; r = r->next)
             now++;
-        pthread_mutex_unlock(&t->lock->mutex);
+        blk_mutex_unlock(&t->lock->mutex);
     }
     usleep(5000); /* time to take what may be taken */
+}
+
+/* Waits until what must happen has happened; 10 seconds at most, for a machine that is busy. */
+static bool comes_true(const atomic_bool *what)
+{
+    for (int tries = 0; !*what && tries < 20000; tries++)
+        usleep(500);
+    return *what;
 }
 
 static void finish(struct taker *t)
 {
     t->let_go = true;
     pthread_join(t->thread, NULL);
+}
+
+/* Whether the range that came last is held, and does not wait. */
+static bool last_is_held(struct blk_range_lock *lock)
+{
+    LOCK_SCOPE(&lock->mutex);
+    const struct blk_range *last = lock->list;
+    while (last->next)
+        last = last->next;
+    return last->held;
 }
 
 /* Whether a second range gets in while the first is held. */
@@ -70,7 +88,7 @@ static bool both_hold(struct taker first, struct taker second)
     first.lock = second.lock = &lock;
     start(&first);
     start(&second);
-    bool both = second.took;
+    bool both = last_is_held(&lock);
     finish(&first);
     finish(&second);
     CHECK(second.took);
@@ -113,6 +131,16 @@ static void *upgrade(void *argument)
     return NULL;
 }
 
+/* Waits until somebody stands in the upgrade. */
+static void await_upgrade(struct blk_range_lock *lock)
+{
+    for (bool waits = false; !waits; usleep(500)) {
+        LOCK_SCOPE(&lock->mutex);
+        for (const struct blk_range *r = lock->list; r; r = r->next)
+            waits |= r->mode == BLK_RANGE_EXCLUSIVE;
+    }
+}
+
 TEST(an_upgrade_waits_for_readers_and_keeps_others_out)
 {
     struct blk_range_lock lock;
@@ -122,13 +150,12 @@ TEST(an_upgrade_waits_for_readers_and_keeps_others_out)
     first.lock = change.lock = late.lock = &lock;
     start(&first);
     pthread_create(&change.thread, NULL, upgrade, &change);
-    usleep(5000);
+    await_upgrade(&lock);
     CHECK(!change.took);
     start(&late);
     CHECK(!late.took);
     finish(&first);
-    usleep(5000);
-    CHECK(change.took && !late.took);
+    CHECK(comes_true(&change.took) && !late.took);
     finish(&change);
     finish(&late);
     CHECK(late.took);
@@ -154,7 +181,8 @@ TEST(a_range_that_waits_keeps_nobody_waiting)
     start(&waiting);
     start(&writer);
     start(&reader);
-    CHECK(stuck.took && !waiting.took && writer.took && reader.took);
+    CHECK(comes_true(&stuck.took) && comes_true(&writer.took) && comes_true(&reader.took));
+    CHECK(!waiting.took);
     finish(&stuck);
     usleep(5000);
     CHECK(!waiting.took); /* now it waits for those that overtook it */
@@ -176,8 +204,7 @@ TEST(the_first_to_wait_is_the_first_to_go_on)
     start(&first);
     start(&second);
     finish(&holder);
-    usleep(5000);
-    CHECK(first.took && !second.took);
+    CHECK(comes_true(&first.took) && !second.took);
     finish(&first);
     finish(&second);
     CHECK(second.took);

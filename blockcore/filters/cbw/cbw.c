@@ -2,12 +2,12 @@
  * The life of the record of copy-before-write, and what a guest's write must wait for. record.h
  * says what keeps it right.
  */
-#include <assert.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
 
+#include "blockcore/base/assert.h"
 #include "blockcore/base/bytes.h"
 #include "blockcore/filters/cbw/record.h"
 #include "blockcore/graph/driver.h"
@@ -34,7 +34,7 @@ static int find_cluster_bytes(struct blk_cbw *cbw, uint64_t at_least, struct blk
     if (ret < 0)
         return ret;
     cbw->cluster_bytes = u64_max(u64_max(source, target), u64_max(MIN_CLUSTER_BYTES, at_least));
-    assert(is_power_of_two(cbw->cluster_bytes));
+    ASSERT(is_power_of_two(cbw->cluster_bytes));
     return 0;
 }
 
@@ -66,7 +66,7 @@ static void init_locks(struct blk_cbw *cbw)
     pthread_condattr_t clock;
 
     blk_range_lock_init(&cbw->reads);
-    pthread_mutex_init(&cbw->mutex, NULL);
+    blk_mutex_init(&cbw->mutex);
     pthread_condattr_init(&clock);
     pthread_condattr_setclock(&clock, CLOCK_MONOTONIC);
     pthread_cond_init(&cbw->changed, &clock);
@@ -108,7 +108,7 @@ void cbw_end(struct blk_cbw *cbw)
     cbw_stop_helpers(cbw);
     blk_range_lock_destroy(&cbw->reads);
     pthread_cond_destroy(&cbw->changed);
-    pthread_mutex_destroy(&cbw->mutex);
+    blk_mutex_destroy(&cbw->mutex);
     blk_dirty_bitmap_free(cbw->pending);
     blk_dirty_bitmap_free(cbw->mask);
 }
@@ -128,13 +128,12 @@ uint64_t blk_cbw_pending_bytes(const struct blk_cbw *cbw)
 /* Keeps the first reason. All that wait for a claim wake up: there is nothing to copy any more. */
 static void break_snapshot(struct blk_cbw *cbw, const struct blk_error *why)
 {
-    pthread_mutex_lock(&cbw->mutex);
+    LOCK_SCOPE(&cbw->mutex);
     if (!cbw->broken) {
         cbw->broken = true;
         cbw->why = *why;
         pthread_cond_broadcast(&cbw->changed);
     }
-    pthread_mutex_unlock(&cbw->mutex);
 }
 
 /* ---- before a guest's write ---- */
@@ -160,10 +159,8 @@ static int save_for_guest(struct blk_cbw *cbw, uint64_t offset, uint64_t bytes,
 
 static bool is_broken(struct blk_cbw *cbw)
 {
-    pthread_mutex_lock(&cbw->mutex);
-    bool broken = cbw->broken;
-    pthread_mutex_unlock(&cbw->mutex);
-    return broken;
+    LOCK_SCOPE(&cbw->mutex);
+    return cbw->broken;
 }
 
 int blk_cbw_before_write(struct blk_cbw *cbw, uint64_t offset, uint64_t bytes,

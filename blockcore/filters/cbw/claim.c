@@ -2,14 +2,15 @@
  * Claims: who copies which clusters; and whether the snapshot still holds. What waits for a claim
  * or for the end of a save wakes up when one is removed.
  */
-#include <assert.h>
 #include <stdio.h>
 
+#include "blockcore/base/assert.h"
 #include "blockcore/base/bytes.h"
 #include "blockcore/filters/cbw/record.h"
 
 int cbw_check_locked(struct blk_cbw *cbw, struct blk_error *err)
 {
+    ASSERT_LOCKED(&cbw->mutex);
     if (!cbw->broken)
         return 0;
     char why[sizeof(err->why)];
@@ -21,19 +22,18 @@ int cbw_check_locked(struct blk_cbw *cbw, struct blk_error *err)
 
 int blk_cbw_check(struct blk_cbw *cbw, struct blk_error *err)
 {
-    pthread_mutex_lock(&cbw->mutex);
-    int ret = cbw_check_locked(cbw, err);
-    pthread_mutex_unlock(&cbw->mutex);
-    return ret;
+    LOCK_SCOPE(&cbw->mutex);
+    return cbw_check_locked(cbw, err);
 }
 
 void cbw_claim_add(struct blk_cbw *cbw, struct cbw_claim *claim, uint64_t offset, uint64_t bytes)
 {
+    ASSERT_LOCKED(&cbw->mutex);
     uint64_t start = round_down(offset, cbw->cluster_bytes);
     uint64_t end = u64_min(round_up(offset + bytes, cbw->cluster_bytes), cbw->size);
     struct cbw_claim **tail = &cbw->claims;
 
-    assert(start < end);
+    ASSERT(start < end);
     *claim = (struct cbw_claim){ .offset = start, .bytes = end - start };
     while (*tail)
         tail = &(*tail)->next;
@@ -42,6 +42,7 @@ void cbw_claim_add(struct blk_cbw *cbw, struct cbw_claim *claim, uint64_t offset
 
 bool cbw_claim_is_free(const struct blk_cbw *cbw, const struct cbw_claim *claim)
 {
+    ASSERT_LOCKED(&cbw->mutex);
     for (const struct cbw_claim *other = cbw->claims; other != claim; other = other->next)
         if (ranges_overlap(other->offset, other->bytes, claim->offset, claim->bytes))
             return false;
@@ -50,6 +51,7 @@ bool cbw_claim_is_free(const struct blk_cbw *cbw, const struct cbw_claim *claim)
 
 void cbw_claim_remove(struct blk_cbw *cbw, struct cbw_claim *claim)
 {
+    ASSERT_LOCKED(&cbw->mutex);
     struct cbw_claim **at = &cbw->claims;
     while (*at != claim)
         at = &(*at)->next;

@@ -16,8 +16,7 @@
 #ifndef BLOCKCORE_FILTERS_CBW_RECORD_H
 #define BLOCKCORE_FILTERS_CBW_RECORD_H
 
-#include <pthread.h>
-
+#include "blockcore/base/lock.h"
 #include "blockcore/filters/cbw/cbw.h"
 #include "blockcore/graph/range_lock.h"
 
@@ -43,7 +42,7 @@ struct blk_cbw {
     struct blk_range_lock reads;
     struct blk_dirty_bitmap *pending; /* matters and is not copied; cleared under `mutex` */
 
-    pthread_mutex_t mutex;  /* guards what follows */
+    struct blk_mutex mutex;  /* guards what follows */
     pthread_cond_t changed; /* any of it; timed waits use CLOCK_MONOTONIC */
     struct cbw_claim *claims; /* held and waiting, in order of arrival */
     bool broken;

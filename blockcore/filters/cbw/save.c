@@ -6,12 +6,12 @@
  * has already been reported. It keeps its claim until it really ends, so that none of its late
  * writes can collide with another save of the same clusters.
  */
-#include <assert.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
 
+#include "blockcore/base/assert.h"
 #include "blockcore/base/bytes.h"
 #include "blockcore/filters/cbw/record.h"
 #include "blockcore/graph/io.h"
@@ -77,13 +77,12 @@ static int copy_piece(struct blk_cbw *cbw, uint64_t offset, uint64_t bytes,
 static int mark_for(struct blk_cbw *cbw, const struct cbw_save *save, uint64_t offset,
                     uint64_t bytes, struct blk_error *err)
 {
-    pthread_mutex_lock(&cbw->mutex);
+    LOCK_SCOPE(&cbw->mutex);
     int ret = cbw_check_locked(cbw, err);
     if (ret == 0 && save && save->given_up)
         ret = blk_fail_why(err, ECANCELED, "nobody waits for it any more", "saving");
     if (ret == 0)
         blk_dirty_bitmap_clear(cbw->pending, offset, bytes);
-    pthread_mutex_unlock(&cbw->mutex);
     return ret;
 }
 
@@ -123,22 +122,20 @@ static int copy_claimed(struct blk_cbw *cbw, const struct cbw_claim *claim,
 static int begin_claim(struct blk_cbw *cbw, struct cbw_claim *claim, uint64_t offset,
                        uint64_t bytes, struct blk_error *err)
 {
-    pthread_mutex_lock(&cbw->mutex);
+    LOCK_SCOPE(&cbw->mutex);
     cbw_claim_add(cbw, claim, offset, bytes);
     while (!cbw->broken && !cbw_claim_is_free(cbw, claim))
-        pthread_cond_wait(&cbw->changed, &cbw->mutex);
+        blk_cond_wait(&cbw->changed, &cbw->mutex);
     int ret = cbw_check_locked(cbw, err);
     if (ret < 0)
         cbw_claim_remove(cbw, claim);
-    pthread_mutex_unlock(&cbw->mutex);
     return ret;
 }
 
 static void end_claim(struct blk_cbw *cbw, struct cbw_claim *claim)
 {
-    pthread_mutex_lock(&cbw->mutex);
+    LOCK_SCOPE(&cbw->mutex);
     cbw_claim_remove(cbw, claim);
-    pthread_mutex_unlock(&cbw->mutex);
 }
 
 int blk_cbw_save(struct blk_cbw *cbw, uint64_t offset, uint64_t bytes, struct blk_error *err)
@@ -160,6 +157,7 @@ int blk_cbw_save(struct blk_cbw *cbw, uint64_t offset, uint64_t bytes, struct bl
 
 static void enqueue(struct blk_cbw *cbw, struct cbw_save *save)
 {
+    ASSERT_LOCKED(&cbw->mutex);
     struct cbw_save **tail = &cbw->queue;
     while (*tail)
         tail = &(*tail)->next;
@@ -170,6 +168,7 @@ static void enqueue(struct blk_cbw *cbw, struct cbw_save *save)
 
 static void dequeue(struct blk_cbw *cbw, struct cbw_save *save)
 {
+    ASSERT_LOCKED(&cbw->mutex);
     struct cbw_save **at = &cbw->queue;
     while (*at != save)
         at = &(*at)->next;
@@ -180,6 +179,7 @@ static void dequeue(struct blk_cbw *cbw, struct cbw_save *save)
 /* The first save whose range nobody before it claims, or NULL. */
 static struct cbw_save *next_save(const struct blk_cbw *cbw)
 {
+    ASSERT_LOCKED(&cbw->mutex);
     for (struct cbw_save *save = cbw->queue; save; save = save->next)
         if (cbw_claim_is_free(cbw, &save->claim))
             return save;
@@ -191,13 +191,14 @@ static struct cbw_save *next_save(const struct blk_cbw *cbw)
 /* Does one save; the mutex is held before and after. */
 static void run_save(struct blk_cbw *cbw, struct cbw_save *save)
 {
+    ASSERT_LOCKED(&cbw->mutex);
     struct blk_error err = BLK_ERROR_INIT;
 
     dequeue(cbw, save);
     save->state = SAVE_RUNNING;
-    pthread_mutex_unlock(&cbw->mutex);
+    blk_mutex_unlock(&cbw->mutex);
     int ret = copy_claimed(cbw, &save->claim, save, &err);
-    pthread_mutex_lock(&cbw->mutex);
+    blk_mutex_lock(&cbw->mutex);
 
     cbw_claim_remove(cbw, &save->claim);
     save->state = SAVE_DONE;
@@ -212,18 +213,17 @@ static void *help(void *argument)
     struct blk_cbw *cbw = argument;
     struct cbw_save *save;
 
-    pthread_mutex_lock(&cbw->mutex);
+    LOCK_SCOPE(&cbw->mutex);
     for (;;) {
         while (!(save = next_save(cbw)) && !cbw->closing) {
             cbw->idle++;
-            pthread_cond_wait(&cbw->changed, &cbw->mutex);
+            blk_cond_wait(&cbw->changed, &cbw->mutex);
             cbw->idle--;
         }
         if (!save)
             break;
         run_save(cbw, save);
     }
-    pthread_mutex_unlock(&cbw->mutex);
     return NULL;
 }
 
@@ -233,6 +233,7 @@ static void *help(void *argument)
  */
 static int ensure_helper(struct blk_cbw *cbw, struct blk_error *err)
 {
+    ASSERT_LOCKED(&cbw->mutex);
     if (cbw->queued <= cbw->idle || cbw->helpers == CBW_MAX_HELPERS)
         return 0;
     int code = pthread_create(&cbw->threads[cbw->helpers], NULL, help, cbw);
@@ -243,13 +244,13 @@ static int ensure_helper(struct blk_cbw *cbw, struct blk_error *err)
 
 void cbw_stop_helpers(struct blk_cbw *cbw)
 {
-    pthread_mutex_lock(&cbw->mutex);
+    blk_mutex_lock(&cbw->mutex);
     cbw->closing = true;
     pthread_cond_broadcast(&cbw->changed);
-    pthread_mutex_unlock(&cbw->mutex);
+    blk_mutex_unlock(&cbw->mutex);
     for (unsigned i = 0; i < cbw->helpers; i++)
         pthread_join(cbw->threads[i], NULL);
-    assert(!cbw->queue && !cbw->claims);
+    ASSERT(!cbw->queue && !cbw->claims);
 }
 
 /* ---- a guest that waits ---- */
@@ -272,6 +273,7 @@ static struct timespec deadline_after(uint64_t ms)
  */
 static void give_up(struct blk_cbw *cbw, struct cbw_save *save)
 {
+    ASSERT_LOCKED(&cbw->mutex);
     if (save->state == SAVE_RUNNING) {
         save->given_up = true;
         return;
@@ -295,9 +297,10 @@ static int too_late(const struct blk_cbw *cbw, uint64_t offset, struct blk_error
 static int await_save(struct blk_cbw *cbw, struct cbw_save *save, const struct timespec *deadline,
                       struct blk_error *err)
 {
+    ASSERT_LOCKED(&cbw->mutex);
     int waited = 0;
     while (save->state != SAVE_DONE && !cbw->broken && waited == 0)
-        waited = pthread_cond_timedwait(&cbw->changed, &cbw->mutex, deadline);
+        waited = blk_cond_timedwait(&cbw->changed, &cbw->mutex, deadline);
 
     if (save->state == SAVE_DONE) {
         int ret = save->ret;
@@ -318,7 +321,7 @@ int cbw_save_in_time(struct blk_cbw *cbw, uint64_t offset, uint64_t bytes, struc
     if (!save)
         return blk_fail(err, ENOMEM, "at offset %llu", (unsigned long long)offset);
 
-    pthread_mutex_lock(&cbw->mutex);
+    LOCK_SCOPE(&cbw->mutex);
     cbw_claim_add(cbw, &save->claim, offset, bytes);
     enqueue(cbw, save);
     int ret = ensure_helper(cbw, err);
@@ -328,6 +331,5 @@ int cbw_save_in_time(struct blk_cbw *cbw, uint64_t offset, uint64_t bytes, struc
         pthread_cond_broadcast(&cbw->changed);
         ret = await_save(cbw, save, &deadline, err);
     }
-    pthread_mutex_unlock(&cbw->mutex);
     return ret;
 }

@@ -63,14 +63,14 @@ struct view_read {
 /* Notes what is pending, in one step. The range is held. */
 static int note_pending(struct blk_cbw *cbw, struct view_read *read, struct blk_error *err)
 {
+    ASSERT_RANGE_HELD(&cbw->reads, read->offset, read->bytes, BLK_RANGE_SHARED);
     uint64_t last = (read->offset + read->bytes - 1) / cbw->cluster_bytes;
 
-    pthread_mutex_lock(&cbw->mutex);
+    LOCK_SCOPE(&cbw->mutex);
     int ret = cbw_check_locked(cbw, err);
     for (uint64_t i = read->first_cluster; i <= last && ret == 0; i++)
         read->pending[i - read->first_cluster] =
             blk_dirty_bitmap_get(cbw->pending, i * cbw->cluster_bytes);
-    pthread_mutex_unlock(&cbw->mutex);
     return ret;
 }
 

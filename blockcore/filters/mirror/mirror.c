@@ -6,12 +6,12 @@
 #include "blockcore/filters/mirror/mirror.h"
 
 #include <errno.h>
-#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "blockcore/base/bytes.h"
 #include "blockcore/base/cancel.h"
+#include "blockcore/base/lock.h"
 #include "blockcore/filters/filters.h"
 #include "blockcore/graph/io.h"
 #include "blockcore/graph/pass.h"
@@ -25,7 +25,7 @@ struct mirror {
     bool synchronous; /* changed only with the filter drained */
     struct blk_range_lock ranges; /* see above */
 
-    pthread_mutex_t mutex; /* guards what follows */
+    struct blk_mutex mutex; /* guards what follows */
     int ret;               /* the first failure of a write to the target */
     struct blk_error err;
 };
@@ -41,6 +41,7 @@ static struct mirror *mirror_of(const struct blk_node *filter)
 static int mirror_held(const struct mirror *mirror, uint64_t offset, uint64_t bytes,
                        struct blk_error *err)
 {
+    ASSERT_RANGE_HELD(&mirror->ranges, offset, bytes, BLK_RANGE_EXCLUSIVE);
     int ret = 0;
     uint8_t *buf = blk_buffer_alloc(u64_min(bytes, PIECE_BYTES));
     if (!buf)
@@ -62,21 +63,19 @@ static int mirror_held(const struct mirror *mirror, uint64_t offset, uint64_t by
 /* A write to the target has failed: the job has, but not the guest's write. */
 static void fail_mirror(struct mirror *mirror, int ret, const struct blk_error *err)
 {
-    pthread_mutex_lock(&mirror->mutex);
+    LOCK_SCOPE(&mirror->mutex);
     if (mirror->ret == 0) {
         mirror->ret = ret;
         mirror->err = *err;
     }
-    pthread_mutex_unlock(&mirror->mutex);
 }
 
 static int check(struct mirror *mirror, struct blk_error *err)
 {
-    pthread_mutex_lock(&mirror->mutex);
+    LOCK_SCOPE(&mirror->mutex);
     int ret = mirror->ret;
     if (ret < 0 && err)
         *err = mirror->err;
-    pthread_mutex_unlock(&mirror->mutex);
     return ret;
 }
 
@@ -185,7 +184,7 @@ static int mirror_release(struct blk_node *node, struct blk_error *err)
     struct mirror *mirror = mirror_of(node);
     (void)err;
     blk_range_lock_destroy(&mirror->ranges);
-    pthread_mutex_destroy(&mirror->mutex);
+    blk_mutex_destroy(&mirror->mutex);
     blk_dirty_bitmap_free(mirror->dirty);
     return 0;
 }
@@ -242,7 +241,7 @@ int blk_mirror_insert(struct blk_node *source, struct blk_node *target, struct b
     mirror->target = target;
     mirror->dirty = dirty;
     blk_range_lock_init(&mirror->ranges);
-    pthread_mutex_init(&mirror->mutex, NULL);
+    blk_mutex_init(&mirror->mutex);
     blk_node_attach(node, BLK_ROLE_FILE, source);
     blk_node_set_size(node, blk_size(source));
     node->limits.zero_alignment = source->limits.zero_alignment;

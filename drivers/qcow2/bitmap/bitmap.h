@@ -66,6 +66,12 @@ struct qcow2_bitmap_directory {
  */
 int qcow2_bitmap_directory_read(struct blk_node *node, struct qcow2_bitmap_directory *directory,
                                 struct blk_error *err);
+/*
+ * Takes from an entry without a problem what keeps QEMU from opening the image, and says nothing of
+ * the disk: extra data that may be ignored, and a table that goes on past the disk's end. Whether
+ * there was any.
+ */
+bool qcow2_bitmap_trim(const struct qcow2_state *s, struct qcow2_bitmap_entry *entry);
 void qcow2_bitmap_directory_free(struct qcow2_bitmap_directory *directory);
 
 /*

@@ -90,10 +90,29 @@ static const char *find_unknown(const struct qcow2_state *s, const struct qcow2_
         return "it has unknown flags";
     if (!entry->table_entries)
         return "it has no table";
+    if (!(entry->flags & QCOW2_BITMAP_IN_USE) && s->header.size < BLK_SECTOR_BYTES)
+        return "the disk has no sector that it could be about";
     if (!(entry->flags & QCOW2_BITMAP_IN_USE) &&
         entry->table_entries < div_round_up(s->header.size, covered))
         return "its table is too short for the disk";
+    if (entry->extra_bytes && !(entry->flags & QCOW2_BITMAP_EXTRA_COMPATIBLE))
+        return "it has extra data that nobody knows";
     return NULL;
+}
+
+bool qcow2_bitmap_trim(const struct qcow2_state *s, struct qcow2_bitmap_entry *entry)
+{
+    uint64_t covered = (uint64_t)s->cluster_bytes * 8 << entry->granularity_bits;
+    uint64_t needed = u64_max(div_round_up(s->header.size, covered), 1);
+    bool is_longer = !(entry->flags & QCOW2_BITMAP_IN_USE) && entry->table_entries > needed;
+
+    if (!is_longer && !entry->extra_bytes && !(entry->flags & QCOW2_BITMAP_EXTRA_COMPATIBLE))
+        return false;
+    if (is_longer)
+        entry->table_entries = (uint32_t)needed;
+    entry->flags &= ~QCOW2_BITMAP_EXTRA_COMPATIBLE;
+    entry->extra_bytes = 0;
+    return true;
 }
 
 /* Decodes the entry at buf, of which `left` bytes are there, and adds it; *bytes is its length. */

@@ -197,11 +197,14 @@ int qcow2_bitmaps_suspend(struct blk_node *node, uint64_t size, struct blk_error
     if (!node->bitmaps || !node->bitmaps->first)
         return 0;
     int ret = blk_bitmaps_load(node, err);
-    if (ret == 0)
-        ret = prepare_resize(node, size, err);
-    if (ret == 0)
-        ret = begin_use(node, true, size, err);
-    if (ret == 0)
-        node->bitmaps->changed = true;
-    return ret;
+    if (ret < 0)
+        return ret;
+    ret = prepare_resize(node, size, err);
+    if (ret < 0)
+        return ret;
+    ret = begin_use(node, true, size, err);
+    if (ret < 0)
+        return ret;
+    node->bitmaps->changed = true;
+    return 0;
 }

@@ -1,6 +1,4 @@
-/*
- * From the image to memory: the set of bitmaps at open, their bits when they are first needed.
- */
+/* From the image to memory: the set of bitmaps at open, their bits when they are first needed. */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -70,7 +68,7 @@ int qcow2_bitmaps_open(struct blk_node *node, struct blk_error *err)
             *end = qcow2_bitmap_from_entry(node, &directory.entries[i]);
             end = &(*end)->next;
         }
-        node->bitmaps->loaded = false;
+        blk_bitmaps_listed(node->bitmaps);
     }
     qcow2_bitmap_directory_free(&directory);
     return ret;
@@ -91,6 +89,10 @@ int qcow2_bitmaps_can_add(struct blk_node *node, struct blk_error *err)
     if (qcow2_state(node)->header.version < 3)
         return blk_fail_why(err, ENOTSUP, "images of version 2 (compat=0.10) have no bitmaps",
                             "'%s'", node->name);
+    /* It would have no table, and QEMU opens no image with such a bitmap. */
+    if (blk_size(node) < BLK_SECTOR_BYTES)
+        return blk_fail_why(err, ENOTSUP, "a disk without a sector has no bitmaps", "'%s'",
+                            node->name);
     return 0;
 }
 

@@ -181,7 +181,7 @@ static void rebuild(struct blk_node *node, const struct qcow2_bitmap_directory *
     }
     node->bitmaps->first = set;
     /* Some may not have their bits; loading leaves the others alone. */
-    node->bitmaps->loaded = false;
+    blk_bitmaps_listed(node->bitmaps);
 }
 
 int qcow2_bitmaps_reopen(struct blk_node *node, struct blk_error *err)

@@ -182,17 +182,21 @@ static int write_bits(struct blk_node *node, const struct blk_dirty_bitmap *bitm
     BLK_AUTOFREE uint8_t *table = blk_calloc(1, table_bytes);
     if (!table)
         return blk_fail(err, ENOMEM, "storing bitmap '%s'", bitmap->name);
-    int ret = look_at_pieces(node, bitmap, places, table, &with_data, err);
-    if (ret == 0 && with_data)
-        ret = allocate_place(node, places, with_data * cluster, &data, err);
-    if (ret == 0)
-        ret = allocate_place(node, places, table_bytes, &entry->table_offset, err);
-    if (ret == 0)
-        ret = write_pieces(node, bitmap, places, data, table, err);
-    if (ret == 0)
-        ret = blk_child_pwrite(qcow2_file(node), entry->table_offset, table_bytes, table, 0, err);
     entry->table_entries = (uint32_t)pieces;
-    return ret;
+    int ret = look_at_pieces(node, bitmap, places, table, &with_data, err);
+    if (ret < 0)
+        return ret;
+    if (with_data)
+        ret = allocate_place(node, places, with_data * cluster, &data, err);
+    if (ret < 0)
+        return ret;
+    ret = allocate_place(node, places, table_bytes, &entry->table_offset, err);
+    if (ret < 0)
+        return ret;
+    ret = write_pieces(node, bitmap, places, data, table, err);
+    if (ret < 0)
+        return ret;
+    return blk_child_pwrite(qcow2_file(node), entry->table_offset, table_bytes, table, 0, err);
 }
 
 /* ---- the new directory ---- */
@@ -317,7 +321,7 @@ static void adopt(struct blk_node *node, const struct qcow2_bitmap_directory *di
         atomic_store(&b->changed, false);
     }
     node->bitmaps->changed = false;
-    atomic_store(&node->bitmaps->tracking, false);
+    blk_bitmaps_untrack(node->bitmaps);
     qcow2_identity_note(node);
 }
 
@@ -350,7 +354,7 @@ static int free_entry(struct blk_node *node, const struct qcow2_bitmap_entry *en
                                entry->table_entries, &table, err);
     if (ret < 0)
         return ret;
-    qcow2_lock(s);
+    QCOW2_LOCK_SCOPE(s);
     for (uint32_t i = 0; i < entry->table_entries; i++) {
         uint64_t offset = table[i] & QCOW2_BITMAP_TABLE_OFFSET;
         if (offset && offset % s->cluster_bytes == 0)
@@ -359,7 +363,6 @@ static int free_entry(struct blk_node *node, const struct qcow2_bitmap_entry *en
     if (entry->table_offset)
         qcow2_free_later(node, entry->table_offset, u64_max(entry->table_entries * UINT64_C(8), 1),
                          QCOW2_FREE_OTHER);
-    qcow2_unlock(s);
     return 0;
 }
 
@@ -379,9 +382,8 @@ static int free_old(struct blk_node *node, const struct qcow2_bitmap_directory *
         return ret;
     }
     if (old->bytes) {
-        qcow2_lock(s);
+        QCOW2_LOCK_SCOPE(s);
         qcow2_free_later(node, old->offset, old->bytes, QCOW2_FREE_OTHER);
-        qcow2_unlock(s);
     }
     return qcow2_commit_all(node, err);
 }

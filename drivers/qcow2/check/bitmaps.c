@@ -69,15 +69,30 @@ static int collect_bitmap(struct qcow2_check *check, struct qcow2_bitmap_entry *
     if (entry->problem)
         qcow2_check_corruption(check, "bitmap '%s' cannot be used: %s", entry->name,
                                entry->problem);
-    if (entry->table_offset % s->cluster_bytes == 0 &&
+    if (entry->table_offset && entry->table_offset % s->cluster_bytes == 0 &&
         range_within(entry->table_offset, bytes, check->clusters * s->cluster_bytes))
         return collect_table(check, entry, err);
     if (!entry->problem)
         qcow2_check_corruption(check, "bitmap '%s' has a table past the end of the file",
                                entry->name);
-    entry->problem = "its table lies past the end of the file";
+    if (!entry->problem)
+        entry->problem = "its table lies past the end of the file";
     check->incomplete = true;
     return 0;
+}
+
+/* What a repair can take from a bitmap without losing it. */
+static void report_excess(struct qcow2_check *check, const struct qcow2_bitmap_entry *entry)
+{
+    struct qcow2_bitmap_entry trimmed = *entry;
+
+    if (entry->problem || !qcow2_bitmap_trim(qcow2_state(check->node), &trimmed))
+        return;
+    qcow2_check_corruption(check, "bitmap '%s' has %s", entry->name,
+                           trimmed.table_entries != entry->table_entries
+                               ? "a table that is longer than the disk"
+                               : "extra data, or the flag for it");
+    check->mend_bitmaps = true;
 }
 
 int qcow2_check_bitmaps(struct qcow2_check *check, struct blk_error *err)
@@ -98,6 +113,7 @@ int qcow2_check_bitmaps(struct qcow2_check *check, struct blk_error *err)
         qcow2_check_add_table(check, directory.offset, directory.bytes, "the bitmap directory");
         for (size_t i = 0; i < directory.count && ret == 0; i++) {
             ret = collect_bitmap(check, &directory.entries[i], err);
+            report_excess(check, &directory.entries[i]);
             check->mend_bitmaps |= directory.entries[i].problem != NULL;
         }
     }
@@ -149,7 +165,7 @@ static int judge(struct qcow2_check *check, struct qcow2_bitmap_directory *direc
     return ret;
 }
 
-/* Takes the entries that have a problem out, and says so. */
+/* Takes the entries that have a problem out, and says so; the others are trimmed. */
 static void remove_entries(struct qcow2_check *check, struct qcow2_bitmap_directory *directory)
 {
     size_t kept = 0;
@@ -157,6 +173,7 @@ static void remove_entries(struct qcow2_check *check, struct qcow2_bitmap_direct
     for (size_t i = 0; i < directory->count; i++) {
         struct qcow2_bitmap_entry *entry = &directory->entries[i];
         if (!entry->problem) {
+            qcow2_bitmap_trim(qcow2_state(check->node), entry);
             directory->entries[kept++] = *entry;
             continue;
         }

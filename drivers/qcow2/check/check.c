@@ -16,6 +16,7 @@
 
 static int look(struct qcow2_check *check, struct blk_error *err)
 {
+    qcow2_check_header(check);
     int ret = qcow2_check_collect(check, true, err);
     if (ret == 0)
         ret = qcow2_check_compare(check, err);
@@ -142,8 +143,11 @@ static int clear_the_way(struct qcow2_check *check, unsigned repair, struct blk_
     /* What lies past the end of a file that was cut off is all that shows it: it goes last. */
     bool keep = check->result->lost_bytes && !lost;
     bool bitmaps = repair & BLK_REPAIR_ERRORS && check->mend_bitmaps && !keep;
-    int ret = bitmaps ? qcow2_mend_bitmaps(check, err) : 0;
+    bool header = repair & BLK_REPAIR_ERRORS && check->mend_header;
+    int ret = header ? qcow2_mend_header(check, err) : 0;
 
+    if (ret == 0 && bitmaps)
+        ret = qcow2_mend_bitmaps(check, err);
     if (ret == 0 && lost) {
         check->discard_lost = true;
         qcow2_check_note(check, "%llu bytes of guest data are given up as lost",
@@ -156,7 +160,7 @@ static int clear_the_way(struct qcow2_check *check, unsigned repair, struct blk_
         if (ret == 0)
             ret = blk_child_flush(qcow2_file(check->node), err);
     }
-    return ret == 0 && (bitmaps || lost) ? start_over(check, err) : ret;
+    return ret == 0 && (header || bitmaps || lost) ? start_over(check, err) : ret;
 }
 
 int qcow2_check(struct blk_node *node, unsigned repair, struct blk_check *result,

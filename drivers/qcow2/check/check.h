@@ -4,6 +4,7 @@
  *   check.c     the order of things; the result
  *   report.c    findings: all are counted, and listed up to a limit for each kind
  *   lost.c      guest data that cannot be reached any more
+ *   header.c    what the header and its extensions say that cannot be
  *   refs.c      counts references to host clusters; follows the L1 tables
  *   bitmaps.c   the same for bitmaps, and removes those that keep QEMU from opening the image
  *   collect.c   all references that the image's structures make
@@ -50,6 +51,7 @@ enum qcow2_loss {
     QCOW2_LOSS_SUBCLUSTER, /* subclusters allocated in no cluster, or allocated and zero at once */
     QCOW2_LOSS_ZERO_FLAG,  /* in version 2, which has none */
     QCOW2_LOSS_L2_TABLE,   /* the L2 table is where none can be */
+    QCOW2_LOSS_L2_CUT,     /* the file ends inside the L2 table */
 };
 
 /* Neighbouring guest ranges that are lost for one reason, not told yet; bytes 0: none. */
@@ -86,6 +88,8 @@ struct qcow2_check {
     const char *walked_snapshot; /* whose tables are being walked; NULL: the active ones */
     struct qcow2_lost lost;
     struct qcow2_findings findings[QCOW2_MAX_FINDING_KINDS];
+    bool mend_header;    /* the header or an extension says what can be taken back */
+    bool mend_extensions;
     bool mend_snapshots; /* the snapshot table has too little, or too much */
     bool drop_excess;    /* counts what will be left without the snapshots that are too many */
     bool mend_bitmaps;   /* the bitmap directory has what nobody can use */
@@ -108,7 +112,8 @@ void qcow2_check_report_rest(struct qcow2_check *check);
  * lost.c: why the guest cluster at `guest` that the entry maps cannot be reached. _lost counts one
  * corruption and what is lost; the range is reported when one that does not continue it follows,
  * or by _lost_end. _discarded is the entry that takes the place of a lost one; the same entry where
- * none can.
+ * none can. _cut_entry is the first entry of the L2 table at `l2` that the file does not hold as a
+ * whole, or the number of entries; _given_up is what takes the place of such a one.
  */
 enum qcow2_loss qcow2_check_loss(const struct qcow2_check *check, struct qcow2_entry entry,
                                  uint64_t guest);
@@ -117,6 +122,9 @@ void qcow2_check_lost(struct qcow2_check *check, uint64_t guest, uint64_t bytes,
 void qcow2_check_lost_end(struct qcow2_check *check);
 struct qcow2_entry qcow2_check_discarded(const struct qcow2_check *check, struct qcow2_entry entry,
                                          enum qcow2_loss loss, uint64_t guest);
+
+uint64_t qcow2_check_cut_entry(const struct qcow2_check *check, uint64_t l2);
+struct qcow2_entry qcow2_check_given_up(const struct qcow2_check *check);
 
 static inline uint64_t qcow2_check_refs(const struct qcow2_check *check, uint64_t cluster)
 {
@@ -140,6 +148,8 @@ void qcow2_check_end(struct qcow2_check *check);
  */
 bool qcow2_check_add_refs(struct qcow2_check *check, uint64_t offset, uint64_t bytes,
                           enum qcow2_use use, uint64_t times, const char *what);
+/* Reports that what is at the offset goes on past the end of the file. */
+void qcow2_check_past_end(struct qcow2_check *check, uint64_t offset, const char *what);
 bool qcow2_check_add_table(struct qcow2_check *check, uint64_t offset, uint64_t bytes,
                            const char *what);
 
@@ -147,6 +157,13 @@ bool qcow2_check_add_table(struct qcow2_check *check, uint64_t offset, uint64_t 
  * Counts what the active L1 table and those of the snapshots lead to; fills the allocation figures.
  */
 int qcow2_check_l1_tables(struct qcow2_check *check, struct blk_error *err);
+
+/*
+ * header.c: finds what keeps QEMU from opening the image, or makes programs disagree about it. _mend
+ * removes that, where nothing is lost by it.
+ */
+void qcow2_check_header(struct qcow2_check *check);
+int qcow2_mend_header(struct qcow2_check *check, struct blk_error *err);
 
 /*
  * bitmaps.c: counts the references that bitmaps make. _mend removes the bitmaps that cannot be, and

@@ -16,16 +16,35 @@ static void collect_encryption_header(struct qcow2_check *check)
                               "the encryption header");
 }
 
+/* A table that cannot be where the header says takes no place from others. */
+static bool can_have_refcount_table(struct qcow2_check *check, uint64_t bytes)
+{
+    const struct qcow2_state *s = qcow2_state(check->node);
+    uint64_t offset = s->header.reftable_offset;
+
+    if (!bytes)
+        qcow2_check_corruption(check, "there is no refcount table");
+    else if (bytes > QCOW2_MAX_REFTABLE_BYTES)
+        qcow2_check_corruption(check, "the refcount table is larger than 8 MiB");
+    else if (offset % s->cluster_bytes || !range_within(offset, bytes, QCOW2_MAX_HOST_OFFSET))
+        qcow2_check_corruption(check, "the refcount table has the invalid offset 0x%llx",
+                               (unsigned long long)offset);
+    else if (range_within(offset, bytes, blk_size(qcow2_file(check->node))))
+        return true;
+    else
+        qcow2_check_past_end(check, offset, "the refcount table");
+    return false;
+}
+
 static int collect_refcount_structure(struct qcow2_check *check, struct blk_error *err)
 {
     const struct qcow2_state *s = qcow2_state(check->node);
     uint64_t bytes = (uint64_t)s->header.reftable_clusters * s->cluster_bytes;
     BLK_AUTOFREE uint64_t *table = NULL;
 
-    if (!bytes)
-        qcow2_check_corruption(check, "there is no refcount table");
-    if (!bytes || !qcow2_check_add_refs(check, s->header.reftable_offset, bytes, QCOW2_USE_OTHER,
-                                        1, "the refcount table")) {
+    if (!can_have_refcount_table(check, bytes) ||
+        !qcow2_check_add_refs(check, s->header.reftable_offset, bytes, QCOW2_USE_OTHER, 1,
+                              "the refcount table")) {
         check->broken_counts = true;
         return 0;
     }
@@ -37,6 +56,10 @@ static int collect_refcount_structure(struct qcow2_check *check, struct blk_erro
             offset / s->cluster_bytes >= check->clusters) {
             qcow2_check_corruption(check, "refcount block %llu has the invalid offset 0x%llx",
                                    (unsigned long long)i, (unsigned long long)table[i]);
+            check->broken_counts = true;
+        } else if (offset && !range_within(offset, s->cluster_bytes,
+                                           blk_size(qcow2_file(check->node)))) {
+            qcow2_check_past_end(check, offset, "a refcount block");
             check->broken_counts = true;
         } else if (offset && !qcow2_check_add_refs(check, offset, s->cluster_bytes,
                                                    QCOW2_USE_OTHER, 1, "a refcount block")) {

@@ -182,15 +182,44 @@ static int write_changes(const struct pass *pass, const struct table *table, str
                             table->buf + table->changed_start, 0, err);
 }
 
+/*
+ * A table that the file ends in is written whole, or not at all: a longer file would show zeroes in
+ * the place of what is missing.
+ */
+static bool may_complete(const struct qcow2_check *check)
+{
+    const struct qcow2_state *s = qcow2_state(check->node);
+    return check->discard_lost && (s->header.version >= 3 || !s->tail.backing_name);
+}
+
+/* Gives up what the entries from `first` on mapped. */
+static void complete(const struct pass *pass, struct table *table, uint64_t first)
+{
+    const struct qcow2_state *s = qcow2_state(pass->check->node);
+    struct qcow2_entry entry = qcow2_check_given_up(pass->check);
+    uint64_t at = first * s->l2_entry_bytes;
+
+    table->changed_start = u64_min(table->changed_start, round_down(at, BLK_SECTOR_BYTES));
+    table->changed_end = s->cluster_bytes;
+    for (; at < s->cluster_bytes; at += s->l2_entry_bytes) {
+        be64_put(table->buf + at, entry.entry);
+        if (s->extended)
+            be64_put(table->buf + at + 8, entry.bitmap);
+    }
+}
+
 /* The L2 table that maps the guest from `guest` on. */
 static int do_l2(const struct pass *pass, uint64_t offset, uint64_t guest, uint8_t *buf,
                  struct blk_error *err)
 {
     const struct qcow2_state *s = qcow2_state(pass->check->node);
     struct table table = { offset, buf, s->cluster_bytes, false, s->cluster_bytes, 0 };
+    uint64_t there = qcow2_check_cut_entry(pass->check, offset);
 
+    if (there < s->l2_entries && pass->mend != QCOW2_MEND_NOTHING && !may_complete(pass->check))
+        return 0;
     int ret = blk_child_pread(qcow2_file(pass->check->node), offset, s->cluster_bytes, buf, err);
-    for (uint32_t i = 0; i < s->l2_entries && ret == 0; i++) {
+    for (uint32_t i = 0; i < there && ret == 0; i++) {
         uint64_t at = (uint64_t)i * s->l2_entry_bytes;
         struct qcow2_entry right;
         ret = right_l2(pass, qcow2_entry_get(s, buf, i), guest + (uint64_t)i * s->cluster_bytes,
@@ -200,6 +229,8 @@ static int do_l2(const struct pass *pass, uint64_t offset, uint64_t guest, uint8
         if (ret == 0 && s->extended)
             ret = do_word(pass, &table, at + 8, right.bitmap, false, err);
     }
+    if (there < s->l2_entries && pass->mend != QCOW2_MEND_NOTHING)
+        complete(pass, &table, there);
     return ret < 0 ? ret : write_changes(pass, &table, err);
 }
 

@@ -102,6 +102,14 @@ enum qcow2_loss qcow2_check_loss(const struct qcow2_check *check, struct qcow2_e
                                                                    : QCOW2_LOSS_NONE;
 }
 
+uint64_t qcow2_check_cut_entry(const struct qcow2_check *check, uint64_t l2)
+{
+    const struct qcow2_state *s = qcow2_state(check->node);
+    uint64_t end = blk_size(qcow2_file(check->node));
+
+    return l2 < end ? u64_min((end - l2) / s->l2_entry_bytes, s->l2_entries) : 0;
+}
+
 /* ---- telling ---- */
 
 static const char *why_lost(enum qcow2_loss loss)
@@ -115,6 +123,7 @@ static const char *why_lost(enum qcow2_loss loss)
         [QCOW2_LOSS_SUBCLUSTER] = "their subcluster bitmap is invalid",
         [QCOW2_LOSS_ZERO_FLAG] = "they have the zero flag, which version 2 does not have",
         [QCOW2_LOSS_L2_TABLE] = "their L2 table is at an invalid offset",
+        [QCOW2_LOSS_L2_CUT] = "their part of the L2 table lies past the end of the file",
     };
     return why[loss];
 }
@@ -122,7 +131,8 @@ static const char *why_lost(enum qcow2_loss loss)
 void qcow2_check_lost_end(struct qcow2_check *check)
 {
     const struct qcow2_lost *lost = &check->lost;
-    bool is_cut = lost->loss == QCOW2_LOSS_PAST_END || lost->loss == QCOW2_LOSS_DATA_FILE;
+    bool is_cut = lost->loss == QCOW2_LOSS_PAST_END || lost->loss == QCOW2_LOSS_DATA_FILE ||
+                  lost->loss == QCOW2_LOSS_L2_CUT;
     const struct blk_node *file = lost->loss == QCOW2_LOSS_DATA_FILE ? qcow2_data(check->node)
                                                                      : qcow2_file(check->node);
     char cut[64] = "";
@@ -159,7 +169,7 @@ void qcow2_check_lost(struct qcow2_check *check, uint64_t guest, uint64_t bytes,
     check->result->corruptions++;
     check->result->lost_bytes += bytes;
     check->incomplete = true;
-    check->past_end |= loss == QCOW2_LOSS_PAST_END;
+    check->past_end |= loss == QCOW2_LOSS_PAST_END || loss == QCOW2_LOSS_L2_CUT;
 }
 
 /* ---- giving up ---- */
@@ -182,6 +192,15 @@ static struct qcow2_entry zero_cluster(const struct qcow2_check *check, struct q
     if (s->header.version >= 3)
         return (struct qcow2_entry){ .entry = QCOW2_ENTRY_ZERO };
     return s->tail.backing_name ? entry : (struct qcow2_entry){ .entry = 0 };
+}
+
+struct qcow2_entry qcow2_check_given_up(const struct qcow2_check *check)
+{
+    const struct qcow2_state *s = qcow2_state(check->node);
+    struct qcow2_entry nothing = { .entry = 0 };
+
+    return s->extended ? (struct qcow2_entry){ .bitmap = QCOW2_SUBCLUSTERS_ALL_ZERO }
+                       : zero_cluster(check, nothing);
 }
 
 struct qcow2_entry qcow2_check_discarded(const struct qcow2_check *check, struct qcow2_entry entry,

@@ -80,6 +80,14 @@ static void report_overlap(struct qcow2_check *check, uint64_t cluster, const ch
                            (unsigned long long)cluster * qcow2_state(check->node)->cluster_bytes);
 }
 
+void qcow2_check_past_end(struct qcow2_check *check, uint64_t offset, const char *what)
+{
+    atomic_store(&qcow2_state(check->node)->saw_cut, true);
+    qcow2_check_corruption(check, "%s at offset 0x%llx lies past the end of the file, which is "
+                           "cut short at %llu", what, (unsigned long long)offset,
+                           (unsigned long long)blk_size(qcow2_file(check->node)));
+}
+
 bool qcow2_check_add_refs(struct qcow2_check *check, uint64_t offset, uint64_t bytes,
                           enum qcow2_use use, uint64_t times, const char *what)
 {
@@ -91,10 +99,7 @@ bool qcow2_check_add_refs(struct qcow2_check *check, uint64_t offset, uint64_t b
     bool fits = true;
 
     if (last >= check->clusters) {
-        atomic_store(&qcow2_state(check->node)->saw_cut, true);
-        qcow2_check_corruption(check, "%s at offset 0x%llx lies past the end of the file, which is "
-                               "cut short at %llu", what, (unsigned long long)offset,
-                               (unsigned long long)blk_size(qcow2_file(check->node)));
+        qcow2_check_past_end(check, offset, what);
         if (first >= check->clusters)
             return false;
         last = check->clusters - 1;
@@ -111,6 +116,12 @@ bool qcow2_check_add_refs(struct qcow2_check *check, uint64_t offset, uint64_t b
     return fits && !overlaps;
 }
 
+/* Tables are there to the byte. */
+static bool is_there(const struct qcow2_check *check, uint64_t offset, uint64_t bytes)
+{
+    return range_within(offset, bytes, blk_size(qcow2_file(check->node)));
+}
+
 bool qcow2_check_add_table(struct qcow2_check *check, uint64_t offset, uint64_t bytes,
                            const char *what)
 {
@@ -121,6 +132,10 @@ bool qcow2_check_add_table(struct qcow2_check *check, uint64_t offset, uint64_t 
                                (unsigned long long)offset);
     else
         fits = qcow2_check_add_refs(check, offset, bytes, QCOW2_USE_OTHER, 1, what);
+    if (fits && !is_there(check, offset, bytes)) {
+        qcow2_check_past_end(check, offset, what);
+        fits = false;
+    }
     if (!fits)
         check->incomplete = check->tangled = true;
     return fits;
@@ -270,7 +285,12 @@ static int collect_l1_entry(struct qcow2_check *check, uint64_t index, uint64_t 
     struct walk walk = {
         .times = 1, .guest = index * per_table, .active = active, .reserved = !active,
     };
-    return collect_l2(check, l2, buf, walk, err);
+    int ret = collect_l2(check, l2, buf, walk, err);
+    uint64_t first = qcow2_check_cut_entry(check, l2);
+    if (ret == 0 && first < s->l2_entries)
+        qcow2_check_lost(check, walk.guest + first * s->cluster_bytes,
+                         (s->l2_entries - first) * s->cluster_bytes, QCOW2_LOSS_L2_CUT);
+    return ret;
 }
 
 /* The active one, or that of the snapshot that is being walked. */

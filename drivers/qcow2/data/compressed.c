@@ -32,6 +32,7 @@ static int link_piece(struct blk_node *node, uint64_t guest, uint64_t offset, ui
                       struct blk_error *err)
 {
     const struct qcow2_state *s = qcow2_state(node);
+    ASSERT_LOCKED(&s->lock);
     struct qcow2_entry entry = { .entry = compressed_entry(s, offset, bytes) };
     struct qcow2_table *slice;
     uint32_t index;
@@ -45,6 +46,7 @@ static int link_piece(struct blk_node *node, uint64_t guest, uint64_t offset, ui
 static int write_piece(struct blk_node *node, uint64_t guest, const void *piece, uint32_t bytes,
                        struct blk_error *err)
 {
+    ASSERT_RANGE_HELD(&node->ranges, guest, qcow2_state(node)->cluster_bytes, BLK_RANGE_EXCLUSIVE);
     struct qcow2_state *s = qcow2_state(node);
     uint64_t offset;
 
@@ -58,12 +60,11 @@ static int write_piece(struct blk_node *node, uint64_t guest, const void *piece,
 
     blk_event(qcow2_file(node), BLK_EVENT_WRITE_COMPRESSED);
     ret = blk_child_pwrite(qcow2_file(node), offset, bytes, piece, 0, err);
-    qcow2_lock(s);
+    QCOW2_LOCK_SCOPE(s);
     if (ret == 0)
         ret = link_piece(node, guest, offset, bytes, err);
     else
         qcow2_refcount_decrease(node, offset, bytes, NULL);
-    qcow2_unlock(s);
     return ret;
 }
 

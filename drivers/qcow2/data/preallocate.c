@@ -1,6 +1,4 @@
-/*
- * Preallocation: unmapped clusters get a place before anybody writes them.
- */
+/* Preallocation: unmapped clusters get a place before anybody writes them. */
 #include "blockcore/base/units.h"
 #include "blockcore/graph/driver.h"
 #include "blockcore/graph/io.h"
@@ -25,6 +23,7 @@ static bool has_place(const struct qcow2_state *s, struct qcow2_entry entry)
 static int place_row(struct blk_node *node, uint64_t end, struct row *row, struct blk_error *err)
 {
     struct qcow2_state *s = qcow2_state(node);
+    ASSERT_LOCKED(&s->lock);
     struct qcow2_table *slice;
     uint32_t index;
     int ret = qcow2_slice_write(node, row->guest, &slice, &index, err);
@@ -77,6 +76,7 @@ static int zero_row(struct blk_node *node, const struct row *row, enum blk_preal
 static int link_row(struct blk_node *node, const struct row *row, struct blk_error *err)
 {
     const struct qcow2_state *s = qcow2_state(node);
+    ASSERT_LOCKED(&s->lock);
     struct qcow2_table *slice;
     uint32_t index;
     int ret = qcow2_slice_write(node, row->guest, &slice, &index, err);
@@ -109,9 +109,8 @@ int qcow2_preallocate(struct blk_node *node, uint64_t offset, uint64_t bytes,
         if (ret == 0 && row.clusters)
             ret = zero_row(node, &row, prealloc, err);
         if (ret == 0 && row.clusters) {
-            qcow2_lock(s);
+            QCOW2_LOCK_SCOPE(s);
             ret = link_row(node, &row, err);
-            qcow2_unlock(s);
         }
         if (ret == 0)
             ret = qcow2_commit_if_full(node, err);

@@ -1,8 +1,7 @@
 /*
  * Reading: each uniform range from where it is.
  *
- * A request holds its guest range, so that no cluster it looked up is freed or replaced
- * meanwhile.
+ * A request holds its guest range, so that no cluster it looked up is freed or replaced meanwhile.
  */
 #include <errno.h>
 #include <string.h>
@@ -115,6 +114,7 @@ static uint64_t mapped_bytes(const struct blk_node *node, uint64_t offset, uint6
 int qcow2_read_held(struct blk_node *node, uint64_t offset, uint64_t bytes, void *buf,
                     struct blk_error *err)
 {
+    ASSERT_RANGE_HELD(&node->ranges, offset, bytes, BLK_RANGE_READ);
     uint8_t *to = buf;
 
     while (bytes) {
@@ -139,6 +139,7 @@ int qcow2_read_held(struct blk_node *node, uint64_t offset, uint64_t bytes, void
 int qcow2_is_known_zero(struct blk_node *node, uint64_t offset, uint64_t bytes, bool *zero,
                         struct blk_error *err)
 {
+    ASSERT_RANGE_HELD(&node->ranges, offset, bytes, BLK_RANGE_READ);
     struct blk_node *backing = blk_child(node, BLK_ROLE_BACKING);
     uint64_t backing_end = backing ? blk_size(backing) : node->backing_name ? UINT64_MAX : 0;
     uint64_t size = blk_size(node);

@@ -1,6 +1,4 @@
-/*
- * The state of guest ranges as others see it.
- */
+/* The state of guest ranges as others see it. */
 #include <errno.h>
 
 #include "blockcore/graph/driver.h"
@@ -46,7 +44,7 @@ static int is_preallocated(struct blk_node *node, bool *result, struct blk_error
     int known = atomic_load(&s->preallocation);
 
     if (known < 0) {
-        qcow2_lock(s);
+        QCOW2_LOCK_SCOPE(s);
         known = looks_preallocated(node, err);
         /*
          * Reading takes no refcounts: where some are damaged, all mapped clusters are data. Where
@@ -59,7 +57,6 @@ static int is_preallocated(struct blk_node *node, bool *result, struct blk_error
         }
         if (known >= 0)
             atomic_store(&s->preallocation, known);
-        qcow2_unlock(s);
     }
     *result = known > 0;
     return known < 0 ? known : 0;

@@ -28,6 +28,7 @@ static int locate_vm_state(const struct blk_node *node, uint64_t offset, uint64_
 static int qcow2_vm_state_read(struct blk_node *node, uint64_t offset, uint64_t bytes, void *buf,
                                struct blk_error *err)
 {
+    ASSERT_ALONE();
     uint64_t at = 0;
     int ret = locate_vm_state(node, offset, bytes, &at, err);
     if (ret < 0)
@@ -39,6 +40,7 @@ static int qcow2_vm_state_read(struct blk_node *node, uint64_t offset, uint64_t 
 static int qcow2_vm_state_write(struct blk_node *node, uint64_t offset, uint64_t bytes,
                                 const void *buf, struct blk_error *err)
 {
+    ASSERT_ALONE();
     const struct qcow2_state *s = qcow2_state(node);
     uint64_t at = 0, entries;
     int ret = locate_vm_state(node, offset, bytes, &at, err);

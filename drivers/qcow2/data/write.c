@@ -86,6 +86,7 @@ static bool is_in_place(const struct qcow2_mapping *mapping)
 static int goes_on_kept(struct blk_node *node, uint64_t offset, uint64_t bytes,
                         const struct qcow2_mapping *mapping, bool *kept, struct blk_error *err)
 {
+    ASSERT_RANGE_HELD(&node->ranges, offset, bytes, BLK_RANGE_SHARED);
     struct qcow2_mapping next;
 
     *kept = false;
@@ -102,6 +103,7 @@ static int write_in_place_held(struct blk_node *node, uint64_t offset, uint64_t 
                                const struct payload *payload, uint64_t *done,
                                struct blk_error *err)
 {
+    ASSERT_RANGE_HELD(&node->ranges, offset, bytes, BLK_RANGE_SHARED);
     struct qcow2_mapping mapping;
     bool kept;
     int ret = qcow2_map(node, offset, bytes, &mapping, err);
@@ -276,6 +278,7 @@ static void find_fill(const struct qcow2_state *s, const struct qcow2_table *sli
 static int choose(struct blk_node *node, struct cluster_run *run, struct blk_error *err)
 {
     struct qcow2_state *s = qcow2_state(node);
+    ASSERT_LOCKED(&s->lock);
     struct qcow2_table *slice;
     uint32_t index;
     int ret = qcow2_slice_write(node, run->guest, &slice, &index, err);
@@ -408,6 +411,9 @@ static struct qcow2_entry linked(const struct qcow2_state *s, const struct clust
 static int link_run(struct blk_node *node, const struct cluster_run *run, struct blk_error *err)
 {
     const struct qcow2_state *s = qcow2_state(node);
+    ASSERT_LOCKED(&s->lock);
+    ASSERT_RANGE_HELD(&node->ranges, run->guest, run->clusters * s->cluster_bytes,
+                      BLK_RANGE_EXCLUSIVE);
     struct qcow2_table *slice;
     uint32_t index;
     int ret = qcow2_slice_write(node, run->guest, &slice, &index, err);
@@ -424,6 +430,7 @@ static int write_held(struct blk_node *node, struct cluster_run *run, struct blk
                       const struct payload *payload, struct blk_error *err)
 {
     struct qcow2_state *s = qcow2_state(node);
+    ASSERT_RANGE_HELD(&node->ranges, run->from, run->to - run->from, BLK_RANGE_UPDATE);
     qcow2_lock(s);
     int ret = choose(node, run, err);
     qcow2_unlock(s);
@@ -433,9 +440,8 @@ static int write_held(struct blk_node *node, struct cluster_run *run, struct blk
     ret = write_run(node, run, payload, err);
     if (ret == 0 && run->way != IN_PLACE) {
         blk_range_upgrade(&node->ranges, range);
-        qcow2_lock(s);
+        QCOW2_LOCK_SCOPE(s);
         ret = link_run(node, run, err);
-        qcow2_unlock(s);
     } else if (ret < 0 && run->way == NEW) {
         /* Nothing points to what was taken: it can go back at once. */
         qcow2_unalloc(node, run->host, run->clusters * s->cluster_bytes, NULL);

@@ -70,6 +70,7 @@ static int zero_in_slice(struct blk_node *node, const struct zeroing *zeroing, u
                          uint64_t to, struct blk_error *err)
 {
     struct qcow2_state *s = qcow2_state(node);
+    ASSERT_LOCKED(&s->lock);
     struct qcow2_table *slice;
     uint32_t index;
     int ret = qcow2_slice_write(node, from, &slice, &index, err);
@@ -159,6 +160,7 @@ static bool keeps_clusters(const struct qcow2_state *s, const struct zeroing *ze
 static int zero_held(struct blk_node *node, struct zeroing zeroing, uint64_t offset,
                      uint64_t bytes, struct blk_error *err)
 {
+    ASSERT_RANGE_HELD(&node->ranges, offset, bytes, BLK_RANGE_EXCLUSIVE);
     struct qcow2_state *s = qcow2_state(node);
 
     bool keep = keeps_clusters(s, &zeroing);
@@ -169,10 +171,8 @@ static int zero_held(struct blk_node *node, struct zeroing zeroing, uint64_t off
         return ret;
     /* Where the data file must agree with the guest, its clusters stay mapped. */
     zeroing.unmap = zeroing.unmap && !s->data_file_raw && !keep;
-    qcow2_lock(s);
-    ret = zero_in_slice(node, &zeroing, offset, offset + bytes, err);
-    qcow2_unlock(s);
-    return ret;
+    QCOW2_LOCK_SCOPE(s);
+    return zero_in_slice(node, &zeroing, offset, offset + bytes, err);
 }
 
 static int zero_marked_piece(struct blk_node *node, struct zeroing zeroing, uint64_t offset,
@@ -235,6 +235,8 @@ static int reads_as_zeroes(struct blk_node *node, uint64_t offset, uint64_t end,
 static int completes_zeroes(struct blk_node *node, uint64_t start, uint64_t offset, uint64_t end,
                             bool *complete, struct blk_error *err)
 {
+    ASSERT_RANGE_HELD(&node->ranges, start, qcow2_state(node)->subcluster_bytes,
+                      BLK_RANGE_EXCLUSIVE);
     uint64_t subcluster = qcow2_state(node)->subcluster_bytes;
     struct qcow2_mapping mapping;
 

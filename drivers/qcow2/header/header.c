@@ -77,7 +77,7 @@ void qcow2_tail_copy(struct qcow2_tail *to, const struct qcow2_tail *from)
 
 const struct qcow2_extension *qcow2_tail_find(const struct qcow2_tail *tail, uint32_t type)
 {
-    for (size_t i = 0; i < tail->count; i++)
+    for (size_t i = tail->count; i-- > 0;)
         if (tail->extensions[i].type == type)
             return &tail->extensions[i];
     return NULL;
@@ -85,7 +85,7 @@ const struct qcow2_extension *qcow2_tail_find(const struct qcow2_tail *tail, uin
 
 void qcow2_tail_set(struct qcow2_tail *tail, uint32_t type, const void *data, uint32_t bytes)
 {
-    for (size_t i = 0; i < tail->count; i++) {
+    for (size_t i = tail->count; i-- > 0;) {
         struct qcow2_extension *extension = &tail->extensions[i];
         if (extension->type != type)
             continue;
@@ -357,11 +357,12 @@ static int check_tables(const struct blk_node *node, const struct qcow2_header *
     ret = check_table(node, header, &qcow2_l1_kind, header->l1_offset,
                       (uint64_t)header->l1_entries * 8, err);
     if (ret == 0)
-        ret = check_table(node, header, &qcow2_reftable_kind, header->reftable_offset,
-                          header->reftable_clusters * cluster_bytes, err);
-    if (ret == 0)
         ret = check_table(node, header, &snapshot_table_kind,
                           header->snapshot_count ? header->snapshots_offset : 0, 0, err);
+    /* A check counts by itself, and a repair makes a new refcount table. */
+    if (ret == 0 && !in_check)
+        ret = check_table(node, header, &qcow2_reftable_kind, header->reftable_offset,
+                          header->reftable_clusters * cluster_bytes, err);
     if (ret < 0)
         return ret;
     if (header->snapshot_count > QCOW2_MAX_SNAPSHOTS && !in_check)

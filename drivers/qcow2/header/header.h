@@ -19,9 +19,9 @@ int qcow2_header_read(struct blk_node *node, struct qcow2_header *header, struct
 
 void qcow2_tail_free(struct qcow2_tail *tail);
 void qcow2_tail_copy(struct qcow2_tail *to, const struct qcow2_tail *from);
-/* The extension of that type, or NULL. */
+/* The extension of that type, or NULL. Of several the last one counts, as for QEMU. */
 const struct qcow2_extension *qcow2_tail_find(const struct qcow2_tail *tail, uint32_t type);
-/* Sets (replacing in place, or adding) an extension to a copy of `data`. */
+/* Sets (replacing in place the one that counts, or adding) an extension to a copy of `data`. */
 void qcow2_tail_set(struct qcow2_tail *tail, uint32_t type, const void *data, uint32_t bytes);
 void qcow2_tail_remove(struct qcow2_tail *tail, uint32_t type);
 /* Sets the backing name to a copy; NULL: none. */

@@ -54,6 +54,7 @@ struct layout {
     uint64_t cluster_bytes;
     bool keep_names;
     uint64_t used; /* end of what is in use */
+    uint64_t extensions_end; /* behind the end mark */
 };
 
 static int put_extension(struct layout *layout, uint32_t type, const void *data, uint32_t bytes)
@@ -114,6 +115,7 @@ static int lay_out(struct layout *layout, struct qcow2_header *header,
     if (ret < 0)
         return ret;
 
+    layout->extensions_end = layout->used;
     header->backing_offset = 0;
     header->backing_bytes = 0;
     if (tail->backing_name) {
@@ -135,7 +137,11 @@ int qcow2_header_encode(struct qcow2_header *header, const struct qcow2_tail *ta
 {
     uint64_t cluster_bytes = UINT64_C(1) << header->cluster_bits;
     for (int keep_names = 1; keep_names >= 0; keep_names--) {
-        struct layout layout = { buf, NULL, cluster_bytes, keep_names, 0 };
+        struct layout layout = {
+            .buf = buf,
+            .cluster_bytes = cluster_bytes,
+            .keep_names = keep_names,
+        };
         memset(buf, 0, cluster_bytes);
         if (lay_out(&layout, header, tail, 0) == 0)
             return 0;
@@ -303,10 +309,7 @@ static int find_layout(struct layout *layout, struct qcow2_header *header,
         if (name_at && header->backing_offset >= name_at) {
             uint64_t end = header->backing_offset;
             struct layout front = *layout;
-            front.used = 0;
-            for (uint64_t at = BLK_SECTOR_BYTES; at < end; at++)
-                if (layout->buf[at])
-                    front.used = at + 1;
+            front.used = layout->extensions_end;
             if (!is_compatible(&front, old_used))
                 continue;
             for (uint64_t at = u64_max(front.used, BLK_SECTOR_BYTES); at < end; at++)

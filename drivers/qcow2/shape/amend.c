@@ -318,6 +318,7 @@ static void on_step(void *opaque, uint64_t done, uint64_t total)
 int qcow2_amend(struct blk_node *node, struct blk_options *options, bool force,
                 const struct blk_progress *progress, struct blk_error *err)
 {
+    ASSERT_ALONE();
     const struct qcow2_header *header = &qcow2_state(node)->header;
     struct wanted wanted;
     int ret;

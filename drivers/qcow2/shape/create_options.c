@@ -1,6 +1,4 @@
-/*
- * The create options: their names and order are QEMU's, as scripts use and read them.
- */
+/* The create options: their names and order are QEMU's, as scripts use and read them. */
 #include "config.h"
 
 #include <errno.h>

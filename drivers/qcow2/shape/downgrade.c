@@ -207,9 +207,12 @@ static int expand_all(struct downgrade *d, struct blk_error *err)
 {
     uint64_t old_table_bytes;
     int ret = qcow2_snapshot_table_walk(d->node, visit_expand, d, &old_table_bytes, err);
-    if (ret == 0)
-        ret = expand_active(d, err);
-    if (ret == 0 && d->table_changed)
+    if (ret < 0)
+        return ret;
+    ret = expand_active(d, err);
+    if (ret < 0)
+        return ret;
+    if (d->table_changed)
         ret = qcow2_snapshot_table_replace(&d->shadow, &d->table, old_table_bytes, &d->next, err);
     return ret;
 }

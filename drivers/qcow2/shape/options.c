@@ -1,6 +1,4 @@
-/*
- * The runtime options of a qcow2 node, with QEMU's names.
- */
+/* The runtime options of a qcow2 node, with QEMU's names. */
 #include "drivers/qcow2/shape/options.h"
 
 #include <errno.h>

@@ -1,6 +1,4 @@
-/*
- * The runtime options of a qcow2 node.
- */
+/* The runtime options of a qcow2 node. */
 #ifndef DRIVERS_QCOW2_SHAPE_OPTIONS_H
 #define DRIVERS_QCOW2_SHAPE_OPTIONS_H
 

@@ -42,6 +42,7 @@ static int free_l2(struct blk_node *node, uint64_t table, enum qcow2_free_why wh
                    struct blk_error *err)
 {
     struct qcow2_state *s = qcow2_state(node);
+    ASSERT_LOCKED(&s->lock);
     if (table & (s->cluster_bytes - 1))
         return qcow2_corrupt(node, err, "an L2 table at the unaligned offset %llu",
                              (unsigned long long)table);
@@ -121,14 +122,13 @@ static int count_to_last_used(struct blk_node *node, uint64_t *clusters, struct 
     int ret = 0;
 
     *clusters = div_round_up(blk_size(qcow2_file(node)), s->cluster_bytes);
-    qcow2_lock(s);
+    QCOW2_LOCK_SCOPE(s);
     while (*clusters && ret == 0) {
         ret = qcow2_refcount(node, *clusters - 1, &count, err);
         if (ret < 0 || count)
             break;
         --*clusters;
     }
-    qcow2_unlock(s);
     return ret;
 }
 
@@ -148,9 +148,8 @@ static int trim_file(struct blk_node *node, struct blk_error *err)
     ret = blk_child_truncate(file, end, BLK_PREALLOC_OFF, false, err);
     if (ret < 0)
         return ret;
-    qcow2_lock(s);
+    QCOW2_LOCK_SCOPE(s);
     s->unwritten = end;
-    qcow2_unlock(s);
     return 0;
 }
 
@@ -199,24 +198,30 @@ static int grow(struct blk_node *node, uint64_t old_size, uint64_t size,
 {
     struct qcow2_state *s = qcow2_state(node);
     int ret = qcow2_l1_fetch(node, err);
-    if (ret == 0)
-        ret = clear_behind(node, old_size, size, err);
-    if (ret == 0)
-        ret = qcow2_grow_l1(node, qcow2_l1_entries_for(size, s->cluster_bits, s->extended), err);
-    if (ret == 0)
-        ret = zero_old_end(node, old_size, err);
-    if (ret == 0)
-        ret = hide_backing(node, old_size, size, err);
-    if (ret == 0 && s->data_file)
+    if (ret < 0)
+        return ret;
+    ret = clear_behind(node, old_size, size, err);
+    if (ret < 0)
+        return ret;
+    ret = qcow2_grow_l1(node, qcow2_l1_entries_for(size, s->cluster_bits, s->extended), err);
+    if (ret < 0)
+        return ret;
+    ret = zero_old_end(node, old_size, err);
+    if (ret < 0)
+        return ret;
+    ret = hide_backing(node, old_size, size, err);
+    if (ret < 0)
+        return ret;
+    if (s->data_file)
         ret = blk_child_truncate(blk_child(node, BLK_ROLE_DATA), size,
                                  prealloc == BLK_PREALLOC_METADATA ? BLK_PREALLOC_OFF : prealloc,
                                  false, err);
+    if (ret < 0)
+        return ret;
     /* Others may write a raw data file directly: all of it has to be mapped. */
     if (s->data_file_raw && prealloc == BLK_PREALLOC_OFF)
         prealloc = BLK_PREALLOC_METADATA;
-    if (ret == 0)
-        ret = qcow2_preallocate(node, old_size, size - old_size, prealloc, err);
-    return ret;
+    return qcow2_preallocate(node, old_size, size - old_size, prealloc, err);
 }
 
 /* ---- the operations ---- */
@@ -230,11 +235,10 @@ static int switch_size(struct blk_node *node, uint64_t size, struct blk_error *e
     struct qcow2_header next = s->header;
     next.size = size;
     ret = qcow2_header_switch(node, &next, err);
-    if (ret == 0) {
-        blk_node_set_size(node, size);
-        ret = blk_bitmaps_resize(node, size, err);
-    }
-    return ret;
+    if (ret < 0)
+        return ret;
+    blk_node_set_size(node, size);
+    return blk_bitmaps_resize(node, size, err);
 }
 
 static int shrink(struct blk_node *node, uint64_t size, struct blk_error *err)
@@ -242,22 +246,30 @@ static int shrink(struct blk_node *node, uint64_t size, struct blk_error *err)
     const struct qcow2_state *s = qcow2_state(node);
     uint64_t old_size = blk_size(node);
     int ret = qcow2_l1_fetch(node, err);
-    if (ret == 0)
-        ret = switch_size(node, size, err);
-    if (ret == 0)
-        ret = clear_behind(node, size, old_size, err);
-    if (ret == 0)
-        ret = qcow2_commit_all(node, err);
+    if (ret < 0)
+        return ret;
+    ret = switch_size(node, size, err);
+    if (ret < 0)
+        return ret;
+    ret = clear_behind(node, size, old_size, err);
+    if (ret < 0)
+        return ret;
+    ret = qcow2_commit_all(node, err);
+    if (ret < 0)
+        return ret;
     /* What a snapshot may still need stays. */
-    if (ret == 0 && s->data_file && (s->data_file_raw || !s->header.snapshot_count))
+    if (s->data_file && (s->data_file_raw || !s->header.snapshot_count))
         ret = blk_child_truncate(blk_child(node, BLK_ROLE_DATA), size, BLK_PREALLOC_OFF, false,
                                  err);
-    return ret < 0 ? ret : trim_file(node, err);
+    if (ret < 0)
+        return ret;
+    return trim_file(node, err);
 }
 
 int qcow2_truncate(struct blk_node *node, uint64_t size, enum blk_prealloc prealloc, bool exact,
                    struct blk_error *err)
 {
+    ASSERT_ALONE();
     const struct qcow2_state *s = qcow2_state(node);
     uint64_t old_size = blk_size(node);
     (void)exact; /* always */
@@ -277,15 +289,22 @@ int qcow2_truncate(struct blk_node *node, uint64_t size, enum blk_prealloc preal
         return 0;
 
     int ret = qcow2_check_poison(node, err);
-    if (ret == 0)
-        ret = blk_identity_will_change(node, err);
-    if (ret == 0)
-        ret = qcow2_bitmaps_suspend(node, size, err);
-    if (ret == 0 && size < old_size)
+    if (ret < 0)
+        return ret;
+    ret = blk_identity_will_change(node, err);
+    if (ret < 0)
+        return ret;
+    ret = qcow2_bitmaps_suspend(node, size, err);
+    if (ret < 0)
+        return ret;
+    if (size < old_size)
         return shrink(node, size, err);
-    if (ret == 0)
-        ret = grow(node, old_size, size, prealloc, err);
-    return ret < 0 ? ret : switch_size(node, size, err);
+    if (ret < 0)
+        return ret;
+    ret = grow(node, old_size, size, prealloc, err);
+    if (ret < 0)
+        return ret;
+    return switch_size(node, size, err);
 }
 
 /* ---- emptying ---- */
@@ -433,17 +452,24 @@ static int cut_empty(struct blk_node *node, struct blk_error *err)
     if (!qcow2_file(node)->driver->growable)
         return 0;
     int ret = renew_l1(node, s->l1_offset, err);
-    if (ret == 0)
-        ret = qcow2_commit_all(node, err);
-    if (ret == 0)
-        ret = count_to_last_used(node, &clusters, err);
-    if (ret == 0 && clusters && is_of_refcounts(s, clusters - 1))
+    if (ret < 0)
+        return ret;
+    ret = qcow2_commit_all(node, err);
+    if (ret < 0)
+        return ret;
+    ret = count_to_last_used(node, &clusters, err);
+    if (ret < 0)
+        return ret;
+    if (clusters && is_of_refcounts(s, clusters - 1))
         ret = renew_refcounts(node, clusters, err);
-    return ret < 0 ? ret : trim_file(node, err);
+    if (ret < 0)
+        return ret;
+    return trim_file(node, err);
 }
 
 int qcow2_make_empty(struct blk_node *node, struct blk_error *err)
 {
+    ASSERT_ALONE();
     struct qcow2_state *s = qcow2_state(node);
 
     blk_event(qcow2_file(node), BLK_EVENT_EMPTY_IMAGE_PREPARE);

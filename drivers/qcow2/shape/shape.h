@@ -1,6 +1,4 @@
-/*
- * The operations that decide what an image is like: create, resize, empty, amend, measure.
- */
+/* The operations that decide what an image is like: create, resize, empty, amend, measure. */
 #ifndef DRIVERS_QCOW2_SHAPE_SHAPE_H
 #define DRIVERS_QCOW2_SHAPE_SHAPE_H
 

@@ -96,7 +96,7 @@ static int check_l1_place(struct blk_node *node, const struct qcow2_snapshot *sn
                           struct blk_error *err)
 {
     if (range_within(snapshot->l1_offset, (uint64_t)snapshot->l1_entries * 8,
-                     round_up(blk_size(qcow2_file(node)), qcow2_state(node)->cluster_bytes)))
+                     blk_size(qcow2_file(node))))
         return 0;
     return qcow2_fail_cut_short(qcow2_file(node), snapshot->l1_offset, "L1 table of a snapshot",
                                 err);
@@ -171,10 +171,7 @@ struct snapshot_change {
     uint64_t old_table_bytes;
 };
 
-/*
- * Commits all, so that the file has all there is, and starts from its live counts and
- * active L1.
- */
+/* Commits all, so that the file has all there is, and starts from its live counts and active L1. */
 static int begin_snapshot_change(struct snapshot_change *change, struct blk_node *node,
                                  struct blk_error *err)
 {
@@ -359,6 +356,7 @@ static int create(struct snapshot_change *change, const char *name, struct blk_e
 
 static int qcow2_snapshot_create(struct blk_node *node, const char *name, struct blk_error *err)
 {
+    ASSERT_ALONE();
     struct snapshot_change change;
 
     if (strlen(name) > QCOW2_SHOWN_NAME_BYTES)
@@ -465,6 +463,7 @@ static int begin_recording(struct blk_node *node, const struct qcow2_snapshot *s
 static int qcow2_snapshot_apply(struct blk_node *node, const char *id_or_name,
                                 struct blk_error *err)
 {
+    ASSERT_ALONE();
     struct snapshot_change change;
     struct search search;
     struct blk_dirty_bitmap *changed = NULL;
@@ -503,29 +502,37 @@ static int delete(struct snapshot_change *change, const struct search *search,
                                         &change->old_table_bytes, err);
     if (ret < 0)
         return ret;
-    uint64_t *table;
+    BLK_AUTOFREE uint64_t *table = NULL;
     ret = read_l1(change->node, snapshot, &table, err);
-    if (ret == 0)
-        ret = qcow2_tree_count(shadow, table, snapshot->l1_entries, -1, err);
-    free(table);
-    if (ret == 0 && snapshot->l1_entries)
+    if (ret < 0)
+        return ret;
+    ret = qcow2_tree_count(shadow, table, snapshot->l1_entries, -1, err);
+    if (ret < 0)
+        return ret;
+    if (snapshot->l1_entries)
         ret = qcow2_shadow_add(shadow, snapshot->l1_offset, (uint64_t)snapshot->l1_entries * 8, -1,
                                err);
-    if (ret == 0)
-        ret = qcow2_tree_set_copied(shadow, change->l1, change->next.l1_entries, &changed, err);
-    if (ret == 0 && changed)
+    if (ret < 0)
+        return ret;
+    ret = qcow2_tree_set_copied(shadow, change->l1, change->next.l1_entries, &changed, err);
+    if (ret < 0)
+        return ret;
+    if (changed)
         ret = write_changed_l1(change, false, err);
-    if (ret == 0)
-        ret = replace_table(change, err);
-    return ret < 0 ? ret : commit_change(change, err);
+    if (ret < 0)
+        return ret;
+    ret = replace_table(change, err);
+    if (ret < 0)
+        return ret;
+    return commit_change(change, err);
 }
 
 /*
- * By name alone, as qemu-img does: a number that is another snapshot's id must not delete that
- * one.
+ * By name alone, as qemu-img does: a number that is another snapshot's id must not delete that one.
  */
 static int qcow2_snapshot_delete(struct blk_node *node, const char *name, struct blk_error *err)
 {
+    ASSERT_ALONE();
     struct snapshot_change change;
     struct search search;
 

@@ -87,9 +87,8 @@ int qcow2_tree_count(struct qcow2_shadow *shadow, const uint64_t *l1, uint64_t e
 
 /*
  * Makes the COPIED flags of an L1 table and its L2 tables agree with the new counts, without
- * touching what is stored: L2 tables that need other flags are copied to new places, which takes
- * a reference from the old ones. l1[] is changed; *changed says whether it or anything below it
- * was.
+ * touching what is stored: L2 tables that need other flags are copied to new places, which takes a
+ * reference from the old ones. l1[] is changed; *changed says whether it or anything below it was.
  */
 int qcow2_tree_set_copied(struct qcow2_shadow *shadow, uint64_t *l1, uint64_t entries,
                           bool *changed, struct blk_error *err);

@@ -146,13 +146,16 @@ static int move_l2(struct qcow2_shadow *shadow, uint64_t *l1_entry, const uint8_
     uint64_t offset;
 
     int ret = qcow2_shadow_alloc(shadow, s->cluster_bytes, &offset, err);
-    if (ret == 0)
-        ret = blk_child_pwrite(qcow2_file(shadow->node), offset, s->cluster_bytes, l2, 0, err);
-    if (ret == 0)
-        ret = qcow2_shadow_add(shadow, *l1_entry & QCOW2_ENTRY_OFFSET, s->cluster_bytes, -1, err);
-    if (ret == 0)
-        *l1_entry = offset | QCOW2_ENTRY_COPIED;
-    return ret;
+    if (ret < 0)
+        return ret;
+    ret = blk_child_pwrite(qcow2_file(shadow->node), offset, s->cluster_bytes, l2, 0, err);
+    if (ret < 0)
+        return ret;
+    ret = qcow2_shadow_add(shadow, *l1_entry & QCOW2_ENTRY_OFFSET, s->cluster_bytes, -1, err);
+    if (ret < 0)
+        return ret;
+    *l1_entry = offset | QCOW2_ENTRY_COPIED;
+    return 0;
 }
 
 int qcow2_tree_set_copied(struct qcow2_shadow *shadow, uint64_t *l1, uint64_t entries,

@@ -289,6 +289,7 @@ static int alloc_unplaced(struct blk_node *node, uint64_t bytes, uint64_t *offse
 int qcow2_reftable_place(struct blk_node *node, struct blk_error *err)
 {
     struct qcow2_state *s = qcow2_state(node);
+    ASSERT_LOCKED(&s->lock);
     /* Finding a place may make it grow again. */
     while (s->reftable_unplaced) {
         uint64_t bytes = s->reftable_entries * 8, offset;
@@ -307,6 +308,7 @@ int qcow2_reftable_place(struct blk_node *node, struct blk_error *err)
 
 int qcow2_alloc(struct blk_node *node, uint64_t bytes, uint64_t *offset, struct blk_error *err)
 {
+    ASSERT_LOCKED(&qcow2_state(node)->lock);
     blk_event(qcow2_file(node), BLK_EVENT_CLUSTER_ALLOC);
     int ret = alloc_unplaced(node, bytes, offset, err);
     return ret < 0 ? ret : qcow2_reftable_place(node, err);
@@ -315,6 +317,7 @@ int qcow2_alloc(struct blk_node *node, uint64_t bytes, uint64_t *offset, struct 
 int qcow2_alloc_end(struct blk_node *node, uint64_t bytes, uint64_t *offset, struct blk_error *err)
 {
     struct qcow2_state *s = qcow2_state(node);
+    ASSERT_LOCKED(&s->lock);
     int ret = qcow2_reftable_load(node, err);
     if (ret == 0)
         ret = alloc_exactly(node, s->unwritten >> s->cluster_bits, bytes, offset, err);
@@ -325,6 +328,7 @@ int qcow2_alloc_run(struct blk_node *node, uint64_t max_bytes, uint64_t *offset,
                     bool *unwritten, struct blk_error *err)
 {
     struct qcow2_state *s = qcow2_state(node);
+    ASSERT_LOCKED(&s->lock);
     uint64_t most = u64_max(max_bytes >> s->cluster_bits, 1);
     struct free_run run;
 
@@ -389,6 +393,7 @@ int qcow2_alloc_compressed(struct blk_node *node, uint32_t bytes, uint64_t *offs
                            struct blk_error *err)
 {
     struct qcow2_state *s = qcow2_state(node);
+    ASSERT_LOCKED(&s->lock);
     bool packed;
 
     blk_event(qcow2_file(node), BLK_EVENT_CLUSTER_ALLOC_BYTES);

@@ -1,6 +1,4 @@
-/*
- * Finding free clusters.
- */
+/* Finding free clusters. */
 #ifndef DRIVERS_QCOW2_TABLES_ALLOC_H
 #define DRIVERS_QCOW2_TABLES_ALLOC_H
 

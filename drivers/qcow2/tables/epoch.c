@@ -46,7 +46,34 @@ struct frozen {
     uint64_t bytes;
 };
 
+/*
+ * How far an epoch has come; "=" is a barrier, the numbers are the phases of above.
+ *
+ *                  1                         2                        3, 4
+ *   OPEN --> FROZEN --> COUNTED = COUNTS_STABLE --> HOOKED = HOOKS_STABLE --> MAPPED = DONE
+ *
+ * Where there is nothing to write the next is passed by:
+ *
+ *   COUNTED --> DONE                  only counts have changed
+ *   COUNTS_STABLE --> MAPPED          the refcount table has not
+ *   COUNTS_STABLE --> HOOKS_STABLE    it moved: the switch of the header is a barrier itself
+ *   HOOKED, HOOKS_STABLE --> DONE     no L2 or L1 table has changed
+ *
+ * A failure from FROZEN on poisons the image, and the epoch goes no further.
+ */
+enum epoch_stage {
+    EPOCH_OPEN,
+    EPOCH_FROZEN,
+    EPOCH_COUNTED,
+    EPOCH_COUNTS_STABLE,
+    EPOCH_HOOKED, /* the refcount table leads to the new blocks */
+    EPOCH_HOOKS_STABLE,
+    EPOCH_MAPPED,
+    EPOCH_DONE, /* what it unpoints may be used again (C3) */
+};
+
 struct epoch {
+    enum epoch_stage stage;
     struct frozen *list;
     size_t count, capacity;
     size_t in_phase[PHASES];
@@ -55,6 +82,24 @@ struct epoch {
     uint32_t reftable_clusters;
     struct qcow2_frees frees;
 };
+
+#define BIT(stage) (1u << EPOCH_##stage)
+
+static void enter_stage(struct epoch *epoch, enum epoch_stage stage)
+{
+    static const unsigned may_follow[] = {
+        [EPOCH_OPEN] = BIT(FROZEN),
+        [EPOCH_FROZEN] = BIT(COUNTED),
+        [EPOCH_COUNTED] = BIT(COUNTS_STABLE) | BIT(DONE),
+        [EPOCH_COUNTS_STABLE] = BIT(HOOKED) | BIT(HOOKS_STABLE) | BIT(MAPPED),
+        [EPOCH_HOOKED] = BIT(HOOKS_STABLE) | BIT(DONE),
+        [EPOCH_HOOKS_STABLE] = BIT(MAPPED) | BIT(DONE),
+        [EPOCH_MAPPED] = BIT(DONE),
+        [EPOCH_DONE] = 0,
+    };
+    ASSERT(may_follow[epoch->stage] & 1u << stage);
+    epoch->stage = stage;
+}
 
 /* ---- freezing, under the lock ---- */
 
@@ -145,6 +190,7 @@ static int freeze_l1(struct qcow2_state *s, struct epoch *epoch)
 /* Everything has been copied: what changes from here on belongs to the next epoch. */
 static void begin_next_epoch(struct qcow2_state *s, struct epoch *epoch)
 {
+    ASSERT_LOCKED(&s->lock);
     struct qcow2_cache *caches[] = { &s->l2_cache, &s->refblock_cache };
     for (size_t i = 0; i < sizeof(caches) / sizeof(caches[0]); i++)
         while (caches[i]->dirty.dirty_next != &caches[i]->dirty) {
@@ -160,6 +206,7 @@ static void begin_next_epoch(struct qcow2_state *s, struct epoch *epoch)
     s->l1_any_dirty = false;
     epoch->frees = s->frees;
     s->frees = (struct qcow2_frees){ .count = 0 };
+    enter_stage(epoch, EPOCH_FROZEN);
 }
 
 static int freeze_tables(struct qcow2_state *s, struct epoch *epoch)
@@ -177,6 +224,7 @@ static int freeze_tables(struct qcow2_state *s, struct epoch *epoch)
 static int freeze(struct blk_node *node, struct epoch *epoch, struct blk_error *err)
 {
     struct qcow2_state *s = qcow2_state(node);
+    ASSERT_LOCKED(&s->lock);
     /* A refcount table that found no place when it grew gets another chance. */
     int ret = qcow2_reftable_place(node, err);
     if (ret < 0)
@@ -190,6 +238,7 @@ static int freeze(struct blk_node *node, struct epoch *epoch, struct blk_error *
 
 static void thaw(struct qcow2_state *s, const struct epoch *epoch)
 {
+    ASSERT_LOCKED(&s->lock);
     for (size_t i = 0; i < epoch->count; i++) {
         struct qcow2_cache *caches[] = { &s->l2_cache, &s->refblock_cache };
         for (size_t c = 0; c < 2; c++) {
@@ -214,42 +263,102 @@ static void epoch_free(struct epoch *epoch)
 static int write_phase(struct blk_node *node, const struct epoch *epoch, enum phase phase,
                        struct blk_error *err)
 {
-    int ret = 0;
-    for (size_t i = 0; i < epoch->count && ret == 0; i++) {
+    static const unsigned may_be_written[PHASES] = {
+        [PHASE_BASE] = BIT(FROZEN),
+        [PHASE_REFTABLE] = BIT(COUNTS_STABLE),
+        [PHASE_L2] = BIT(COUNTS_STABLE) | BIT(HOOKS_STABLE),
+        [PHASE_L1] = BIT(COUNTS_STABLE) | BIT(HOOKS_STABLE),
+    };
+    ASSERT(may_be_written[phase] & 1u << epoch->stage);
+    for (size_t i = 0; i < epoch->count; i++) {
         const struct frozen *frozen = &epoch->list[i];
         if (frozen->phase != phase)
             continue;
         blk_event(qcow2_file(node), frozen->event);
-        ret = blk_child_pwrite(qcow2_file(node), frozen->offset, frozen->bytes, frozen->data, 0,
-                               err);
+        int ret = blk_child_pwrite(qcow2_file(node), frozen->offset, frozen->bytes, frozen->data,
+                                   0, err);
+        if (ret < 0)
+            return ret;
     }
-    return ret;
+    return 0;
 }
 
-static int write_epoch(struct blk_node *node, const struct epoch *epoch, struct blk_error *err)
+static int barrier(struct blk_node *node, struct epoch *epoch, enum epoch_stage stage,
+                   struct blk_error *err)
+{
+    int ret = qcow2_barrier(node, err);
+    if (ret < 0)
+        return ret;
+    enter_stage(epoch, stage);
+    return 0;
+}
+
+/* Phase 1. */
+static int write_base(struct blk_node *node, struct epoch *epoch, bool pointers,
+                      struct blk_error *err)
+{
+    int ret = write_phase(node, epoch, PHASE_BASE, err);
+    if (ret < 0)
+        return ret;
+    enter_stage(epoch, EPOCH_COUNTED);
+    return pointers ? barrier(node, epoch, EPOCH_COUNTS_STABLE, err) : 0;
+}
+
+/* Phase 2. A switch of the header has its own barrier. */
+static int write_hooks(struct blk_node *node, struct epoch *epoch, bool map, struct blk_error *err)
+{
+    if (epoch->reftable_moved) {
+        blk_event(qcow2_file(node), BLK_EVENT_REFBLOCK_ALLOC_SWITCH_TABLE);
+        int ret = qcow2_header_switch_reftable(node, epoch->reftable_offset,
+                                               epoch->reftable_clusters, err);
+        if (ret < 0)
+            return ret;
+        enter_stage(epoch, EPOCH_HOOKS_STABLE);
+    }
+    if (!epoch->in_phase[PHASE_REFTABLE])
+        return 0;
+    int ret = write_phase(node, epoch, PHASE_REFTABLE, err);
+    if (ret < 0)
+        return ret;
+    enter_stage(epoch, EPOCH_HOOKED);
+    return map ? barrier(node, epoch, EPOCH_HOOKS_STABLE, err) : 0;
+}
+
+/* Phases 3 and 4. */
+static int write_map(struct blk_node *node, struct epoch *epoch, struct blk_error *err)
+{
+    int ret = write_phase(node, epoch, PHASE_L2, err);
+    if (ret == 0)
+        ret = write_phase(node, epoch, PHASE_L1, err);
+    if (ret < 0)
+        return ret;
+    enter_stage(epoch, EPOCH_MAPPED);
+    return 0;
+}
+
+static int write_epoch(struct blk_node *node, struct epoch *epoch, struct blk_error *err)
 {
     bool map = epoch->in_phase[PHASE_L2] || epoch->in_phase[PHASE_L1];
-    bool table = epoch->in_phase[PHASE_REFTABLE];
-    int ret = write_phase(node, epoch, PHASE_BASE, err);
+    bool hooks = epoch->in_phase[PHASE_REFTABLE] || epoch->reftable_moved;
 
-    if (ret == 0 && (map || table || epoch->reftable_moved))
-        ret = qcow2_barrier(node, err);
-    if (ret == 0 && epoch->reftable_moved) {
-        blk_event(qcow2_file(node), BLK_EVENT_REFBLOCK_ALLOC_SWITCH_TABLE);
-        ret = qcow2_header_switch_reftable(node, epoch->reftable_offset,
-                                           epoch->reftable_clusters, err);
-    }
-    if (ret == 0 && table)
-        ret = write_phase(node, epoch, PHASE_REFTABLE, err);
-    if (ret == 0 && table && map)
-        ret = qcow2_barrier(node, err);
+    int ret = write_base(node, epoch, map || hooks, err);
+    if (ret == 0 && hooks)
+        ret = write_hooks(node, epoch, map, err);
     if (ret == 0 && map)
-        ret = write_phase(node, epoch, PHASE_L2, err);
-    if (ret == 0 && map)
-        ret = write_phase(node, epoch, PHASE_L1, err);
-    if (ret == 0 && epoch->frees.count)
-        ret = qcow2_barrier(node, err);
-    return ret;
+        ret = write_map(node, epoch, err);
+    if (ret < 0)
+        return ret;
+    if (epoch->frees.count)
+        return barrier(node, epoch, EPOCH_DONE, err);
+    enter_stage(epoch, EPOCH_DONE);
+    return 0;
+}
+
+/* What it unpoints can be used again, now that this is stable (C3). */
+static int apply_frees(struct blk_node *node, const struct epoch *epoch, struct blk_error *err)
+{
+    ASSERT(epoch->stage == EPOCH_DONE);
+    return qcow2_frees_apply(node, &epoch->frees, err);
 }
 
 static int commit_held(struct blk_node *node, struct blk_error *err)
@@ -257,6 +366,7 @@ static int commit_held(struct blk_node *node, struct blk_error *err)
     struct qcow2_state *s = qcow2_state(node);
     struct epoch epoch = { .count = 0 };
 
+    ASSERT_LOCKED(&s->commit_mutex);
     int ret = qcow2_check_poison(node, err);
     if (ret < 0)
         return ret;
@@ -266,12 +376,11 @@ static int commit_held(struct blk_node *node, struct blk_error *err)
     if (ret == 0) {
         ret = write_epoch(node, &epoch, err);
         if (ret == 0)
-            ret = qcow2_frees_apply(node, &epoch.frees, err);
+            ret = apply_frees(node, &epoch, err);
         if (ret < 0)
             qcow2_poison(s, -ret);
-        qcow2_lock(s);
+        QCOW2_LOCK_SCOPE(s);
         thaw(s, &epoch);
-        qcow2_unlock(s);
     }
     epoch_free(&epoch);
     return ret;
@@ -284,10 +393,8 @@ static int commit_held(struct blk_node *node, struct blk_error *err)
 static int commit_epoch(struct blk_node *node, struct blk_error *err)
 {
     struct qcow2_state *s = qcow2_state(node);
-    pthread_mutex_lock(&s->commit_mutex);
-    int ret = commit_held(node, err);
-    pthread_mutex_unlock(&s->commit_mutex);
-    return ret;
+    LOCK_SCOPE(&s->commit_mutex);
+    return commit_held(node, err);
 }
 
 int qcow2_flush_to_os(struct blk_node *node, struct blk_error *err)
@@ -311,7 +418,7 @@ int qcow2_commit_all(struct blk_node *node, struct blk_error *err)
 /* How full of changes the caches are: 0 little, 1 commit when nobody does, 2 commit now. */
 static int pressure(struct qcow2_state *s)
 {
-    pthread_rwlock_rdlock(&s->lock);
+    READ_LOCK_SCOPE(&s->lock);
     const struct qcow2_cache *l2 = &s->l2_cache, *blocks = &s->refblock_cache;
     int level = 0;
     if (l2->dirty_count * 2 > l2->limit || blocks->dirty_count * 2 > blocks->limit ||
@@ -320,7 +427,6 @@ static int pressure(struct qcow2_state *s)
     if (l2->dirty_count > l2->limit || blocks->dirty_count > 2 * blocks->limit ||
         s->frees.count > 4 * MANY_FREES)
         level = 2;
-    pthread_rwlock_unlock(&s->lock);
     return level;
 }
 
@@ -331,12 +437,12 @@ int qcow2_commit_if_full(struct blk_node *node, struct blk_error *err)
     if (!level)
         return 0;
     if (level == 2) {
-        pthread_mutex_lock(&s->commit_mutex);
+        blk_mutex_lock(&s->commit_mutex);
         level = pressure(s); /* somebody else may have done it meanwhile */
-    } else if (pthread_mutex_trylock(&s->commit_mutex)) {
+    } else if (!blk_mutex_trylock(&s->commit_mutex)) {
         return 0;
     }
     int ret = level ? commit_held(node, err) : 0;
-    pthread_mutex_unlock(&s->commit_mutex);
+    blk_mutex_unlock(&s->commit_mutex);
     return ret;
 }

@@ -1,6 +1,4 @@
-/*
- * Bringing changed tables to the medium.
- */
+/* Bringing changed tables to the medium. */
 #ifndef DRIVERS_QCOW2_TABLES_EPOCH_H
 #define DRIVERS_QCOW2_TABLES_EPOCH_H
 

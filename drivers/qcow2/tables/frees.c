@@ -14,6 +14,7 @@ void qcow2_free_later(struct blk_node *node, uint64_t offset, uint64_t bytes,
                       enum qcow2_free_why why)
 {
     struct qcow2_state *s = qcow2_state(node);
+    ASSERT_LOCKED(&s->lock);
     struct qcow2_frees *frees = &s->frees;
     uint64_t start = round_down(offset, s->cluster_bytes);
     uint64_t end = round_up(offset + bytes, s->cluster_bytes);
@@ -43,6 +44,7 @@ void qcow2_free_later(struct blk_node *node, uint64_t offset, uint64_t bytes,
 static bool is_last_use(struct blk_node *node, uint64_t cluster)
 {
     struct qcow2_state *s = qcow2_state(node);
+    ASSERT_LOCKED(&s->lock);
     uint64_t count = 0;
     if (s->compressed_next && (s->compressed_next - 1) >> s->cluster_bits == cluster)
         return false;
@@ -74,10 +76,8 @@ static void pass_discard(struct blk_node *node, const struct qcow2_free *entry)
 int qcow2_unalloc(struct blk_node *node, uint64_t offset, uint64_t bytes, struct blk_error *err)
 {
     struct qcow2_state *s = qcow2_state(node);
-    qcow2_lock(s);
-    int ret = qcow2_refcount_decrease(node, offset, bytes, err);
-    qcow2_unlock(s);
-    return ret;
+    QCOW2_LOCK_SCOPE(s);
+    return qcow2_refcount_decrease(node, offset, bytes, err);
 }
 
 int qcow2_frees_apply(struct blk_node *node, const struct qcow2_frees *frees,

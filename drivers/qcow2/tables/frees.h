@@ -1,6 +1,4 @@
-/*
- * Giving clusters back.
- */
+/* Giving clusters back. */
 #ifndef DRIVERS_QCOW2_TABLES_FREES_H
 #define DRIVERS_QCOW2_TABLES_FREES_H
 

@@ -16,6 +16,7 @@
 static int load_l1(struct blk_node *node, uint64_t offset, uint32_t entries, struct blk_error *err)
 {
     struct qcow2_state *s = qcow2_state(node);
+    ASSERT_LOCKED(&s->lock);
     uint64_t *table;
     int ret = qcow2_read_table(node, &qcow2_l1_kind, offset, entries, &table, err);
     if (ret < 0)
@@ -68,6 +69,7 @@ static bool was_never_filled(struct blk_node *node)
 static int make_empty_l1(struct blk_node *node, struct blk_error *err)
 {
     struct qcow2_state *s = qcow2_state(node);
+    ASSERT_LOCKED(&s->lock);
     uint64_t bytes = (uint64_t)s->header.l1_entries * 8;
 
     s->l1 = calloc(1, u64_max(bytes, 8));
@@ -84,6 +86,7 @@ static int make_empty_l1(struct blk_node *node, struct blk_error *err)
 int qcow2_l1_load(struct blk_node *node, struct blk_error *err)
 {
     const struct qcow2_state *s = qcow2_state(node);
+    ASSERT_LOCKED(&s->lock);
 
     if (s->l1)
         return 0;
@@ -96,10 +99,8 @@ int qcow2_l1_load(struct blk_node *node, struct blk_error *err)
 int qcow2_l1_fetch(struct blk_node *node, struct blk_error *err)
 {
     struct qcow2_state *s = qcow2_state(node);
-    qcow2_lock(s);
-    int ret = qcow2_l1_load(node, err);
-    qcow2_unlock(s);
-    return ret;
+    QCOW2_LOCK_SCOPE(s);
+    return qcow2_l1_load(node, err);
 }
 
 int qcow2_use_l1(struct blk_node *node, uint64_t offset, uint32_t entries, uint64_t size,
@@ -121,6 +122,7 @@ int qcow2_use_l1(struct blk_node *node, uint64_t offset, uint32_t entries, uint6
 void qcow2_l1_set(struct blk_node *node, uint32_t index, uint64_t entry)
 {
     struct qcow2_state *s = qcow2_state(node);
+    ASSERT_LOCKED(&s->lock);
     s->l1[index] = entry;
     s->l1_dirty[(uint64_t)index * 8 / s->l1_unit] = 1;
     s->l1_any_dirty = true;

@@ -1,6 +1,4 @@
-/*
- * The active L1 table in memory.
- */
+/* The active L1 table in memory. */
 #ifndef DRIVERS_QCOW2_TABLES_L1_H
 #define DRIVERS_QCOW2_TABLES_L1_H
 

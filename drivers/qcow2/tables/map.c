@@ -124,6 +124,7 @@ static int slice_read(struct blk_node *node, uint64_t offset, struct qcow2_table
                       struct blk_error *err)
 {
     struct qcow2_state *s = qcow2_state(node);
+    ASSERT_LOCKED(&s->lock);
     *slice = NULL;
     int ret = qcow2_l1_load(node, err);
     if (ret < 0)
@@ -177,6 +178,7 @@ int qcow2_slice_write(struct blk_node *node, uint64_t offset, struct qcow2_table
                       uint32_t *index, struct blk_error *err)
 {
     struct qcow2_state *s = qcow2_state(node);
+    ASSERT_LOCKED(&s->lock);
     int ret = qcow2_l1_load(node, err);
     if (ret == 0)
         ret = qcow2_metadata_load(node, err);
@@ -203,6 +205,7 @@ int qcow2_slice_write(struct blk_node *node, uint64_t offset, struct qcow2_table
 void qcow2_entry_free(struct blk_node *node, struct qcow2_entry entry, enum qcow2_free_why why)
 {
     const struct qcow2_state *s = qcow2_state(node);
+    ASSERT_LOCKED(&s->lock);
     if (s->data_file)
         return;
     if (entry.entry & QCOW2_ENTRY_COMPRESSED)
@@ -216,6 +219,7 @@ int qcow2_slice_set(struct blk_node *node, struct qcow2_table *slice, uint32_t i
                     struct qcow2_entry entry, enum qcow2_free_why why, struct blk_error *err)
 {
     struct qcow2_state *s = qcow2_state(node);
+    ASSERT_LOCKED(&s->lock);
     struct qcow2_entry old = qcow2_entry_get(s, slice->data, index);
     enum qcow2_kind kind;
     const char *problem;
@@ -356,6 +360,7 @@ static uint64_t unmapped_bytes(const struct qcow2_state *s, uint64_t offset, uin
 static int map_locked(struct blk_node *node, uint64_t offset, uint64_t bytes,
                       struct qcow2_mapping *mapping, struct blk_error *err)
 {
+    ASSERT_LOCKED(&qcow2_state(node)->lock);
     struct qcow2_table *slice;
     int ret = slice_read(node, offset, &slice, err);
     if (ret < 0)
@@ -375,14 +380,12 @@ int qcow2_map(struct blk_node *node, uint64_t offset, uint64_t bytes,
     struct qcow2_state *s = qcow2_state(node);
     int ret;
 
-    pthread_rwlock_rdlock(&s->lock);
+    blk_read_lock(&s->lock);
     bool done = map_cached(node, offset, bytes, mapping, &ret, err);
-    pthread_rwlock_unlock(&s->lock);
+    blk_read_unlock(&s->lock);
     if (done)
         return ret;
 
-    qcow2_lock(s);
-    ret = map_locked(node, offset, bytes, mapping, err);
-    qcow2_unlock(s);
-    return ret;
+    QCOW2_LOCK_SCOPE(s);
+    return map_locked(node, offset, bytes, mapping, err);
 }

@@ -1,6 +1,4 @@
-/*
- * Where guest data is: guest offset -> L1 -> L2 slice -> entry.
- */
+/* Where guest data is: guest offset -> L1 -> L2 slice -> entry. */
 #ifndef DRIVERS_QCOW2_TABLES_MAP_H
 #define DRIVERS_QCOW2_TABLES_MAP_H
 
@@ -61,8 +59,7 @@ int qcow2_slice_write(struct blk_node *node, uint64_t offset, struct qcow2_table
                       uint32_t *index, struct blk_error *err);
 
 /*
- * [locked] Stores an entry and frees (later) what the old one pointed to and the new one does
- * not.
+ * [locked] Stores an entry and frees (later) what the old one pointed to and the new one does not.
  */
 int qcow2_slice_set(struct blk_node *node, struct qcow2_table *slice, uint32_t index,
                     struct qcow2_entry entry, enum qcow2_free_why why, struct blk_error *err);

@@ -64,6 +64,7 @@ static bool contains(const struct qcow2_cluster_set *set, uint64_t cluster)
 
 int qcow2_metadata_add(struct qcow2_state *s, uint64_t offset, struct blk_error *err)
 {
+    ASSERT_LOCKED(&s->lock);
     if (!s->metadata_known)
         return 0;
     if (make_set_room(&s->metadata) < 0)
@@ -79,6 +80,7 @@ int qcow2_metadata_add(struct qcow2_state *s, uint64_t offset, struct blk_error 
 
 void qcow2_metadata_remove(struct qcow2_state *s, uint64_t offset)
 {
+    ASSERT_LOCKED(&s->lock);
     uint64_t key = (offset >> s->cluster_bits) + 1;
     if (!s->metadata.capacity)
         return;
@@ -161,8 +163,10 @@ static int fill_set(struct blk_node *node, struct blk_error *err)
 
 int qcow2_metadata_load(struct blk_node *node, struct blk_error *err)
 {
+    ASSERT_READ_LOCKED(&qcow2_state(node)->lock);
     if (qcow2_state(node)->metadata_known || node->flags & BLK_IN_CHECK)
         return 0;
+    ASSERT_LOCKED(&qcow2_state(node)->lock);
     return fill_set(node, err);
 }
 
@@ -170,6 +174,7 @@ int qcow2_check_overlap(struct blk_node *node, uint64_t offset, uint64_t bytes,
                         struct blk_error *err)
 {
     struct qcow2_state *s = qcow2_state(node);
+    ASSERT_READ_LOCKED(&s->lock);
     /* First, so that the places of all tables are known. */
     int ret = qcow2_metadata_load(node, err);
     if (ret == 0)
@@ -192,15 +197,13 @@ int qcow2_check_target(struct blk_node *node, uint64_t host, uint64_t bytes, str
     if (s->data_file)
         return 0;
 
-    pthread_rwlock_rdlock(&s->lock);
+    blk_read_lock(&s->lock);
     bool known = s->metadata_known;
     int ret = known ? qcow2_check_overlap(node, host, bytes, err) : 0;
-    pthread_rwlock_unlock(&s->lock);
+    blk_read_unlock(&s->lock);
     if (known)
         return ret;
 
-    qcow2_lock(s);
-    ret = qcow2_check_overlap(node, host, bytes, err);
-    qcow2_unlock(s);
-    return ret;
+    QCOW2_LOCK_SCOPE(s);
+    return qcow2_check_overlap(node, host, bytes, err);
 }

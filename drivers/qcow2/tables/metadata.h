@@ -1,6 +1,4 @@
-/*
- * What must never be written over: header, tables, refcount blocks.
- */
+/* What must never be written over: header, tables, refcount blocks. */
 #ifndef DRIVERS_QCOW2_TABLES_METADATA_H
 #define DRIVERS_QCOW2_TABLES_METADATA_H
 
@@ -9,9 +7,9 @@
 #include "drivers/qcow2/state.h"
 
 /*
- * [locked] 0 if the host range touches no header, active L1 or L2, refcount table or block, or the
- * first cluster of the snapshot table (only reading it tells how long it is); otherwise the image
- * is corrupt (see there).
+ * [locked; for reading where the set is known] 0 if the host range touches no header, active L1 or
+ * L2, refcount table or block, or the first cluster of the snapshot table (only reading it tells
+ * how long it is); otherwise the image is corrupt (see there).
  */
 int qcow2_check_overlap(struct blk_node *node, uint64_t offset, uint64_t bytes,
                         struct blk_error *err);

@@ -48,6 +48,7 @@ int qcow2_l1_write(struct blk_node *node, const uint64_t *table, uint32_t count,
 int qcow2_l1_activate(struct blk_node *node, uint64_t offset, uint64_t *table, uint32_t entries,
                       enum qcow2_free_why why, struct blk_error *err)
 {
+    ASSERT_ALONE();
     struct qcow2_state *s = qcow2_state(node);
     uint8_t *dirty = calloc(div_round_up((uint64_t)entries * 8, s->l1_unit) + 1, 1);
     if (!dirty)
@@ -65,7 +66,7 @@ int qcow2_l1_activate(struct blk_node *node, uint64_t offset, uint64_t *table, u
         free(dirty);
         return ret;
     }
-    qcow2_lock(s);
+    QCOW2_LOCK_SCOPE(s);
     qcow2_free_later(node, s->l1_offset, (uint64_t)s->l1_entries * 8, why);
     free(s->l1);
     free(s->l1_dirty);
@@ -74,12 +75,12 @@ int qcow2_l1_activate(struct blk_node *node, uint64_t offset, uint64_t *table, u
     s->l1_any_dirty = false;
     s->l1_entries = entries;
     s->l1_offset = offset;
-    qcow2_unlock(s);
     return 0;
 }
 
 int qcow2_grow_l1(struct blk_node *node, uint64_t entries, struct blk_error *err)
 {
+    ASSERT_ALONE();
     struct qcow2_state *s = qcow2_state(node);
     int ret = qcow2_l1_fetch(node, err);
     if (ret < 0 || entries <= s->l1_entries)

@@ -1,6 +1,4 @@
-/*
- * Another active L1 table: larger, or empty.
- */
+/* Another active L1 table: larger, or empty. */
 #ifndef DRIVERS_QCOW2_TABLES_NEW_L1_H
 #define DRIVERS_QCOW2_TABLES_NEW_L1_H
 
@@ -10,8 +8,7 @@
 #include "drivers/qcow2/tables/frees.h"
 
 /*
- * Writes `entries` of `table` (zeroes behind its `count`) to newly allocated clusters; not
- * flushed.
+ * Writes `entries` of `table` (zeroes behind its `count`) to newly allocated clusters; not flushed.
  */
 int qcow2_l1_write(struct blk_node *node, const uint64_t *table, uint32_t count, uint32_t entries,
                    uint64_t *offset, struct blk_error *err);

@@ -19,6 +19,7 @@
 int qcow2_reftable_load(struct blk_node *node, struct blk_error *err)
 {
     struct qcow2_state *s = qcow2_state(node);
+    ASSERT_LOCKED(&s->lock);
     if (s->reftable)
         return 0;
 
@@ -47,6 +48,7 @@ int qcow2_refslice(struct blk_node *node, uint64_t cluster, struct qcow2_table *
                    uint64_t *index, struct blk_error *err)
 {
     struct qcow2_state *s = qcow2_state(node);
+    ASSERT_LOCKED(&s->lock);
     *slice = NULL;
     int ret = qcow2_reftable_load(node, err);
     if (ret < 0)
@@ -64,6 +66,7 @@ int qcow2_refslice(struct blk_node *node, uint64_t cluster, struct qcow2_table *
 
 int qcow2_refcount(struct blk_node *node, uint64_t cluster, uint64_t *count, struct blk_error *err)
 {
+    ASSERT_LOCKED(&qcow2_state(node)->lock);
     struct qcow2_table *slice;
     uint64_t index;
     int ret = qcow2_refslice(node, cluster, &slice, &index, err);
@@ -75,6 +78,7 @@ int qcow2_refcount(struct blk_node *node, uint64_t cluster, uint64_t *count, str
 void qcow2_refslice_put(struct qcow2_state *s, struct qcow2_table *slice, uint64_t index,
                         uint64_t count)
 {
+    ASSERT_LOCKED(&s->lock);
     qcow2_count_put(slice->data, s->refcount_order, index, count);
     uint64_t byte = (index << s->refcount_order) / 8;
     uint32_t bytes = s->refcount_order > 3 ? 1u << (s->refcount_order - 3) : 1;
@@ -98,8 +102,7 @@ static void cluster_freed(struct qcow2_state *s, uint64_t cluster)
 }
 
 /*
- * Adds `delta` to the counts of the clusters [first, last]; stops at the first that cannot
- * change.
+ * Adds `delta` to the counts of the clusters [first, last]; stops at the first that cannot change.
  */
 static int change(struct blk_node *node, uint64_t first, uint64_t last, int delta, uint64_t *done,
                   struct blk_error *err)
@@ -129,6 +132,7 @@ int qcow2_refcount_increase(struct blk_node *node, uint64_t offset, uint64_t byt
                             struct blk_error *err)
 {
     struct qcow2_state *s = qcow2_state(node);
+    ASSERT_LOCKED(&s->lock);
     uint64_t first = offset >> s->cluster_bits, done;
     if (!bytes)
         return 0;
@@ -143,6 +147,7 @@ int qcow2_refcount_decrease(struct blk_node *node, uint64_t offset, uint64_t byt
                             struct blk_error *err)
 {
     struct qcow2_state *s = qcow2_state(node);
+    ASSERT_LOCKED(&s->lock);
     uint64_t done;
     return bytes ? change(node, offset >> s->cluster_bits, (offset + bytes - 1) >> s->cluster_bits,
                           -1, &done, err)
@@ -151,6 +156,7 @@ int qcow2_refcount_decrease(struct blk_node *node, uint64_t offset, uint64_t byt
 
 void qcow2_reftable_set(struct qcow2_state *s, uint64_t block, uint64_t offset)
 {
+    ASSERT_LOCKED(&s->lock);
     s->reftable[block] = offset;
     if (s->reftable_dirty_start == s->reftable_dirty_end) {
         s->reftable_dirty_start = block;

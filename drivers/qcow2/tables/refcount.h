@@ -1,6 +1,4 @@
-/*
- * How often each host cluster is referred to.
- */
+/* How often each host cluster is referred to. */
 #ifndef DRIVERS_QCOW2_TABLES_REFCOUNT_H
 #define DRIVERS_QCOW2_TABLES_REFCOUNT_H
 

@@ -115,7 +115,7 @@ int qcow2_shadow_begin(struct blk_node *node, unsigned order, bool copy_counts,
          * Counts that cannot be read protect nothing; a caller that starts from zero knows what is
          * in use.
          */
-        if (ret == -EIO && !copy_counts) {
+        if ((ret == -EIO || ret == -EFBIG) && !copy_counts) {
             blk_error_clear(err);
             ret = 0;
         }

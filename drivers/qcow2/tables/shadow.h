@@ -53,9 +53,8 @@ void qcow2_shadow_protect(struct qcow2_shadow *shadow, uint64_t offset, uint64_t
 int qcow2_shadow_alloc(struct qcow2_shadow *shadow, uint64_t bytes, uint64_t *offset,
                        struct blk_error *err);
 /*
- * Takes the live refcount table and blocks out of the new counts (if `drop_old`), places and
- * writes the new ones, and sets next->reftable_offset, reftable_clusters and refcount_order. Not
- * flushed.
+ * Takes the live refcount table and blocks out of the new counts (if `drop_old`), places and writes
+ * the new ones, and sets next->reftable_offset, reftable_clusters and refcount_order. Not flushed.
  */
 int qcow2_shadow_finish(struct qcow2_shadow *shadow, bool drop_old, struct qcow2_header *next,
                         struct blk_error *err);
