@@ -137,7 +137,11 @@ int qcow2_header_encode(struct qcow2_header *header, const struct qcow2_tail *ta
 {
     uint64_t cluster_bytes = UINT64_C(1) << header->cluster_bits;
     for (int keep_names = 1; keep_names >= 0; keep_names--) {
-        struct layout layout = { .buf = buf, .cluster_bytes = cluster_bytes, .keep_names = keep_names };
+        struct layout layout = {
+            .buf = buf,
+            .cluster_bytes = cluster_bytes,
+            .keep_names = keep_names,
+        };
         memset(buf, 0, cluster_bytes);
         if (lay_out(&layout, header, tail, 0) == 0)
             return 0;
