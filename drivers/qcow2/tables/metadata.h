@@ -10,8 +10,9 @@
 
 /*
  * [locked] 0 if the host range touches no header, active L1 or L2, refcount table or block, or the
- * first cluster of the snapshot table (only reading it tells how long it is); otherwise the image
- * is corrupt (see there).
+ * first cluster of the snapshot table (only reading it tells how long it is), nor a bitmap directory
+ * or a table of a snapshot, as far as overlap_checks says; otherwise the image is corrupt (see
+ * there).
  */
 int qcow2_check_overlap(struct blk_node *node, uint64_t offset, uint64_t bytes,
                         struct blk_error *err);
