@@ -136,6 +136,49 @@ with_entry_at() {
     assert_output --partial 'Image is corrupt: Preventing invalid write'
 }
 
+@test "overlap-check keeps writes away from what snapshots and bitmaps have, as QEMU's" {
+    local place check program want
+    qemu-img create -q -f qcow2 base 8M
+    qemu-io -c 'write -P 1 0 64k' base >/dev/null
+    qemu-img snapshot -c one base
+    qemu-io -c 'write -P 1 64k 64k' base >/dev/null
+    qemu-img snapshot -c two base
+    qemu-img bitmap --add base b0
+    while read -r place check want; do
+        for program in qemu-io 'blkimg io'; do
+            echo "$program $place $check"
+            cp base a
+            python3 - "$SRCDIR/tests/tools" "$place" <<'PY'
+import sys
+sys.path.insert(0, sys.argv[1])
+import mkimage
+with mkimage.Image("a") as image:
+    l1 = image.target_get("snapshot[0].l1_offset")
+    places = {"inactive-l1": l1, "inactive-l2": image.get(l1, 8) & mkimage.OFFSET,
+              "bitmap-directory": image.target_get("bitmaps.directory_offset")}
+    image.target_set("l2[5]", f"{places[sys.argv[2]]}|COPIED")
+PY
+            # shellcheck disable=SC2086 # a command and its word
+            run $program --image-opts -c 'write -P 2 320k 64k' "driver=qcow2,file.filename=a,$check"
+            # A close may find the directory overwritten; the corrupt bit tells that the write was refused.
+            ((want == 0 || status != 0))
+            assert_equal "$(peek a 79 1)" "0$((want * 2))"
+        done
+    done <<'CASES'
+inactive-l1 overlap-check=none 0
+inactive-l1 overlap-check=constant 0
+inactive-l1 overlap-check=cached 1
+inactive-l1 overlap-check=none,overlap-check.inactive-l1=on 1
+inactive-l1 cache-size=2M 1
+inactive-l2 overlap-check=cached 0
+inactive-l2 overlap-check=all 1
+inactive-l2 overlap-check=all,overlap-check.inactive-l2=off 0
+bitmap-directory overlap-check=none 0
+bitmap-directory overlap-check=constant 1
+bitmap-directory cache-size=2M 1
+CASES
+}
+
 @test "an image that is marked as corrupt can be read but not written" {
     with_entry_at 8000000000010000
     run -5 blkimg io -c "write -P 2 0 64k" a

@@ -183,6 +183,7 @@ static int open_inner(struct blk_node *node, struct blk_options *options, struct
         return ret;
     apply_settings(node, &settings);
     set_backing(node);
+    qcow2_note_bitmap_directory(s);
     blk_node_set_size(node, s->header.size);
     qcow2_identity_note(node);
     note_cut(node);

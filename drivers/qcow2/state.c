@@ -93,6 +93,9 @@ void qcow2_drop_tables(struct qcow2_state *s)
     s->frees = (struct qcow2_frees){ .count = 0 };
     s->metadata = (struct qcow2_cluster_set){ .capacity = 0 };
     s->metadata_known = false;
+    free(s->inactive.ranges);
+    free(s->inactive.l2.slots);
+    s->inactive = (struct qcow2_inactive){ .count = 0 };
     s->preallocation = -1;
 }
 

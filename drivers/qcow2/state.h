@@ -5,8 +5,8 @@
  * The parts of the driver, each built on those above it:
  *   cache, state, medium   tables in memory, and reading them
  *   header/     cluster 0: reading it, and the switch by one sector (C4)
- *   tables/     refcounts, L1, L2: refcount; frees, l1; metadata, alloc; map, epoch; new_l1;
- *               shadow: a whole new refcount structure next to the live one (C8)
+ *   tables/     refcounts, L1, L2: refcount; frees, l1; cluster_set, inactive, metadata, alloc; map,
+ *               epoch; new_l1; shadow: a whole new refcount structure next to the live one (C8)
  *   data/       the requests of guests
  *   bitmap/     dirty bitmaps
  *   snapshot/   internal snapshots
@@ -106,7 +106,7 @@ struct qcow2_cluster_set {
     size_t capacity, used;
 };
 
-/* What writes are kept away from. Others that QEMU knows are not looked for. */
+/* What writes are kept away from: the groups are those of QEMU, whose default is CACHED. */
 enum qcow2_overlap {
     QCOW2_OVERLAP_HEADER = 1 << 0,
     QCOW2_OVERLAP_L1 = 1 << 1,
@@ -114,8 +114,22 @@ enum qcow2_overlap {
     QCOW2_OVERLAP_SNAPSHOTS = 1 << 3,
     QCOW2_OVERLAP_L2 = 1 << 4,
     QCOW2_OVERLAP_REFBLOCK = 1 << 5,
-    QCOW2_OVERLAP_CONSTANT = (1 << 4) - 1, /* the first four */
-    QCOW2_OVERLAP_ALL = (1 << 6) - 1,
+    QCOW2_OVERLAP_BITMAPS = 1 << 6, /* their directory */
+    QCOW2_OVERLAP_INACTIVE_L1 = 1 << 7,
+    QCOW2_OVERLAP_INACTIVE_L2 = 1 << 8,
+    QCOW2_OVERLAP_CONSTANT = QCOW2_OVERLAP_HEADER | QCOW2_OVERLAP_L1 | QCOW2_OVERLAP_REFTABLE |
+                             QCOW2_OVERLAP_SNAPSHOTS | QCOW2_OVERLAP_BITMAPS,
+    QCOW2_OVERLAP_CACHED = QCOW2_OVERLAP_CONSTANT | QCOW2_OVERLAP_L2 | QCOW2_OVERLAP_REFBLOCK |
+                           QCOW2_OVERLAP_INACTIVE_L1,
+    QCOW2_OVERLAP_ALL = QCOW2_OVERLAP_CACHED | QCOW2_OVERLAP_INACTIVE_L2,
+};
+
+/* The tables of snapshots (tables/inactive.c). */
+struct qcow2_inactive {
+    uint64_t (*ranges)[2]; /* start and end of L1 tables, in bytes of the file; sorted, disjoint */
+    size_t count;
+    struct qcow2_cluster_set l2; /* filled only if asked for */
+    bool l1_known, l2_known;
 };
 
 /* Which freed clusters are discarded in the file. */
@@ -141,6 +155,7 @@ struct qcow2_state {
     bool data_file, data_file_raw;
     struct qcow2_pass_discard pass_discard;
     atomic_uint overlap_checks; /* enum qcow2_overlap */
+    atomic_uint_fast64_t bitmaps_start, bitmaps_end; /* their directory; changes with the header */
     bool discard_no_unref; /* what a guest discards keeps its clusters, as preallocated zeroes */
 
     struct blk_mutex commit_mutex;
@@ -182,6 +197,7 @@ struct qcow2_state {
     struct qcow2_frees frees; /* of the open epoch */
     struct qcow2_cluster_set metadata;
     bool metadata_known;      /* the set is filled */
+    struct qcow2_inactive inactive;
     /* host clusters for the next store of bitmaps (bitmap/in_use.c) */
     uint64_t bitmap_reserve, bitmap_reserve_bytes;
     atomic_int preallocation; /* whether data may be holes in the file; -1: not looked yet */

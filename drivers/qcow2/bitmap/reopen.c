@@ -56,6 +56,7 @@ static int read_header_again(struct blk_node *node, struct blk_error *err)
     memcpy(s->sector0, sector, sizeof(sector));
     qcow2_tail_free(&s->tail);
     s->tail = tail;
+    qcow2_note_bitmap_directory(s);
     return 0;
 }
 

@@ -152,7 +152,8 @@ static int clear_the_way(struct qcow2_check *check, unsigned repair, struct blk_
         check->discard_lost = true;
         qcow2_check_note(check, "%llu bytes of guest data are given up as lost",
                          (unsigned long long)check->result->lost_bytes);
-        ret = qcow2_identity_give_up(check->node, err);
+        if (check->lost_active)
+            ret = qcow2_identity_give_up(check->node, err);
         if (ret == 0)
             ret = blk_child_flush(qcow2_file(check->node), err);
         if (ret == 0)

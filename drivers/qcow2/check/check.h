@@ -84,8 +84,10 @@ struct qcow2_check {
     bool counts_low;    /* some count is below it */
     bool announce;      /* differences are about to be repaired: says so, and counts nothing */
     bool may_raise;     /* the repair is not only of leaks */
+    bool lost_active;   /* some of what is lost is of the disk itself, and not of snapshots */
     bool discard_lost;  /* lost guest data is given up: mending makes it zeroes */
     const char *walked_snapshot; /* whose tables are being walked; NULL: the active ones */
+    uint64_t walked_bytes; /* its disk; with a VM state, which lies behind, there is no end */
     struct qcow2_lost lost;
     struct qcow2_findings findings[QCOW2_MAX_FINDING_KINDS];
     bool mend_header;    /* the header or an extension says what can be taken back */

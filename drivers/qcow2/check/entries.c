@@ -1,6 +1,7 @@
 /*
  * The entries of the active L1 table and its L2 tables: what an entry should be follows from the
- * entry itself and the number of references to what it points to.
+ * entry itself and the number of references to what it points to. In the tables of snapshots only
+ * lost data is given up.
  *
  * Mending is done in place, sector by sector, in two passes. Removing COPIED or a reserved bit is
  * safe whatever else the image says; setting COPIED is safe once the refcounts on the medium are
@@ -12,12 +13,15 @@
 #include "blockcore/base/memory.h"
 #include "blockcore/graph/io.h"
 #include "drivers/qcow2/check/check.h"
+#include "drivers/qcow2/snapshot/snapshot.h"
 #include "drivers/qcow2/state.h"
 #include "drivers/qcow2/tables/map.h"
 
 struct pass {
     struct qcow2_check *check;
     enum qcow2_mend mend;
+    bool is_snapshot; /* COPIED says nothing there, and what else is wrong is left */
+    uint8_t *seen;    /* a bit a cluster: the L2 tables gone over */
 };
 
 /*
@@ -57,13 +61,13 @@ static int right_l1(const struct pass *pass, uint64_t entry, uint64_t *right, st
     const struct qcow2_state *s = qcow2_state(pass->check->node);
     uint64_t offset = entry & QCOW2_ENTRY_OFFSET;
 
-    *right = entry & ~QCOW2_L1_RESERVED;
+    *right = pass->is_snapshot ? entry : entry & ~QCOW2_L1_RESERVED;
     if (!offset) {
-        *right &= ~QCOW2_ENTRY_COPIED;
+        *right &= pass->is_snapshot ? UINT64_MAX : ~QCOW2_ENTRY_COPIED;
         return 0;
     }
     if (offset % s->cluster_bytes == 0 && offset / s->cluster_bytes < pass->check->clusters)
-        return with_copied(pass, *right, right, err);
+        return pass->is_snapshot ? 0 : with_copied(pass, *right, right, err);
     if (pass->check->discard_lost && !s->tail.backing_name)
         *right = 0;
     return 0;
@@ -79,7 +83,7 @@ static int right_l2(const struct pass *pass, struct qcow2_entry entry, uint64_t 
     *right = entry;
     if (loss != QCOW2_LOSS_NONE && pass->check->discard_lost)
         *right = qcow2_check_discarded(pass->check, entry, loss, guest);
-    if (loss != QCOW2_LOSS_NONE)
+    if (loss != QCOW2_LOSS_NONE || pass->is_snapshot)
         return 0;
     if (entry.entry & QCOW2_ENTRY_COMPRESSED) {
         *right = (struct qcow2_entry){ .entry = entry.entry & ~QCOW2_ENTRY_COPIED };
@@ -259,12 +263,12 @@ static bool can_look(const struct qcow2_check *check, uint64_t l2)
            qcow2_check_use(check, cluster) == QCOW2_USE_L2;
 }
 
-/* Whether nothing else is known to lie where the active L1 table does. */
-static bool is_l1_alone(const struct qcow2_check *check)
+/* Whether nothing else is known to lie where an L1 table does. */
+static bool is_l1_alone(const struct qcow2_check *check, uint64_t offset, uint64_t bytes)
 {
     const struct qcow2_state *s = qcow2_state(check->node);
-    uint64_t first = s->header.l1_offset / s->cluster_bytes;
-    uint64_t clusters = div_round_up((uint64_t)s->header.l1_entries * 8, s->cluster_bytes);
+    uint64_t first = offset / s->cluster_bytes;
+    uint64_t clusters = div_round_up(bytes, s->cluster_bytes);
 
     for (uint64_t i = first; i < first + clusters; i++)
         if (qcow2_check_refs(check, i) != 1)
@@ -286,31 +290,76 @@ static bool may_mend_entries(struct qcow2_check *check, enum qcow2_mend mend)
     return false;
 }
 
+/* An L1 table, and the L2 tables that it leads to. */
+static int do_tables(const struct pass *pass, uint64_t l1_offset, uint64_t entries,
+                     struct blk_error *err)
+{
+    struct qcow2_check *check = pass->check;
+    const struct qcow2_state *s = qcow2_state(check->node);
+    uint64_t bytes = entries * 8;
+    BLK_AUTOFREE uint8_t *l1 = calloc(1, round_up(bytes, BLK_SECTOR_BYTES));
+    BLK_AUTOFREE uint8_t *buf = malloc(s->cluster_bytes);
+    if (!l1 || !buf)
+        return blk_fail(err, ENOMEM, "checking '%s'", check->node->name);
+
+    int ret = blk_child_pread(qcow2_file(check->node), l1_offset, bytes, l1, err);
+    for (uint64_t i = 0; i < entries && ret == 0; i++) {
+        uint64_t l2 = be64_get(l1 + i * 8) & QCOW2_ENTRY_OFFSET;
+        uint64_t cluster = l2 / s->cluster_bytes;
+        if (!can_look(check, l2) || pass->seen[cluster / 8] >> cluster % 8 & 1)
+            continue;
+        pass->seen[cluster / 8] |= (uint8_t)(1u << cluster % 8);
+        ret = do_l2(pass, l2, i * s->l2_entries * s->cluster_bytes, buf, err);
+    }
+    if (ret == 0 && (pass->mend == QCOW2_MEND_NOTHING || is_l1_alone(check, l1_offset, bytes)))
+        ret = do_l1(pass, l1_offset, l1, bytes, err);
+    return ret;
+}
+
+/* One that cannot be read has been reported, and is left. */
+static int do_snapshot(void *opaque, const struct qcow2_snapshot *snapshot, struct blk_error *err)
+{
+    const struct pass *pass = opaque;
+    const struct blk_node *node = pass->check->node;
+    uint64_t bytes = snapshot->l1_entries * UINT64_C(8);
+
+    if (!bytes || bytes > QCOW2_MAX_L1_BYTES ||
+        snapshot->l1_offset % qcow2_state(node)->cluster_bytes ||
+        !range_within(snapshot->l1_offset, bytes, blk_size(qcow2_file(node))))
+        return 0;
+    return do_tables(pass, snapshot->l1_offset, snapshot->l1_entries, err);
+}
+
+/* What is lost in snapshots alone. */
+static int give_up_in_snapshots(struct pass *pass, struct blk_error *err)
+{
+    struct blk_error why = BLK_ERROR_INIT;
+
+    pass->is_snapshot = true;
+    int ret = qcow2_snapshot_table_walk(pass->check->node, do_snapshot, pass, NULL, &why);
+    if (ret == -EINVAL || ret == -EFBIG) {
+        blk_error_clear(&why); /* the table is damaged: said already */
+        return 0;
+    }
+    if (ret < 0 && err)
+        *err = why;
+    return ret;
+}
+
 int qcow2_check_entries(struct qcow2_check *check, enum qcow2_mend mend, struct blk_error *err)
 {
     const struct qcow2_state *s = qcow2_state(check->node);
-    uint64_t bytes = (uint64_t)s->header.l1_entries * 8;
-    struct pass pass = { .check = check, .mend = mend };
 
     if (!check->l1_usable || !may_mend_entries(check, mend))
         return 0;
-    BLK_AUTOFREE uint8_t *l1 = calloc(1, round_up(bytes, BLK_SECTOR_BYTES));
-    BLK_AUTOFREE uint8_t *buf = malloc(s->cluster_bytes);
     /* An L2 table that two entries share is gone over once: each time would find the same. */
     BLK_AUTOFREE uint8_t *seen = calloc(1, check->clusters / 8 + 1);
-    if (!l1 || !buf || !seen)
+    if (!seen)
         return blk_fail(err, ENOMEM, "checking '%s'", check->node->name);
+    struct pass pass = { .check = check, .mend = mend, .seen = seen };
 
-    int ret = blk_child_pread(qcow2_file(check->node), s->header.l1_offset, bytes, l1, err);
-    for (uint64_t i = 0; i < s->header.l1_entries && ret == 0; i++) {
-        uint64_t l2 = be64_get(l1 + i * 8) & QCOW2_ENTRY_OFFSET;
-        uint64_t cluster = l2 / s->cluster_bytes;
-        if (!can_look(check, l2) || seen[cluster / 8] >> cluster % 8 & 1)
-            continue;
-        seen[cluster / 8] |= (uint8_t)(1u << cluster % 8);
-        ret = do_l2(&pass, l2, i * s->l2_entries * s->cluster_bytes, buf, err);
-    }
-    if (ret == 0 && (mend == QCOW2_MEND_NOTHING || is_l1_alone(check)))
-        ret = do_l1(&pass, s->header.l1_offset, l1, bytes, err);
+    int ret = do_tables(&pass, s->header.l1_offset, s->header.l1_entries, err);
+    if (ret == 0 && check->discard_lost && mend == QCOW2_MEND_CLEAR)
+        ret = give_up_in_snapshots(&pass, err);
     return ret;
 }

@@ -157,9 +157,9 @@ void qcow2_check_lost(struct qcow2_check *check, uint64_t guest, uint64_t bytes,
                       enum qcow2_loss loss)
 {
     struct qcow2_lost *lost = &check->lost;
-    uint64_t size = blk_size(check->node);
+    uint64_t size = check->walked_snapshot ? check->walked_bytes : blk_size(check->node);
 
-    if (!check->walked_snapshot && guest < size)
+    if (guest < size)
         bytes = u64_min(bytes, size - guest);
     if (lost->bytes && (lost->loss != loss || lost->offset + lost->bytes != guest))
         qcow2_check_lost_end(check);
@@ -169,6 +169,7 @@ void qcow2_check_lost(struct qcow2_check *check, uint64_t guest, uint64_t bytes,
     check->result->corruptions++;
     check->result->lost_bytes += bytes;
     check->incomplete = true;
+    check->lost_active |= !check->walked_snapshot;
     check->past_end |= loss == QCOW2_LOSS_PAST_END || loss == QCOW2_LOSS_L2_CUT;
 }
 

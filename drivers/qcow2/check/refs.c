@@ -347,6 +347,7 @@ static int collect_snapshot(void *opaque, const struct qcow2_snapshot *snapshot,
         check->mend_snapshots = true;
     }
     check->walked_snapshot = snapshot->name;
+    check->walked_bytes = snapshot->vm_state_bytes ? UINT64_MAX : snapshot->disk_bytes;
     int ret = collect_l1(check, snapshot->l1_offset, snapshot->l1_entries, err);
     check->walked_snapshot = NULL;
     return ret;

@@ -83,6 +83,22 @@ const struct qcow2_extension *qcow2_tail_find(const struct qcow2_tail *tail, uin
     return NULL;
 }
 
+void qcow2_note_bitmap_directory(struct qcow2_state *s)
+{
+    const struct qcow2_extension *bitmaps = qcow2_tail_find(&s->tail, QCOW2_EXT_BITMAPS);
+    uint64_t start = 0, bytes = 0;
+
+    if (bitmaps && bitmaps->bytes == QCOW2_BITMAPS_EXT_BYTES &&
+        s->header.autoclear & QCOW2_AUTOCLEAR_BITMAPS) {
+        bytes = be64_get(bitmaps->data + 8);
+        start = be64_get(bitmaps->data + 16);
+    }
+    if (!range_within(start, bytes, QCOW2_MAX_HOST_OFFSET))
+        start = bytes = 0;
+    atomic_store(&s->bitmaps_start, start);
+    atomic_store(&s->bitmaps_end, start + bytes);
+}
+
 void qcow2_tail_set(struct qcow2_tail *tail, uint32_t type, const void *data, uint32_t bytes)
 {
     for (size_t i = tail->count; i-- > 0;) {

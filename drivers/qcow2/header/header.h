@@ -27,6 +27,9 @@ void qcow2_tail_set_backing(struct qcow2_tail *tail, const char *name);
 /* Adds the table of feature names that a new image of version 3 gets. */
 void qcow2_tail_add_feature_names(struct qcow2_tail *tail);
 
+/* Notes where the bitmap directory is, after header or tail have changed. */
+void qcow2_note_bitmap_directory(struct qcow2_state *s);
+
 /* Entries an L1 needs for that guest size. */
 uint64_t qcow2_l1_entries_for(uint64_t size, unsigned cluster_bits, bool extended);
 

@@ -211,8 +211,10 @@ int qcow2_header_switch(struct blk_node *node, const struct qcow2_header *next,
 
     pthread_mutex_lock(&s->header_mutex);
     int ret = switch_held(node, &header, err);
-    if (ret == 0)
+    if (ret == 0) {
         s->header = header;
+        qcow2_note_bitmap_directory(s);
+    }
     pthread_mutex_unlock(&s->header_mutex);
     return ret;
 }
@@ -393,6 +395,7 @@ static int relayout_held(struct blk_node *node, struct layout *layout,
         qcow2_tail_remove(&copy, QCOW2_EXT_FEATURE_NAMES);
     qcow2_tail_free(&s->tail);
     s->tail = copy;
+    qcow2_note_bitmap_directory(s);
     return 0;
 }
 

@@ -115,7 +115,7 @@ static int read_overlap_group(struct blk_options *options, const char *key, unsi
     } groups[] = {
         { "none", 0 },
         { "constant", QCOW2_OVERLAP_CONSTANT },
-        { "cached", QCOW2_OVERLAP_ALL },
+        { "cached", QCOW2_OVERLAP_CACHED },
         { "all", QCOW2_OVERLAP_ALL },
     };
     const char *value = blk_options_get(options, key);
@@ -137,7 +137,7 @@ static int read_overlap_checks(struct blk_options *options, unsigned *checks,
 {
     static const struct {
         const char *key;
-        unsigned check; /* 0: what nobody looks for */
+        unsigned check;
     } single[] = {
         { "overlap-check.main-header", QCOW2_OVERLAP_HEADER },
         { "overlap-check.active-l1", QCOW2_OVERLAP_L1 },
@@ -145,9 +145,9 @@ static int read_overlap_checks(struct blk_options *options, unsigned *checks,
         { "overlap-check.refcount-table", QCOW2_OVERLAP_REFTABLE },
         { "overlap-check.refcount-block", QCOW2_OVERLAP_REFBLOCK },
         { "overlap-check.snapshot-table", QCOW2_OVERLAP_SNAPSHOTS },
-        { "overlap-check.inactive-l1", 0 },
-        { "overlap-check.inactive-l2", 0 },
-        { "overlap-check.bitmap-directory", 0 },
+        { "overlap-check.inactive-l1", QCOW2_OVERLAP_INACTIVE_L1 },
+        { "overlap-check.inactive-l2", QCOW2_OVERLAP_INACTIVE_L2 },
+        { "overlap-check.bitmap-directory", QCOW2_OVERLAP_BITMAPS },
     };
 
     int ret = read_overlap_group(options, "overlap-check", checks, err);
@@ -208,7 +208,7 @@ int qcow2_options_open(struct blk_node *node, struct blk_options *options,
         .refcount_cache = least_refcount_cache(s),
         .slice_bytes = u64_min(s->cluster_bytes, DEFAULT_SLICE_BYTES),
         .pass_discard = { .request = node->flags & BLK_UNMAP, .snapshot = true },
-        .overlap_checks = QCOW2_OVERLAP_ALL,
+        .overlap_checks = QCOW2_OVERLAP_CACHED,
     };
     return read_given(node, options, settings, err);
 }

@@ -1,7 +1,8 @@
 /*
  * What must never be overwritten.
  *
- * Structures at known places (header, L1, refcount table, snapshot table) are compared as ranges.
+ * Structures at known places (header, L1, refcount table, snapshot table, bitmap directory) are
+ * compared as ranges; what snapshots have is in inactive.c.
  * Active L2 tables and refcount blocks can be anywhere: a hash set of their clusters is filled
  * from L1 and refcount table before the first change and kept in step, so that a check costs one
  * probe a cluster.
@@ -14,79 +15,23 @@
 #include "blockcore/base/memory.h"
 #include "drivers/qcow2/header/corrupt.h"
 #include "drivers/qcow2/state.h"
+#include "drivers/qcow2/tables/cluster_set.h"
+#include "drivers/qcow2/tables/inactive.h"
 #include "drivers/qcow2/tables/l1.h"
 #include "drivers/qcow2/tables/refcount.h"
-
-#define EMPTY UINT64_C(0)
-#define DELETED UINT64_MAX
-
-/* ---- the set ---- */
-
-static uint64_t *slot_of(const struct qcow2_cluster_set *set, uint64_t key)
-{
-    size_t at = (size_t)((key * UINT64_C(0x9e3779b97f4a7c15)) >> 20) & (set->capacity - 1);
-    uint64_t *deleted = NULL;
-
-    for (;; at = (at + 1) & (set->capacity - 1)) {
-        uint64_t *slot = &set->slots[at];
-        if (*slot == key)
-            return slot;
-        if (*slot == DELETED && !deleted)
-            deleted = slot;
-        if (*slot == EMPTY)
-            return deleted ? deleted : slot;
-    }
-}
-
-static int make_set_room(struct qcow2_cluster_set *set)
-{
-    if (set->capacity && (set->used + 1) * 3 < set->capacity * 2)
-        return 0;
-    struct qcow2_cluster_set larger = { .capacity = set->capacity ? set->capacity * 2 : 256 };
-    larger.slots = blk_calloc(larger.capacity, sizeof(*larger.slots));
-    if (!larger.slots)
-        return -ENOMEM;
-    for (size_t i = 0; i < set->capacity; i++) {
-        if (set->slots[i] == EMPTY || set->slots[i] == DELETED)
-            continue;
-        *slot_of(&larger, set->slots[i]) = set->slots[i];
-        larger.used++;
-    }
-    free(set->slots);
-    *set = larger;
-    return 0;
-}
-
-static bool contains(const struct qcow2_cluster_set *set, uint64_t cluster)
-{
-    return set->capacity && *slot_of(set, cluster + 1) == cluster + 1;
-}
 
 int qcow2_metadata_add(struct qcow2_state *s, uint64_t offset, struct blk_error *err)
 {
     ASSERT_LOCKED(&s->lock);
     if (!s->metadata_known)
         return 0;
-    if (make_set_room(&s->metadata) < 0)
-        return blk_fail(err, ENOMEM, "recording where tables are");
-    uint64_t key = (offset >> s->cluster_bits) + 1;
-    uint64_t *slot = slot_of(&s->metadata, key);
-    if (*slot != key) {
-        s->metadata.used += *slot == EMPTY;
-        *slot = key;
-    }
-    return 0;
+    return qcow2_cluster_set_add(&s->metadata, offset >> s->cluster_bits, err);
 }
 
 void qcow2_metadata_remove(struct qcow2_state *s, uint64_t offset)
 {
     ASSERT_LOCKED(&s->lock);
-    uint64_t key = (offset >> s->cluster_bits) + 1;
-    if (!s->metadata.capacity)
-        return;
-    uint64_t *slot = slot_of(&s->metadata, key);
-    if (*slot == key)
-        *slot = DELETED;
+    qcow2_cluster_set_remove(&s->metadata, offset >> s->cluster_bits);
 }
 
 /* ---- overlaps ---- */
@@ -105,6 +50,7 @@ static int check_ranges(struct blk_node *node, uint64_t offset, uint64_t bytes,
     const struct qcow2_state *s = qcow2_state(node);
     uint64_t cluster_bytes = s->cluster_bytes;
     unsigned checks = atomic_load(&s->overlap_checks);
+    uint64_t bitmaps = atomic_load(&s->bitmaps_start);
     const struct {
         unsigned check;
         uint64_t offset, bytes;
@@ -116,6 +62,8 @@ static int check_ranges(struct blk_node *node, uint64_t offset, uint64_t bytes,
           s->reftable_unplaced ? 0 : s->reftable_entries * 8, "the refcount table" },
         { QCOW2_OVERLAP_SNAPSHOTS, s->header.snapshots_offset,
           s->header.snapshot_count ? cluster_bytes : 0, "the snapshot table" },
+        { QCOW2_OVERLAP_BITMAPS, bitmaps, atomic_load(&s->bitmaps_end) - bitmaps,
+          "the bitmap directory" },
     };
     for (size_t i = 0; i < sizeof(ranges) / sizeof(ranges[0]); i++)
         if (checks & ranges[i].check &&
@@ -132,7 +80,7 @@ static int note_table(struct blk_node *node, uint64_t offset, const char *what,
     if (offset & (s->cluster_bytes - 1))
         return qcow2_corrupt(node, err, "%s at the unaligned offset %llu", what,
                              (unsigned long long)offset);
-    if (contains(&s->metadata, offset >> s->cluster_bits))
+    if (qcow2_cluster_set_contains(&s->metadata, offset >> s->cluster_bits))
         return qcow2_corrupt(node, err, "%s at offset %llu is also in use for something else", what,
                              (unsigned long long)offset);
     int ret = check_ranges(node, offset, s->cluster_bytes, err);
@@ -178,14 +126,19 @@ int qcow2_check_overlap(struct blk_node *node, uint64_t offset, uint64_t bytes,
     /* First, so that the places of all tables are known. */
     int ret = qcow2_metadata_load(node, err);
     if (ret == 0)
+        ret = qcow2_inactive_load(node, err);
+    if (ret == 0)
         ret = check_ranges(node, offset, bytes, err);
+    const char *inactive = ret == 0 ? qcow2_inactive_find(s, offset, bytes) : NULL;
+    if (inactive)
+        return found_overlap(node, offset, bytes, inactive, err);
     /* The set does not tell tables from blocks: either check looks for both. */
     if (ret < 0 || !(atomic_load(&s->overlap_checks) & (QCOW2_OVERLAP_L2 | QCOW2_OVERLAP_REFBLOCK)))
         return ret;
 
     uint64_t end = (offset + bytes - 1) >> s->cluster_bits;
     for (uint64_t cluster = offset >> s->cluster_bits; bytes && cluster <= end; cluster++)
-        if (contains(&s->metadata, cluster))
+        if (qcow2_cluster_set_contains(&s->metadata, cluster))
             return found_overlap(node, offset, bytes, "an L2 table or refcount block", err);
     return 0;
 }
@@ -198,7 +151,7 @@ int qcow2_check_target(struct blk_node *node, uint64_t host, uint64_t bytes, str
         return 0;
 
     blk_read_lock(&s->lock);
-    bool known = s->metadata_known;
+    bool known = s->metadata_known && qcow2_inactive_is_loaded(s);
     int ret = known ? qcow2_check_overlap(node, host, bytes, err) : 0;
     blk_read_unlock(&s->lock);
     if (known)

@@ -7,9 +7,10 @@
 #include "drivers/qcow2/state.h"
 
 /*
- * [locked; for reading where the set is known] 0 if the host range touches no header, active L1 or
+ * [locked; for reading where the sets are known] 0 if the host range touches no header, active L1 or
  * L2, refcount table or block, or the first cluster of the snapshot table (only reading it tells
- * how long it is); otherwise the image is corrupt (see there).
+ * how long it is), nor a bitmap directory or a table of a snapshot, as far as overlap_checks says;
+ * otherwise the image is corrupt (see there).
  */
 int qcow2_check_overlap(struct blk_node *node, uint64_t offset, uint64_t bytes,
                         struct blk_error *err);
