@@ -15,11 +15,6 @@
 #include "blockcore/graph/pass.h"
 #include "drivers/drivers.h"
 
-static struct blk_node *file_of(const struct blk_node *node)
-{
-    return blk_child(node, BLK_ROLE_FILE);
-}
-
 static int refuse_to_compress(const struct blk_node *format, struct blk_error *err)
 {
     return blk_fail_why(err, ENOTSUP, "it cannot hold compressed data",
@@ -29,7 +24,7 @@ static int refuse_to_compress(const struct blk_node *format, struct blk_error *e
 
 static int compress_open(struct blk_node *node, struct blk_options *options, struct blk_error *err)
 {
-    struct blk_node *file = file_of(node), *format = blk_skip_filters(file);
+    struct blk_node *file = blk_file(node), *format = blk_skip_filters(file);
     uint64_t cluster_bytes;
     (void)options;
 
@@ -60,7 +55,7 @@ static int compress_pwrite(struct blk_node *node, uint64_t offset, uint64_t byte
 
     for (uint64_t piece; offset < end && ret == 0; offset += piece, data += piece) {
         piece = u64_min(cluster, end - offset);
-        ret = blk_child_write_compressed(file_of(node), offset, piece, data, err);
+        ret = blk_child_write_compressed(blk_file(node), offset, piece, data, err);
     }
     return ret;
 }

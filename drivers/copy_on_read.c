@@ -26,11 +26,6 @@ struct copy_on_read {
     uint64_t unit; /* what is copied at once at least: a cluster of the image */
 };
 
-static struct blk_node *file_of(const struct blk_node *node)
-{
-    return blk_child(node, BLK_ROLE_FILE);
-}
-
 /* ---- life ---- */
 
 static int check_access(const struct blk_node *node, unsigned flags, struct blk_error *err)
@@ -44,7 +39,7 @@ static int check_access(const struct blk_node *node, unsigned flags, struct blk_
 static int cor_open(struct blk_node *node, struct blk_options *options, struct blk_error *err)
 {
     struct copy_on_read *cor = node->state;
-    struct blk_node *file = file_of(node), *image = blk_skip_filters(file);
+    struct blk_node *file = blk_file(node), *image = blk_skip_filters(file);
     uint64_t cluster_bytes = 0;
     (void)options;
 
@@ -75,7 +70,7 @@ static const struct blk_reopen_ops cor_reopen_ops = { .prepare = cor_reopen_prep
 static int is_missing(struct blk_node *node, uint64_t offset, uint64_t *bytes, bool *missing,
                       struct blk_error *err)
 {
-    struct blk_node *file = file_of(node);
+    struct blk_node *file = blk_file(node);
     struct blk_extent extent;
     int ret = blk_child_block_status(file, offset, *bytes, 0, &extent, err);
     if (ret < 0)
@@ -106,7 +101,7 @@ static int any_missing(struct blk_node *node, uint64_t offset, uint64_t bytes, b
 static int write_back(struct blk_node *node, uint64_t offset, uint64_t bytes, const void *buf,
                       struct blk_error *err)
 {
-    struct blk_node *file = file_of(node);
+    struct blk_node *file = blk_file(node);
     if (bytes_are_zero(buf, bytes))
         return blk_child_write_zeroes(file, offset, bytes, 0, err);
     return blk_child_pwrite(file, offset, bytes, buf, 0, err);
@@ -116,7 +111,8 @@ static int write_back(struct blk_node *node, uint64_t offset, uint64_t bytes, co
 static int copy_held(struct blk_node *node, uint64_t offset, uint64_t bytes, struct blk_error *err)
 {
     ASSERT_RANGE_HELD(&node->ranges, offset, bytes, BLK_RANGE_EXCLUSIVE);
-    uint64_t end = offset + bytes, most = u64_max(COPY_BYTES, file_of(node)->limits.zero_alignment);
+    uint64_t end = offset + bytes;
+    uint64_t most = u64_max(COPY_BYTES, blk_file(node)->limits.zero_alignment);
     BLK_AUTOFREE uint8_t *buf = blk_buffer_alloc(u64_min(bytes, most));
     int ret = buf ? 0 : blk_fail(err, ENOMEM, "copying on read to '%s'", node->name);
 
@@ -126,7 +122,7 @@ static int copy_held(struct blk_node *node, uint64_t offset, uint64_t bytes, str
         ret = is_missing(node, offset, &piece, &missing, err);
         if (ret < 0 || !missing)
             continue;
-        ret = blk_child_pread(file_of(node), offset, piece, buf, err);
+        ret = blk_child_pread(blk_file(node), offset, piece, buf, err);
         if (ret == 0)
             ret = write_back(node, offset, piece, buf, err);
     }
@@ -153,7 +149,7 @@ static int cor_pread(struct blk_node *node, uint64_t offset, uint64_t bytes, voi
     int ret = any_missing(node, offset, bytes, &any, err);
     if (ret == 0 && any)
         ret = copy_up(node, offset, bytes, err);
-    return ret < 0 ? ret : blk_child_pread(file_of(node), offset, bytes, buf, err);
+    return ret < 0 ? ret : blk_child_pread(blk_file(node), offset, bytes, buf, err);
 }
 
 /* ---- changes, which pass through with their range held ---- */
@@ -163,7 +159,7 @@ static int cor_pwrite(struct blk_node *node, uint64_t offset, uint64_t bytes, co
 {
     struct blk_range range;
     blk_range_take_shared(&node->ranges, &range, offset, bytes, 1);
-    int ret = blk_child_pwrite(file_of(node), offset, bytes, buf, flags, err);
+    int ret = blk_child_pwrite(blk_file(node), offset, bytes, buf, flags, err);
     blk_range_release(&node->ranges, &range);
     return ret;
 }
@@ -173,7 +169,7 @@ static int cor_write_zeroes(struct blk_node *node, uint64_t offset, uint64_t byt
 {
     struct blk_range range;
     blk_range_take_shared(&node->ranges, &range, offset, bytes, 1);
-    int ret = blk_child_write_zeroes(file_of(node), offset, bytes, flags, err);
+    int ret = blk_child_write_zeroes(blk_file(node), offset, bytes, flags, err);
     blk_range_release(&node->ranges, &range);
     return ret;
 }
@@ -183,7 +179,7 @@ static int cor_discard(struct blk_node *node, uint64_t offset, uint64_t bytes,
 {
     struct blk_range range;
     blk_range_take_shared(&node->ranges, &range, offset, bytes, 1);
-    int ret = blk_child_discard(file_of(node), offset, bytes, err);
+    int ret = blk_child_discard(blk_file(node), offset, bytes, err);
     blk_range_release(&node->ranges, &range);
     return ret;
 }
@@ -193,7 +189,7 @@ static int cor_write_compressed(struct blk_node *node, uint64_t offset, uint64_t
 {
     struct blk_range range;
     blk_range_take_shared(&node->ranges, &range, offset, bytes, 1);
-    int ret = blk_child_write_compressed(file_of(node), offset, bytes, buf, err);
+    int ret = blk_child_write_compressed(blk_file(node), offset, bytes, buf, err);
     blk_range_release(&node->ranges, &range);
     return ret;
 }

@@ -30,11 +30,6 @@ struct raw_state {
     bool has_size;   /* the size was given and cannot change */
 };
 
-static struct blk_node *file_of(const struct blk_node *node)
-{
-    return blk_child(node, BLK_ROLE_FILE);
-}
-
 static int raw_probe(const uint8_t *head, size_t bytes)
 {
     (void)head;
@@ -53,7 +48,7 @@ struct raw_window {
 static int check_window(const struct blk_node *node, const struct raw_window *window,
                         struct blk_error *err)
 {
-    uint64_t file_size = blk_size(file_of(node));
+    uint64_t file_size = blk_size(blk_file(node));
 
     if (window->offset > file_size)
         return blk_fail_why(err, EINVAL, "it lies behind the end of the file",
@@ -88,13 +83,13 @@ static void set_window(struct blk_node *node, const struct raw_window *window)
     s->offset = window->offset;
     s->has_size = window->has_size;
     blk_node_set_size(node, s->has_size ? window->size
-                                        : round_up(blk_size(file_of(node)) - s->offset,
+                                        : round_up(blk_size(blk_file(node)) - s->offset,
                                                    BLK_SECTOR_BYTES));
 }
 
 static int raw_open(struct blk_node *node, struct blk_options *options, struct blk_error *err)
 {
-    const struct blk_node *file = file_of(node);
+    const struct blk_node *file = blk_file(node);
     struct raw_window window = { .offset = 0 };
 
     int ret = read_window(node, options, &window, err);
@@ -112,7 +107,7 @@ static int raw_reopen_prepare(struct blk_reopen *reopen, struct blk_error *err)
 {
     const struct blk_node *node = reopen->node;
     const struct raw_state *s = node->state;
-    uint64_t file_size = blk_size(file_of(node));
+    uint64_t file_size = blk_size(blk_file(node));
 
     if (!(reopen->flags & BLK_WRITABLE) || blk_is_writable(node))
         return 0;
@@ -207,8 +202,8 @@ static int raw_pread(struct blk_node *node, uint64_t offset, uint64_t bytes, voi
     if (s->has_size)
         inside = offset < size ? u64_min(bytes, size - offset) : 0;
     memset((uint8_t *)buf + inside, 0, bytes - inside);
-    blk_event(file_of(node), BLK_EVENT_READ_AIO);
-    return blk_child_pread(file_of(node), s->offset + offset, inside, buf, err);
+    blk_event(blk_file(node), BLK_EVENT_READ_AIO);
+    return blk_child_pread(blk_file(node), s->offset + offset, inside, buf, err);
 }
 
 /* Whether a change at `offset` touches what formats are probed by, and that matters. */
@@ -226,7 +221,7 @@ static int check_head(const struct blk_node *node, uint64_t offset, uint64_t byt
     uint64_t at = s->offset + offset;
     uint8_t head[BLK_PROBE_BYTES];
 
-    int ret = blk_child_pread(file_of(node), 0, sizeof(head), head, err);
+    int ret = blk_child_pread(blk_file(node), 0, sizeof(head), head, err);
     if (ret < 0)
         return ret;
     memcpy(head + at, buf, u64_min(bytes, sizeof(head) - at));
@@ -254,8 +249,8 @@ static int write_file(struct blk_node *node, uint64_t offset, uint64_t bytes, co
                       unsigned flags, struct blk_error *err)
 {
     const struct raw_state *s = node->state;
-    blk_event(file_of(node), BLK_EVENT_WRITE_AIO);
-    int ret = blk_child_pwrite(file_of(node), s->offset + offset, bytes, buf, flags, err);
+    blk_event(blk_file(node), BLK_EVENT_WRITE_AIO);
+    int ret = blk_child_pwrite(blk_file(node), s->offset + offset, bytes, buf, flags, err);
     if (ret == 0)
         blk_node_grow_size(node, offset + bytes);
     return ret;
@@ -289,7 +284,7 @@ static int raw_write_zeroes(struct blk_node *node, uint64_t offset, uint64_t byt
         return -ENOTSUP;
     int ret = check_fixed_size(node, offset, bytes, err);
     if (ret == 0)
-        ret = blk_child_write_zeroes(file_of(node), s->offset + offset, bytes, flags, err);
+        ret = blk_child_write_zeroes(blk_file(node), s->offset + offset, bytes, flags, err);
     if (ret == 0)
         blk_node_grow_size(node, offset + bytes);
     return ret;
@@ -302,14 +297,14 @@ static int raw_discard(struct blk_node *node, uint64_t offset, uint64_t bytes,
     uint64_t start = s->offset + offset, end = start + bytes;
     if (touches_head(node, offset))
         start = u64_min(BLK_PROBE_BYTES, end);
-    return blk_child_discard(file_of(node), start, end - start, err);
+    return blk_child_discard(blk_file(node), start, end - start, err);
 }
 
 static int raw_block_status(struct blk_node *node, uint64_t offset, uint64_t bytes, unsigned want,
                             struct blk_extent *extent, struct blk_error *err)
 {
     const struct raw_state *s = node->state;
-    struct blk_node *file = file_of(node);
+    struct blk_node *file = blk_file(node);
     uint64_t at = s->offset + offset, file_size = blk_size(file);
     (void)want;
     (void)err;
@@ -333,7 +328,7 @@ static int raw_copy_range(struct blk_node *node, uint64_t offset, struct blk_nod
         return -ENOTSUP; /* what would be written must be looked at */
     int ret = check_fixed_size(node, offset, bytes, err);
     if (ret == 0)
-        ret = blk_child_copy_range(file_of(node), s->offset + offset, source, source_offset, bytes,
+        ret = blk_child_copy_range(blk_file(node), s->offset + offset, source, source_offset, bytes,
                                    err);
     if (ret == 0)
         blk_node_grow_size(node, offset + bytes);
@@ -353,9 +348,9 @@ static int raw_truncate(struct blk_node *node, uint64_t size, enum blk_prealloc 
         return blk_fail_why(err, EFBIG, "the file would be too large", "resizing '%s'",
                             node->name);
 
-    int ret = blk_child_truncate(file_of(node), s->offset + size, prealloc, exact, err);
+    int ret = blk_child_truncate(blk_file(node), s->offset + size, prealloc, exact, err);
     if (ret == 0) /* a device keeps its size */
-        blk_node_set_size(node, round_up(blk_size(file_of(node)) - s->offset, BLK_SECTOR_BYTES));
+        blk_node_set_size(node, round_up(blk_size(blk_file(node)) - s->offset, BLK_SECTOR_BYTES));
     return ret;
 }
 
@@ -377,7 +372,7 @@ static int raw_measure(struct blk_options *options, struct blk_node *source,
 
 static int raw_get_info(struct blk_node *node, struct blk_info *info, struct blk_error *err)
 {
-    return blk_child_get_info(file_of(node), info, err);
+    return blk_child_get_info(blk_file(node), info, err);
 }
 
 static const struct blk_creation_ops raw_creation_ops = {

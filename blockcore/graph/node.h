@@ -109,6 +109,12 @@ static inline struct blk_node *blk_child(const struct blk_node *node, enum blk_r
     return node->children[role];
 }
 
+/* The child that a format interprets and a filter passes through; a protocol has none. */
+static inline struct blk_node *blk_file(const struct blk_node *node)
+{
+    return blk_child(node, BLK_ROLE_FILE);
+}
+
 static inline bool blk_is_writable(const struct blk_node *node)
 {
     return node->flags & BLK_WRITABLE;

@@ -48,11 +48,6 @@ struct blkdebug {
     uint64_t discard_unit, max_discard_bytes;
 };
 
-static struct blk_node *file_of(const struct blk_node *node)
-{
-    return blk_child(node, BLK_ROLE_FILE);
-}
-
 /* Returns 0, or the -errno that the request is to fail with. */
 static int check_request(struct blk_node *node, enum blkdebug_iotype iotype, uint64_t offset,
                          uint64_t bytes)
@@ -123,7 +118,7 @@ static int get_limit(struct blk_options *options, const char *key, uint64_t unit
 /* What the file discards at once, 1 if it does not say: a piece is a multiple of it, as in QEMU. */
 static int file_discard_unit(const struct blk_node *node, uint64_t *unit, struct blk_error *err)
 {
-    int ret = blk_child_cluster_bytes(blk_skip_filters(file_of(node)), unit, err);
+    int ret = blk_child_cluster_bytes(blk_skip_filters(blk_file(node)), unit, err);
     *unit = u64_max(*unit, 1);
     return ret;
 }
@@ -148,7 +143,7 @@ static int read_max_discard(struct blk_node *node, struct blk_options *options,
 static int read_limits(struct blk_node *node, struct blk_options *options, struct blk_error *err)
 {
     struct blkdebug *debug = node->state;
-    const struct blk_limits *file = &file_of(node)->limits;
+    const struct blk_limits *file = &blk_file(node)->limits;
     uint64_t align = 0, max_transfer = 0, opt_zero = 0, opt_discard = 0;
     int ret = get_limit(options, "align", 1, &align, err);
 
@@ -206,7 +201,7 @@ static char *short_name(const struct blk_node *node, const struct blk_options *o
     for (size_t i = 0; i < sizeof(wordy_options) / sizeof(wordy_options[0]); i++)
         if (blk_options_has_group(options, wordy_options[i]))
             return NULL;
-    return blk_xasprintf("blkdebug:%s:%s", rules ? rules : "", file_of(node)->name);
+    return blk_xasprintf("blkdebug:%s:%s", rules ? rules : "", blk_file(node)->name);
 }
 
 static int read_rules(struct blkdebug *debug, struct blk_options *options, struct blk_error *err)
@@ -238,7 +233,7 @@ static int blkdebug_open(struct blk_node *node, struct blk_options *options,
         blk_node_rename(node, name);
     blk_mutex_init(&debug->mutex);
     blkdebug_breaks_init(&debug->breaks);
-    blk_node_set_size(node, blk_size(file_of(node)));
+    blk_node_set_size(node, blk_size(blk_file(node)));
     return 0;
 }
 
@@ -277,7 +272,7 @@ static int blkdebug_pread(struct blk_node *node, uint64_t offset, uint64_t bytes
                           struct blk_error *err)
 {
     int ret = check_request(node, BLKDEBUG_READ, offset, bytes);
-    return ret < 0 ? ret : blk_child_pread(file_of(node), offset, bytes, buf, err);
+    return ret < 0 ? ret : blk_child_pread(blk_file(node), offset, bytes, buf, err);
 }
 
 static int blkdebug_pwrite(struct blk_node *node, uint64_t offset, uint64_t bytes,
@@ -285,7 +280,7 @@ static int blkdebug_pwrite(struct blk_node *node, uint64_t offset, uint64_t byte
 {
     int ret = check_request(node, BLKDEBUG_WRITE, offset, bytes);
     if (ret == 0)
-        ret = blk_child_pwrite(file_of(node), offset, bytes, buf, flags, err);
+        ret = blk_child_pwrite(blk_file(node), offset, bytes, buf, flags, err);
     if (ret == 0)
         blk_node_grow_size(node, offset + bytes);
     return ret;
@@ -309,7 +304,7 @@ static int blkdebug_write_zeroes(struct blk_node *node, uint64_t offset, uint64_
         piece = piece_of(end - offset, debug->max_zero_bytes);
         int ret = check_request(node, BLKDEBUG_WRITE_ZEROES, offset, piece);
         if (ret == 0)
-            ret = blk_child_write_zeroes(file_of(node), offset, piece, flags, err);
+            ret = blk_child_write_zeroes(blk_file(node), offset, piece, flags, err);
         if (ret < 0)
             return ret;
         blk_node_grow_size(node, offset + piece);
@@ -333,7 +328,7 @@ static int blkdebug_discard(struct blk_node *node, uint64_t offset, uint64_t byt
         piece = piece_of(piece, debug->max_discard_bytes);
         int ret = check_request(node, BLKDEBUG_DISCARD, offset, piece);
         if (ret == 0)
-            ret = blk_child_discard(file_of(node), offset, piece, err);
+            ret = blk_child_discard(blk_file(node), offset, piece, err);
         if (ret < 0)
             return ret;
     }
@@ -351,7 +346,7 @@ static int blkdebug_block_status(struct blk_node *node, uint64_t offset, uint64_
     *extent = (struct blk_extent){
         .bytes = bytes,
         .flags = BLK_EXT_PASS,
-        .host = file_of(node),
+        .host = blk_file(node),
         .host_offset = offset,
     };
     return 0;
@@ -369,9 +364,9 @@ static int blkdebug_truncate(struct blk_node *node, uint64_t size, enum blk_prea
 {
     int ret = check_request(node, BLKDEBUG_TRUNCATE, 0, 0);
     if (ret == 0)
-        ret = blk_child_truncate(file_of(node), size, prealloc, exact, err);
+        ret = blk_child_truncate(blk_file(node), size, prealloc, exact, err);
     if (ret == 0)
-        blk_node_set_size(node, blk_size(file_of(node)));
+        blk_node_set_size(node, blk_size(blk_file(node)));
     return ret;
 }
 

@@ -187,7 +187,7 @@ static int take_back(void *state, struct blk_error *err)
     return ret;
 }
 
-static int keep_name(void *state, struct blk_error *err)
+static int keep_given(void *state, struct blk_error *err)
 {
     struct given *given = state;
     struct file_target *t = given->target;
@@ -225,7 +225,7 @@ void file_target_prepare_hold(struct blk_node *node)
 
 void file_target_hold(struct blk_node *node, struct blk_published *published)
 {
-    static const struct blk_published_ops ops = { .take_back = take_back, .keep = keep_name };
+    static const struct blk_published_ops ops = { .take_back = take_back, .keep = keep_given };
     struct file_state *s = node->state;
     struct given *given = s->target->given;
     struct stat st = { .st_ino = 0 };

@@ -23,11 +23,6 @@
 /* Each save has a cluster in memory. */
 #define MAX_MIN_CLUSTER_BYTES (64 * MIB)
 
-static struct blk_node *file_of(const struct blk_node *node)
-{
-    return blk_child(node, BLK_ROLE_FILE);
-}
-
 /* ---- life ---- */
 
 static int read_on_error(struct blk_options *options, enum blk_cbw_on_error *on_error,
@@ -126,28 +121,28 @@ static int cbw_pwrite(struct blk_node *node, uint64_t offset, uint64_t bytes, co
                       unsigned flags, struct blk_error *err)
 {
     int ret = blk_cbw_before_write(node->state, offset, bytes, err);
-    return ret < 0 ? ret : blk_child_pwrite(file_of(node), offset, bytes, buf, flags, err);
+    return ret < 0 ? ret : blk_child_pwrite(blk_file(node), offset, bytes, buf, flags, err);
 }
 
 static int cbw_write_zeroes(struct blk_node *node, uint64_t offset, uint64_t bytes, unsigned flags,
                             struct blk_error *err)
 {
     int ret = blk_cbw_before_write(node->state, offset, bytes, err);
-    return ret < 0 ? ret : blk_child_write_zeroes(file_of(node), offset, bytes, flags, err);
+    return ret < 0 ? ret : blk_child_write_zeroes(blk_file(node), offset, bytes, flags, err);
 }
 
 static int cbw_discard(struct blk_node *node, uint64_t offset, uint64_t bytes,
                        struct blk_error *err)
 {
     int ret = blk_cbw_before_write(node->state, offset, bytes, err);
-    return ret < 0 ? ret : blk_child_discard(file_of(node), offset, bytes, err);
+    return ret < 0 ? ret : blk_child_discard(blk_file(node), offset, bytes, err);
 }
 
 static int cbw_write_compressed(struct blk_node *node, uint64_t offset, uint64_t bytes,
                                 const void *buf, struct blk_error *err)
 {
     int ret = blk_cbw_before_write(node->state, offset, bytes, err);
-    return ret < 0 ? ret : blk_child_write_compressed(file_of(node), offset, bytes, buf, err);
+    return ret < 0 ? ret : blk_child_write_compressed(blk_file(node), offset, bytes, buf, err);
 }
 
 /* ---- shape ---- */
