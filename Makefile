@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 # The whole build in one make. configure writes config.mk and config.h into the build folder,
 # which may be this folder or any other (there it leaves a Makefile that includes this one).
 #

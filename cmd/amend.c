@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* blkimg amend: changes the format options of an image that exists. */
 #include <errno.h>
 
@@ -69,8 +70,8 @@ static int amend(struct blk_node *root, const struct amend_request *request)
     if (ret == 0)
         ret = create_options_parse(&request->texts, &tables, options, &err);
     if (ret == 0)
-        ret = check_file_no_dependents(&request->image, blk_options_peek(options, "data_file"),
-                                       &err);
+        ret =
+            check_file_no_dependents(&request->image, blk_options_peek(options, "data_file"), &err);
     if (ret == 0) {
         struct progress progress;
         progress_start(&progress, request->show_progress);

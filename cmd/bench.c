@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * blkimg bench: how long a number of requests takes.
  *
@@ -32,7 +33,7 @@ const struct command cmd_bench = {
 struct bench_request {
     struct image_args image;
     const char *filename, *cache;
-    bool native;       /* -n */
+    bool native; /* -n */
     bool write, no_drain;
     uint64_t count, depth, offset, bytes, step, flush_interval; /* flush_interval 0: no flushes */
     uint64_t pattern;
@@ -46,11 +47,11 @@ struct bench {
 
     pthread_mutex_t mutex; /* guards what follows */
     pthread_cond_t changed;
-    uint64_t left;      /* requests not begun */
-    uint64_t next;      /* offset of the next one */
+    uint64_t left; /* requests not begun */
+    uint64_t next; /* offset of the next one */
     uint64_t in_flight;
-    bool flushing;      /* and nobody may begin a request */
-    int ret;            /* the first failure */
+    bool flushing; /* and nobody may begin a request */
+    int ret;       /* the first failure */
     struct blk_error err;
     uint64_t nanoseconds; /* that the requests took */
 };
@@ -98,9 +99,8 @@ static void send(struct bench *bench, void *buf)
     bench->flushing = flush_is_due && !request->no_drain;
     pthread_mutex_unlock(&bench->mutex);
 
-    int ret = request->write
-                  ? blk_pwrite(bench->root, offset, request->bytes, bench->data, 0, &err)
-                  : blk_pread(bench->root, offset, request->bytes, buf, &err);
+    int ret = request->write ? blk_pwrite(bench->root, offset, request->bytes, bench->data, 0, &err)
+                             : blk_pread(bench->root, offset, request->bytes, buf, &err);
 
     pthread_mutex_lock(&bench->mutex);
     bench->in_flight--;
@@ -224,12 +224,11 @@ static int bench_check_request(const struct bench_request *request)
         return report_failure("-c: '%" PRIu64 "' is too large (the limit is %d)", request->count,
                               INT_MAX);
     if (request->depth < 1 || request->depth > INT_MAX)
-        return report_failure("-d: the depth must be from 1 to %d",
-                              INT_MAX);
+        return report_failure("-d: the depth must be from 1 to %d", INT_MAX);
     if (request->bytes > INT_MAX || request->step > INT_MAX)
-        return report_failure("%s is too large (the limit is %d bytes)",
-                              request->bytes > INT_MAX ? "the buffer size (-s)"
-                                                       : "the step size (-S)", INT_MAX);
+        return report_failure(
+            "%s is too large (the limit is %d bytes)",
+            request->bytes > INT_MAX ? "the buffer size (-s)" : "the step size (-S)", INT_MAX);
     if (request->pattern > 255)
         return report_failure("--pattern: '%" PRIu64 "' is not a byte (0 to 255)",
                               request->pattern);

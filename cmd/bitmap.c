@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * blkimg bitmap: changes the persistent dirty bitmaps of an image, or lists them.
  *
@@ -371,7 +372,7 @@ static int bitmap_main(int argc, char **argv)
         return report_usage(&cmd_bitmap, "expects an image and a bitmap");
     if (!steps.count)
         return report_usage(&cmd_bitmap, "expects at least one of --add, --remove, --clear, "
-                            "--enable, --disable, --merge");
+                                         "--enable, --disable, --merge");
     if (granularity.given && !has_action(&steps, "add"))
         return report_usage(&cmd_bitmap, "-g needs --add");
     if (source_file && !has_action(&steps, "merge"))

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * blkimg check: looks for errors in the metadata of an image, and repairs them if asked.
  *
@@ -69,7 +70,8 @@ static void print_check(const struct blk_check *check)
                check->leaks);
     if (check->lost_bytes)
         printf("\n%" PRIu64 " bytes of guest data are lost: copy the image, and see '-r lost' in "
-               "blkimg-check(1).\n", check->lost_bytes);
+               "blkimg-check(1).\n",
+               check->lost_bytes);
     if (check->total_clusters && check->allocated_clusters) {
         double allocated = (double)check->allocated_clusters;
         printf("%" PRIu64 "/%" PRIu64 " = %0.2f%% allocated, %0.2f%% fragmented, "
@@ -222,6 +224,5 @@ static int check_main(int argc, char **argv)
         return report_error(&err);
     status = check(root, &request);
     bool failed = status == EXIT_FAILED || exit_is_by_signal(status);
-    return failed ? finish(status, &root, 1, NULL)
-                  : finish_answered(status, &root, 1, NULL);
+    return failed ? finish(status, &root, 1, NULL) : finish_answered(status, &root, 1, NULL);
 }

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * blkimg checksum: the digest of what a guest sees in an image; blockcore/jobs/digest.h defines it.
  */

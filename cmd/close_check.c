@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * blkimg close-check: opens an image for writing and closes it again by the strict path, and
  * reports how each step went; or, with --read-only, reports from the image alone whether it was
@@ -118,7 +119,7 @@ static int look_only(struct blk_node *root, const char *filename, enum output_fo
         putchar('\n');
     }
     return finish_answered(why ? NOT_CLEAN : EXIT_OK, &root, 1,
-                              close_check_describe(format, filename, why));
+                           close_check_describe(format, filename, why));
 }
 
 static int close_check_main(int argc, char **argv)

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * What a subcommand is. cmd/main.c has the only list of them; cmd/NAME.c implements one each: it
  * parses its options into locals, calls blockcore, and reports. What commands share is in
@@ -19,7 +20,7 @@ struct command {
     const char *usage;
     /* argv[0] is the command's name. Returns the exit status. */
     int (*run)(int argc, char **argv);
-    int error_status; /* after a usage error, or when output is lost; 0: EXIT_FAILED */
+    int error_status;    /* after a usage error, or when output is lost; 0: EXIT_FAILED */
     bool needs_a_moment; /* what it reads shall be of one moment: -U is not what to suggest */
 };
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * blkimg commit: writes the changes of an overlay to a base of its backing chain.
  *
@@ -47,8 +48,7 @@ static bool is_named(struct blk_node *overlay, struct blk_node *backing, const c
 {
     if (overlay->backing_name && strcmp(overlay->backing_name, name) == 0)
         return true;
-    BLK_AUTOFREE char *beside =
-        blk_resolve_backing_name(blk_bottom(overlay)->name, name);
+    BLK_AUTOFREE char *beside = blk_resolve_backing_name(blk_bottom(overlay)->name, name);
     return blk_same_file(blk_bottom(backing)->name, name) ||
            blk_same_file(blk_bottom(backing)->name, beside);
 }
@@ -89,9 +89,8 @@ static int check_bitmaps(const struct commit *commit, struct blk_error *err)
     for (struct blk_dirty_bitmap *b = top->bitmaps ? top->bitmaps->first : NULL; b && ret == 0;
          b = b->next) {
         struct blk_dirty_bitmap *usable;
-        ret = blk_bitmaps_find(base, b->name)
-                  ? blk_bitmaps_get_usable(base, b->name, &usable, err)
-                  : blk_bitmaps_can_add(base, err);
+        ret = blk_bitmaps_find(base, b->name) ? blk_bitmaps_get_usable(base, b->name, &usable, err)
+                                              : blk_bitmaps_can_add(base, err);
     }
     return ret;
 }

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * blkimg compare: whether two images have the same content.
  *
@@ -62,8 +63,8 @@ struct compare_job {
     uint64_t common, total; /* bytes that both and that the longer one has, in whole sectors */
     bool strict;
 
-    pthread_mutex_t mutex; /* guards what follows */
-    uint64_t next;         /* everything before has been handed out */
+    pthread_mutex_t mutex;        /* guards what follows */
+    uint64_t next;                /* everything before has been handed out */
     struct blk_extent extents[2]; /* at `next`; bytes 0: unknown */
     struct finding finding;
     uint64_t done;
@@ -111,8 +112,7 @@ static bool status_differs(const struct compare_job *job)
 {
     /* Within the last sector one image may end before the other. */
     bool inside = job->next < blk_size(job->roots[0]) && job->next < blk_size(job->roots[1]);
-    return job->strict && inside &&
-           (job->extents[0].flags ^ job->extents[1].flags) & STRICT_FLAGS;
+    return job->strict && inside && (job->extents[0].flags ^ job->extents[1].flags) & STRICT_FLAGS;
 }
 
 /* Takes the next range that must be read. False when there is none, or it is behind a finding. */
@@ -231,7 +231,9 @@ static void compare_content(struct compare_job *job)
 static void describe_finding(const struct finding *finding, json_t *result)
 {
     static const char *const differences[] = {
-        [CONTENT_DIFFERS] = "content", [STATUS_DIFFERS] = "status", [UNREADABLE] = NULL,
+        [CONTENT_DIFFERS] = "content",
+        [STATUS_DIFFERS] = "status",
+        [UNREADABLE] = NULL,
     };
     const char *difference = differences[finding->verdict];
 
@@ -312,8 +314,7 @@ static int compare_main(int argc, char **argv)
         { 'F', "second-format", CMD_STRING, &images[1].format, "FMT",
           "format of the second image" },
         { 'T', "cache", CMD_STRING, &cache, "CACHE", "cache mode of both images" },
-        { 's', "strict", CMD_FLAG, &strict, NULL,
-          "sizes and allocation must match, too" },
+        { 's', "strict", CMD_FLAG, &strict, NULL, "sizes and allocation must match, too" },
         { 'p', "progress", CMD_FLAG, &progress, NULL, "show the progress" },
         { 'q', "quiet", CMD_FLAG, &quiet, NULL, "print nothing but errors" },
         RESULT_OPTION(&format),

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* blkimg create: creates a new image. */
 #include <errno.h>
 #include <inttypes.h>
@@ -53,8 +54,8 @@ static int create_look_at_backing(const struct create_request *request, const ch
         return report_error(&err);
     if (!format) {
         status = report_failure("creating '%s': Backing file specified without backing format "
-                                "(-F); '%s' looks like %s", request->filename, name,
-                                blk_format_name(backing));
+                                "(-F); '%s' looks like %s",
+                                request->filename, name, blk_format_name(backing));
     } else if (!blk_options_peek(options, "size")) {
         blk_options_setf(options, "size", "%" PRIu64,
                          round_up(blk_size(backing), BLK_SECTOR_BYTES));
@@ -74,9 +75,8 @@ static int check_backing(const struct create_request *request, const struct opti
     const char *file = blk_options_peek(options, "backing_file");
     const char *format = blk_options_peek(options, "backing_fmt");
     struct blk_error err = BLK_ERROR_INIT;
-    if ((file || format) &&
-        blk_driver_require(blk_driver_find(tables->format), BLK_BACKING, &err, "creating '%s'",
-                           request->filename) < 0)
+    if ((file || format) && blk_driver_require(blk_driver_find(tables->format), BLK_BACKING, &err,
+                                               "creating '%s'", request->filename) < 0)
         return report_error(&err);
     if (!file)
         return !format ? EXIT_OK
@@ -97,7 +97,8 @@ static int check_backing(const struct create_request *request, const struct opti
         return create_look_at_backing(request, name, format, options);
     return format ? EXIT_OK
                   : report_failure("creating '%s': Backing file specified without backing format "
-                                   "(-F)", request->filename);
+                                   "(-F)",
+                                   request->filename);
 }
 
 /* ---- creating ---- */
@@ -113,8 +114,9 @@ static int read_options(const struct create_request *request, const struct optio
         return report_error(&err);
     if (request->size_text && cmd_operands_swapped(request->filename, request->size_text))
         return report_failure("creating '%s': '%s' is not a size; the image comes first: create "
-                              "... %s %s", request->filename, request->size_text,
-                              request->size_text, request->filename);
+                              "... %s %s",
+                              request->filename, request->size_text, request->size_text,
+                              request->filename);
     if (request->size_text) {
         int status = cmd_size_parse("size", request->size_text, &size);
         if (status)

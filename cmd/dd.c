@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * blkimg dd: copies a range of an image, with dd's operands. Blocks are only a unit for them: the
  * copy engine moves the data in pieces of its own.
@@ -41,7 +42,7 @@ struct dd_request {
 struct part {
     uint64_t from, bytes, to;
     uint64_t target_bytes;
-    bool past_end; /* more is skipped than there is: a warning, as in every dd, and no failure */
+    bool past_end;  /* more is skipped than there is: a warning, as in every dd, and no failure */
     uint64_t moved; /* bytes read and written */
 };
 

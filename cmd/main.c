@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * The program: finds the command, runs it, and makes sure that its output was written before it
  * reports success.
@@ -99,7 +100,8 @@ static void print_program_help(void)
     if (program_called_as() == PROGRAM_QEMU_IMG)
         print_version();
     printf("usage: %s COMMAND [OPTION]... [OPERAND]...\n"
-           "       %s help [COMMAND] | --help | --version\n\nCommands:\n", name, name);
+           "       %s help [COMMAND] | --help | --version\n\nCommands:\n",
+           name, name);
     for (const struct command *const *command = commands; *command; command++)
         printf("  %-12s %s\n", (*command)->name, (*command)->summary);
     printf("\nCommand syntax:\n");
@@ -184,8 +186,8 @@ static bool is_help_read_in_part(void)
 {
     struct pollfd out = { .fd = STDOUT_FILENO };
 
-    return program_called_as() != PROGRAM_BLKIMG && program_noted_help() &&
-           poll(&out, 1, 0) == 1 && (out.revents & (POLLERR | POLLHUP));
+    return program_called_as() != PROGRAM_BLKIMG && program_noted_help() && poll(&out, 1, 0) == 1 &&
+           (out.revents & (POLLERR | POLLHUP));
 }
 
 /* Output that did not get out is a failure, whatever the command thought. */

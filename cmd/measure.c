@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* blkimg measure: the file size that a new image needs. */
 #include <errno.h>
 #include <inttypes.h>
@@ -88,8 +89,7 @@ static int measure_main(int argc, char **argv)
         IMAGE_OPTIONS(&image),
         { 'O', "target-format", CMD_STRING, &target_format, "FMT",
           "format of the new image (raw)" },
-        { 'o', "options", CMD_LIST, &texts, "OPTIONS",
-          "options of the format, as for create" },
+        { 'o', "options", CMD_LIST, &texts, "OPTIONS", "options of the format, as for create" },
         { 0, "size", CMD_SIZE, &size, "SIZE", "measure an empty image of this size" },
         { 'l', "snapshot", CMD_STRING, &snapshot, "SNAPSHOT",
           "measure this snapshot of the image" },

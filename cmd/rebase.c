@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * blkimg rebase: gives an overlay another backing file, or none.
  *
@@ -53,14 +54,14 @@ struct rebase_request {
 
 struct rebase {
     const struct rebase_request *request;
-    struct blk_node *root; /* the overlay; writable */
-    struct blk_node *top;  /* root without filters */
+    struct blk_node *root;    /* the overlay; writable */
+    struct blk_node *top;     /* root without filters */
     struct blk_node *backing; /* the new backing file until it is in the graph; NULL: none */
     struct blk_node *former;  /* the old one, once it is replaced */
     struct progress progress;
-    uint64_t progress_base;    /* bytes of work done before the current pass */
-    uint64_t different_bytes;  /* what was written into the overlay */
-    uint64_t bytes_moved;      /* of that, as data */
+    uint64_t progress_base;   /* bytes of work done before the current pass */
+    uint64_t different_bytes; /* what was written into the overlay */
+    uint64_t bytes_moved;     /* of that, as data */
 };
 
 /* ---- opening ---- */
@@ -78,8 +79,7 @@ static int open_overlay_once(struct rebase *rebase, struct blk_error *err)
     if (ret < 0)
         return ret;
     ret = image_open(&args, request->filename, flags,
-                     request->unsafe ? request->cache : request->source_cache, &rebase->root,
-                     err);
+                     request->unsafe ? request->cache : request->source_cache, &rebase->root, err);
     if (ret < 0)
         return ret;
     rebase->top = blk_skip_filters(rebase->root);
@@ -322,8 +322,8 @@ static int check_name(struct rebase *rebase, struct blk_error *err)
     BLK_AUTOFREE char *path = blk_resolve_backing_name(blk_bottom(rebase->root)->name, name);
     /* Else opening it finds that out, and longer loops too. */
     if (request->unsafe && blk_same_file(blk_bottom(rebase->root)->name, path))
-        return blk_fail_why(err, EINVAL, "an image cannot be its own backing file",
-                            "rebasing '%s'", rebase->root->name);
+        return blk_fail_why(err, EINVAL, "an image cannot be its own backing file", "rebasing '%s'",
+                            rebase->root->name);
     return blk_can_change_backing(rebase->top, name, request->backing_format, err);
 }
 
@@ -462,9 +462,8 @@ static int check_new_backing(struct rebase *rebase, struct blk_error *err)
 
     if (open_new_backing(rebase, BLK_NO_IO | BLK_NO_BACKING | BLK_FORCE_SHARE, &unreadable) < 0)
         return 0;
-    int ret = rebase->request->image.trust
-                  ? 0
-                  : blk_identity_check(rebase->top, rebase->backing, err);
+    int ret =
+        rebase->request->image.trust ? 0 : blk_identity_check(rebase->top, rebase->backing, err);
     if (ret == 0)
         ret = adopt_parent(rebase, err);
     blk_drop(rebase->backing);

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* blkimg resize: changes the virtual size of an image. */
 #include <inttypes.h>
 #include <stdio.h>
@@ -21,8 +22,7 @@ static int new_size(const struct blk_node *root, const char *text, uint64_t *siz
                               text, root->name, old);
     *size = !sign ? bytes : sign == '+' ? old + bytes : old - bytes;
     if (*size > BLK_MAX_BYTES)
-        return report_failure("size: '%s' would make '%s' larger than 8 EiB", text,
-                              root->name);
+        return report_failure("size: '%s' would make '%s' larger than 8 EiB", text, root->name);
     if (*size == 0)
         return report_failure("size: '%s' is not a size for '%s'; it must be positive", text,
                               root->name);
@@ -42,7 +42,8 @@ static int resize(struct blk_node *root, const char *text, enum blk_prealloc pre
     if (size < old && !shrink)
         return report_failure("resizing '%s' from %" PRIu64 " to %" PRIu64 " bytes: the data "
                               "beyond the new end would be lost; Use the --shrink option to shrink "
-                              "it anyway", root->name, old, size);
+                              "it anyway",
+                              root->name, old, size);
     if (blk_truncate(root, size, prealloc, true, &err) < 0)
         return report_error(&err);
     return EXIT_OK;
@@ -85,8 +86,9 @@ static int resize_main(int argc, char **argv)
         return report_usage(&cmd_resize, "expects an image and a size");
     if (cmd_operands_swapped(operands.items[0], operands.items[1]))
         return report_failure("resizing '%s': '%s' is not a size; the image comes first: resize "
-                              "... %s %s", operands.items[0], operands.items[1],
-                              operands.items[1], operands.items[0]);
+                              "... %s %s",
+                              operands.items[0], operands.items[1], operands.items[1],
+                              operands.items[0]);
 
     struct blk_error err = BLK_ERROR_INIT;
     struct blk_node *root;

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* blkimg snapshot: lists, creates, applies and deletes internal snapshots. */
 #include <errno.h>
 #include <string.h>
@@ -67,7 +68,10 @@ static json_t *snapshot_describe(enum output_format format, const char *filename
                                  const struct snapshot_request *request)
 {
     static const char *const actions[] = {
-        ['a'] = "apply", ['c'] = "create", ['d'] = "delete", ['l'] = "list",
+        ['a'] = "apply",
+        ['c'] = "create",
+        ['d'] = "delete",
+        ['l'] = "list",
     };
     json_t *result = result_new(format, &cmd_snapshot, filename);
 

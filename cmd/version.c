@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The version, and the libraries that this build uses. */
 #include "cmd/version.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* What this build is made of. */
 #ifndef CMD_VERSION_H
 #define CMD_VERSION_H

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * The compress filter: what is written through it is written compressed. It is how a caller that
  * writes plain data (nbd, a convert into an existing target) fills a compressed image.

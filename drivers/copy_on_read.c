@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * The copy-on-read filter: what a read brings from a backing file is written to the image below,
  * so that the next read need not go there.
@@ -75,8 +76,8 @@ static int is_missing(struct blk_node *node, uint64_t offset, uint64_t *bytes, b
     int ret = blk_child_block_status(file, offset, *bytes, 0, &extent, err);
     if (ret < 0)
         return ret;
-    *missing = !(extent.flags & BLK_EXT_ALLOCATED) &&
-               blk_supports(blk_skip_filters(file), BLK_BACKING);
+    *missing =
+        !(extent.flags & BLK_EXT_ALLOCATED) && blk_supports(blk_skip_filters(file), BLK_BACKING);
     *bytes = extent.bytes;
     return 0;
 }

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The tables of all drivers, for registry.c alone: drivers do not know each other. */
 #ifndef DRIVERS_DRIVERS_H
 #define DRIVERS_DRIVERS_H

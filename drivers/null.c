@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * null-co and null-aio: a medium that drops writes and reads as zeroes, for measuring what is above
  * it.
@@ -93,8 +94,8 @@ static int null_pwrite(struct blk_node *node, uint64_t offset, uint64_t bytes, c
     return delay(node);
 }
 
-static int null_write_zeroes(struct blk_node *node, uint64_t offset, uint64_t bytes,
-                             unsigned flags, struct blk_error *err)
+static int null_write_zeroes(struct blk_node *node, uint64_t offset, uint64_t bytes, unsigned flags,
+                             struct blk_error *err)
 {
     return null_pwrite(node, offset, bytes, NULL, flags, err);
 }
@@ -128,23 +129,18 @@ static int null_allocated_bytes(struct blk_node *node, uint64_t *bytes, struct b
     return 0;
 }
 
-#define NULL_DRIVER(driver_name)                   \
-    {                                              \
-        .name = driver_name,                       \
-        .kind = BLK_PROTOCOL,                      \
-        .state_bytes = sizeof(struct null_state),  \
-        .supports_fua = true,                      \
-        .prefix = driver_name,                     \
-        .parse_filename = null_parse_filename,     \
-        .open = null_open,                         \
-        .allocated_bytes = null_allocated_bytes,   \
-        .data = {                                  \
-            .pread = null_pread,                   \
-            .pwrite = null_pwrite,                 \
-            .write_zeroes = null_write_zeroes,     \
-            .block_status = null_block_status,     \
-            .flush_to_disk = null_flush,           \
-        },                                         \
+#define NULL_DRIVER(driver_name) \
+    { \
+        .name = driver_name, .kind = BLK_PROTOCOL, .state_bytes = sizeof(struct null_state), \
+        .supports_fua = true, .prefix = driver_name, .parse_filename = null_parse_filename, \
+        .open = null_open, .allocated_bytes = null_allocated_bytes, \
+        .data = { \
+            .pread = null_pread, \
+            .pwrite = null_pwrite, \
+            .write_zeroes = null_write_zeroes, \
+            .block_status = null_block_status, \
+            .flush_to_disk = null_flush, \
+        }, \
     }
 
 const struct blk_driver blk_driver_null_co = NULL_DRIVER("null-co");

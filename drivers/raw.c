@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * raw: the bytes of the file as they are, or a window of them (options offset and size).
  *
@@ -82,9 +83,9 @@ static void set_window(struct blk_node *node, const struct raw_window *window)
     struct raw_state *s = node->state;
     s->offset = window->offset;
     s->has_size = window->has_size;
-    blk_node_set_size(node, s->has_size ? window->size
-                                        : round_up(blk_size(blk_file(node)) - s->offset,
-                                                   BLK_SECTOR_BYTES));
+    blk_node_set_size(node, s->has_size
+                                ? window->size
+                                : round_up(blk_size(blk_file(node)) - s->offset, BLK_SECTOR_BYTES));
 }
 
 static int raw_open(struct blk_node *node, struct blk_options *options, struct blk_error *err)
@@ -214,8 +215,8 @@ static bool touches_head(const struct blk_node *node, uint64_t offset)
 }
 
 /* Whether the write would make a probed raw image look like another format. */
-static int check_head(const struct blk_node *node, uint64_t offset, uint64_t bytes,
-                      const void *buf, struct blk_error *err)
+static int check_head(const struct blk_node *node, uint64_t offset, uint64_t bytes, const void *buf,
+                      struct blk_error *err)
 {
     const struct raw_state *s = node->state;
     uint64_t at = s->offset + offset;
@@ -231,7 +232,8 @@ static int check_head(const struct blk_node *node, uint64_t offset, uint64_t byt
     char why[200];
     snprintf(why, sizeof(why),
              "it would turn this image, whose format was guessed to be raw, into %s "
-             "(give the format raw to allow that)", looks_like);
+             "(give the format raw to allow that)",
+             looks_like);
     return blk_fail_why(err, EPERM, why, "writing to sector 0 of '%s'", node->name);
 }
 
@@ -279,8 +281,7 @@ static int raw_write_zeroes(struct blk_node *node, uint64_t offset, uint64_t byt
 {
     const struct raw_state *s = node->state;
     /* Zeroes over a part of the head are a write like any other. */
-    if (touches_head(node, offset) &&
-        !(s->offset + offset == 0 && bytes >= BLK_PROBE_BYTES))
+    if (touches_head(node, offset) && !(s->offset + offset == 0 && bytes >= BLK_PROBE_BYTES))
         return -ENOTSUP;
     int ret = check_fixed_size(node, offset, bytes, err);
     if (ret == 0)
@@ -342,11 +343,10 @@ static int raw_truncate(struct blk_node *node, uint64_t size, enum blk_prealloc 
 {
     const struct raw_state *s = node->state;
     if (s->has_size)
-        return blk_fail_why(err, ENOTSUP, "its size is fixed by the option 'size'",
-                            "resizing '%s'", node->name);
-    if (size > BLK_MAX_BYTES - s->offset)
-        return blk_fail_why(err, EFBIG, "the file would be too large", "resizing '%s'",
+        return blk_fail_why(err, ENOTSUP, "its size is fixed by the option 'size'", "resizing '%s'",
                             node->name);
+    if (size > BLK_MAX_BYTES - s->offset)
+        return blk_fail_why(err, EFBIG, "the file would be too large", "resizing '%s'", node->name);
 
     int ret = blk_child_truncate(blk_file(node), s->offset + size, prealloc, exact, err);
     if (ret == 0) /* a device keeps its size */

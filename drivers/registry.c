@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The only list of drivers. Formats are probed in this order; the highest score wins. */
 #include "blockcore/filters/filters.h"
 #include "drivers/drivers.h"

@@ -1,4 +1,5 @@
 #!/usr/bin/env bats
+# SPDX-License-Identifier: MIT
 # One file under several names: file:, json:, links, /dev/fd/N. No command writes a file that it also reads, and none makes
 # a header lead back to its own image, however the file is spelled. A name that does not exist yet counts too.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 # What a header begins to name is on stable storage before the header is: whoever made that file
 # ("cp base new") may have synced nothing. Seen by the order of the calls.
 

@@ -1,4 +1,5 @@
 #!/usr/bin/env bats
+# SPDX-License-Identifier: MIT
 # A bitmap records writes. What changes a disk in another way (an unsafe rebase, another data file, lost data that is
 # given up) must not end in an incremental backup that lacks it: the bitmap then counts from no backup any more. What
 # is known to show the same keeps it.

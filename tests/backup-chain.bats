@@ -1,4 +1,5 @@
 #!/usr/bin/env bats
+# SPDX-License-Identifier: MIT
 # Random histories of a disk and its backups (tests/tools/backuprandom.py): whatever base was accepted, each restored
 # point is the content of its moment, and qemu-img reads every target.
 #

@@ -1,4 +1,5 @@
 #!/usr/bin/env bats
+# SPDX-License-Identifier: MIT
 # --disk SOURCE=TARGET, repeated: all disks at one moment. Their bitmaps begin anew only after every target is
 # closed, and a failure before leaves all of them as they were.
 

@@ -1,4 +1,5 @@
 #!/usr/bin/env bats
+# SPDX-License-Identifier: MIT
 # Every write, flush, truncate, close and naming that a backup does to its target and its source fails in turn, and the
 # run is killed or cut off from power at any moment: no status 0, no disk that changed, no target that is not
 # complete, no bitmap that lost a bit whose data is not in a good target (tests/tools/check_backup.py).

@@ -1,4 +1,5 @@
 #!/usr/bin/env bats
+# SPDX-License-Identifier: MIT
 # --guest-io: a guest writes to the disk while it is backed up. The backup is the disk of the moment at which it
 # began; the bitmaps mark what the guest did, for the next one.
 

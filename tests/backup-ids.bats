@@ -1,4 +1,5 @@
 #!/usr/bin/env bats
+# SPDX-License-Identifier: MIT
 # A chain of backups is read only where it fits: each overlay through the backup that it was made on. Every command that
 # reads content refuses another, names both files and both ids, and reads it with --trust.
 

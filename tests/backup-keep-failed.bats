@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 # backup --keep-failed: the target is made as NAME.partial and renamed when it is complete.
 
 load lib/common

@@ -1,4 +1,5 @@
 #!/usr/bin/env bats
+# SPDX-License-Identifier: MIT
 # Status 6 of "backup": the target is complete and can be used, but the source's bitmaps may not have been switched. The
 # next backup can be made on the newer or the older one.
 

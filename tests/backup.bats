@@ -1,4 +1,5 @@
 #!/usr/bin/env bats
+# SPDX-License-Identifier: MIT
 # "backup": its options, what it refuses, and what it says about the two files when it fails.
 
 bats_require_minimum_version 1.5.0

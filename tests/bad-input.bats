@@ -1,4 +1,5 @@
 #!/usr/bin/env bats
+# SPDX-License-Identifier: MIT
 # Input that is wrong in some way: one line that names the file and the cause, the right status, and no crash.
 
 bats_require_minimum_version 1.5.0

@@ -1,4 +1,5 @@
 #!/usr/bin/env bats
+# SPDX-License-Identifier: MIT
 # "bench": the requests that were asked for, and a failure of any of them is one of the run.
 
 bats_require_minimum_version 1.5.0

@@ -1,4 +1,5 @@
 #!/usr/bin/env bats
+# SPDX-License-Identifier: MIT
 # Storing bitmaps fails, at every write, sync, truncate and close in turn: the exit status is never
 # 0, the bitmap is named, and the next open finds it in use or as it was (tests/tools/check_bitmaps.py).
 

@@ -1,4 +1,5 @@
 #!/usr/bin/env bats
+# SPDX-License-Identifier: MIT
 # A file system that is filled to the last block, with 0, 1, 2 ... blocks left: what fails leaves every earlier
 # bitmap usable, and what succeeds is complete.
 

@@ -1,4 +1,5 @@
 #!/usr/bin/env bats
+# SPDX-License-Identifier: MIT
 # The history that loses writes where bitmaps are not followed through reopening: base has bitmap
 # b0; an external snapshot makes base read-only; commit makes it writable again and must record
 # what it writes in b0; the next incremental backup must contain that. Each step is read by QEMU too.

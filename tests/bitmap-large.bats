@@ -1,4 +1,5 @@
 #!/usr/bin/env bats
+# SPDX-License-Identifier: MIT
 # Bitmaps of very large disks: what is stored and read costs what it holds, not its square.
 
 bats_require_minimum_version 1.5.0

@@ -1,4 +1,5 @@
 #!/usr/bin/env bats
+# SPDX-License-Identifier: MIT
 # Dirty bitmaps that one program wrote, read by the other: random sequences against a reference
 # (tests/tools/bitmaprandom.py), and what each says of particular images. SEED=... repeats a run,
 # BITMAP_SEQUENCES=300 makes it longer.

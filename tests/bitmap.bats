@@ -1,4 +1,5 @@
 #!/usr/bin/env bats
+# SPDX-License-Identifier: MIT
 # blkimg bitmap: actions, all or nothing, the list; map --bitmap; what is refused. tests/bitmap-peer.bats
 # compares contents with QEMU.
 

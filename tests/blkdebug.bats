@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 # The fault injector: rules of QEMU mean what they mean there, and its own additions do what they
 # say.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 # What the build does beside compiling: archives, and where they come from.
 
 load lib/common

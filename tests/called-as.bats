@@ -1,4 +1,5 @@
 #!/usr/bin/env bats
+# SPDX-License-Identifier: MIT
 # Under the names qemu-img and qemu-io the program says those names, and what scripts look for.
 
 bats_require_minimum_version 1.5.0

@@ -1,4 +1,5 @@
 #!/usr/bin/env bats
+# SPDX-License-Identifier: MIT
 # A command that is told to stop closes everything and leaves no unfinished target; one that is
 # killed leaves none either.
 

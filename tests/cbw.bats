@@ -1,4 +1,5 @@
 #!/usr/bin/env bats
+# SPDX-License-Identifier: MIT
 # The drivers copy-before-write and snapshot-access as nodes of any graph.
 
 bats_require_minimum_version 1.5.0

@@ -1,4 +1,5 @@
 #!/usr/bin/env bats
+# SPDX-License-Identifier: MIT
 # Chains of images under commit, rebase, mirror with pivot, snapshot and resize in random order: the guest's view is that
 # of a plain raw file, by both programs.
 #

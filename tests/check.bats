@@ -1,4 +1,5 @@
 #!/usr/bin/env bats
+# SPDX-License-Identifier: MIT
 # "blkimg check" against qemu-img: the same summary and status. What a check finds is told in own words.
 
 bats_require_minimum_version 1.5.0

@@ -1,4 +1,5 @@
 #!/usr/bin/env bats
+# SPDX-License-Identifier: MIT
 # "blkimg checksum": one digest for one content, whatever the format and the allocation.
 
 bats_require_minimum_version 1.5.0

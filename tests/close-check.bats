@@ -1,4 +1,5 @@
 #!/usr/bin/env bats
+# SPDX-License-Identifier: MIT
 # "blkimg close-check": every step of a close is reported, and its status is the truth.
 
 bats_require_minimum_version 1.5.0

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 # Every close(2) of an image fails once, in every command, that of a file which was only read from
 # included: the status is not 0, and a line on stderr names the file.
 

@@ -1,4 +1,5 @@
 #!/usr/bin/env bats
+# SPDX-License-Identifier: MIT
 # What all commands share: how options are written, help, standard streams, and the status.
 
 bats_require_minimum_version 1.5.0

@@ -1,4 +1,5 @@
 #!/usr/bin/env bats
+# SPDX-License-Identifier: MIT
 # blkimg commit against qemu-img commit, and with bitmaps.
 
 bats_require_minimum_version 1.5.0

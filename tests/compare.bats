@@ -1,4 +1,5 @@
 #!/usr/bin/env bats
+# SPDX-License-Identifier: MIT
 # "blkimg compare" beside qemu-img: the same output, the same status.
 
 bats_require_minimum_version 1.5.0

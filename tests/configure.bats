@@ -1,4 +1,5 @@
 #!/usr/bin/env bats
+# SPDX-License-Identifier: MIT
 # configure takes what packagers' tools give to every configure script.
 
 bats_require_minimum_version 1.5.0

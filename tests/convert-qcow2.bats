@@ -1,4 +1,5 @@
 #!/usr/bin/env bats
+# SPDX-License-Identifier: MIT
 # "blkimg convert" from, to and over qcow2 images: what qemu-img makes of the same.
 
 bats_require_minimum_version 1.5.0

@@ -1,4 +1,5 @@
 #!/usr/bin/env bats
+# SPDX-License-Identifier: MIT
 # The ids of backups go with a copy that is certain to show the same: mirror, convert and convert --bitmaps. From then on
 # each of the two is by itself: what changes loses its id, and each disk's bitmap records its own writes.
 

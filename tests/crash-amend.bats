@@ -1,4 +1,5 @@
 #!/usr/bin/env bats
+# SPDX-License-Identifier: MIT
 # "amend" killed or cut off from power at any moment: never a corrupt image (leaks are fine), the guest's data
 # untouched, and snapshots too. A changed size is wholly old or wholly new.
 #

@@ -1,4 +1,5 @@
 #!/usr/bin/env bats
+# SPDX-License-Identifier: MIT
 # Kills and power cuts at any moment of commands that change bitmaps: no bitmap is valid that misses a write, none is
 # lost but those in use, the image is sound (tests/tools/crashstates.py, check_bitmaps.py).
 # CRASH_STATES=3000 tries more states a command, SEED=... repeats a run.

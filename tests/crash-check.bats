@@ -1,4 +1,5 @@
 #!/usr/bin/env bats
+# SPDX-License-Identifier: MIT
 # What a killed "blkimg check -r" leaves behind can be repaired again; and how much memory a check takes.
 
 bats_require_minimum_version 1.5.0

@@ -1,4 +1,5 @@
 #!/usr/bin/env bats
+# SPDX-License-Identifier: MIT
 # Kills and power cuts at any moment of a commit: the view through the overlay never changes, the base is old or new
 # sector by sector, and no bitmap of the base is valid that misses a write. CRASH_STATES=3000 tries more states a
 # command, SEED=... repeats a run.

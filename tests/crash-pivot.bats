@@ -1,4 +1,5 @@
 #!/usr/bin/env bats
+# SPDX-License-Identifier: MIT
 # "pivot" and "mirror --pivot" killed or cut off from power at any moment, or failing at any call, in a chain of
 # three with two overlays at its end: the guest's views stay, no overlay names a file that does not hold the same, witness
 # and headers agree, and recovery brings all to one side.

@@ -1,4 +1,5 @@
 #!/usr/bin/env bats
+# SPDX-License-Identifier: MIT
 # "rebase" killed or cut off from power at any moment, or failing at any request: the guest's view of the image, and of
 # those above it, stays what it was; the header names the old backing file or the new one; and a run that
 # ends with 0 has named the new one.

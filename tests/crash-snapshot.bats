@@ -1,4 +1,5 @@
 #!/usr/bin/env bats
+# SPDX-License-Identifier: MIT
 # "snapshot" killed or cut off from power at any moment: never a corrupt image (leaks are fine), guest data
 # wholly old or wholly new, the list of snapshots too, and what the others hold untouched.
 #

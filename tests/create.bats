@@ -1,4 +1,5 @@
 #!/usr/bin/env bats
+# SPDX-License-Identifier: MIT
 # "blkimg create" against qemu-img: the same line, the same image; and nothing where it fails.
 
 bats_require_minimum_version 1.5.0

@@ -1,4 +1,5 @@
 #!/usr/bin/env bats
+# SPDX-License-Identifier: MIT
 # "blkimg dd" beside qemu-img: the same status, the same output image.
 
 bats_require_minimum_version 1.5.0

@@ -1,4 +1,5 @@
 #!/usr/bin/env bats
+# SPDX-License-Identifier: MIT
 # What was mistyped: the message says what was probably meant, on one line, and nothing is made.
 
 bats_require_minimum_version 1.5.0

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 # System calls of all commands fail, those that only look at a file included: opening, reading
 # (with an error, too little, nothing in the middle of a file), seeking, closing. Nothing ends with
 # status 0 and another result than without the fault, nothing by a signal, nothing without a word.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 # Every request, and every system call, of every command fails once: the command says so by its
 # status and on stderr, names the step and the file, and leaves no unfinished target.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 # The file and raw drivers on real media: what they accept, holes, sizes, O_DIRECT, devices.
 
 bats_require_minimum_version 1.5.0

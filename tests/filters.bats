@@ -1,4 +1,5 @@
 #!/usr/bin/env bats
+# SPDX-License-Identifier: MIT
 # The filters compress and copy-on-read, and detect-zeroes, which every node has.
 # shellcheck disable=SC2154 # set by run
 

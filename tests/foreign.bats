@@ -1,4 +1,5 @@
 #!/usr/bin/env bats
+# SPDX-License-Identifier: MIT
 # Other containers, archives and compressed streams: read as raw they would give garbage and status 0, so each is refused
 # by name where the format is guessed, by every command, and is used as it is where the format raw is given.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 # A target that has to stay the same file is overwritten in place: its inode is kept.
 
 load lib/common

@@ -1,4 +1,5 @@
 #!/usr/bin/env bats
+# SPDX-License-Identifier: MIT
 # "blkimg info" prints what qemu-img prints, needs no -U, and is small and quick.
 
 bats_require_minimum_version 1.5.0

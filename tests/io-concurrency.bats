@@ -1,4 +1,5 @@
 #!/usr/bin/env bats
+# SPDX-License-Identifier: MIT
 # Many background requests at once. Built with -fsanitize=thread these tests also show that there
 # are no data races; the sanitizer makes the program end with another status.
 

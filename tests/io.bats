@@ -1,4 +1,5 @@
 #!/usr/bin/env bats
+# SPDX-License-Identifier: MIT
 # "blkimg io" against qemu-io: the same commands on identical images print the same and leave the
 # same image. Then what is different on purpose, and what only a session of ours does.
 # stderr is set by run; a shell that bats starts expands:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 # --lock-wait: what was true of a file before its lock was had is not believed afterwards.
 #
 # All commands of a table wait for the same holder, each in a directory of its own. While they wait

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 # QEMU's locks: a running VM (here qemu-io) and this program exclude each other, in both directions.
 
 bats_require_minimum_version 1.5.0

@@ -1,4 +1,5 @@
 #!/usr/bin/env bats
+# SPDX-License-Identifier: MIT
 # Output that does not get out is a failure, in every command: stdout closed, full, or a pipe that
 # nobody reads. A command that has nothing to say does not care.
 

@@ -1,4 +1,5 @@
 #!/usr/bin/env bats
+# SPDX-License-Identifier: MIT
 # The manual pages and the program agree: commands, options, and examples that run as they stand.
 
 bats_require_minimum_version 1.5.0

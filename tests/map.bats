@@ -1,4 +1,5 @@
 #!/usr/bin/env bats
+# SPDX-License-Identifier: MIT
 # "blkimg map" against qemu-img: the same extents in the same words.
 
 bats_require_minimum_version 1.5.0

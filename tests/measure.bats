@@ -1,4 +1,5 @@
 #!/usr/bin/env bats
+# SPDX-License-Identifier: MIT
 # "blkimg measure" against qemu-img: the same numbers.
 
 bats_require_minimum_version 1.5.0

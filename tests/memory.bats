@@ -1,4 +1,5 @@
 #!/usr/bin/env bats
+# SPDX-License-Identifier: MIT
 # Memory that is out: never a signal, never status 0 with a wrong result; no target, or the old one;
 # sources whole. "make check" tries some allocations of each command, check-long all.
 

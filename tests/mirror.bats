@@ -1,4 +1,5 @@
 #!/usr/bin/env bats
+# SPDX-License-Identifier: MIT
 # "mirror": the target is a proven copy, the source is never touched, and overlays move only to what was proven.
 
 bats_require_minimum_version 1.5.0

@@ -1,4 +1,5 @@
 #!/usr/bin/env bats
+# SPDX-License-Identifier: MIT
 # Command lines that contradict themselves or ask for what cannot be: refused with status 1 and one line that says what
 # is wrong, before anything is touched. qemu-img refuses the same ones.
 

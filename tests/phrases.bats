@@ -1,4 +1,5 @@
 #!/usr/bin/env bats
+# SPDX-License-Identifier: MIT
 # What scripts look for in qemu-img's messages is in this program's, in the same situations: both
 # programs run, and both say it, with the same status.
 

@@ -1,4 +1,5 @@
 #!/usr/bin/env bats
+# SPDX-License-Identifier: MIT
 # "map --output=picture" and "info --graph".
 
 bats_require_minimum_version 1.5.0

@@ -1,4 +1,5 @@
 #!/usr/bin/env bats
+# SPDX-License-Identifier: MIT
 # "pivot": overlays get another backing file all together or not at all, and a witness says which.
 
 bats_require_minimum_version 1.5.0

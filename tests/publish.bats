@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 # When a target appears under its name, what it inherits, and what a failed or killed run leaves
 # (C6).
 

@@ -1,4 +1,5 @@
 #!/usr/bin/env bats
+# SPDX-License-Identifier: MIT
 # amend on qcow2: the same image as after qemu-img amend, with the same content; and sound in between.
 
 bats_require_minimum_version 1.5.0

@@ -1,4 +1,5 @@
 #!/usr/bin/env bats
+# SPDX-License-Identifier: MIT
 # "blkimg check" of qcow2 images that have lost guest data: it says what, keeps what is left, and gives it up on demand.
 
 bats_require_minimum_version 1.5.0

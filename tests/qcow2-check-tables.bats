@@ -1,4 +1,5 @@
 #!/usr/bin/env bats
+# SPDX-License-Identifier: MIT
 # "blkimg check" of qcow2 images whose header, snapshot table or bitmaps are wrong, or whose structures overlap.
 
 bats_require_minimum_version 1.5.0

@@ -1,4 +1,5 @@
 #!/usr/bin/env bats
+# SPDX-License-Identifier: MIT
 # "blkimg check" and its repairs of qcow2 images: wrong refcounts and entries are found, and put right without losing
 # data.
 

@@ -1,4 +1,5 @@
 #!/usr/bin/env bats
+# SPDX-License-Identifier: MIT
 # Compressed clusters in both directions: what one program writes, the other reads and finds sound.
 
 bats_require_minimum_version 1.5.0

@@ -1,4 +1,5 @@
 #!/usr/bin/env bats
+# SPDX-License-Identifier: MIT
 # The core of the qcow2 driver: header features and extensions, what happens to damaged images,
 # growth of the refcount table, and that no crash or fault between two writes damages an image.
 

@@ -1,4 +1,5 @@
 #!/usr/bin/env bats
+# SPDX-License-Identifier: MIT
 # Images that create makes are laid out as QEMU's: qemu-img describes them alike, finds no fault in
 # them, and qemu-io writes and reads them.
 

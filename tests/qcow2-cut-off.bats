@@ -1,4 +1,5 @@
 #!/usr/bin/env bats
+# SPDX-License-Identifier: MIT
 # Files that were cut off: what lies past their end is an error where it was data, and only there.
 
 bats_require_minimum_version 1.5.0

@@ -1,4 +1,5 @@
 #!/usr/bin/env bats
+# SPDX-License-Identifier: MIT
 # qcow2 images made to do harm: every command ends soon, with a right result or with one line that says what is wrong;
 # info needs little memory, whatever the file says. tests/tools/fuzz.py tries the commands; its top says how.
 

@@ -1,4 +1,5 @@
 #!/usr/bin/env bats
+# SPDX-License-Identifier: MIT
 # qcow2 images written here are read by QEMU and the other way round: random sequences of requests
 # over all kinds of images (see tests/tools/qcow2random.py). SEED=... repeats a run.
 

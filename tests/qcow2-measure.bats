@@ -1,4 +1,5 @@
 #!/usr/bin/env bats
+# SPDX-License-Identifier: MIT
 # "measure -O qcow2": qemu-img's numbers, to the byte.
 
 bats_require_minimum_version 1.5.0

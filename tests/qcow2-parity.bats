@@ -1,4 +1,5 @@
 #!/usr/bin/env bats
+# SPDX-License-Identifier: MIT
 # What is printed about qcow2 images of all kinds, byte for byte as qemu-img prints it.
 
 bats_require_minimum_version 1.5.0

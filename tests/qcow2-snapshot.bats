@@ -1,4 +1,5 @@
 #!/usr/bin/env bats
+# SPDX-License-Identifier: MIT
 # Internal snapshots in qcow2: qemu-img lists, checks and applies ours, we its.
 
 bats_require_minimum_version 1.5.0

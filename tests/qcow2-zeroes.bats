@@ -1,4 +1,5 @@
 #!/usr/bin/env bats
+# SPDX-License-Identifier: MIT
 # Zeroes written to parts of clusters: where the rest reads as zeroes the cluster becomes a zero
 # cluster, as with qemu-io, and elsewhere data is written. Map, allocation and content are compared.
 # shellcheck disable=SC2154 # set by run

@@ -1,4 +1,5 @@
 #!/usr/bin/env bats
+# SPDX-License-Identifier: MIT
 # The rows of qemu-img-table.tsv, executed: where blkimg does the same as qemu-img it is compared, where not it must end as
 # the row says. And the table is complete: each option of qemu-img's own help has a row.
 

@@ -1,4 +1,5 @@
 #!/usr/bin/env bats
+# SPDX-License-Identifier: MIT
 # "rebase": what the guest sees stays, what is named changes, and no more than what differs is copied.
 
 bats_require_minimum_version 1.5.0

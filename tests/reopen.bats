@@ -1,4 +1,5 @@
 #!/usr/bin/env bats
+# SPDX-License-Identifier: MIT
 # Reopening as a transaction: every request at the bottom of a three-level chain fails in turn; what
 # others do to bitmaps while an image is only read; what must not be reopened. tests/unit/test_reopen.c fails each
 # level itself.

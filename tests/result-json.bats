@@ -1,4 +1,5 @@
 #!/usr/bin/env bats
+# SPDX-License-Identifier: MIT
 # --output=json of the commands that do something: one object that says what was done, what became of it, how each step
 # of the close went, and what failed. Every run prints one, whenever it fails.
 

@@ -1,4 +1,5 @@
 #!/usr/bin/env bats
+# SPDX-License-Identifier: MIT
 # A machine's state (read -b, write -b of io) in qcow2, with qemu-io on the other side.
 # shellcheck disable=SC2154 # set by run
 

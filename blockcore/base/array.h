@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The number of elements of an array. */
 #ifndef BLOCKCORE_BASE_ARRAY_H
 #define BLOCKCORE_BASE_ARRAY_H

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The end of a run whose own rules were broken: see assert.h. */
 #include "blockcore/base/assert.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * Assertions that stay in every build: NDEBUG does not remove them. Each costs a comparison, and
  * what is checked guards the content of images. A run in which one fails ends as if killed: what
@@ -10,9 +11,9 @@
 _Noreturn void blk_assert_failed(const char *file, int line, const char *function,
                                  const char *condition);
 
-#define ASSERT(condition)                                                                          \
-    (__builtin_expect(!(condition), 0)                                                             \
-         ? blk_assert_failed(__FILE__, __LINE__, __func__, #condition)                             \
+#define ASSERT(condition) \
+    (__builtin_expect(!(condition), 0) \
+         ? blk_assert_failed(__FILE__, __LINE__, __func__, #condition) \
          : (void)0)
 
 #endif

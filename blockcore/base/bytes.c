@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Whether a buffer is zeroes: asked of all that is copied, so it has to be fast. */
 #include "blockcore/base/bytes.h"
 

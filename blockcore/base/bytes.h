@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * On-disk integers, field by field: big endian as in qcow2 (and network formats). Plus the few
  * integer helpers that every layer needs.

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The signals that end a run in good order: a handler notes the first, the work asks for it. */
 #include "blockcore/base/cancel.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * SIGINT, SIGTERM and SIGHUP: the work stops between two requests, everything is closed as usual,
  * and the exit status is 128 + signal.

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Time that no change of the clock disturbs, and the pause that keeps a copy to its rate. */
 #include "blockcore/base/clock.h"
 

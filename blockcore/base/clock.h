@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The clock that only goes forward (CLOCK_MONOTONIC), and keeping to a rate by it. */
 #ifndef BLOCKCORE_BASE_CLOCK_H
 #define BLOCKCORE_BASE_CLOCK_H

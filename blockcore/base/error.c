@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* How an error is filled: the lowest cause stays, callers put words before it. */
 #include "blockcore/base/error.h"
 
@@ -5,7 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 
-__attribute__((format(printf, 4, 0)))
+BLK_PRINTF(4, 0)
 static int set_error(struct blk_error *err, int code, const char *why, const char *what,
                      va_list args)
 {
@@ -84,5 +85,5 @@ void blk_left_behind(struct blk_error *err, const char *text, ...)
 void blk_error_clear(struct blk_error *err)
 {
     if (err)
-        *err = (struct blk_error)BLK_ERROR_INIT;
+        *err = BLK_ERROR_INIT;
 }

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * One error type for the whole program.
  *
@@ -13,6 +14,8 @@
 
 #include <stdarg.h>
 
+#include "blockcore/base/compiler.h"
+
 /* Whether it failed because another process uses the image, and what it was wanted for. */
 enum blk_busy { BLK_NOT_BUSY, BLK_BUSY_FOR_READING, BLK_BUSY_FOR_WRITING };
 
@@ -25,34 +28,30 @@ struct blk_error {
     unsigned long busy_seconds; /* how long it waited for the other process */
 };
 
-#define BLK_ERROR_INIT { .code = 0 }
+#define BLK_ERROR_INIT ((struct blk_error){ .code = 0 })
 
 /*
  * Records that the described action failed with errno `code` and returns -code. A `code` of 0 or
  * less is recorded as EIO: a failure must never look like success. An error recorded earlier is
  * replaced; use blk_context() to add to it instead.
  */
-int blk_fail(struct blk_error *err, int code, const char *what, ...)
-    __attribute__((format(printf, 3, 4)));
+int blk_fail(struct blk_error *err, int code, const char *what, ...) BLK_PRINTF(3, 4);
 
 /* Like blk_fail(), with a cause that says more than strerror(code). */
 int blk_fail_why(struct blk_error *err, int code, const char *why, const char *what, ...)
-    __attribute__((format(printf, 4, 5)));
+    BLK_PRINTF(4, 5);
 
 /*
  * Fills `err` only if nothing more precise was recorded below, and returns -code. For callers
  * that pass a failure on and know more about the action than the function that failed.
  */
-int blk_fail_if_unset(struct blk_error *err, int code, const char *what, ...)
-    __attribute__((format(printf, 3, 4)));
+int blk_fail_if_unset(struct blk_error *err, int code, const char *what, ...) BLK_PRINTF(3, 4);
 
 /* Puts "<text>: " before what has been recorded, to say in which larger action it happened. */
-void blk_context(struct blk_error *err, const char *text, ...)
-    __attribute__((format(printf, 2, 3)));
+void blk_context(struct blk_error *err, const char *text, ...) BLK_PRINTF(2, 3);
 
 /* Notes what the failed action left behind (a partial file, leaked clusters). */
-void blk_left_behind(struct blk_error *err, const char *text, ...)
-    __attribute__((format(printf, 2, 3)));
+void blk_left_behind(struct blk_error *err, const char *text, ...) BLK_PRINTF(2, 3);
 
 /* Forgets a recorded error, for a caller that has dealt with it. */
 void blk_error_clear(struct blk_error *err);

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Single quotes and the other liberties of QEMU's JSON, made strict before it is parsed. */
 #include "blockcore/base/json_text.h"
 

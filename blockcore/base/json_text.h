@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* JSON as QEMU's users write it, for a parser that takes strict JSON only. */
 #ifndef BLOCKCORE_BASE_JSON_TEXT_H
 #define BLOCKCORE_BASE_JSON_TEXT_H

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Locks that know their thread: see lock.h, where what is short and often called is inline. */
 #include "blockcore/base/lock.h"
 

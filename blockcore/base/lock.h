@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * Mutexes and read-write locks that know which thread holds them, so that "the mutex is held" is an
  * assertion and not a comment: a function that says so begins with ASSERT_LOCKED(). The owner costs
@@ -23,7 +24,7 @@ struct blk_mutex {
     _Atomic(const void *) owner; /* NULL: nobody. Only the holder's own comparison means anything */
 };
 
-#define BLK_MUTEX_INIT { .mutex = PTHREAD_MUTEX_INITIALIZER }
+#define BLK_MUTEX_INIT ((struct blk_mutex){ .mutex = PTHREAD_MUTEX_INITIALIZER })
 
 struct blk_rwlock {
     pthread_rwlock_t rwlock;
@@ -31,7 +32,7 @@ struct blk_rwlock {
 };
 
 /* Whether this thread holds the mutex, or the read-write lock for writing. */
-#define is_locked(lock)                                                                            \
+#define is_locked(lock) \
     (atomic_load_explicit(&(lock)->owner, memory_order_relaxed) == (const void *)&blk_read_locks)
 #define ASSERT_LOCKED(lock) ASSERT(is_locked(lock))
 /* For reading at least. Read locks are not told apart: this thread holds one, of whatever lock. */
@@ -43,7 +44,7 @@ void blk_mutex_init(struct blk_mutex *mutex);
 void blk_mutex_destroy(struct blk_mutex *mutex);
 
 /* Takes note that this thread has got the lock, or is about to let it go. */
-#define set_owner(lock)                                                                            \
+#define set_owner(lock) \
     atomic_store_explicit(&(lock)->owner, (const void *)&blk_read_locks, memory_order_relaxed)
 #define clear_owner(lock) atomic_store_explicit(&(lock)->owner, NULL, memory_order_relaxed)
 
@@ -110,7 +111,7 @@ static inline void blk_write_unlock(struct blk_rwlock *lock)
 /* ---- scopes ---- */
 
 /* A variable whose end calls end(&variable). */
-#define BLK_SCOPE_(type, end, value, counter)                                                      \
+#define BLK_SCOPE_(type, end, value, counter) \
     __attribute__((cleanup(end), unused)) type *const blk_scope_##counter = (value)
 #define BLK_SCOPE(type, end, value, counter) BLK_SCOPE_(type, end, value, counter)
 
@@ -148,11 +149,11 @@ static inline void blk_write_scope_end(struct blk_rwlock *const *lock)
 }
 
 /* Held from here to the end of the block. */
-#define LOCK_SCOPE(mutex)                                                                          \
+#define LOCK_SCOPE(mutex) \
     BLK_SCOPE(struct blk_mutex, blk_lock_scope_end, blk_lock_scope(mutex), __COUNTER__)
-#define READ_LOCK_SCOPE(lock)                                                                      \
+#define READ_LOCK_SCOPE(lock) \
     BLK_SCOPE(struct blk_rwlock, blk_read_scope_end, blk_read_scope(lock), __COUNTER__)
-#define WRITE_LOCK_SCOPE(lock)                                                                     \
+#define WRITE_LOCK_SCOPE(lock) \
     BLK_SCOPE(struct blk_rwlock, blk_write_scope_end, blk_write_scope(lock), __COUNTER__)
 
 #endif

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Allocations that give up a reserve before they fail, and the end of a run without memory. */
 #include "blockcore/base/memory.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * Small allocations. Names, options and reports are a few hundred bytes; a program that cannot get
  * those cannot go on, so they never fail: a reserve is released first, which is enough to finish a
@@ -10,6 +11,8 @@
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stddef.h>
+
+#include "blockcore/base/compiler.h"
 
 /*
  * Allocates the reserve; without this call there is none. When memory runs out, the message names
@@ -46,8 +49,8 @@ void *blk_xrealloc(void *old, size_t count, size_t bytes);
 void *blk_xgrow(void *array, size_t count, size_t bytes);
 char *blk_xstrdup(const char *text); /* NULL stays NULL */
 char *blk_xstrndup(const char *text, size_t length);
-char *blk_xasprintf(const char *format, ...) __attribute__((format(printf, 1, 2)));
-char *blk_xvasprintf(const char *format, va_list args) __attribute__((format(printf, 1, 0)));
+char *blk_xasprintf(const char *format, ...) BLK_PRINTF(1, 2);
+char *blk_xvasprintf(const char *format, va_list args) BLK_PRINTF(1, 0);
 
 /* For variables that free what they point to at the end of their scope. */
 void blk_autofree_helper(void *pointer_to_pointer);

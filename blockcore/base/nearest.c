@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The nearest name is the one with the fewest typing mistakes, a swap of neighbours being one. */
 #include "blockcore/base/nearest.h"
 

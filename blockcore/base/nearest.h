@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* "Did you mean": the known name that is nearest to a mistyped one. */
 #ifndef BLOCKCORE_BASE_NEAREST_H
 #define BLOCKCORE_BASE_NEAREST_H
@@ -11,7 +12,7 @@ struct blk_nearest {
 };
 
 /* More than half of the letters wrong is another word. */
-#define BLK_NEAREST_INIT(word) { word, NULL, (unsigned)strlen(word) / 2 + 1 }
+#define BLK_NEAREST_INIT(word) ((struct blk_nearest){ word, NULL, (unsigned)strlen(word) / 2 + 1 })
 
 /* Takes `name` if it is nearer than what was tried before. */
 void blk_nearest_try(struct blk_nearest *nearest, const char *name);

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* A link never replaces a name, so it is tried first; then renameat2(2); then a look before. */
 #include "blockcore/base/rename.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Giving a file a name that must be free, on file systems with and without the calls for it. */
 #ifndef BLOCKCORE_BASE_RENAME_H
 #define BLOCKCORE_BASE_RENAME_H

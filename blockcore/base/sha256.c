@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* SHA-256 by libcrypto, which gets its memory from here; without it, a clear failure. */
 #include "blockcore/base/sha256.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* SHA-256 (FIPS 180-4), from libcrypto where the build has it. */
 #ifndef BLOCKCORE_BASE_SHA256_H
 #define BLOCKCORE_BASE_SHA256_H

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The table's usual content: the system's own calls. */
 #include "blockcore/base/sys.h"
 

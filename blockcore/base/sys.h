@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * The system calls by which the file drivers reach an image go through this table, so that a test
  * can replace any of them; only the submission ring (drivers/file/uring.c) does without. The calls

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* A fixed table, for it is read when there is no memory left. */
 #include "blockcore/base/temporaries.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * Files that have a temporary name until they get theirs: a run that has to end at once removes
  * them (blk_out_of_memory()). Files without a name, the common case, go by themselves.

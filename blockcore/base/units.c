@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Parsing and printing sizes as qemu-img does, to the rounding. */
 #include "blockcore/base/units.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Numbers as users write and read them: sizes with binary suffixes, in qemu-img's dialect. */
 #ifndef BLOCKCORE_BASE_UNITS_H
 #define BLOCKCORE_BASE_UNITS_H

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Starting the threads of a job, and waiting for them. */
 #include "blockcore/base/workers.h"
 

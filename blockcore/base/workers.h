@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Threads that share one job. */
 #ifndef BLOCKCORE_BASE_WORKERS_H
 #define BLOCKCORE_BASE_WORKERS_H

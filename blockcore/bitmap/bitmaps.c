@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The set of bitmaps of a node: its members, its stages, and what each write does to it. */
 #include "blockcore/bitmap/bitmaps.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * The dirty bitmaps of a node, and how writes are recorded in them.
  *

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* One bitmap: words that threads change atomically, and searches that skip what is clean. */
 #include "blockcore/bitmap/dirty_bitmap.h"
 
@@ -125,8 +126,8 @@ int blk_dirty_bitmap_describe(const char *name, uint64_t size, unsigned granular
 
 int blk_dirty_bitmap_allocate(struct blk_dirty_bitmap *bitmap, struct blk_error *err)
 {
-    int ret = blk_dirty_bitmap_check_size(bitmap->name, bitmap->size, bitmap->granularity_bits,
-                                          err);
+    int ret =
+        blk_dirty_bitmap_check_size(bitmap->name, bitmap->size, bitmap->granularity_bits, err);
     if (ret < 0)
         return ret;
     if (!bitmap->words)
@@ -195,8 +196,8 @@ void blk_dirty_bitmap_set(struct blk_dirty_bitmap *bitmap, uint64_t offset, uint
     if (offset >= bitmap->size || !bytes)
         return;
     uint64_t end = offset + u64_min(bytes, bitmap->size - offset);
-    change_bits(bitmap, offset >> bitmap->granularity_bits,
-                (end - 1) >> bitmap->granularity_bits, true);
+    change_bits(bitmap, offset >> bitmap->granularity_bits, (end - 1) >> bitmap->granularity_bits,
+                true);
 }
 
 void blk_dirty_bitmap_clear(struct blk_dirty_bitmap *bitmap, uint64_t offset, uint64_t bytes)
@@ -255,8 +256,7 @@ bool blk_dirty_bitmap_next(const struct blk_dirty_bitmap *bitmap, uint64_t offse
 }
 
 bool blk_dirty_bitmap_next_piece(const struct blk_dirty_bitmap *bitmap, uint64_t offset,
-                                 uint64_t end, uint64_t max_bytes, uint64_t *start,
-                                 uint64_t *bytes)
+                                 uint64_t end, uint64_t max_bytes, uint64_t *start, uint64_t *bytes)
 {
     unsigned shift = bitmap->granularity_bits;
     uint64_t granule = UINT64_C(1) << shift;

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * A dirty bitmap: which granules of a node were written. There is one bit for each granule of 1 <<
  * granularity_bits bytes; bit n covers [n << granularity_bits, (n + 1) << granularity_bits).
@@ -41,7 +42,7 @@ struct blk_dirty_bitmap {
     bool read_only;    /* the node is read-only: nothing is recorded */
     atomic_bool changed; /* differs from what the image holds */
 
-    atomic_uint_fast64_t *words; /* NULL: not loaded */
+    atomic_uint_fast64_t *words;      /* NULL: not loaded */
     struct blk_dirty_bitmap *resized; /* prepared for another size, or NULL */
     void *state; /* the driver's: where the image keeps it; freed by the driver */
     struct blk_dirty_bitmap *next;
@@ -115,7 +116,7 @@ bool blk_dirty_bitmap_next_piece(const struct blk_dirty_bitmap *bitmap, uint64_t
  */
 struct blk_dirty_cursor {
     const struct blk_dirty_bitmap *bitmap;
-    uint64_t end; /* of the walk, bytes; past the end of the bitmap all is clean */
+    uint64_t end;           /* of the walk, bytes; past the end of the bitmap all is clean */
     uint64_t start, behind; /* the run found last; 0 to begin with */
 };
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Setting, moving and losing the ids of backups, and whether two images fit together by them. */
 #include "blockcore/bitmap/identity.h"
 
@@ -15,8 +16,7 @@
 #include "blockcore/graph/names.h"
 
 const struct blk_id blk_id_unknown = {
-    { 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff,
-      0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff },
+    { [0 ... BLK_ID_BYTES - 1] = 0xff },
 };
 
 int blk_id_new(struct blk_id *id)
@@ -108,8 +108,7 @@ int blk_identity_will_change(struct blk_node *node, struct blk_error *err)
     if (ret == 0)
         atomic_store(&node->is_backup, false);
     pthread_mutex_unlock(&mutex);
-    return ret < 0 ? blk_fail_if_unset(err, -ret, "removing the backup id of '%s'", node->name)
-                   : 0;
+    return ret < 0 ? blk_fail_if_unset(err, -ret, "removing the backup id of '%s'", node->name) : 0;
 }
 
 /* ---- what is below ---- */
@@ -130,8 +129,8 @@ static bool look_at_file(const struct blk_node *node, uint64_t *hash)
 /* Whether a raw image shows only a part of its file, which nothing but its options tells. */
 static bool is_part_of_file(const struct blk_node *node, const struct blk_node *file)
 {
-    return !node->driver->supports_backing && round_up(blk_size(file), BLK_SECTOR_BYTES) !=
-                                                  round_up(blk_size(node), BLK_SECTOR_BYTES);
+    return !node->driver->supports_backing &&
+           round_up(blk_size(file), BLK_SECTOR_BYTES) != round_up(blk_size(node), BLK_SECTOR_BYTES);
 }
 
 /* Without its backing file. */
@@ -215,8 +214,8 @@ int blk_identity_check(struct blk_node *overlay, struct blk_node *backing, struc
     return blk_fail_why(err, EINVAL,
                         "the chain does not fit (--trust reads it anyway; 'blkimg rebase -u' "
                         "names another backing file)",
-                        "'%s' was made on backup %s, but its backing file '%s' %s%s",
-                        overlay->name, wanted, backing->name,
+                        "'%s' was made on backup %s, but its backing file '%s' %s%s", overlay->name,
+                        wanted, backing->name,
                         blk_id_is_none(&below.backup) ? "has no id: it has changed since, or is "
                                                         "another image"
                                                       : "is backup ",

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * The identity of an image in a chain of backups.
  *
@@ -56,7 +57,7 @@ bool blk_id_is_known(const struct blk_id *id); /* neither none nor unknown */
 bool blk_id_equal(const struct blk_id *a, const struct blk_id *b);
 void blk_id_format(const struct blk_id *id, char text[BLK_ID_TEXT_BYTES]);
 
-/* What the image says; all zero where its format has none. Errors as the driver's identity->get(). */
+/* What the image says; all zero where its format has none. Errors as of identity->get(). */
 int blk_identity_of(struct blk_node *node, struct blk_identity *identity, struct blk_error *err);
 
 /*

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The tables of the drivers that live with the jobs they serve; drivers/registry.c lists them. */
 #ifndef BLOCKCORE_FILTERS_FILTERS_H
 #define BLOCKCORE_FILTERS_FILTERS_H

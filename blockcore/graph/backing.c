@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* A file that a header is about to name is opened and synced first, with its whole chain. */
 #include "blockcore/graph/backing.h"
 
@@ -21,8 +22,7 @@ static int sync_graph(struct blk_node *node, struct blk_error *err)
 /* Whether an open failed for a reason that says nothing about the file. */
 static bool is_shortage(int code)
 {
-    return code == ENOMEM || code == EMFILE || code == ENFILE || code == EINTR ||
-           code == ECANCELED;
+    return code == ENOMEM || code == EMFILE || code == ENFILE || code == EINTR || code == ECANCELED;
 }
 
 /*
@@ -82,9 +82,9 @@ static int require_change(const struct blk_node *node, struct blk_error *err)
 static int cannot_change(const struct blk_node *node, const char *name, int ret,
                          struct blk_error *err)
 {
-    return name ? blk_fail_if_unset(err, -ret, "giving '%s' the backing file '%s'", node->name,
-                                    name)
-                : blk_fail_if_unset(err, -ret, "taking the backing file from '%s'", node->name);
+    return name
+               ? blk_fail_if_unset(err, -ret, "giving '%s' the backing file '%s'", node->name, name)
+               : blk_fail_if_unset(err, -ret, "taking the backing file from '%s'", node->name);
 }
 
 int blk_change_backing(struct blk_node *node, const char *name, const char *format,

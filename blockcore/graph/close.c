@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * One close: parents before children, each node in its steps, all nodes whatever fails; and the
  * report of it. Names that were given are made final when everything is closed, or taken back.
@@ -116,14 +117,14 @@ void blk_close_report_free(struct blk_close_report *report)
         free(report->names[i]);
     free(report->names);
     free(report->entries);
-    *report = (struct blk_close_report)BLK_CLOSE_REPORT_INIT;
+    *report = BLK_CLOSE_REPORT_INIT;
 }
 
 /* One close: where its results go. */
 struct closing {
     struct blk_close_report *report;
     struct blk_published *published; /* names that can be taken back; NULL: they are final */
-    struct blk_error *first; /* the caller's error: the first failure stays in it */
+    struct blk_error *first;         /* the caller's error: the first failure stays in it */
     int ret;
 };
 
@@ -218,9 +219,8 @@ static void close_node(struct closing *closing, struct blk_node *node)
     blk_gate_drain_end(&node->gate);
 
     /* The data file first: no image gets its name while the file that it needs has none. */
-    static const enum blk_role order[BLK_ROLE_COUNT] = {
-        BLK_ROLE_DATA, BLK_ROLE_FILE, BLK_ROLE_BACKING, BLK_ROLE_TARGET,
-    };
+    static const enum blk_role order[BLK_ROLE_COUNT] = { BLK_ROLE_DATA, BLK_ROLE_FILE,
+                                                         BLK_ROLE_BACKING, BLK_ROLE_TARGET };
     for (int i = 0; i < BLK_ROLE_COUNT; i++) {
         struct blk_node *child = node->children[order[i]];
         node->children[order[i]] = NULL;

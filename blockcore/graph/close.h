@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Closing a graph, which can fail, and the report of how it went. */
 #ifndef BLOCKCORE_GRAPH_CLOSE_H
 #define BLOCKCORE_GRAPH_CLOSE_H
@@ -20,12 +21,12 @@ enum blk_close_step {
 enum blk_outcome { BLK_OUTCOME_OK, BLK_OUTCOME_FAILED, BLK_OUTCOME_SKIPPED };
 
 struct blk_close_entry {
-    const char *node;     /* name of the node; one of the report's */
+    const char *node; /* name of the node; one of the report's */
     const char *driver_name;
-    const char *step;     /* "flush", "store", ... */
-    char *detail;         /* what within the step (a bitmap's name), or NULL */
+    const char *step; /* "flush", "store", ... */
+    char *detail;     /* what within the step (a bitmap's name), or NULL */
     enum blk_outcome outcome;
-    int code;             /* errno when failed */
+    int code; /* errno when failed */
     /* Why it failed or a step was skipped. NULL when all is well, and for a bitmap left out. */
     char *message;
 };
@@ -33,13 +34,13 @@ struct blk_close_entry {
 struct blk_close_report {
     struct blk_close_entry *entries;
     size_t count;
-    size_t room;   /* entries that there is memory for */
-    char **names;  /* of the nodes, each once */
+    size_t room;  /* entries that there is memory for */
+    char **names; /* of the nodes, each once */
     size_t name_count;
     bool failed; /* any entry failed */
 };
 
-#define BLK_CLOSE_REPORT_INIT { .entries = NULL }
+#define BLK_CLOSE_REPORT_INIT ((struct blk_close_report){ .entries = NULL })
 
 /*
  * Drops the caller's reference to `root`. Nodes that lose their last one are closed, parents before

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * Creating an image makes nodes, not files: the protocol makes an open node (for a regular file,
  * one that has no name yet), filters are put above it, the format writes an empty image into it,
@@ -20,8 +21,7 @@ static int create_bottom(struct blk_create *create, struct blk_options *options,
 
 /* A filter named in the target (blkdebug): its child is created, and the filter opened over it. */
 static int create_filter(const struct blk_driver *driver, struct blk_create *create,
-                         struct blk_options *options, struct blk_node **node,
-                         struct blk_error *err)
+                         struct blk_options *options, struct blk_node **node, struct blk_error *err)
 {
     const char *group = "file";
     if (driver->file_group && blk_options_has_group(options, driver->file_group))
@@ -98,8 +98,8 @@ static int create_bottom(struct blk_create *create, struct blk_options *options,
 static int target_options(const struct blk_create *create, struct blk_options **options,
                           struct blk_error *err)
 {
-    *options = create->target_options ? blk_options_copy(create->target_options)
-                                      : blk_options_new();
+    *options =
+        create->target_options ? blk_options_copy(create->target_options) : blk_options_new();
     int ret = create->filename ? blk_filename_to_options(create->filename, *options, err) : 0;
     if (ret < 0) {
         blk_options_free(*options);

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Creating images. */
 #ifndef BLOCKCORE_GRAPH_CREATE_H
 #define BLOCKCORE_GRAPH_CREATE_H
@@ -12,11 +13,11 @@
 struct blk_create {
     const char *filename;                     /* or NULL with target_options */
     const struct blk_options *target_options; /* as from --target-image-opts, or NULL */
-    const struct blk_driver *driver; /* the format */
-    struct blk_options *options;     /* create options, "size" among them; used ones get marked */
-    unsigned flags;                  /* for the node that results; BLK_WRITABLE is implied */
+    const struct blk_driver *driver;          /* the format */
+    struct blk_options *options; /* create options, "size" among them; used ones get marked */
+    unsigned flags;              /* for the node that results; BLK_WRITABLE is implied */
     struct blk_cache_mode cache;
-    bool in_place;                   /* a file that exists is overwritten and not replaced */
+    bool in_place;                      /* a file that exists is overwritten and not replaced */
     const struct blk_options *defaults; /* as in struct blk_open */
 
     /* Set by blk_create() for the drivers. */

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Drivers by name. */
 #include "blockcore/graph/driver.h"
 

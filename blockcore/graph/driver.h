@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * A driver is a table of operations: those that every driver has, and groups that most lack.
  * drivers/registry.c lists all drivers.
@@ -80,8 +81,8 @@ struct blk_data_ops {
     int (*discard)(struct blk_node *node, uint64_t offset, uint64_t bytes, struct blk_error *err);
 
     /* Writes one cluster compressed (or what remains of it at the end of the image). */
-    int (*write_compressed)(struct blk_node *node, uint64_t offset, uint64_t bytes,
-                            const void *buf, struct blk_error *err);
+    int (*write_compressed)(struct blk_node *node, uint64_t offset, uint64_t bytes, const void *buf,
+                            struct blk_error *err);
 
     /*
      * Fills `extent` with the state of the longest uniform range that begins at `offset`, at most

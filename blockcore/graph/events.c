@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The names of events, and announcing one to whoever injects errors below. */
 #include "blockcore/graph/events.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Which operation of a driver stands for which feature, and the words for its lack. */
 #include "blockcore/graph/feature.h"
 
@@ -51,9 +52,9 @@ static const char *const lacks[] = {
     [BLK_BREAKPOINTS] = " has no breakpoints",
 };
 
-__attribute__((format(printf, 4, 0)))
-static int require(const struct blk_driver *driver, enum blk_feature feature,
-                   struct blk_error *err, const char *what, va_list args)
+BLK_PRINTF(4, 0)
+static int require(const struct blk_driver *driver, enum blk_feature feature, struct blk_error *err,
+                   const char *what, va_list args)
 {
     if (blk_driver_supports(driver, feature))
         return 0;

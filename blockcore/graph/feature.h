@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * What a format may have or lack, and the words for the lack: the one place where a command can ask
  * before it begins, and that says the same wherever something turns out to be missing.
@@ -31,10 +32,9 @@ bool blk_supports(const struct blk_node *node, enum blk_feature feature);
 
 /* 0, or -ENOTSUP: "<what>: format 'raw' has no ...". `what` says what needs the feature. */
 int blk_driver_require(const struct blk_driver *driver, enum blk_feature feature,
-                       struct blk_error *err, const char *what, ...)
-    __attribute__((format(printf, 4, 5)));
+                       struct blk_error *err, const char *what, ...) BLK_PRINTF(4, 5);
 int blk_require(const struct blk_node *node, enum blk_feature feature, struct blk_error *err,
-                const char *what, ...) __attribute__((format(printf, 4, 5)));
+                const char *what, ...) BLK_PRINTF(4, 5);
 
 /* ---- what a node is ---- */
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * The two levels of a flush, and why a failed one stays failed.
  *

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Flushing a node: flush.c says what its two levels are. */
 #ifndef BLOCKCORE_GRAPH_FLUSH_H
 #define BLOCKCORE_GRAPH_FLUSH_H

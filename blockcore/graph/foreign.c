@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* What other formats begin or end with, and the refusal to read them as raw. */
 #include "blockcore/graph/foreign.h"
 
@@ -15,8 +16,10 @@ struct signature {
     const char *bytes;
 };
 
+/* clang-format off */
 #define SIGNATURE(name, what, offset, bytes) \
     { { name, what }, offset, sizeof(bytes) - 1, bytes }
+/* clang-format on */
 
 static const struct signature signatures[] = {
     /* disk images */
@@ -40,7 +43,7 @@ static const struct signature signatures[] = {
 
     /* compressed streams */
     SIGNATURE("gzip", "a compressed stream", 0, "\x1f\x8b\x08"),
-    SIGNATURE("xz", "a compressed stream", 0, "\xfd" "7zXZ\0"),
+    SIGNATURE("xz", "a compressed stream", 0, "\xfd\x37zXZ\0"),
     SIGNATURE("zstd", "a compressed stream", 0, "\x28\xb5\x2f\xfd"),
     SIGNATURE("lz4", "a compressed stream", 0, "\x04\x22\x4d\x18"),
     SIGNATURE("lzop", "a compressed stream", 0, "\x89LZO\0\x0d\x0a\x1a\x0a"),
@@ -150,8 +153,7 @@ const struct blk_foreign *blk_foreign_by_tail(const uint8_t *tail, size_t bytes)
     if (bytes < BLK_FOREIGN_BYTES)
         return NULL;
     tail += bytes - BLK_FOREIGN_BYTES;
-    if (is_vhd_footer(tail, BLK_FOREIGN_BYTES) ||
-        is_vhd_footer(tail + 1, VHD_OLD_FOOTER_BYTES))
+    if (is_vhd_footer(tail, BLK_FOREIGN_BYTES) || is_vhd_footer(tail + 1, VHD_OLD_FOOTER_BYTES))
         return &fixed_vhd;
     return is_dmg_trailer(tail) ? &dmg_format : NULL;
 }

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * Formats that this program tells apart from raw but cannot read: other disk images, archives and
  * compressed streams. Read as raw they would give garbage with status 0, so an image that is one of

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The in-flight count and who waits for it: see gate.h. */
 #include "blockcore/graph/gate.h"
 

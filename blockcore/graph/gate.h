@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * The in-flight count of a node. Each request that enters the graph passes the gate once; a
  * structural change (reopen, replace, truncate, close, ops.h) closes the gate, waits until nothing
@@ -56,8 +57,8 @@ static inline void blk_gate_drain_scope_end(struct blk_gate **gate)
 }
 
 /* Drained from here to the end of the scope. */
-#define BLK_DRAIN_SCOPE(gate)                                                                      \
-    __attribute__((cleanup(blk_gate_drain_scope_end), unused)) struct blk_gate *blk_drained =      \
+#define BLK_DRAIN_SCOPE(gate) \
+    __attribute__((cleanup(blk_gate_drain_scope_end), unused)) struct blk_gate *blk_drained = \
         blk_gate_drain_scope(gate)
 
 #endif

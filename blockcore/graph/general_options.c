@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Reading discard and detect-zeroes, which depend on each other. */
 #include "blockcore/graph/general_options.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * The options that every node has, whatever its driver, and that say how its requests are treated:
  * discard and detect-zeroes. They can change while a node is open.

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Building and freeing the tree of values in which a driver describes its image. */
 #include "blockcore/graph/info.h"
 

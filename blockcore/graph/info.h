@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * What an image says about itself, for info. What only one format has is a tree of named values:
  * the drivers need not know how it is printed.
@@ -43,12 +44,12 @@ struct blk_value *blk_value_add_object(struct blk_value *to, const char *name);
 
 /* What `info` shows of one node. Zeroed by the caller, who also frees it. */
 struct blk_info {
-    uint64_t cluster_bytes; /* 0: no clusters */
+    uint64_t cluster_bytes;   /* 0: no clusters */
     uint64_t vm_state_offset; /* where a machine's state would begin, or 0 */
     bool dirty;
     bool encrypted;
     bool corrupt;
-    bool has_snapshots;     /* format can have them */
+    bool has_snapshots;        /* format can have them */
     const char *specific_type; /* the format that `specific` is about; NULL: there is nothing */
     struct blk_value specific; /* an object */
 };

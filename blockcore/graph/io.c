@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * Requests: range checks, the in-flight count, alignment, and the general ways of doing what a
  * driver lacks.
@@ -134,8 +135,8 @@ static void let_go(struct blk_node *node, struct blk_range *range)
         blk_range_release(&node->ranges, range);
 }
 
-static int write_aligned(struct blk_node *node, uint64_t offset, uint64_t bytes,
-                         const uint8_t *buf, unsigned flags, struct blk_error *err)
+static int write_aligned(struct blk_node *node, uint64_t offset, uint64_t bytes, const uint8_t *buf,
+                         unsigned flags, struct blk_error *err)
 {
     while (bytes) {
         uint64_t piece = transfer_piece(node, bytes);
@@ -165,8 +166,8 @@ static int read_edge(struct blk_node *node, uint64_t offset, uint8_t *block, enu
  * no multiple of the alignment keeps its size: it is cut back to what it was, or to the end of the
  * write.
  */
-static int write_widened(struct blk_node *node, uint64_t offset, uint64_t bytes,
-                         const uint8_t *buf, unsigned flags, struct blk_error *err)
+static int write_widened(struct blk_node *node, uint64_t offset, uint64_t bytes, const uint8_t *buf,
+                         unsigned flags, struct blk_error *err)
 {
     uint64_t align = node->limits.request_alignment;
     uint64_t start = round_down(offset, align);
@@ -267,8 +268,8 @@ int blk_child_pwrite(struct blk_node *node, uint64_t offset, uint64_t bytes, con
 {
     if (is_zero_write(node, bytes, buf)) {
         bool unmap = node->detect_zeroes == BLK_DETECT_UNMAP;
-        return blk_child_write_zeroes(node, offset, bytes,
-                                      flags | (unmap ? BLK_REQ_MAY_UNMAP : 0), err);
+        return blk_child_write_zeroes(node, offset, bytes, flags | (unmap ? BLK_REQ_MAY_UNMAP : 0),
+                                      err);
     }
 
     int ret = begin_change(node, offset, bytes, err);
@@ -354,8 +355,7 @@ int blk_child_write_zeroes(struct blk_node *node, uint64_t offset, uint64_t byte
     return ret < 0 ? ret : finish_fua(node, flags, err);
 }
 
-int blk_child_discard(struct blk_node *node, uint64_t offset, uint64_t bytes,
-                      struct blk_error *err)
+int blk_child_discard(struct blk_node *node, uint64_t offset, uint64_t bytes, struct blk_error *err)
 {
     int ret = check_writable(node, err);
     if (ret < 0 || !node->driver->data.discard || !(node->flags & BLK_UNMAP))
@@ -418,8 +418,8 @@ int blk_child_copy_range(struct blk_node *node, uint64_t offset, struct blk_node
     return ret;
 }
 
-int blk_child_truncate(struct blk_node *node, uint64_t size, enum blk_prealloc prealloc,
-                       bool exact, struct blk_error *err)
+int blk_child_truncate(struct blk_node *node, uint64_t size, enum blk_prealloc prealloc, bool exact,
+                       struct blk_error *err)
 {
     int ret = check_writable(node, err);
     if (ret < 0)

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * Requests to a node.
  *
@@ -38,8 +39,7 @@ int blk_write_zeroes(struct blk_node *node, uint64_t offset, uint64_t bytes, uns
                      struct blk_error *err);
 
 /* Lets the node forget the range. Without BLK_UNMAP in the node's flags nothing happens. */
-int blk_discard(struct blk_node *node, uint64_t offset, uint64_t bytes,
-                      struct blk_error *err);
+int blk_discard(struct blk_node *node, uint64_t offset, uint64_t bytes, struct blk_error *err);
 
 /* One cluster, compressed; offset cluster aligned. -ENOTSUP when the format cannot. */
 int blk_write_compressed(struct blk_node *node, uint64_t offset, uint64_t bytes, const void *buf,
@@ -83,8 +83,8 @@ int blk_child_write_compressed(struct blk_node *node, uint64_t offset, uint64_t 
                                const void *buf, struct blk_error *err);
 int blk_child_copy_range(struct blk_node *node, uint64_t offset, struct blk_node *source,
                          uint64_t source_offset, uint64_t bytes, struct blk_error *err);
-int blk_child_truncate(struct blk_node *node, uint64_t size, enum blk_prealloc prealloc,
-                       bool exact, struct blk_error *err);
+int blk_child_truncate(struct blk_node *node, uint64_t size, enum blk_prealloc prealloc, bool exact,
+                       struct blk_error *err);
 
 /* ---- memory for requests ---- */
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Following links one step at a time, and telling descriptors from names. */
 #include "blockcore/graph/links.h"
 
@@ -44,8 +45,7 @@ static bool leads_to_descriptor(const char *name)
     struct stat st;
 
     for (int links = 0; links <= BLK_MAX_SYMLINKS; links++) {
-        if (blk_sys->fstatat(AT_FDCWD, path, &st, AT_SYMLINK_NOFOLLOW) < 0 ||
-            !S_ISLNK(st.st_mode))
+        if (blk_sys->fstatat(AT_FDCWD, path, &st, AT_SYMLINK_NOFOLLOW) < 0 || !S_ISLNK(st.st_mode))
             return false;
         if (blk_is_descriptor_link(path))
             return true;

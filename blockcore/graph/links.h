@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Symbolic links, and those of /proc that only the kernel can follow: to somebody's descriptors. */
 #ifndef BLOCKCORE_GRAPH_LINKS_H
 #define BLOCKCORE_GRAPH_LINKS_H

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* File names: protocol prefixes, "json:", and backing file names relative to their overlay. */
 #include "blockcore/graph/names.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * What file names stand for (protocols, "json:", paths), and backing names, which are relative to
  * their overlay.

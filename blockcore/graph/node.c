@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The life of a node in memory, and its edges; opening and closing are elsewhere. */
 #include "blockcore/graph/node.h"
 

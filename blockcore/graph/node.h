@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * A node of the block graph: one instance of a driver, and the edges to its children.
  *
@@ -95,13 +96,13 @@ struct blk_node {
     atomic_int flush_error;    /* errno of the first failed flush: it stays failed (flush.c) */
 
     /* own locking */
-    struct blk_gate gate;           /* requests in flight; drained by structural changes */
-    struct blk_range_lock ranges;   /* what must not overlap: read-modify-write, copy-on-write */
-    struct blk_mutex to_disk;       /* held over flush_to_disk until its result is in flush_error */
+    struct blk_gate gate;         /* requests in flight; drained by structural changes */
+    struct blk_range_lock ranges; /* what must not overlap: read-modify-write, copy-on-write */
+    struct blk_mutex to_disk;     /* held over flush_to_disk until its result is in flush_error */
     struct blk_dirty_bitmaps *bitmaps; /* NULL until the first one is added */
 
-    unsigned refs;     /* changed only by the thread that opens and closes graphs */
-    bool abandoned;    /* the run failed: publish nothing */
+    unsigned refs;  /* changed only by the thread that opens and closes graphs */
+    bool abandoned; /* the run failed: publish nothing */
 };
 
 static inline struct blk_node *blk_child(const struct blk_node *node, enum blk_role role)

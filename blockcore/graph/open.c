@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * Opening a graph from options. Children come first: a format's file child is open before the
  * format looks at it, and its backing child is opened after, by the name that its header gives.
@@ -49,12 +50,14 @@ static int open_node(struct blk_options *options, const struct open_context *con
 static int read_general_options(struct blk_options *options, struct open_context *context,
                                 struct blk_error *err)
 {
-    bool read_only = !(context->flags & BLK_WRITABLE);
-    bool auto_read_only = false;
+    bool read_only = !(context->flags & BLK_WRITABLE), auto_read_only = false;
     bool share = context->flags & BLK_FORCE_SHARE;
     bool trust = context->flags & BLK_TRUST;
 
-    const struct { const char *name; bool *value; } switches[] = {
+    const struct {
+        const char *name;
+        bool *value;
+    } switches[] = {
         { "read-only", &read_only },
         { "auto-read-only", &auto_read_only },
         { "force-share", &share },
@@ -73,8 +76,7 @@ static int read_general_options(struct blk_options *options, struct open_context
     if (ret < 0)
         return ret;
     context->detect_zeroes = general.detect_zeroes;
-    context->flags &= ~(unsigned)BLK_UNMAP;
-    context->flags |= general.unmap ? BLK_UNMAP : 0;
+    context->flags = (context->flags & ~(unsigned)BLK_UNMAP) | (general.unmap ? BLK_UNMAP : 0);
 
     if (read_only && context->flags & BLK_WRITABLE) {
         if (!auto_read_only)
@@ -96,8 +98,8 @@ static int check_all_used(const struct blk_node *node, const struct blk_options 
     if (!unused)
         return 0;
     return blk_fail_why(err, EINVAL, "there is no such option",
-                        "Could not open '%s' (%s): option '%s'",
-                        node->name, node->driver->name, unused);
+                        "Could not open '%s' (%s): option '%s'", node->name, node->driver->name,
+                        unused);
 }
 
 /* A child given as a word is a reference by node name, as a running QEMU has them. */
@@ -350,8 +352,8 @@ static int open_behind(struct blk_node *node, struct blk_options *options,
     if (link.depth >= MAX_CHAIN)
         return blk_fail_why(err, ELOOP, "the backing chain is too long", "'%s'", node->name);
 
-    bool names_file = blk_options_has_group(options, "file") ||
-                      blk_options_peek(options, "filename");
+    bool names_file =
+        blk_options_has_group(options, "file") || blk_options_peek(options, "filename");
     if (named->format && !blk_options_peek(options, "driver"))
         blk_options_set(options, "driver", named->format);
     int ret = 0;

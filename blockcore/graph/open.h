@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Opening graphs. */
 #ifndef BLOCKCORE_GRAPH_OPEN_H
 #define BLOCKCORE_GRAPH_OPEN_H
@@ -14,10 +15,10 @@
  * the file is.
  */
 struct blk_open {
-    const char *filename;             /* plain name, "PROTOCOL:...", or "json:{...}" */
+    const char *filename;              /* plain name, "PROTOCOL:...", or "json:{...}" */
     const struct blk_options *options; /* as from --image-opts; not changed */
-    const char *format;               /* before a json: name's driver; NULL: that, else probe */
-    unsigned flags;                   /* enum blk_open_flags */
+    const char *format;                /* before a json: name's driver; NULL: that, else probe */
+    unsigned flags;                    /* enum blk_open_flags */
     struct blk_cache_mode cache;
     const struct blk_options *defaults; /* for protocols: locking, lock-wait; or NULL */
 };

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The list of what is open or about to get a name, by device and inode. */
 #include "blockcore/graph/open_files.h"
 
@@ -118,9 +119,8 @@ int blk_open_files_check(const struct blk_node *self, const struct stat *st, boo
         bool written = blk_is_writable(file->node);
         if (file->node == self || (!writes && !written))
             continue;
-        BLK_AUTOFREE char *why =
-            blk_xasprintf("it is the same file as '%s', which this command %s", file->node->name,
-                          written ? "writes" : "reads");
+        BLK_AUTOFREE char *why = blk_xasprintf("it is the same file as '%s', which this command %s",
+                                               file->node->name, written ? "writes" : "reads");
         return blk_fail_why(err, ENOTUNIQ, why, "Could not open '%s'%s", path,
                             writes ? " for writing" : "");
     }
@@ -135,7 +135,8 @@ int blk_open_files_check_name(const char *path, struct blk_error *err)
     if (!file)
         return 0;
     BLK_AUTOFREE char *why = blk_xasprintf("it is the same file as '%s', which this command "
-                                           "creates", file->node->name);
+                                           "creates",
+                                           file->node->name);
     return blk_fail_why(err, ENOTUNIQ, why, "Could not open '%s'", path);
 }
 

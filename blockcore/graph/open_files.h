@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * The files that this run has open, known by what they are and not by how they are spelled: a
  * symlink, a hard link, "file:", "json:", a bind mount or /dev/fd/N is the same file.

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Each operation: does the format have it; drain; call the driver; name the node in the error. */
 #include "blockcore/graph/ops.h"
 
@@ -182,8 +183,7 @@ int blk_snapshot_delete(struct blk_node *root, const char *id_or_name, struct bl
 
 int blk_snapshot_load(struct blk_node *root, const char *id_or_name, struct blk_error *err)
 {
-    return on_snapshot(root, BLK_OP(format_of(root), snapshots, load), "loading", id_or_name,
-                       err);
+    return on_snapshot(root, BLK_OP(format_of(root), snapshots, load), "loading", id_or_name, err);
 }
 
 /* ---- breakpoints ---- */

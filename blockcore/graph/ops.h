@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * What can be done to an image as a whole: the operations of the driver's table that are neither
  * requests (io.h) nor steps of opening and closing.

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The set itself, the three ways to write one, and reading values from it. */
 #include "blockcore/graph/options.h"
 
@@ -140,8 +141,8 @@ static char *take_word(const char **text)
     return word;
 }
 
-int blk_options_parse_keyval(struct blk_options *options, const char *text,
-                             const char *implied_key, struct blk_error *err)
+int blk_options_parse_keyval(struct blk_options *options, const char *text, const char *implied_key,
+                             struct blk_error *err)
 {
     bool first = true;
 
@@ -172,8 +173,7 @@ static int flatten(struct blk_options *options, const char *key, json_t *value,
 static int flatten_member(struct blk_options *options, const char *prefix, const char *name,
                           json_t *value, struct blk_error *err)
 {
-    BLK_AUTOFREE char *key =
-        *prefix ? blk_xasprintf("%s.%s", prefix, name) : blk_xstrdup(name);
+    BLK_AUTOFREE char *key = *prefix ? blk_xasprintf("%s.%s", prefix, name) : blk_xstrdup(name);
     return flatten(options, key, value, err);
 }
 

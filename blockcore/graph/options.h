@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * The flat set of options that describes a node: "driver=qcow2, file.driver=file,
  * file.filename=x". The three forms QEMU's users know (a plain filename, --image-opts text and
@@ -25,7 +26,7 @@ struct blk_options *blk_options_copy(const struct blk_options *options);
 /* Sets `key` to a copy of `value`; replaces an earlier value. */
 void blk_options_set(struct blk_options *options, const char *key, const char *value);
 void blk_options_setf(struct blk_options *options, const char *key, const char *format, ...)
-    __attribute__((format(printf, 3, 4)));
+    BLK_PRINTF(3, 4);
 void blk_options_remove(struct blk_options *options, const char *key);
 
 /* Sets what `from` has and `to` lacks. */
@@ -42,8 +43,8 @@ void blk_options_merge_optional(struct blk_options *to, const struct blk_options
  * sets `implied_key`, when that is not NULL; a later word without "=" is "on" (and "noKEY"
  * "off"), as in QEMU. Errors: -EINVAL.
  */
-int blk_options_parse_keyval(struct blk_options *options, const char *text,
-                             const char *implied_key, struct blk_error *err);
+int blk_options_parse_keyval(struct blk_options *options, const char *text, const char *implied_key,
+                             struct blk_error *err);
 
 /*
  * Adds the members of a JSON object; nested objects and arrays become dotted keys ("file.driver",

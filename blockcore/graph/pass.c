@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* What filters leave to their file child, in the form of a driver's operations. */
 #include "blockcore/graph/pass.h"
 
@@ -21,8 +22,7 @@ int blk_pass_write_zeroes(struct blk_node *node, uint64_t offset, uint64_t bytes
     return blk_child_write_zeroes(blk_file(node), offset, bytes, flags, err);
 }
 
-int blk_pass_discard(struct blk_node *node, uint64_t offset, uint64_t bytes,
-                     struct blk_error *err)
+int blk_pass_discard(struct blk_node *node, uint64_t offset, uint64_t bytes, struct blk_error *err)
 {
     return blk_child_discard(blk_file(node), offset, bytes, err);
 }

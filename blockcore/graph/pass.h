@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * For filters: operations that leave all to the file child. They fit into the driver's table as
  * they are (driver.h has their contracts).
@@ -22,8 +23,7 @@ int blk_pass_pwrite(struct blk_node *node, uint64_t offset, uint64_t bytes, cons
                     unsigned flags, struct blk_error *err);
 int blk_pass_write_zeroes(struct blk_node *node, uint64_t offset, uint64_t bytes, unsigned flags,
                           struct blk_error *err);
-int blk_pass_discard(struct blk_node *node, uint64_t offset, uint64_t bytes,
-                     struct blk_error *err);
+int blk_pass_discard(struct blk_node *node, uint64_t offset, uint64_t bytes, struct blk_error *err);
 int blk_pass_write_compressed(struct blk_node *node, uint64_t offset, uint64_t bytes,
                               const void *buf, struct blk_error *err);
 

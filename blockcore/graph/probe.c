@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Probing: the drivers' scores, and what none of them reads (foreign.c). */
 #include "blockcore/graph/probe.h"
 
@@ -54,8 +55,10 @@ static int refuse_foreign(struct blk_node *file, const uint8_t *head, size_t byt
     if (!format)
         return 0;
     char why[200];
-    snprintf(why, sizeof(why), "its format is %s (%s), which is not supported; give the format raw "
-             "(-f raw) to use its bytes as they are", format->name, format->what);
+    snprintf(why, sizeof(why),
+             "its format is %s (%s), which is not supported; give the format raw "
+             "(-f raw) to use its bytes as they are",
+             format->name, format->what);
     return blk_fail_why(err, EMEDIUMTYPE, why, "Could not open '%s'", file->name);
 }
 

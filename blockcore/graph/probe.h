@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* What format an image has, by how it begins. */
 #ifndef BLOCKCORE_GRAPH_PROBE_H
 #define BLOCKCORE_GRAPH_PROBE_H

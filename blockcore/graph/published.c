@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The list of names given by this run: all of them are kept, or all taken back. */
 #include "blockcore/graph/published.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * Names that closes have given and that can still be taken back.
  *
@@ -31,7 +32,7 @@ struct blk_published {
     struct blk_published_entry *last;
 };
 
-#define BLK_PUBLISHED_INIT { .last = NULL }
+#define BLK_PUBLISHED_INIT ((struct blk_published){ .last = NULL })
 
 /*
  * For drivers: a name was given. The entry is part of `state`, made before the name was given, so

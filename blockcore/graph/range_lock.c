@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Who excludes whom, and in which order those who wait go on: see range_lock.h. */
 #include "blockcore/graph/range_lock.h"
 

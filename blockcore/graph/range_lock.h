@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * Locks on byte ranges of one node. Used by everything that must not overlap: read-modify-write of
  * unaligned requests, allocation with copy-on-write, compressed writes, discard, copy-before-write.
@@ -74,7 +75,7 @@ void blk_range_release(struct blk_range_lock *lock, struct blk_range *range);
 bool blk_range_is_held(const struct blk_range_lock *lock, uint64_t offset, uint64_t bytes,
                        enum blk_range_mode mode);
 
-#define ASSERT_RANGE_HELD(lock, offset, bytes, mode)                                               \
+#define ASSERT_RANGE_HELD(lock, offset, bytes, mode) \
     ASSERT(blk_range_is_held(lock, offset, bytes, mode))
 
 #endif

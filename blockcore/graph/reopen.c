@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* A reopening of several nodes: everything is checked, then switched, and put back on failure. */
 #include "blockcore/graph/reopen.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * Reopening nodes with other access, cache modes, options or backing nodes as a transaction, level
  * by level.

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Edges are counted and checked for loops before any of them is led elsewhere. */
 #include "blockcore/graph/replace.h"
 

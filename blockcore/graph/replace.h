@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * Changing the edges of a graph that is in use: another node where one was.
  *

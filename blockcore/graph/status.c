@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * The state of ranges: what a node holds itself, what shows through from its backing chain, and
  * what the medium below knows about zeroes.

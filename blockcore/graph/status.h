@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * The state of ranges: what is data, what reads as zeroes, and which layer says so. `want`: enum
  * blk_want.

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Names of preallocation modes, and lists of snapshots. */
 #include "blockcore/graph/types.h"
 

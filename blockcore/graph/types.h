@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The plain values that pass between commands, blockcore and drivers. */
 #ifndef BLOCKCORE_GRAPH_TYPES_H
 #define BLOCKCORE_GRAPH_TYPES_H
@@ -33,17 +34,17 @@ enum blk_extent_flags {
     BLK_EXT_OFFSET_VALID = 1 << 2, /* the bytes are in `host` at `host_offset`, as they are */
     BLK_EXT_ALLOCATED = 1 << 3,    /* this layer decides the content, not its backing file */
     BLK_EXT_COMPRESSED = 1 << 4,
-    BLK_EXT_EOF = 1 << 5,          /* ends at the end of the node */
-    BLK_EXT_PASS = 1 << 6,         /* from drivers only: same as `host` at `host_offset` */
-    BLK_EXT_RECURSE = 1 << 7,      /* from drivers only: `host` may know which parts are zero */
+    BLK_EXT_EOF = 1 << 5,     /* ends at the end of the node */
+    BLK_EXT_PASS = 1 << 6,    /* from drivers only: same as `host` at `host_offset` */
+    BLK_EXT_RECURSE = 1 << 7, /* from drivers only: `host` may know which parts are zero */
 };
 
 struct blk_extent {
     uint64_t bytes;
-    unsigned flags;         /* enum blk_extent_flags */
-    struct blk_node *host;  /* with OFFSET_VALID or PASS */
+    unsigned flags;        /* enum blk_extent_flags */
+    struct blk_node *host; /* with OFFSET_VALID or PASS */
     uint64_t host_offset;
-    unsigned depth;         /* 0: the node asked; 1: its backing file; ... */
+    unsigned depth; /* 0: the node asked; 1: its backing file; ... */
 };
 
 /* Called from one thread at a time, now and then: `done` of `total` bytes or units of work. */
@@ -70,10 +71,10 @@ enum blk_want {
 };
 
 struct blk_measure {
-    uint64_t required_bytes;        /* with the source's data only */
+    uint64_t required_bytes; /* with the source's data only */
     uint64_t fully_allocated_bytes;
     bool has_bitmaps;
-    uint64_t bitmaps_bytes;         /* additionally needed to keep the source's bitmaps */
+    uint64_t bitmaps_bytes; /* additionally needed to keep the source's bitmaps */
 };
 
 /* LOST gives up guest data that cannot be reached: it then reads as zeroes. */
@@ -103,7 +104,7 @@ struct blk_snapshot {
     uint64_t date_seconds;
     uint32_t date_nanoseconds;
     uint64_t vm_clock_ns;
-    uint64_t icount;      /* UINT64_MAX: not known */
+    uint64_t icount; /* UINT64_MAX: not known */
     uint64_t disk_bytes;
 };
 

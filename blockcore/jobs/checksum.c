@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * An iterator walks the block status under the job's mutex; the workers take one block of the
  * digest at a time from it, read and hash it. Runs of zeroes are added by the iterator itself.
@@ -39,8 +40,8 @@ struct checksum_chunk {
 static int status_at(struct checksum_job *job, uint64_t offset, uint64_t bytes,
                      struct blk_extent *extent, struct blk_error *err)
 {
-    return blk_block_status_above(blk_layers(job->params->node, NULL), offset, bytes,
-                                  BLK_WANT_ZERO, extent, err);
+    return blk_block_status_above(blk_layers(job->params->node, NULL), offset, bytes, BLK_WANT_ZERO,
+                                  extent, err);
 }
 
 static void count_checksummed(struct checksum_job *job, uint64_t bytes)

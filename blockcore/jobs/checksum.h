@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The digest (digest.h) of all that a node shows, read by several threads. */
 #ifndef BLOCKCORE_JOBS_CHECKSUM_H
 #define BLOCKCORE_JOBS_CHECKSUM_H
@@ -9,7 +10,7 @@
 
 struct blk_checksum_params {
     struct blk_node *node;
-    unsigned workers; /* at least 1; each has 1 MiB of memory */
+    unsigned workers;          /* at least 1; each has 1 MiB of memory */
     blk_progress_fn *progress; /* or NULL */
     void *opaque;
 };

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * The copy engine. Each worker repeats: take the next chunk (under the job's mutex, where the
  * iterator walks the source's block status), then move it (without the mutex). So at most `workers`
@@ -48,15 +49,15 @@ struct copy_job {
     const struct blk_copy_params *params;
     uint64_t unit; /* compressed writes: the target's cluster size; else 1 */
 
-    struct blk_mutex mutex; /* guards what follows */
-    uint64_t next;         /* everything before has been handed out */
+    struct blk_mutex mutex;         /* guards what follows */
+    uint64_t next;                  /* everything before has been handed out */
     struct blk_dirty_cursor marked; /* of the mask, at `next` */
-    uint64_t turns;        /* chunks handed out */
-    uint64_t turn;         /* in_order: the chunk that may write now */
-    pthread_cond_t turn_changed; /* or the job has failed */
-    struct blk_extent extent; /* source state at `next`; bytes 0: unknown */
-    bool unreadable;          /* the extent is, with salvage */
-    struct blk_error why;     /* why it is */
+    uint64_t turns;                 /* chunks handed out */
+    uint64_t turn;                  /* in_order: the chunk that may write now */
+    pthread_cond_t turn_changed;    /* or the job has failed */
+    struct blk_extent extent;       /* source state at `next`; bytes 0: unknown */
+    bool unreadable;                /* the extent is, with salvage */
+    struct blk_error why;           /* why it is */
     uint64_t done;
     uint64_t moved; /* bytes handed out to be read and written: what the rate counts */
     struct blk_rate rate;
@@ -265,8 +266,8 @@ static void read_salvaging(struct copy_job *job, const struct chunk *chunk, uint
     for (uint64_t at = 0; at < chunk->bytes; at += BLK_SECTOR_BYTES) {
         uint64_t offset = p->source_offset + chunk->offset + at;
         uint64_t bytes = u64_min(BLK_SECTOR_BYTES, chunk->bytes - at);
-        int ret = blk_pread_padded(p->source, offset, bytes, buf + at,
-                                   unread.bytes ? NULL : &unread.why);
+        int ret =
+            blk_pread_padded(p->source, offset, bytes, buf + at, unread.bytes ? NULL : &unread.why);
         if (ret == 0) {
             report_unread(job, &unread);
             continue;
@@ -287,8 +288,7 @@ static int read_source(struct copy_job *job, const struct chunk *chunk, uint8_t 
         memset(buf, 0, chunk->bytes);
         return 0;
     }
-    int ret =
-        blk_pread_padded(p->source, p->source_offset + chunk->offset, chunk->bytes, buf, err);
+    int ret = blk_pread_padded(p->source, p->source_offset + chunk->offset, chunk->bytes, buf, err);
     if (ret < 0 && p->salvage) {
         blk_error_clear(err);
         read_salvaging(job, chunk, buf);
@@ -528,8 +528,8 @@ static int find_unit(const struct blk_copy_params *params, uint64_t *unit, struc
     *unit = 1;
     if (!params->compressed)
         return 0;
-    int ret = blk_require(format, BLK_COMPRESSION, err, "compressing to '%s'",
-                          params->target->name);
+    int ret =
+        blk_require(format, BLK_COMPRESSION, err, "compressing to '%s'", params->target->name);
     if (ret == 0)
         ret = blk_child_cluster_bytes(format, unit, err);
     ASSERT(ret < 0 || *unit);

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * The one engine that moves guest data: convert, backup, commit, rebase, mirror and dd.
  *
@@ -35,7 +36,7 @@ struct blk_copy_params {
 
     const struct blk_dirty_bitmap *mask; /* copy only what it marks (source_offset is 0); or NULL */
     uint64_t *moved; /* increased by the bytes that were read and written; or NULL */
-    struct blk_dirty_bitmap *remaining;  /* cleared where a whole granule was copied; or NULL */
+    struct blk_dirty_bitmap *remaining; /* cleared where a whole granule was copied; or NULL */
 
     struct blk_digest *digest; /* gets all content, when everything is copied; or NULL */
 

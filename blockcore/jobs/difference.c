@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * Each worker takes the next piece that must be read (the job's mutex is held while the maps are
  * walked), reads it from both sides without the mutex, and marks what differs. Pieces are at most
@@ -22,7 +23,7 @@
 
 /* One of the two. */
 struct side {
-    struct blk_node *node; /* NULL: zeroes */
+    struct blk_node *node;         /* NULL: zeroes */
     const struct blk_node *common; /* its first image that the other chain has too, or NULL */
 };
 
@@ -31,8 +32,8 @@ struct difference_job {
     struct blk_dirty_bitmap *marks;
     struct side sides[2];
 
-    struct blk_mutex mutex; /* guards what follows */
-    uint64_t next;         /* everything before is equal, or has been handed out */
+    struct blk_mutex mutex;         /* guards what follows */
+    uint64_t next;                  /* everything before is equal, or has been handed out */
     struct blk_dirty_cursor marked; /* of the mask, at `next` */
     uint64_t done;
     int ret; /* the first failure */
@@ -289,8 +290,8 @@ int blk_difference_mark(const struct blk_difference_params *params, struct blk_d
     return job.ret;
 }
 
-int blk_difference_find(const struct blk_difference_params *params, bool *differs,
-                        uint64_t *offset, struct blk_error *err)
+int blk_difference_find(const struct blk_difference_params *params, bool *differs, uint64_t *offset,
+                        struct blk_error *err)
 {
     struct blk_dirty_bitmap *marks;
     uint64_t bytes;
@@ -298,8 +299,8 @@ int blk_difference_find(const struct blk_difference_params *params, bool *differ
     *differs = false;
     if (!params->bytes)
         return 0;
-    int ret = blk_dirty_bitmap_new("differences", params->bytes, FIND_GRANULARITY_BITS, &marks,
-                                   err);
+    int ret =
+        blk_dirty_bitmap_new("differences", params->bytes, FIND_GRANULARITY_BITS, &marks, err);
     if (ret < 0)
         return ret;
     ret = blk_difference_mark(params, marks, err);

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * Finding out where two graphs show different content.
  *
@@ -15,10 +16,10 @@
 struct blk_difference_params {
     struct blk_node *first, *second; /* NULL: zeroes, as past the end of the shorter one */
     uint64_t bytes;                  /* the range is [0, bytes) */
-    struct blk_node *behind; /* look only where its backing file shows; NULL: everywhere */
+    struct blk_node *behind;         /* look only where its backing file shows; NULL: everywhere */
     const struct blk_dirty_bitmap *mask; /* look only where it is dirty; NULL: everywhere */
-    unsigned workers;        /* at least 1 */
-    blk_progress_fn *progress; /* or NULL */
+    unsigned workers;                    /* at least 1 */
+    blk_progress_fn *progress;           /* or NULL */
     void *opaque;
 };
 
@@ -33,7 +34,7 @@ int blk_difference_mark(const struct blk_difference_params *params, struct blk_d
  * Whether they differ: 0 with *differs and the offset of the first MiB in which they do, or as
  * blk_difference_mark().
  */
-int blk_difference_find(const struct blk_difference_params *params, bool *differs,
-                        uint64_t *offset, struct blk_error *err);
+int blk_difference_find(const struct blk_difference_params *params, bool *differs, uint64_t *offset,
+                        struct blk_error *err);
 
 #endif

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * The tree of hashes. Blocks are hashed without the mutex; what they yield is put into the tree
  * under it. A subtree that becomes complete is replaced by its hash, so only paths to what is

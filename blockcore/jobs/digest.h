@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * The digest of what a guest sees in an image: the same for every format, cluster size and
  * allocation, and computed by any number of threads in any order. Zeroes cost neither reading nor

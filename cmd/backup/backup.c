@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* `blkimg backup`: its options, and the phases that all disks pass through together. */
 #include "cmd/backup/backup.h"
 
@@ -170,8 +171,7 @@ static int read_choices(const struct texts *texts, struct backup_options *option
     options->mode = (enum backup_mode)mode;
     options->sync = (enum backup_sync)sync;
     options->full_if_broken = broken == 1;
-    options->on_cbw_error =
-        on_error ? BLK_CBW_BREAK_SNAPSHOT : BLK_CBW_BREAK_GUEST_WRITE;
+    options->on_cbw_error = on_error ? BLK_CBW_BREAK_SNAPSHOT : BLK_CBW_BREAK_GUEST_WRITE;
     return EXIT_OK;
 }
 
@@ -257,8 +257,8 @@ static int add_disks(struct backup *backup, const struct cmd_operands *operands,
 }
 
 /* Reads the command line. Returns CMD_RUN, or the exit status with which the command ends here. */
-static int parse_options(int argc, char **argv, struct backup_options *options,
-                         struct texts *texts, struct cmd_operands *operands)
+static int parse_options(int argc, char **argv, struct backup_options *options, struct texts *texts,
+                         struct cmd_operands *operands)
 {
     const struct cmd_option table[] = {
         IMAGE_OPTIONS(&options->source),

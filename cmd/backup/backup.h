@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * blkimg backup: full and incremental backups of one or several disks at one moment.
  *
@@ -79,7 +80,7 @@ struct backup_bitmap {
 struct backup_disk {
     char *source_name;
     const char *target_name;
-    const char *base; /* --base, or NULL */
+    const char *base;   /* --base, or NULL */
     char *partial_name; /* --keep-failed: the target is called so until it is complete */
 
     struct blk_node *source; /* roots; NULL once closed */
@@ -98,7 +99,7 @@ struct backup_disk {
     size_t bitmap_count;
     struct blk_dirty_bitmap *mask;      /* what is copied, whole clusters; NULL: everything */
     struct blk_dirty_bitmap *remaining; /* SYNC_ALWAYS: what the target does not hold yet */
-    char *backing_name;              /* --base as the target's header names it */
+    char *backing_name;                 /* --base as the target's header names it */
     char *backing_format;
 
     struct blk_id id, parent;

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * The base of a partial backup: an earlier backup that the target becomes an overlay of (--base),
  * or what an existing target holds (-n). A wrong one would silently restore garbage, so it has to
@@ -55,13 +56,14 @@ static int refuse(const struct blk_identity *source, const struct backup_disk *d
     blk_id_format(base, id);
     if (counted)
         blk_id_format(counted, since);
-    BLK_AUTOFREE char *bitmap =
-        !name     ? blk_xstrdup("no bitmap is given")
-        : counted ? blk_xasprintf("bitmap '%s' counts from %s", name, since)
-                  : blk_xasprintf("bitmap '%s' counts from no backup", name);
+    BLK_AUTOFREE char *bitmap = !name ? blk_xstrdup("no bitmap is given")
+                                : counted
+                                    ? blk_xasprintf("bitmap '%s' counts from %s", name, since)
+                                    : blk_xasprintf("bitmap '%s' counts from no backup", name);
     BLK_AUTOFREE char *why =
         blk_xasprintf("it is not the backup that the bitmaps count from: it is %s, and %s (--trust "
-                      "uses it anyway)", id, bitmap);
+                      "uses it anyway)",
+                      id, bitmap);
     return blk_fail_why(err, EINVAL, why, "%s '%s' for '%s'", what, node->name, disk->source_name);
 }
 
@@ -187,7 +189,8 @@ static int check_empty(struct blk_node *node, struct blk_error *err)
         if (extent.flags & BLK_EXT_ALLOCATED)
             return blk_fail_why(err, EINVAL,
                                 "it is not a backup, and holds data of its own (--trust uses it "
-                                "anyway)", "target '%s' at offset %" PRIu64, node->name, offset);
+                                "anyway)",
+                                "target '%s' at offset %" PRIu64, node->name, offset);
     }
     return 0;
 }

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * A base that is newer than what a bitmap counts from, as after status 6: the backup is complete,
  * but the bitmap still counts from the one before, which the new one builds on. Both can be the
@@ -36,8 +37,8 @@ static int mark_layers(struct blk_node *newer, struct blk_node *older,
     struct blk_extent extent;
 
     for (uint64_t offset = 0; offset < end; offset += extent.bytes) {
-        int ret = blk_block_status_above(blk_layers(newer, older), offset, end - offset, 0, &extent,
-                                         err);
+        int ret =
+            blk_block_status_above(blk_layers(newer, older), offset, end - offset, 0, &extent, err);
         if (ret < 0)
             return ret;
         if (extent.flags & BLK_EXT_ALLOCATED)
@@ -79,7 +80,8 @@ int backup_mark_between(struct backup_disk *disk, struct blk_node *newer, struct
     ret = mark_layers(newer, older, between, err);
     /* A cluster of the base is larger than what changed in it; but none changed without a mark. */
     if (ret == 0 && find_unmarked(between, disk->mask, &offset))
-        ret = blk_fail_why(err, EINVAL, "it holds data that no bitmap marks, so it is from another "
+        ret = blk_fail_why(err, EINVAL,
+                           "it holds data that no bitmap marks, so it is from another "
                            "disk or another time (--trust uses it anyway)",
                            "base '%s' for '%s' at offset %" PRIu64, newer->name, disk->source_name,
                            offset);

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * --list-chain: what a chain of backups consists of, and whether it is whole: every parent exists
  * and is the one that its overlay was made on, and all files were closed cleanly.
@@ -12,9 +13,9 @@
 struct link {
     struct blk_node *node;
     struct blk_identity identity;
-    struct blk_id below;   /* of its backing file, if that has one */
-    const char *fault;     /* what is wrong with it, or NULL */
-    bool shows_ids;        /* the fault is that `below` is not its parent */
+    struct blk_id below; /* of its backing file, if that has one */
+    const char *fault;   /* what is wrong with it, or NULL */
+    bool shows_ids;      /* the fault is that `below` is not its parent */
     char digest[BLK_DIGEST_HEX_BYTES];
 };
 
@@ -33,8 +34,7 @@ static void find_link_fault(struct link *link, const struct blk_info *info)
         link->fault = "its parent is missing";
     else if (blk_id_is_known(parent) && !blk_id_equal(parent, &link->below))
         link->fault = "the file below it is not its parent";
-    link->shows_ids = has_backing && blk_id_is_known(parent) &&
-                      !blk_id_equal(parent, &link->below);
+    link->shows_ids = has_backing && blk_id_is_known(parent) && !blk_id_equal(parent, &link->below);
 }
 
 static int look_at_link(struct blk_node *node, const struct backup_options *options,

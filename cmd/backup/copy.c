@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Moving the data of one disk, and reading it back. */
 #include <errno.h>
 #include <inttypes.h>

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * The end of a backup: targets closed and published, then the sources' bitmaps switched; or
  * everything put back.
@@ -50,9 +51,9 @@ static int take_back_renamed(void *state, struct blk_error *err)
     struct renamed *renamed = state;
     int ret = blk_rename_to_free(AT_FDCWD, renamed->target, renamed->partial);
 
-    ret = ret < 0 ? blk_fail(err, -ret, "renaming '%s' back to '%s'", renamed->target,
-                             renamed->partial)
-                  : sync_directory_of(renamed->target, err);
+    ret = ret < 0
+              ? blk_fail(err, -ret, "renaming '%s' back to '%s'", renamed->target, renamed->partial)
+              : sync_directory_of(renamed->target, err);
     return end_renamed(renamed, ret);
 }
 
@@ -74,8 +75,8 @@ static int rename_partial(struct backup *backup, const struct backup_disk *disk,
     renamed->target = blk_xstrdup(disk->target_name);
     int ret = blk_rename_to_free(AT_FDCWD, disk->partial_name, disk->target_name);
     if (ret < 0)
-        return end_renamed(renamed, blk_fail(err, -ret, "renaming '%s' to '%s'",
-                                             disk->partial_name, disk->target_name));
+        return end_renamed(renamed, blk_fail(err, -ret, "renaming '%s' to '%s'", disk->partial_name,
+                                             disk->target_name));
     blk_published_add(&backup->published, &renamed->entry, &ops, renamed);
     return sync_directory_of(disk->target_name, err);
 }
@@ -250,16 +251,16 @@ static bool is_untouched(const struct backup_disk *disk)
 {
     const struct stat *before = &disk->target_before;
     struct stat now;
-    return disk->target_existed && stat(disk->target_name, &now) == 0 &&
-           S_ISREG(now.st_mode) && now.st_dev == before->st_dev && now.st_ino == before->st_ino &&
+    return disk->target_existed && stat(disk->target_name, &now) == 0 && S_ISREG(now.st_mode) &&
+           now.st_dev == before->st_dev && now.st_ino == before->st_ino &&
            now.st_size == before->st_size && now.st_mtim.tv_sec == before->st_mtim.tv_sec &&
            now.st_mtim.tv_nsec == before->st_mtim.tv_nsec;
 }
 
 void backup_say_what_stands(const struct backup_disk *disk)
 {
-    const char *source = disk->source_state ? disk->source_state
-                                            : "the source and its bitmaps are as they were";
+    const char *source =
+        disk->source_state ? disk->source_state : "the source and its bitmaps are as they were";
 
     if (disk->target_complete)
         report_failure("the backup of '%s' was not finished: %s, the target '%s' is complete",
@@ -277,8 +278,8 @@ void backup_say_what_stands(const struct backup_disk *disk)
         report_failure("the backup of '%s' failed: %s, and '%s' is not from this run",
                        disk->source_name, source, disk->target_name);
     else
-        report_failure("the backup of '%s' failed: %s, there is no target '%s'",
-                       disk->source_name, source, disk->target_name);
+        report_failure("the backup of '%s' failed: %s, there is no target '%s'", disk->source_name,
+                       source, disk->target_name);
 }
 
 void backup_disk_free(struct backup_disk *disk)

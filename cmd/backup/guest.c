@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * --guest-io: a guest writes to the disk while its backup is made.
  *

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * The result of a backup as JSON, for a catalogue: which backup it is, what it builds on, how it
  * was closed.
@@ -52,8 +53,7 @@ static json_t *describe_disk(const struct backup *backup, const struct backup_di
     return one;
 }
 
-void backup_print_manifest(const struct backup *backup, json_t *result, int status,
-                           int exit_status)
+void backup_print_manifest(const struct backup *backup, json_t *result, int status, int exit_status)
 {
     json_t *disks = json_array();
     json_t *steps = json_array();

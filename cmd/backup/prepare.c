@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The first phase: sources open and locked, bitmaps frozen, targets made. */
 #include <errno.h>
 #include <inttypes.h>
@@ -161,8 +162,7 @@ int backup_open_source(struct backup *backup, struct backup_disk *disk, struct b
     disk->mode = options->mode;
     disk->bytes = blk_size(disk->source);
     if (disk->mode == BACKUP_TOP)
-        ret = blk_require(disk->format, BLK_BACKING, err, "the layers of '%s'",
-                          disk->source_name);
+        ret = blk_require(disk->format, BLK_BACKING, err, "the layers of '%s'", disk->source_name);
     if (ret < 0)
         return ret;
     ret = freeze_bitmaps(options, disk, err);
@@ -254,8 +254,8 @@ static int check_size(const struct backup_disk *disk, struct blk_error *err)
                         bytes < disk->bytes
                             ? "it is smaller than the source"
                             : "it is larger than the source ('blkimg resize --shrink' shrinks it)",
-                        "target '%s' with %" PRIu64 " bytes instead of %" PRIu64,
-                        disk->target_name, bytes, disk->bytes);
+                        "target '%s' with %" PRIu64 " bytes instead of %" PRIu64, disk->target_name,
+                        bytes, disk->bytes);
 }
 
 static int open_backup_target(const struct backup_options *options, struct backup_disk *disk,
@@ -338,13 +338,11 @@ static void set_target_identity(struct backup_disk *disk)
     blk_identity_set(blk_skip_filters(disk->target), &identity);
 }
 
-static int check_names(const struct backup *backup, struct backup_disk *disk,
-                       struct blk_error *err)
+static int check_names(const struct backup *backup, struct backup_disk *disk, struct blk_error *err)
 {
     const struct backup_options *options = backup->options;
 
-    disk->target_existed =
-        stat(disk->target_name, &disk->target_before) == 0 || options->existing;
+    disk->target_existed = stat(disk->target_name, &disk->target_before) == 0 || options->existing;
     if (!options->keep_failed)
         return 0;
 

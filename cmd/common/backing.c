@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* How a header names a backing file, and opening one that a new image will have. */
 #include "cmd/common/backing.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The backing file of an image that is to be made. */
 #ifndef CMD_COMMON_BACKING_H
 #define CMD_COMMON_BACKING_H

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * Command lines through libpopt. popt does the parsing; arrange() first brings the line into a
  * form in which popt and getopt, which qemu-img's users have in their scripts, mean the same:
@@ -210,7 +211,8 @@ int cmd_size_parse(const char *what, const char *text, uint64_t *bytes)
         return report_failure("%s: '%s' is too large (the limit is 8 EiB)", what, text);
     if (ret < 0)
         return report_failure("%s: '%s' is not a size (a number with k, M, G, T, P, E or nothing "
-                              "after it)", what, text);
+                              "after it)",
+                              what, text);
     return 0;
 }
 
@@ -315,8 +317,7 @@ static int report_unknown(const struct command *command, const struct cmd_option
             blk_nearest_try(&nearest, options->name);
     if (!nearest.name)
         return report_usage(command, "unknown option '--%s'", name);
-    return report_usage(command, "unknown option '--%s'; did you mean '--%s'?", name,
-                        nearest.name);
+    return report_usage(command, "unknown option '--%s'; did you mean '--%s'?", name, nearest.name);
 }
 
 static int report_bad_option(const struct command *command, const struct cmd_option *options,

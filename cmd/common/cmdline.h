@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Options of a command, declared as a table of where their values go. */
 #ifndef CMD_COMMON_CMDLINE_H
 #define CMD_COMMON_CMDLINE_H
@@ -59,15 +60,19 @@ struct cmd_option {
 };
 
 /* The row of commands that can print JSON. `format` points to an enum output_format. */
+/* clang-format off */
 #define OUTPUT_OPTION(format)                                                                     \
     { 0, "output", CMD_OUTPUT, format, "human|json", "the form of the output" }
+/* clang-format on */
 
 /* And of commands whose JSON says what was done, also when they fail. */
+/* clang-format off */
 #define RESULT_OPTION(format)                                                                     \
     { 0, "output", CMD_RESULT, format, "human|json", "the form of the result" }
+/* clang-format on */
 
 /* A row without name ends the table. */
-#define CMD_OPTIONS_END { 0, NULL, CMD_FLAG, NULL, NULL, NULL }
+#define CMD_OPTIONS_END ((struct cmd_option){ 0, NULL, CMD_FLAG, NULL, NULL, NULL })
 
 static inline bool cmd_option_is_end(const struct cmd_option *option)
 {

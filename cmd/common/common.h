@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * What the subcommands share. A command looks like this (cmd/resize.c is a short real one):
  *

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Reading, checking and printing the options of -o. */
 #include "cmd/common/create_options.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * The -o options of create, convert, dd, measure and amend: checked against the tables of the
  * format's driver and of the protocol below it before anything is touched, so that an unknown

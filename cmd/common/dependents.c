@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Looks through the directory of a backup for images that have it as their backing file or base. */
 #include "cmd/common/dependents.h"
 
@@ -114,8 +115,7 @@ static bool is_filename_key(const char *key)
     return strcmp(last ? last + 1 : key, "filename") == 0;
 }
 
-int check_file_no_dependents(const struct image_args *args, const char *path,
-                             struct blk_error *err)
+int check_file_no_dependents(const struct image_args *args, const char *path, struct blk_error *err)
 {
     return args->force || !path || !*path ? 0 : look_for_dependent(path, err);
 }

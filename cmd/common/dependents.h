@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Whether a backup that is to be overwritten still has overlays. */
 #ifndef CMD_COMMON_DEPENDENTS_H
 #define CMD_COMMON_DEPENDENTS_H

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Syncing the directory of a file. */
 #include "cmd/common/directory.h"
 

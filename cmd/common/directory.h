@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The directories of files that a command names itself. */
 #ifndef CMD_COMMON_DIRECTORY_H
 #define CMD_COMMON_DIRECTORY_H

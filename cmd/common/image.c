@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Opening and creating the images of a command line as its options say. */
 #include "cmd/common/image.h"
 
@@ -100,8 +101,8 @@ static int load_exact_snapshot(struct blk_node *node, const char *id, const char
 int image_load_snapshot(struct blk_node *node, const char *text, struct blk_error *err)
 {
     node = blk_skip_filters(node);
-    int ret = blk_require(node, BLK_SNAPSHOTS, err, "loading snapshot '%s' of '%s'", text,
-                          node->name);
+    int ret =
+        blk_require(node, BLK_SNAPSHOTS, err, "loading snapshot '%s' of '%s'", text, node->name);
     if (ret < 0 || strncmp(text, "snapshot.", strlen("snapshot.")) != 0)
         return ret < 0 ? ret : blk_snapshot_load(node, text, err);
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Opening the images that a command line names. */
 #ifndef CMD_COMMON_IMAGE_H
 #define CMD_COMMON_IMAGE_H
@@ -24,15 +25,16 @@ struct image_args {
     const char *aio;           /* how files are read and written; NULL: by threads */
 };
 
-#define IMAGE_ARGS_INIT { .format = NULL }
+#define IMAGE_ARGS_INIT ((struct image_args){ .format = NULL })
 
 /* The rows that nearly every command has. */
-#define IMAGE_OPTIONS(image)                                                                      \
+#define IMAGE_OPTIONS(image) \
     IMAGE_OPTION_ROWS(image, "read even if another process is writing the image")
 
 /* The same for an image that is written: -U is accepted, and then refused with its reason. */
 #define WRITTEN_IMAGE_OPTIONS(image) IMAGE_OPTION_ROWS(image, NULL)
 
+/* clang-format off */
 #define IMAGE_OPTION_ROWS(image, help_of_share)                                                   \
     { 'f', "format", CMD_STRING, &(image)->format, "FMT",                                         \
       "format of the image; guessed if not given" },                                              \
@@ -45,16 +47,21 @@ struct image_args {
       "wait up to that long for an image that is in use" },                                       \
     { 0, "object", CMD_LIST, &(image)->objects, "TYPE,id=ID",                                 \
       "declare an object such as a secret" }
+/* clang-format on */
 
 /* The row of commands that make a target. */
+/* clang-format off */
 #define IN_PLACE_OPTION(image)                                                                    \
     { 0, "in-place", CMD_FLAG, &(image)->in_place, NULL,                                          \
       "overwrite an existing target instead of replacing it" }
+/* clang-format on */
 
 /* Another one of theirs. */
+/* clang-format off */
 #define FORCE_OPTION(image)                                                                       \
     { 0, "force", CMD_FLAG, &(image)->force, NULL,                                                \
       "overwrite a backup that other images depend on" }
+/* clang-format on */
 
 /*
  * Opens the graph of `name`. `flags`: enum blk_open_flags; `cache`: the text of -t or -T, NULL for
@@ -107,7 +114,7 @@ int image_cache(const char *text, struct blk_cache_mode *mode, struct blk_error 
 /* The driver called `format`, or NULL with `err` ("Unknown driver 'x'"). */
 const struct blk_driver *image_driver(const char *format, struct blk_error *err);
 
-/* Fails with -EINVAL: no image of that format can be made or measured ("Unknown file format 'x'"). */
+/* Fails with -EINVAL, "Unknown file format 'x'": none of that format can be made or measured. */
 int image_unknown_format(const char *format, struct blk_error *err);
 
 /*

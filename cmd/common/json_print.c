@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * JSON in qemu-img's form. QEMU keeps objects in a hash table and prints them in the order of its
  * buckets: an arbitrary but fixed order of the keys, which is written down here as a table.
@@ -12,6 +13,7 @@
 #include "blockcore/base/memory.h"
 
 /* Every key that qemu-img 7.2 prints (and the few that only blkimg has), first to last. */
+/* clang-format off */
 static const char *const key_order[] = {
     "ivgen-alg", "detail", "compat", "icount", "flags", "vm-clock-nsec", "image-end-offset",
     "name", "active", "compressed-clusters", "hash-alg", "iters", "compression-type", "compressed",
@@ -26,6 +28,7 @@ static const char *const key_order[] = {
     "backing-filename", "corrupt", "fragmented-clusters", "id", "error", "errno", "vm-state-size",
     "info", "dirty-flag", "extended-l2", "data",
 };
+/* clang-format on */
 
 static size_t key_rank(const char *key)
 {

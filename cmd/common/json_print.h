@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Text that scripts parse, exactly as qemu-img 7.2 prints it. */
 #ifndef CMD_COMMON_JSON_PRINT_H
 #define CMD_COMMON_JSON_PRINT_H

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Under which name the program runs, from argv[0]. */
 #include "cmd/common/program.h"
 

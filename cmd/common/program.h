@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * The name under which the program was called. As "qemu-img" or "qemu-io" (a symlink) it says that
  * name in its messages and shows the version that scripts look for.

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The progress line, and SIGUSR1. */
 #include "cmd/common/progress.h"
 

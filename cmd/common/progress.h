@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * The progress line of -p on stdout, in qemu-img's form: "    (12.34/100%)\r". Without -p, SIGUSR1
  * prints one such line on stderr, as qemu-img does.

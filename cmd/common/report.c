@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Error lines, exit statuses, the ends of commands and their JSON results. */
 #include "cmd/common/report.h"
 
@@ -74,13 +75,14 @@ static char *advice_for_busy(const struct blk_error *err)
 {
     bool may_wait = advise_wait;
     bool may_share = err->busy == BLK_BUSY_FOR_READING && advise_share;
-    BLK_AUTOFREE char *waited = err->busy_seconds
-                                    ? blk_xasprintf("waited %lu s; ", err->busy_seconds)
-                                    : blk_xstrdup("");
-    const char *wait = !may_wait ? "" : err->busy_seconds ? "a longer --lock-wait may help"
-                                                          : "--lock-wait=SECONDS waits for it";
-    const char *share = !may_share ? "" : may_wait ? ", -U reads it as it is"
-                                                   : "-U reads it as it is";
+    BLK_AUTOFREE char *waited =
+        err->busy_seconds ? blk_xasprintf("waited %lu s; ", err->busy_seconds) : blk_xstrdup("");
+    const char *wait = !may_wait           ? ""
+                       : err->busy_seconds ? "a longer --lock-wait may help"
+                                           : "--lock-wait=SECONDS waits for it";
+    const char *share = !may_share ? ""
+                        : may_wait ? ", -U reads it as it is"
+                                   : "-U reads it as it is";
     return may_wait || may_share ? blk_xasprintf(" (%s%s%s)", waited, wait, share)
                                  : blk_xstrdup("");
 }

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Reporting failures, one line each on stderr, and turning them into an exit status. */
 #ifndef CMD_COMMON_REPORT_H
 #define CMD_COMMON_REPORT_H
@@ -26,14 +27,13 @@ int report_error(const struct blk_error *err);
 int report_error_as(int status, const struct blk_error *err);
 
 /* Prints "blkimg: <text>" and returns EXIT_FAILED. */
-int report_failure(const char *format, ...) __attribute__((format(printf, 1, 2)));
+int report_failure(const char *format, ...) BLK_PRINTF(1, 2);
 
 /*
  * Prints "blkimg: COMMAND: <text> (see 'blkimg COMMAND --help')". Returns the command's error
  * status.
  */
-int report_usage(const struct command *command, const char *format, ...)
-    __attribute__((format(printf, 2, 3)));
+int report_usage(const struct command *command, const char *format, ...) BLK_PRINTF(2, 3);
 
 /*
  * Three functions close the roots of a command: NULL ones are left out, and the entries of `roots`
@@ -85,7 +85,7 @@ void report_end(const struct command *command, int status);
 void report_close_json(const struct blk_close_report *report, json_t *steps);
 
 /* What a close that fails leaves in doubt: it is added to the line that says so. */
-void report_close_note(const char *format, ...) __attribute__((format(printf, 1, 2)));
+void report_close_note(const char *format, ...) BLK_PRINTF(1, 2);
 
 /*
  * Prints the failed steps of a close, one line a node and step; `err` is what blk_close() returned.

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The proof that two images show the same content. */
 #include "cmd/common/same_content.h"
 

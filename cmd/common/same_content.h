@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The proof that two images show the same content. */
 #ifndef CMD_COMMON_SAME_CONTENT_H
 #define CMD_COMMON_SAME_CONTENT_H

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Whether a source became shorter while it was read. */
 #include "cmd/common/same_file.h"
 

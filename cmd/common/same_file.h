@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Whether the files that were read are still what they were. */
 #ifndef CMD_COMMON_SAME_FILE_H
 #define CMD_COMMON_SAME_FILE_H

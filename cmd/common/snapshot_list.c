@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The list of internal snapshots, as text and as JSON. */
 #include "cmd/common/snapshot_list.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The list of internal snapshots, as info and snapshot show it. */
 #ifndef CMD_COMMON_SNAPSHOT_LIST_H
 #define CMD_COMMON_SNAPSHOT_LIST_H

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * The help of a command. A usage line consists of the options that the command's text does not
  * mention, in brackets, and of that text, in which an option stands for itself and its argument.
@@ -179,9 +180,13 @@ static void print_option(const struct cmd_option *option)
     char left[80];
     int len = snprintf(left, sizeof(left), "  %c%c%s%s%s", option->letter ? '-' : ' ',
                        option->letter ? option->letter : ' ',
-                       !option->name ? "" : option->letter ? ", --" : "  --",
+                       !option->name    ? ""
+                       : option->letter ? ", --"
+                                        : "  --",
                        option->name ? option->name : "",
-                       !option->argument ? "" : option->name ? "=" : " ");
+                       !option->argument ? ""
+                       : option->name    ? "="
+                                         : " ");
     if (option->argument)
         snprintf(left + len, sizeof(left) - (size_t)len, "%s", option->argument);
     printf("%-34s %s\n", left, option->help);
@@ -195,8 +200,9 @@ void usage_print_help(const struct command *command, const struct cmd_option *op
     program_note_help();
     for (const char *form = command->usage; form; form = next_form(form)) {
         BLK_AUTOFREE char *text = form_text(command, options, form, true);
-        int column = printf("%s %s%s%s", form == command->usage ? "usage:" : "   or:",
-                            program_name(), alone ? "" : " ", alone ? "" : command->name);
+        int column =
+            printf("%s %s%s%s", form == command->usage ? "usage:" : "   or:", program_name(),
+                   alone ? "" : " ", alone ? "" : command->name);
         print_wrapped((size_t)column, text);
     }
     printf("\n%s. See blkimg-%s(1) for more.\n\n", command->summary, command->name);

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The help of a command, made from its table of options (cmdline.h). */
 #ifndef CMD_COMMON_USAGE_H
 #define CMD_COMMON_USAGE_H

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * --bitmaps: the persistent dirty bitmaps of the source go with its content. They are added to the
  * target when all is copied, so that enabled ones do not record the copy itself; the close stores
@@ -110,8 +111,9 @@ void convert_carry_identity(const struct convert_options *options, struct blk_no
         !is_same_below(source, format))
         return;
     /* One of a newer form cannot be carried, and is no reason to copy nothing. */
-    if (blk_identity_of_copy(source, layer ? BLK_COPIED_LAYER : BLK_COPIED_WHOLE, &identity,
-                             NULL) < 0)
+    int ret =
+        blk_identity_of_copy(source, layer ? BLK_COPIED_LAYER : BLK_COPIED_WHOLE, &identity, NULL);
+    if (ret < 0)
         return;
     keep_copied(options, source, &identity);
     if (!blk_id_is_none(&identity.backup) || !blk_id_is_none(&identity.parent) ||

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* `blkimg convert`: its command line. */
 #include <errno.h>
 #include <string.h>
@@ -48,8 +49,7 @@ static int check_combinations(const struct convert_options *o, const struct give
           "--target-is-zero and a backing file exclude each other" },
         { o->source.image_opts && o->source.format, "--image-opts and -f exclude each other" },
         { o->input_count > 1 && o->snapshot, "-l needs a single input" },
-        { o->input_count > 1 && o->backing,
-          "a backing file needs a single input" },
+        { o->input_count > 1 && o->backing, "a backing file needs a single input" },
     };
     for (size_t i = 0; i < ARRAY_SIZE(rules); i++) {
         if (rules[i].wrong)

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * blkimg convert, in five parts: command.c reads the command line, sources.c has the images that
  * are read as one, salvaged.c notes what cannot be read of them, bitmaps.c copies dirty bitmaps,

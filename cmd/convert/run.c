@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * The order of the steps makes the status true: copy everything, check that no source became
  * shorter, close the sources, and only then close the target, which flushes and publishes it. If
@@ -39,8 +40,7 @@ static int check_compression(const struct convert_options *o, const struct blk_d
 {
     if (!o->compressed)
         return 0;
-    int ret = blk_driver_require(driver, BLK_COMPRESSION, err, "compressing to '%s'",
-                                 o->output);
+    int ret = blk_driver_require(driver, BLK_COMPRESSION, err, "compressing to '%s'", o->output);
     if (ret < 0)
         return ret;
     const char *prealloc = creation ? blk_options_peek(creation, "preallocation") : NULL;
@@ -73,7 +73,8 @@ static int convert_refuse_unnamed(const struct convert_options *o, struct blk_er
 static int convert_look_at_backing(const struct convert_options *o, const char *name,
                                    struct blk_error *err)
 {
-    struct image_args args = { .format = o->backing_format, .lock_wait = o->target.lock_wait,
+    struct image_args args = { .format = o->backing_format,
+                               .lock_wait = o->target.lock_wait,
                                .trust = o->target.trust };
     struct blk_node *backing;
 
@@ -232,8 +233,7 @@ static int copy_part(struct conversion *c, size_t i, uint64_t start, uint64_t en
 }
 
 /* A cluster that must be written as a whole, being compressed, but belongs to several inputs. */
-static int copy_joint(struct conversion *c, uint64_t offset, bool reads_zero,
-                      struct blk_error *err)
+static int copy_joint(struct conversion *c, uint64_t offset, bool reads_zero, struct blk_error *err)
 {
     uint64_t bytes = u64_min(c->cluster_bytes, convert_total(c->sources) - offset);
     void *buf = blk_buffer_alloc(bytes);

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * What --salvage could not read. Workers report pieces in any order, and one unreadable table makes
  * millions of them: neighbours are merged, and a line is said for each range that is left, at most
@@ -47,7 +48,9 @@ void convert_salvaged_add(struct convert_salvaged *salvaged, uint64_t offset, ui
             list = salvaged->ranges = blk_xcalloc(MAX_RANGES, sizeof(*list));
         memmove(&list[at + 1], &list[at], (salvaged->count++ - at) * sizeof(*list));
         list[at] = (struct salvaged_range){
-            offset, offset + bytes, blk_xasprintf("%s: %s", why->what, why->why),
+            offset,
+            offset + bytes,
+            blk_xasprintf("%s: %s", why->what, why->why),
         };
     }
 }

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The inputs of convert: images that are read as one. */
 #include <errno.h>
 #include <stdlib.h>

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* What info says of backups: ids, and whether the chain fits. */
 #include "cmd/info/backup.h"
 
@@ -119,7 +120,8 @@ void info_print_backup_warning(const json_t *layer)
     if (!json_is_false(json_object_get(backup, "chain-fits")))
         return;
     printf("warning: the chain does not fit, and is not read without --trust: the image was made "
-           "on backup %s, and its backing file ", backup_text_of(backup, "parent"));
+           "on backup %s, and its backing file ",
+           backup_text_of(backup, "parent"));
     if (below)
         printf("is backup %s\n", below);
     else

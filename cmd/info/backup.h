@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* What blkimg info says of an image in a chain of backups: its ids, and whether the chain fits. */
 #ifndef CMD_INFO_BACKUP_H
 #define CMD_INFO_BACKUP_H

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * The graph is opened without asking for locks, so that an image in use can be shown; then each
  * file is asked what others hold of it. "writable" is what a command that writes the image would
@@ -72,7 +73,9 @@ static void describe_bitmaps(FILE *to, const struct blk_node *node)
         char size[32];
         blk_format_size(UINT64_C(1) << b->granularity_bits, size);
         fprintf(to, "\nbitmap %s: %s, %s", b->name, size,
-                b->inconsistent ? "marked in use" : b->enabled ? "enabled" : "disabled");
+                b->inconsistent ? "marked in use"
+                : b->enabled    ? "enabled"
+                                : "disabled");
     }
 }
 
@@ -114,12 +117,14 @@ static const struct blk_node *last_child(const struct blk_node *node)
  * Prints a node and all below. `before` begins each line of it; `role`: what it is to its parent,
  * NULL for the root.
  */
-static void print_text(struct blk_node *node, const char *role, const char *before,
-                       bool is_last, bool writable)
+static void print_text(struct blk_node *node, const char *role, const char *before, bool is_last,
+                       bool writable)
 {
     BLK_AUTOFREE char *text = node_label(node, writable);
-    BLK_AUTOFREE char *below =
-        blk_xasprintf("%s%s", before, !role ? "" : is_last ? "    " : "|   ");
+    BLK_AUTOFREE char *below = blk_xasprintf("%s%s", before,
+                                             !role     ? ""
+                                             : is_last ? "    "
+                                                       : "|   ");
     bool has_children = last_child(node);
 
     if (role)
@@ -161,7 +166,9 @@ static void print_quoted(const char *text)
 static unsigned print_dot(struct blk_node *node, unsigned number, bool writable)
 {
     static const char *const shapes[] = {
-        [BLK_PROTOCOL] = "cylinder", [BLK_FORMAT] = "box", [BLK_FILTER] = "hexagon",
+        [BLK_PROTOCOL] = "cylinder",
+        [BLK_FORMAT] = "box",
+        [BLK_FILTER] = "hexagon",
     };
     BLK_AUTOFREE char *text = node_label(node, writable);
     unsigned next = number + 1;

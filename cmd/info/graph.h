@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The picture of info --graph: all nodes of an image, as text or for Graphviz. */
 #ifndef CMD_INFO_GRAPH_H
 #define CMD_INFO_GRAPH_H

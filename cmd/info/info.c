@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * blkimg info: what an image is. Each layer becomes a JSON object, which is printed as it is or as
  * text.
@@ -307,7 +308,8 @@ static void print_warnings(const json_t *layer)
         printf("warning: bitmap '");
         print_escaped(stdout, text_of(bitmap, "name"));
         printf("' is inconsistent (it was in use when the image was last written) and cannot be "
-               "used; 'blkimg bitmap --remove %s ", text_of(layer, "filename"));
+               "used; 'blkimg bitmap --remove %s ",
+               text_of(layer, "filename"));
         print_escaped(stdout, text_of(bitmap, "name"));
         puts("' removes it");
     }

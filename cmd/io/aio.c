@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * aio_read and aio_write: requests on the threads of the pool. A result is printed when its request
  * completes, and a request that fails, or reads something else than its pattern, fails the session:
@@ -50,10 +51,10 @@ static void aio_run_write(void *opaque)
     unsigned flags = io_request_flags(request);
     struct blk_error err = BLK_ERROR_INIT;
 
-    int ret = request->zero
-                  ? blk_write_zeroes(aio->node, request->offset, request->bytes, flags, &err)
-                  : blk_pwrite(aio->node, request->offset, request->bytes, request->data, flags,
-                               &err);
+    int ret =
+        request->zero
+            ? blk_write_zeroes(aio->node, request->offset, request->bytes, flags, &err)
+            : blk_pwrite(aio->node, request->offset, request->bytes, request->data, flags, &err);
     if (ret < 0)
         io_request_failed(aio->node, request, "aio_write", ret, &err);
     else
@@ -98,7 +99,9 @@ int io_aio_read(struct io_session *session, int argc, char **argv)
 int io_aio_write(struct io_session *session, int argc, char **argv)
 {
     static const struct io_request_form form = {
-        .options = "CfiP:quz", .write = true, .vectored = true,
+        .options = "CfiP:quz",
+        .write = true,
+        .vectored = true,
     };
     struct io_request request;
     int ret = io_request_parse(&request, &form, argc, argv);

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The list of commands, looking one up, and help, which shows the list. */
 #include <stdio.h>
 #include <string.h>
@@ -6,16 +7,16 @@
 
 #define ANY (-1)
 
-#define REPORT_OPTIONS                                                                            \
-    "  -C   report as one line: bytes,requests,time,bytes/s,requests/s\n"                         \
+#define REPORT_OPTIONS \
+    "  -C   report as one line: bytes,requests,time,bytes/s,requests/s\n" \
     "  -q   no report\n"
-#define WRITE_OPTIONS                                                                             \
-    "  -P BYTE  what to write (0xcd unless given)\n"                                              \
+#define WRITE_OPTIONS \
+    "  -P BYTE  what to write (0xcd unless given)\n" \
     "  -f   with FUA: on stable storage before it completes\n"
-#define ZERO_OPTIONS                                                                              \
-    "  -z   write zeroes without sending data\n"                                                  \
+#define ZERO_OPTIONS \
+    "  -z   write zeroes without sending data\n" \
     "  -u   with -z: space may be given back\n"
-#define ASYNC_NOTE                                                                                \
+#define ASYNC_NOTE \
     "Runs in the background; its result is printed when it completes. aio_flush waits for it.\n" \
     "  -i   only pretend\n"
 

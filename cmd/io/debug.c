@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * Breakpoints: the commands, and what a session must do about them before it can close its image.
  * They act on the first node below the image that knows breakpoints (blkdebug).

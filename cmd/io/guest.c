@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The guest of --guest-io: its thread, and the lines that it refuses. */
 #include "cmd/io/guest.h"
 
@@ -27,7 +28,7 @@ struct guest {
 static const char *find_line_fault(const char *line)
 {
     static const char *const refused[] = { "open",     "close", "reopen",
-                                          "truncate", "abort", "sigraise" };
+                                           "truncate", "abort", "sigraise" };
     BLK_AUTOFREE char *name = blk_xstrndup(line, strcspn(line, " "));
     const struct io_command *command = io_command_find(name);
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * A guest: a thread that runs io commands (blkimg-io(1)) from a file against a node while a job
  * copies it.

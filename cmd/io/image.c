@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* open, close and reopen: the image of the session. */
 #include <errno.h>
 #include <string.h>
@@ -124,7 +125,7 @@ static int take_open_option(struct io_open_how *how, struct blk_options *options
     case 'o':
         how->options = options;
         return blk_options_parse_keyval(options, optarg, NULL, &err) < 0 ? io_report_error(&err)
-                                                                          : 0;
+                                                                         : 0;
     case 's':
         how->snapshot = true;
         return 0;
@@ -236,8 +237,7 @@ static int take_node_options(struct change *change, struct blk_options *options)
         ret = blk_fail_why(&err, EINVAL, "-c excludes it", "option 'cache'");
     else if (blk_options_peek(options, "read-only") && (change->read_only || change->writable))
         ret = blk_fail_why(&err, EINVAL, "-r and -w exclude it", "option 'read-only'");
-    if (ret < 0 ||
-        blk_options_get_bool(options, "cache.direct", &cache->direct, &err) < 0 ||
+    if (ret < 0 || blk_options_get_bool(options, "cache.direct", &cache->direct, &err) < 0 ||
         blk_options_get_bool(options, "cache.no-flush", &cache->no_flush, &err) < 0 ||
         blk_options_get_bool(options, "auto-read-only", &auto_read_only, &err) < 0 ||
         blk_options_get_bool(options, "read-only", &read_only, &err) < 0)

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * `blkimg io`: its options, and the loop that feeds command lines to the session.
  *

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * `blkimg io`: a session that runs the commands of qemu-io's language on one open image.
  *
@@ -30,13 +31,13 @@ struct io_session {
     struct io_pool *pool;  /* runs aio requests; idle whenever `node` changes or goes away */
     char **tags;           /* of the breakpoints that were set on `node` */
     size_t tag_count;
-    struct blk_node *image; /* `node`, or what -C has put `node` over */
-    bool temporary;        /* `node` is an overlay that is thrown away */
+    struct blk_node *image;    /* `node`, or what -C has put `node` over */
+    bool temporary;            /* `node` is an overlay that is thrown away */
     uint64_t compressed_bytes; /* length of a compressed write to `node`; 0: its format has none */
-    bool misalign;         /* buffers are misaligned on purpose (-m) */
+    bool misalign;             /* buffers are misaligned on purpose (-m) */
     bool quit;
     bool close_failed;
-    atomic_bool failed;    /* some command or request failed; set by any thread */
+    atomic_bool failed; /* some command or request failed; set by any thread */
 };
 
 /* ---- the language: commands.c, run_line.c, messages.c ---- */
@@ -48,14 +49,14 @@ enum io_needs {
 
 struct io_command {
     const char *name;
-    const char *alias;        /* a second name, or NULL */
+    const char *alias; /* a second name, or NULL */
     /* argv[0] is the name as typed. Returns 0, or -errno after having said what failed. */
     int (*run)(struct io_session *session, int argc, char **argv);
     int words_min, words_max; /* after the name, options included; words_max -1: any number */
     unsigned needs;           /* enum io_needs */
     const char *arguments;    /* for help, or NULL */
     const char *summary;
-    const char *details;      /* more lines for "help NAME", or NULL */
+    const char *details; /* more lines for "help NAME", or NULL */
 };
 
 /* The command of that name or alias, or NULL. */
@@ -65,7 +66,7 @@ const struct io_command *io_command_find(const char *name);
 void io_run_line(struct io_session *session, const char *line);
 
 /* "blkimg: io: COMMAND: text" on standard error. Returns -EINVAL. */
-int io_misuse(const char *command, const char *text, ...) __attribute__((format(printf, 2, 3)));
+int io_misuse(const char *command, const char *text, ...) BLK_PRINTF(2, 3);
 
 /* Says which option getopt() has just not accepted. Returns -EINVAL. */
 int io_bad_option(const char *command);

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * What a command says when it is misused or fails. Where qemu-io says the same of a misused command
  * its words are kept: scripts look for them.

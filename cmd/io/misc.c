@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* flush, truncate, and the commands that are about the process: sleep, abort, sigraise. */
 #include <errno.h>
 #include <limits.h>

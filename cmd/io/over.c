@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* What -s and -C put over an image: a temporary overlay, and copy-on-read. */
 #include <errno.h>
 #include <inttypes.h>
@@ -18,9 +19,8 @@
 int io_put_overlay(struct blk_node **node, bool read_only, struct blk_error *err)
 {
     const char *directory = getenv("TMPDIR");
-    BLK_AUTOFREE char *name = blk_xasprintf("%s/blkimg-io-%ld.qcow2",
-                                            directory && *directory ? directory : "/var/tmp",
-                                            (long)getpid());
+    BLK_AUTOFREE char *name = blk_xasprintf(
+        "%s/blkimg-io-%ld.qcow2", directory && *directory ? directory : "/var/tmp", (long)getpid());
     struct blk_options *creation = blk_options_new();
     struct blk_create create = {
         .filename = name,

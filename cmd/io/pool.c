@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * The threads of aio requests. Threads are started as they are needed and stay: a request that
  * waits at a breakpoint or for another's range keeps its thread, and those behind it must still

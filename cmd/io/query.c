@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* map, alloc, length and info: what is known of the open image. */
 #include <errno.h>
 #include <inttypes.h>

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* What became of a request, printed as qemu-io does. */
 #include <ctype.h>
 #include <inttypes.h>

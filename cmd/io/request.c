@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Requests as typed: their options, words and buffers. */
 #include "cmd/io/request.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * One read, write or discard as typed: what the words of the command ask for, and its buffer.
  * Shared by the synchronous commands (rw.c) and the asynchronous ones (aio.c).

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* From a line to a command that runs: words, lookup, and what must hold before. */
 #include <errno.h>
 #include <stdatomic.h>

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* read, readv, write, writev and discard: one request, run on the session's own thread. */
 #include <errno.h>
 
@@ -32,8 +33,7 @@ static int read_request(struct io_session *session, const struct io_request_form
     ret = rw_run_read(session, &request, &err);
     uint64_t elapsed = blk_now_ns() - start;
     if (ret < 0)
-        io_request_failed(session->node, &request, form->vectored ? "readv" : "read", ret,
-                          &err);
+        io_request_failed(session->node, &request, form->vectored ? "readv" : "read", ret, &err);
     else
         ret = io_request_report_read(&request, elapsed);
     io_request_free(&request);
@@ -110,8 +110,8 @@ static int write_request(struct io_session *session, const struct io_request_for
         ret = rw_run_write(session, &request, &err);
         uint64_t elapsed = blk_now_ns() - start;
         if (ret < 0)
-            io_request_failed(session->node, &request, form->vectored ? "writev" : "write",
-                              ret, &err);
+            io_request_failed(session->node, &request, form->vectored ? "writev" : "write", ret,
+                              &err);
         else
             io_request_report(&request, "wrote", elapsed);
     }
@@ -128,7 +128,9 @@ int io_write(struct io_session *session, int argc, char **argv)
 int io_writev(struct io_session *session, int argc, char **argv)
 {
     static const struct io_request_form form = {
-        .options = "CfqP:", .write = true, .vectored = true,
+        .options = "CfqP:",
+        .write = true,
+        .vectored = true,
     };
     return write_request(session, &form, argc, argv);
 }

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * blkimg map: which layer of the chain decides each range, and where its bytes are; or what is
  * dirty in one of the image's bitmaps.

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * A cell stands for a range. It shows data if there is any, and of the layers that have some there
  * the one nearest to the top; else zeroes that a layer decides; else nothing. So a little data in a

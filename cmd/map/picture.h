@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The picture of map --output=picture. */
 #ifndef CMD_MAP_PICTURE_H
 #define CMD_MAP_PICTURE_H

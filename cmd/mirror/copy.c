@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The target of a mirror: created, filled and verified. */
 #include <errno.h>
 #include <inttypes.h>
@@ -27,8 +28,8 @@ static void name_backing(const struct mirror *mirror, struct blk_options *creati
     struct blk_node *backing = blk_child(mirror->format, BLK_ROLE_BACKING);
     if (!request->top || !backing)
         return;
-    BLK_AUTOFREE char *path = blk_resolve_backing_name(blk_bottom(mirror->format)->name,
-                                                       mirror->format->backing_name);
+    BLK_AUTOFREE char *path =
+        blk_resolve_backing_name(blk_bottom(mirror->format)->name, mirror->format->backing_name);
     BLK_AUTOFREE char *name = backing_name_for_header(request->target_name, path);
     blk_options_set(creation, "backing_file", name);
     blk_options_set(creation, "backing_fmt", blk_format_name(blk_skip_filters(backing)));
@@ -99,8 +100,8 @@ int mirror_prove_target(struct mirror *mirror, struct blk_error *err)
         return -EINVAL;
     /* Never guessed: a guest may have written into a raw image what looks like another format. */
     args.format = driver->name;
-    int ret = image_open(&args, request->target_name, 0, request->source_cache, &mirror->target,
-                         err);
+    int ret =
+        image_open(&args, request->target_name, 0, request->source_cache, &mirror->target, err);
     if (ret < 0)
         return ret;
     return prove_same_content(mirror->source, mirror->target, request->workers, err);

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * A mirror of an image that is being written: passes over what has become dirty, each over less;
  * then the guest's writes go to both images while what is left is copied

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * `blkimg mirror`: the copy has no name until it is complete, it is proved once it has been closed,
  * and only then do overlays move to it.
@@ -33,9 +34,9 @@ static int open_all(struct mirror *mirror, struct pivot *pivot, struct blk_error
 {
     const struct mirror_request *request = mirror->request;
 
-    int ret = image_open(&request->source, request->source_name,
-                         request->guest_io ? BLK_WRITABLE : 0, request->source_cache,
-                         &mirror->source, err);
+    int ret =
+        image_open(&request->source, request->source_name, request->guest_io ? BLK_WRITABLE : 0,
+                   request->source_cache, &mirror->source, err);
     if (ret < 0)
         return ret;
     mirror->format = blk_skip_filters(mirror->source);
@@ -164,8 +165,7 @@ static int mirror_main(int argc, char **argv)
     bool quiet = false;
     const struct cmd_option options[] = {
         IMAGE_OPTIONS(&request.source),
-        { 0, "mode", CMD_STRING, &mode, "full|top",
-          "copy all, or only this layer" },
+        { 0, "mode", CMD_STRING, &mode, "full|top", "copy all, or only this layer" },
         { 0, "pivot", CMD_LIST, &request.overlays, "FILE",
           "an overlay of the source to move to the target" },
         { 0, "witness", CMD_STRING, &request.witness, "FILE", "journal of the pivot" },

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * blkimg mirror: copying an image, proving the copy, and moving overlays to it (cmd/pivot/).
  *

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * blkimg pivot: overlays get another backing file with the same content. The new one is compared
  * with the old one of each overlay; all of them stay locked from then on.

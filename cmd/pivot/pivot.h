@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * blkimg pivot: overlays get another backing file with the same content, all of them or none.
  *
@@ -34,7 +35,7 @@ struct pivot_overlay {
     char *new_name, *new_format;
     struct blk_node *root; /* open for writing, without its backing chain; NULL once closed */
     struct blk_node *old_backing, *new_backing; /* held open from their proof on; or NULL */
-    struct blk_identity old_identity; /* what the overlay said before */
+    struct blk_identity old_identity;           /* what the overlay said before */
     bool proved; /* it shows the same on its old and its new backing file */
     bool switched;
 };
@@ -46,7 +47,7 @@ struct pivot {
     size_t count;
     /* What they were compared with, closed together with them; or NULL. */
     struct blk_node **compared[PIVOT_COMPARED];
-    struct image_args image; /* for the overlays */
+    struct image_args image;          /* for the overlays */
     const char *cache, *source_cache; /* of overlays and of backing files */
     unsigned workers;
     json_t *result; /* of --output=json, or NULL */

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * Recovery: a pivot died between "begin" and "done". Every overlay names its old or its new backing
  * file; afterwards all name the new one (or with --undo the old one). Both are compared again,
@@ -52,10 +53,10 @@ static int prove_one(const struct recover_request *request, struct pivot *pivot,
         return ret;
 
     backing = request->undo ? &overlay->new_backing : &overlay->old_backing;
-    ret = request->undo ? pivot_open_backing(pivot, overlay, overlay->new_name,
-                                             overlay->new_format, backing, err)
-                        : pivot_open_backing(pivot, overlay, overlay->old_name,
-                                             overlay->old_format, backing, err);
+    ret = request->undo ? pivot_open_backing(pivot, overlay, overlay->new_name, overlay->new_format,
+                                             backing, err)
+                        : pivot_open_backing(pivot, overlay, overlay->old_name, overlay->old_format,
+                                             backing, err);
     if (ret < 0)
         return ret;
     ret = pivot_check_ids(pivot, overlay, *backing, err);

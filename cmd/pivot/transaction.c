@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * A pivot as one transaction: every overlay is opened, locked and compared before the first header
  * is written, and those that were written are put back if a later step fails.
@@ -97,16 +98,16 @@ static int pivot_open_one(const struct pivot *pivot, struct pivot_overlay *overl
                           const char *from, const char *to, struct blk_error *err)
 {
     if (blk_same_file(overlay->filename, to))
-        return blk_fail_why(err, EINVAL, "an image cannot be its own backing file",
-                            "overlay '%s'", overlay->filename);
+        return blk_fail_why(err, EINVAL, "an image cannot be its own backing file", "overlay '%s'",
+                            overlay->filename);
     int ret = pivot_open_overlay(pivot, overlay, err);
     if (ret < 0)
         return ret;
     const struct blk_node *node = blk_skip_filters(overlay->root);
     BLK_AUTOFREE char *backing = path_of_backing(overlay, node->backing_name);
     if (from && !blk_same_file(backing, from))
-        return blk_fail_why(err, EINVAL, "it has a different backing file",
-                            "overlay '%s' of '%s'", overlay->filename, from);
+        return blk_fail_why(err, EINVAL, "it has a different backing file", "overlay '%s' of '%s'",
+                            overlay->filename, from);
     overlay->old_name = blk_xstrdup(node->backing_name);
     overlay->old_format = blk_xstrdup(node->backing_format);
     return blk_identity_of(blk_skip_filters(overlay->root), &overlay->old_identity, err);
@@ -141,9 +142,8 @@ int pivot_open_backing(const struct pivot *pivot, const struct pivot_overlay *ov
 int pivot_check_ids(const struct pivot *pivot, const struct pivot_overlay *overlay,
                     struct blk_node *backing, struct blk_error *err)
 {
-    return pivot->image.trust
-               ? 0
-               : blk_identity_check(blk_skip_filters(overlay->root), backing, err);
+    return pivot->image.trust ? 0
+                              : blk_identity_check(blk_skip_filters(overlay->root), backing, err);
 }
 
 int pivot_prove_old(struct pivot *pivot, struct blk_node *node, struct blk_error *err)

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * The journal of a pivot: two lines of JSON, each synced before the work goes on. Only a line that
  * ends with a newline and can be parsed counts, so that one that was being written when the power

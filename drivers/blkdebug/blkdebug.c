@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * The blkdebug filter: lets chosen requests to its file fail, and stops requests at breakpoints.
  *
@@ -129,8 +130,8 @@ static int read_max_discard(struct blk_node *node, struct blk_options *options,
 {
     struct blkdebug *debug = node->state;
     uint64_t below = 1;
-    int ret = get_limit(options, "max-discard", debug->discard_unit, &debug->max_discard_bytes,
-                        err);
+    int ret =
+        get_limit(options, "max-discard", debug->discard_unit, &debug->max_discard_bytes, err);
     if (ret == 0 && debug->max_discard_bytes && !opt_discard)
         ret = file_discard_unit(node, &below, err);
     if (ret < 0 || debug->max_discard_bytes < below)
@@ -215,8 +216,7 @@ static int read_rules(struct blkdebug *debug, struct blk_options *options, struc
     return ret;
 }
 
-static int blkdebug_open(struct blk_node *node, struct blk_options *options,
-                         struct blk_error *err)
+static int blkdebug_open(struct blk_node *node, struct blk_options *options, struct blk_error *err)
 {
     struct blkdebug *debug = node->state;
     BLK_AUTOFREE char *name = short_name(node, options);
@@ -275,8 +275,8 @@ static int blkdebug_pread(struct blk_node *node, uint64_t offset, uint64_t bytes
     return ret < 0 ? ret : blk_child_pread(blk_file(node), offset, bytes, buf, err);
 }
 
-static int blkdebug_pwrite(struct blk_node *node, uint64_t offset, uint64_t bytes,
-                           const void *buf, unsigned flags, struct blk_error *err)
+static int blkdebug_pwrite(struct blk_node *node, uint64_t offset, uint64_t bytes, const void *buf,
+                           unsigned flags, struct blk_error *err)
 {
     int ret = check_request(node, BLKDEBUG_WRITE, offset, bytes);
     if (ret == 0)

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Breakpoints: one is set, stops a request, and is freed by it when it goes on. */
 #include "drivers/blkdebug/break.h"
 

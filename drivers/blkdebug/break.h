@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * Breakpoints of the fault injector: a request that comes to the event of a breakpoint waits there
  * until the breakpoint is resumed or removed, so that a test decides in which order things happen.

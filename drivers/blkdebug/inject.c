@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * Rules at work: which of them an event activates, whether a request fails, and what became of
  * them.
@@ -53,8 +54,8 @@ static bool applies(const struct blkdebug_rules *rules, const struct blkdebug_ru
     return rule->anywhere || (rule->offset >= offset && rule->offset - offset < bytes);
 }
 
-int blkdebug_rules_check(struct blkdebug_rules *rules, enum blkdebug_iotype iotype,
-                         uint64_t offset, uint64_t bytes)
+int blkdebug_rules_check(struct blkdebug_rules *rules, enum blkdebug_iotype iotype, uint64_t offset,
+                         uint64_t bytes)
 {
     for (size_t i = 0; i < rules->count; i++) {
         struct blkdebug_rule *rule = &rules->list[i];

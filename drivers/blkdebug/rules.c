@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * Reading rules: from a file in the configuration syntax that QEMU knows, and from options.
  *
@@ -112,7 +113,9 @@ static int parse_place(struct blkdebug_rule *rule, struct blk_options *options,
 static int parse_errno(struct blkdebug_rule *rule, struct blk_options *options,
                        struct blk_error *err)
 {
+/* clang-format off */
 #define NAME(code) { #code, code }
+    /* clang-format on */
     static const struct {
         const char *name;
         int code;
@@ -230,8 +233,8 @@ static int take_section(struct blkdebug_rules *rules, enum blkdebug_action actio
 
     if (!blk_options_has_group(section, "0"))
         return add_rule(rules, action, section, err);
-    for (unsigned i = 0; snprintf(index, sizeof(index), "%u", i),
-                  blk_options_has_group(section, index); i++) {
+    for (unsigned i = 0;
+         snprintf(index, sizeof(index), "%u", i), blk_options_has_group(section, index); i++) {
         struct blk_options *group = blk_options_take_group(section, index);
         int ret = add_rule(rules, action, group, err);
         blk_options_free(group);
@@ -336,8 +339,7 @@ static int read_rule_line(struct reader *reader, char *line, struct blk_error *e
     return *line == '[' ? begin_section(reader, line, err) : read_option(reader, line, err);
 }
 
-int blkdebug_rules_read_file(struct blkdebug_rules *rules, const char *path,
-                             struct blk_error *err)
+int blkdebug_rules_read_file(struct blkdebug_rules *rules, const char *path, struct blk_error *err)
 {
     FILE *file = fopen(path, "re");
     if (!file)

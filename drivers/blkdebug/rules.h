@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * The rules of a fault injector: which requests fail, and how.
  *
@@ -73,8 +74,7 @@ struct blkdebug_rules {
  * Adds the rules of a file in QEMU's configuration syntax. Errors: -errno, -EINVAL with file and
  * line named.
  */
-int blkdebug_rules_read_file(struct blkdebug_rules *rules, const char *path,
-                             struct blk_error *err);
+int blkdebug_rules_read_file(struct blkdebug_rules *rules, const char *path, struct blk_error *err);
 
 /*
  * Adds the rules in "inject-error.N.KEY" and "set-state.N.KEY" (N from 0; left out when there is
@@ -95,7 +95,7 @@ void blkdebug_rules_event(struct blkdebug_rules *rules, enum blk_event event);
  * Decides about one request and counts it. `bytes` of 0 is a request without a range: it meets only
  * rules without a sector. Returns 0 or the -errno it is to fail with.
  */
-int blkdebug_rules_check(struct blkdebug_rules *rules, enum blkdebug_iotype iotype,
-                         uint64_t offset, uint64_t bytes);
+int blkdebug_rules_check(struct blkdebug_rules *rules, enum blkdebug_iotype iotype, uint64_t offset,
+                         uint64_t bytes);
 
 #endif

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * What a file that replaces another inherits from it: owner, mode, access control lists, extended
  * attributes.
@@ -36,8 +37,7 @@ static int copy_listed(int old_fd, int new_fd, char *names, char *value, char *p
     if (bytes < 0)
         return errno == EOPNOTSUPP || errno == ENOSYS ? 0 : -errno;
     for (const char *name = names; name < names + bytes; name += strlen(name) + 1) {
-        int ret = is_about_content(name) ? 0
-                                         : copy_attribute(old_fd, new_fd, name, value, present);
+        int ret = is_about_content(name) ? 0 : copy_attribute(old_fd, new_fd, name, value, present);
         if (ret < 0)
             return ret;
     }

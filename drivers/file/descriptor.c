@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * A descriptor and what the kernel does with it, without a word about nodes: what every other file
  * here may use.

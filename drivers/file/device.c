@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * What differs between media: block devices by their ioctls, and the alignment that O_DIRECT
  * demands.

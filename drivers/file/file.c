@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The drivers of files and of block devices: the life of a node, and its data requests. */
 #include <errno.h>
 #include <string.h>
@@ -47,8 +48,7 @@ static int device_open(struct blk_node *node, struct blk_options *options, struc
     return file_open(node, options, err);
 }
 
-static int file_make_node(struct blk_create *create, struct blk_node **node,
-                          struct blk_error *err)
+static int file_make_node(struct blk_create *create, struct blk_node **node, struct blk_error *err)
 {
     return file_create(create, &blk_driver_file, node, err);
 }
@@ -84,9 +84,9 @@ static int file_pread(struct blk_node *node, uint64_t offset, uint64_t bytes, vo
     }
     /* Behind what is kept back the buffer may lose its alignment. */
     uint64_t held = file_held_read(s, offset, bytes, buf);
-    return held == bytes ? 0
-                         : file_read_aligned(node, offset + held, bytes - held,
-                                             (uint8_t *)buf + held, err);
+    return held == bytes
+               ? 0
+               : file_read_aligned(node, offset + held, bytes - held, (uint8_t *)buf + held, err);
 }
 
 static int file_pwrite(struct blk_node *node, uint64_t offset, uint64_t bytes, const void *buf,
@@ -101,9 +101,9 @@ static int file_pwrite(struct blk_node *node, uint64_t offset, uint64_t bytes, c
     if (ret < 0)
         return ret;
     uint64_t held = file_held_write(node, offset, bytes, buf);
-    return held == bytes ? 0
-                         : file_write_aligned(node, offset + held, bytes - held,
-                                              (const uint8_t *)buf + held);
+    return held == bytes
+               ? 0
+               : file_write_aligned(node, offset + held, bytes - held, (const uint8_t *)buf + held);
 }
 
 /* ---- durability ---- */
@@ -132,8 +132,8 @@ static const struct blk_creation_ops file_creation_ops = {
 };
 
 /* Both drivers do the same with the descriptor that they open. */
-#define FILE_DRIVER(driver_name, open_function)          \
-    {                                                    \
+#define FILE_DRIVER(driver_name, open_function) \
+    { \
         .name = driver_name,                             \
         .kind = BLK_PROTOCOL,                            \
         .state_bytes = sizeof(struct file_state),        \
@@ -156,7 +156,7 @@ static const struct blk_creation_ops file_creation_ops = {
             .sync_foreign = file_sync_foreign,           \
         },                                               \
         .creation = &file_creation_ops,                  \
-        .reopen = &file_reopen_ops,                      \
+        .reopen = &file_reopen_ops, \
     }
 
 const struct blk_driver blk_driver_file = FILE_DRIVER("file", file_open);

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * The parts of the file driver, which serves regular files and block devices.
  *
@@ -49,7 +50,7 @@ struct file_locks {
     unsigned held; /* as file_lock_bits() */
 };
 
-#define FILE_LOCKS_NONE { .fd = -1 }
+#define FILE_LOCKS_NONE ((struct file_locks){ .fd = -1 })
 
 struct file_lock_policy {
     enum file_locking mode;
@@ -82,8 +83,8 @@ struct file_state {
     struct file_lock_policy lock_policy;
     bool uring; /* aio=io_uring */
     bool device;
-    uint32_t sector_bytes; /* of a device: its logical block */
-    int close_error;       /* errno of a close that could not be reported when it happened */
+    uint32_t sector_bytes;      /* of a device: its logical block */
+    int close_error;            /* errno of a close that could not be reported when it happened */
     struct file_target *target; /* made by this run and not published; else NULL */
 
     /* Completed changes, and how many of them are known to be on the medium. */
@@ -246,19 +247,19 @@ enum file_target_life {
 
 struct file_target {
     enum file_target_kind kind;
-    atomic_uint life;      /* enum file_target_life; changed by file_target_become() */
-    int directory_fd;      /* -1 in place */
-    bool directory_is_path; /* directory_fd is O_PATH: it may not be read, and so not synced */
-    char *base;            /* the name in the directory */
-    char *temporary;       /* the temporary name; whose it is, `life` says; or NULL */
-    struct given *given;   /* what a hold will need, made beforehand; or NULL */
-    int old_fd;            /* FILE_TARGET_REPLACE: the file that will be replaced */
+    atomic_uint life;            /* enum file_target_life; changed by file_target_become() */
+    int directory_fd;            /* -1 in place */
+    bool directory_is_path;      /* directory_fd is O_PATH: it may not be read, and so not synced */
+    char *base;                  /* the name in the directory */
+    char *temporary;             /* the temporary name; whose it is, `life` says; or NULL */
+    struct given *given;         /* what a hold will need, made beforehand; or NULL */
+    int old_fd;                  /* FILE_TARGET_REPLACE: the file that will be replaced */
     struct file_locks old_locks; /* held on it */
 
     /* In place. Lock order: erase_mutex, file_state.growth, held_mutex. */
     struct blk_mutex erase_mutex; /* held while the old content is destroyed */
     struct blk_mutex held_mutex;  /* guards the content of held */
-    uint8_t *held; /* the first held_bytes, not yet on the medium; else NULL */
+    uint8_t *held;                /* the first held_bytes, not yet on the medium; else NULL */
     uint32_t held_bytes;
 };
 

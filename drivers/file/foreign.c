@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * Syncing a file that this run did not write, because a header is about to name it: its content and
  * its directory entry, and, where the name is a symlink, those of each link on the way.

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * Locks of open file descriptions have no process number: the kernel reports -1. But
  * /proc/PID/fdinfo/FD lists the locks of each descriptor, so the holder is found by looking

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Who holds a lock: only for messages. */
 #ifndef DRIVERS_FILE_HOLDER_H
 #define DRIVERS_FILE_HOLDER_H

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * Holes: finding them, making them, and moving data without passing user space.
  *
@@ -108,8 +109,7 @@ int file_discard(struct blk_node *node, uint64_t offset, uint64_t bytes, struct 
     if (ret < 0)
         return ret;
 
-    ret = s->device ? file_device_discard(s, offset, end - offset)
-                        : punch(s, offset, end - offset);
+    ret = s->device ? file_device_discard(s, offset, end - offset) : punch(s, offset, end - offset);
     file_changed(s);
     return ret;
 }
@@ -214,10 +214,9 @@ static int clone_range(struct file_state *to, uint64_t offset, struct file_state
                        uint64_t source_offset, uint64_t bytes)
 {
 #ifdef FICLONERANGE
-    struct file_clone_range range = { .src_fd = from->fd,
-                                      .src_offset = source_offset,
-                                      .src_length = bytes,
-                                      .dest_offset = offset };
+    struct file_clone_range range = {
+        .src_fd = from->fd, .src_offset = source_offset, .src_length = bytes, .dest_offset = offset
+    };
     if ((offset | source_offset | bytes) % 4096 || to->no_clone || !bytes)
         return -ENOTSUP;
     if (blk_sys->ioctl(to->fd, FICLONERANGE, &range) == 0)
@@ -238,8 +237,8 @@ static int copy_by_kernel(struct file_state *to, uint64_t offset, struct file_st
         return -ENOTSUP;
     off_t in = (off_t)source_offset, out = (off_t)offset;
     while (bytes) {
-        ssize_t done = blk_sys->copy_file_range(from->fd, &in, to->fd, &out,
-                                                u64_min(bytes, GIB), 0);
+        ssize_t done =
+            blk_sys->copy_file_range(from->fd, &in, to->fd, &out, u64_min(bytes, GIB), 0);
         if (done > 0) {
             bytes -= (uint64_t)done;
             continue;
@@ -263,8 +262,7 @@ int file_copy_range(struct blk_node *node, uint64_t offset, struct blk_node *sou
         return bytes ? -ENOTSUP : 0;
     struct file_state *to = node->state, *from = source->state;
     if (to->device || from->device || file_is_held(to, offset) ||
-        file_is_held(from, source_offset) ||
-        !range_within(source_offset, bytes, blk_size(source)))
+        file_is_held(from, source_offset) || !range_within(source_offset, bytes, blk_size(source)))
         return -ENOTSUP;
     int ret = file_overwrite(node, err);
     if (ret < 0)

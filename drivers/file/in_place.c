@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * Files that somebody holds by more than their name: a target has to keep its inode there, and is
  * overwritten in place. Whoever gave us /dev/fd/N reads his descriptor afterwards, not the name; a

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The life of a target, from the file that is made to the name that is kept or taken back. */
 #include "blockcore/base/assert.h"
 #include "drivers/file/file.h"

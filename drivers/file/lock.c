@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * QEMU's image locks: one byte of the file a permission, locked by the open file description.
  *
@@ -111,7 +112,9 @@ static int lock_conflict(int fd, unsigned bit, bool writing, const char *name,
     file_describe_holder(fd, opposite_byte(bit), holder, sizeof(holder));
     BLK_AUTOFREE char *what =
         blk_xasprintf("%s %s %s", holder, forbids ? "has it open and may" : "does not let others",
-                      p == READ ? "read it" : p == RESIZE ? "resize it" : "write to it");
+                      p == READ     ? "read it"
+                      : p == RESIZE ? "resize it"
+                                    : "write to it");
     return lock_failed(name, writing, forbids && !writing, p, what, err);
 }
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * The content of a file or device as it is on the medium: whole transfers, the size, the sync.
  *
@@ -104,7 +105,7 @@ int file_read(const struct blk_node *node, uint64_t offset, uint64_t bytes, void
 
 /* Reads into a buffer of any alignment. */
 int file_read_aligned(const struct blk_node *node, uint64_t offset, uint64_t bytes, void *buf,
-                        struct blk_error *err)
+                      struct blk_error *err)
 {
     if ((uintptr_t)buf % node->limits.memory_alignment == 0)
         return file_read(node, offset, bytes, buf, err);

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * Names that are free, a name for a file that has none, and the sync of the directory that holds
  * one.

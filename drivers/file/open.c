@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Opening what exists: the options of a file node, the name, the locks, the state. */
 #include <errno.h>
 #include <string.h>
@@ -90,12 +91,13 @@ static int open_failed(const char *path, unsigned flags, struct blk_cache_mode c
                             "Could not open '%s'", path);
     return blk_fail(err, code, "Could not open '%s'%s", path,
                     flags & BLK_WRITABLE && (code == EACCES || code == EROFS || code == EPERM)
-                        ? " for writing" : "");
+                        ? " for writing"
+                        : "");
 }
 
 /* Looks before it opens: opening a pipe may block, opening a character device may do anything. */
-static int open_path(const char *path, unsigned flags, struct blk_cache_mode cache,
-                     struct stat *st, struct blk_error *err)
+static int open_path(const char *path, unsigned flags, struct blk_cache_mode cache, struct stat *st,
+                     struct blk_error *err)
 {
     if (blk_sys->fstatat(AT_FDCWD, path, st, 0) < 0) {
         int code = errno;
@@ -167,8 +169,8 @@ int file_open_locked(const char *path, unsigned flags, struct blk_cache_mode cac
         if (ret < 0)
             return ret;
     }
-    return blk_fail_why(err, EAGAIN, "the file of that name keeps changing",
-                        "Could not open '%s'", path);
+    return blk_fail_why(err, EAGAIN, "the file of that name keeps changing", "Could not open '%s'",
+                        path);
 }
 
 int file_init(struct blk_node *node, int fd, const struct file_opened *opened,

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * How a target gets its name (C6): its content is on the medium before, the directory's entry
  * after.

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * Reopening: the same file under a descriptor with other flags.
  *
@@ -54,8 +55,8 @@ static int open_descriptor_again(struct blk_node *node, unsigned flags, struct b
                         flags & BLK_WRITABLE ? " for writing" : "");
 
     struct stat st;
-    int ret = blk_sys->fstat(fd, &st) < 0 ? -errno
-                                          : file_find_limits(fd, &st, cache.direct, &p->limits);
+    int ret =
+        blk_sys->fstat(fd, &st) < 0 ? -errno : file_find_limits(fd, &st, cache.direct, &p->limits);
     if (ret < 0) {
         blk_sys->close(fd);
         return blk_fail(err, -ret, "reopening '%s'", node->name);
@@ -82,8 +83,9 @@ static int file_reopen_prepare(struct blk_reopen *reopen, struct blk_error *err)
     bool writable = reopen->flags & BLK_WRITABLE;
     bool same = writable == blk_is_writable(node) && reopen->cache.direct == node->cache.direct;
 
-    *p = (struct prepared){ .fd = -1, .old_locks = s->locks.held, .limits = node->limits,
-                            .size = blk_size(node) };
+    *p = (struct prepared){
+        .fd = -1, .old_locks = s->locks.held, .limits = node->limits, .size = blk_size(node)
+    };
     int ret = writable && !blk_is_writable(node) ? check_alone(node, err) : 0;
     if (ret == 0)
         ret = file_locks_take(&s->locks, s->first_fd, file_lock_bits(reopen->flags),

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * A published name that can be taken back, until all of the run is closed and all names of a job
  * are given (published.h).
@@ -122,9 +123,10 @@ static int undo_name(const struct given *given, int fd)
     int ret = check_name(given, fd);
 
     if (t->kind == FILE_TARGET_NEW)
-        return ret == -EEXIST ? 0
-               : ret <= 0     ? ret
-               : blk_sys->unlinkat(t->directory_fd, t->base, 0) < 0 ? -errno : 0;
+        return ret == -EEXIST                                       ? 0
+               : ret <= 0                                           ? ret
+               : blk_sys->unlinkat(t->directory_fd, t->base, 0) < 0 ? -errno
+                                                                    : 0;
     if (ret < 0)
         return ret;
     ret = blk_sys->renameat(t->directory_fd, t->temporary, t->directory_fd, t->base);
@@ -139,11 +141,15 @@ static int sync_undone(const struct given *given, int fd, struct blk_error *err)
         return 0;
     blk_fail(err, -ret, "flushing the directory of '%s'", given->name);
     if (given->target->kind == FILE_TARGET_NEW)
-        blk_left_behind(err, "there is no '%s', but after a power cut it may be there: do not use "
-                             "it", given->name);
+        blk_left_behind(err,
+                        "there is no '%s', but after a power cut it may be there: do not use "
+                        "it",
+                        given->name);
     else
-        blk_left_behind(err, "'%s' is what it was before, but after a power cut it may be the new "
-                             "one", given->name);
+        blk_left_behind(err,
+                        "'%s' is what it was before, but after a power cut it may be the new "
+                        "one",
+                        given->name);
     return ret;
 }
 
@@ -156,8 +162,9 @@ static int take_back_name(struct given *given, struct blk_error *err)
                             "taking the name '%s' back: do not use that file", given->name);
 
     /* syncfs(2) needs a file that is really open. */
-    int fd = blk_sys->openat(t->directory_fd, t->base, (t->directory_is_path ? O_RDONLY : O_PATH) |
-                                                        O_NOFOLLOW | O_CLOEXEC, 0);
+    int fd =
+        blk_sys->openat(t->directory_fd, t->base,
+                        (t->directory_is_path ? O_RDONLY : O_PATH) | O_NOFOLLOW | O_CLOEXEC, 0);
     int ret = undo_name(given, fd);
     if (ret < 0) {
         blk_fail(err, -ret, "taking the name '%s' back", given->name);

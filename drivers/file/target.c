@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * Where a file made by this run is written until it is complete (C6).
  *
@@ -40,7 +41,7 @@ struct making {
     const struct blk_driver *driver; /* of the node that results */
     struct file_settings settings;
     unsigned flags;
-    char *path; /* with symlinks of the last component followed */
+    char *path;         /* with symlinks of the last component followed */
     bool by_descriptor; /* it is somebody's descriptor: /dev/fd/N */
     struct file_target *target;
     struct file_locks locks; /* on the new file, or on the old one in place */
@@ -472,8 +473,7 @@ static int make_file(struct making *making, struct blk_error *err)
     free(making->path);
     making->path = NULL;
     making->by_descriptor = false;
-    int ret = resolve(making->settings.filename, &making->path, &making->by_descriptor,
-                      &st);
+    int ret = resolve(making->settings.filename, &making->path, &making->by_descriptor, &st);
     if (ret < 0)
         return blk_fail(err, -ret, "creating '%s'", making->settings.filename);
     if (ret > 0)
@@ -509,8 +509,8 @@ int file_create(struct blk_create *create, const struct blk_driver *driver, stru
         return ret;
 
     making.target = blk_xcalloc(1, sizeof(*making.target));
-    *making.target = (struct file_target){ .directory_fd = -1, .old_fd = -1,
-                                           .old_locks = FILE_LOCKS_NONE };
+    *making.target =
+        (struct file_target){ .directory_fd = -1, .old_fd = -1, .old_locks = FILE_LOCKS_NONE };
     blk_mutex_init(&making.target->erase_mutex);
     blk_mutex_init(&making.target->held_mutex);
     ret = make(&making, node, err);

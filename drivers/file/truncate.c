@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * The size of a file, and preallocation: falloc reserves blocks, full writes them. Grown space
  * reads as zeroes. A growth that fails half-way is taken back.
@@ -96,8 +97,7 @@ static int resize_device(struct blk_node *node, uint64_t size, enum blk_prealloc
                             "growing '%s' from %llu to %llu bytes", node->name,
                             (unsigned long long)device_size, (unsigned long long)size);
     if (exact && size != device_size)
-        return blk_fail_why(err, ENOTSUP, "a device has a fixed size", "resizing '%s'",
-                            node->name);
+        return blk_fail_why(err, ENOTSUP, "a device has a fixed size", "resizing '%s'", node->name);
     return 0;
 }
 

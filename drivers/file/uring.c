@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * aio=io_uring: reads and writes go through a submission ring instead of pread(2) and pwrite(2).
  *

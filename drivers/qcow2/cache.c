@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * L2 slices and refcount blocks in memory, in the format of the medium, keyed by host offset.
  *

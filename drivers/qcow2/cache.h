@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * The cache of L2 slices and refcount blocks: holds them and knows which were changed. Reading and
  * writing the file is for others (medium.h, tables/epoch.h). What "[locked]" means says state.h.
@@ -16,12 +17,12 @@
 
 /* A slice of a table in memory, in the format of the medium. */
 struct qcow2_table {
-    uint64_t offset; /* host; the key */
-    uint8_t *data;   /* cache->entry_bytes */
+    uint64_t offset;                 /* host; the key */
+    uint8_t *data;                   /* cache->entry_bytes */
     uint32_t dirty_start, dirty_end; /* bytes to be written, whole units; equal: clean */
-    bool fresh;             /* nothing stable points to it yet */
-    bool frozen;            /* a copy is being written: must not be evicted */
-    atomic_bool used;       /* since the clock hand passed last */
+    bool fresh;                      /* nothing stable points to it yet */
+    bool frozen;                     /* a copy is being written: must not be evicted */
+    atomic_bool used;                /* since the clock hand passed last */
     struct qcow2_table *next_in_bucket;
     struct qcow2_table *clock_prev, *clock_next;
     struct qcow2_table *dirty_prev, *dirty_next;
@@ -29,9 +30,9 @@ struct qcow2_table {
 
 struct qcow2_cache {
     const struct blk_rwlock *lock; /* the one that "[locked]" means */
-    uint32_t entry_bytes;   /* of one slice; a power of two, at most a cluster */
-    uint32_t dirty_unit;    /* writes are multiples of this */
-    size_t limit;           /* slices kept when no lock is held, dirty ones apart */
+    uint32_t entry_bytes;          /* of one slice; a power of two, at most a cluster */
+    uint32_t dirty_unit;           /* writes are multiples of this */
+    size_t limit;                  /* slices kept when no lock is held, dirty ones apart */
     size_t count, dirty_count;
     enum blk_event load_event;
     struct qcow2_table **buckets;

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * The qcow2 format as it lies on the medium: constants, limits, and the few computations on raw
  * values that every part of the driver shares. All integers are big endian

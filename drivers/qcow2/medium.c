@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * Reading tables, and where the file ends.
  *
@@ -36,8 +37,7 @@ int qcow2_fail_cut_short(const struct blk_node *file, uint64_t offset, const cha
                          struct blk_error *err)
 {
     char why[96];
-    snprintf(why, sizeof(why), "the file is cut short at %llu",
-             (unsigned long long)blk_size(file));
+    snprintf(why, sizeof(why), "the file is cut short at %llu", (unsigned long long)blk_size(file));
     return blk_fail_why(err, EIO, why, "reading the %s at offset %llu of '%s'", what,
                         (unsigned long long)offset, file->name);
 }
@@ -66,7 +66,8 @@ uint64_t qcow2_bytes_there(const struct blk_node *node, const struct blk_node *f
 
 const struct qcow2_table_kind qcow2_l1_kind = { "L1 table", QCOW2_MAX_L1_BYTES };
 const struct qcow2_table_kind qcow2_snapshot_l1_kind = {
-    "L1 table of a snapshot", QCOW2_MAX_L1_BYTES,
+    "L1 table of a snapshot",
+    QCOW2_MAX_L1_BYTES,
 };
 const struct qcow2_table_kind qcow2_reftable_kind = { "refcount table", QCOW2_MAX_REFTABLE_BYTES };
 

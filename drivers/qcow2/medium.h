@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * Reading tables from the file, and what is known of where the file ends: it may have been cut off,
  * and what it lost must not be taken for zeroes.

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The qcow2 driver: opening, closing, reopening, information, and the table of operations. */
 #include <errno.h>
 #include <stdlib.h>
@@ -74,9 +75,10 @@ static int check_header_allows(struct blk_node *node, struct blk_error *err)
         return blk_fail_why(err, ENOTSUP, "it is encrypted", "Could not open '%s'", node->name);
     if (s->header.incompatible & QCOW2_INCOMPAT_CORRUPT && blk_is_writable(node) &&
         !(node->flags & BLK_IN_CHECK))
-        return blk_fail_why(err, EACCES, "Image is corrupt: it can only be read until 'blkimg "
-                            "check -r all' has repaired it", "Could not open '%s' for writing",
-                            node->name);
+        return blk_fail_why(err, EACCES,
+                            "Image is corrupt: it can only be read until 'blkimg "
+                            "check -r all' has repaired it",
+                            "Could not open '%s' for writing", node->name);
     return 0;
 }
 

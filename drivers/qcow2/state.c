@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * The state of an open image: its lock, what the header decides of it, the tables it forgets, and
  * the poison that ends all writing.

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * What an open qcow2 image is in memory, and the little that every part of the driver needs of it:
  * its lock, the barrier, and the mark that nothing may be written any more.
@@ -5,8 +6,8 @@
  * The parts of the driver, each built on those above it:
  *   cache, state, medium   tables in memory, and reading them
  *   header/     cluster 0: reading it, and the switch by one sector (C4)
- *   tables/     refcounts, L1, L2: refcount; frees, l1; cluster_set, inactive, metadata, alloc; map,
- *               epoch; new_l1; shadow: a whole new refcount structure next to the live one (C8)
+ *   tables/     refcounts, L1, L2: refcount; frees, l1; cluster_set, inactive, metadata, alloc;
+ *               map, epoch; new_l1; shadow: a new refcount structure next to the live one (C8)
  *   data/       the requests of guests
  *   bitmap/     dirty bitmaps
  *   snapshot/   internal snapshots
@@ -143,18 +144,18 @@ struct qcow2_state {
     /* fixed while open */
     uint32_t cluster_bytes;
     unsigned cluster_bits;
-    uint32_t l2_entry_bytes;   /* 8, extended 16 */
-    uint32_t l2_entries;       /* of a whole table */
-    uint32_t slice_entries;    /* of a cached slice */
-    bool extended;             /* extended L2 */
-    uint32_t subclusters;      /* in a cluster: 32, or 1 */
+    uint32_t l2_entry_bytes; /* 8, extended 16 */
+    uint32_t l2_entries;     /* of a whole table */
+    uint32_t slice_entries;  /* of a cached slice */
+    bool extended;           /* extended L2 */
+    uint32_t subclusters;    /* in a cluster: 32, or 1 */
     uint32_t subcluster_bytes;
     unsigned refcount_order;
     uint64_t refcount_max;
     uint64_t refblock_entries; /* counts in one refcount block */
     bool data_file, data_file_raw;
     struct qcow2_pass_discard pass_discard;
-    atomic_uint overlap_checks; /* enum qcow2_overlap */
+    atomic_uint overlap_checks;                      /* enum qcow2_overlap */
     atomic_uint_fast64_t bitmaps_start, bitmaps_end; /* their directory; changes with the header */
     bool discard_no_unref; /* what a guest discards keeps its clusters, as preallocated zeroes */
 
@@ -169,7 +170,7 @@ struct qcow2_state {
 
     struct blk_identity *next_identity; /* to be stored with the bitmaps, or NULL */
 
-    atomic_int poisoned;      /* errno once the medium's state is unknown: no more writing */
+    atomic_int poisoned;       /* errno once the medium's state is unknown: no more writing */
     atomic_bool found_corrupt; /* that is why it is poisoned */
     atomic_bool saw_damage;    /* a table was impossible or cut off, also in an image only read */
     atomic_bool saw_cut;       /* the file ends before something that lies in it */
@@ -177,26 +178,26 @@ struct qcow2_state {
 
     /* guarded by lock */
     struct qcow2_cache l2_cache, refblock_cache;
-    uint64_t *l1;             /* NULL until the first lookup */
+    uint64_t *l1; /* NULL until the first lookup */
     uint32_t l1_entries;
     uint64_t l1_offset;
-    uint8_t *l1_dirty;        /* a byte a unit of l1_unit bytes */
+    uint8_t *l1_dirty; /* a byte a unit of l1_unit bytes */
     uint32_t l1_unit;
     bool l1_any_dirty;
 
-    uint64_t *reftable;       /* NULL until the first count is asked for */
+    uint64_t *reftable; /* NULL until the first count is asked for */
     uint64_t reftable_entries;
     uint64_t reftable_offset; /* where it is, or will be after the next epoch */
     uint64_t reftable_dirty_start, reftable_dirty_end; /* entries */
-    bool reftable_moved;      /* reftable_offset is not yet in the header */
-    bool reftable_unplaced;   /* it grew, and has no place yet */
+    bool reftable_moved;    /* reftable_offset is not yet in the header */
+    bool reftable_unplaced; /* it grew, and has no place yet */
 
     uint64_t free_hint;       /* no free cluster below this index */
     uint64_t unwritten;       /* host bytes from here on were never written */
     uint64_t compressed_next; /* host byte for the next compressed piece; 0: a new cluster */
     struct qcow2_frees frees; /* of the open epoch */
     struct qcow2_cluster_set metadata;
-    bool metadata_known;      /* the set is filled */
+    bool metadata_known; /* the set is filled */
     struct qcow2_inactive inactive;
     /* host clusters for the next store of bitmaps (bitmap/in_use.c) */
     uint64_t bitmap_reserve, bitmap_reserve_bytes;
@@ -236,7 +237,7 @@ static inline void qcow2_lock_scope_end(struct qcow2_state *const *s)
 }
 
 /* Held from here to the end of the block. */
-#define QCOW2_LOCK_SCOPE(s)                                                                        \
+#define QCOW2_LOCK_SCOPE(s) \
     BLK_SCOPE(struct qcow2_state, qcow2_lock_scope_end, qcow2_lock_scope(s), __COUNTER__)
 
 /* Fills what the header decides of the state (sizes, shifts, flags) from s->header. */

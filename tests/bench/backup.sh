@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
+# SPDX-License-Identifier: MIT
 # What a backup costs: a full one beside "convert" of the same image, and an incremental one of 1 % of a
 # virtual disk of 100 GiB beside a copy of that 1 % alone.
 #

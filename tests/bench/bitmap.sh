@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
+# SPDX-License-Identifier: MIT
 # CPU time and memory of loading, merging and storing dirty bitmaps beside qemu-img's: 1 TiB, granularity 64 KiB, 1 %
 # of the granules dirty, scattered.
 #

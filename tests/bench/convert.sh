@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
+# SPDX-License-Identifier: MIT
 # How long commands take beside qemu-img's, and how much memory: convert, dd and compare on a raw
 # image of 4 GiB of which every other 64 MiB are a hole, check and map of an image of 1 TiB with
 # preallocated metadata, info of small ones.

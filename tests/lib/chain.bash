@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 # A disk with a bitmap, a full backup of it and one that was made on that; and their ids. To be
 # loaded after lib/common.
 # shellcheck shell=bash

@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
+# SPDX-License-Identifier: MIT
 # Judges what a command left behind after something failed under it; prints what is wrong.
 #
 #   check-fault.bash EXPECT FILE SCENE FOLDER

@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
+# SPDX-License-Identifier: MIT
 # Judges what a command left behind when an allocation failed under it; prints what is wrong.
 #
 #   check-memory.bash FILE ALLOWED SCENE FOLDER

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 # What every bats file loads: "load lib/common".
 #
 # Each test starts in a private directory $T. When it ends, however it ends, the processes it started,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 # Crash tests with tests/tools/crashstates.py: a command killed or cut off from power at any moment.
 # shellcheck shell=bash
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 # Fault loops: a command runs once for each request (or system call) that it makes, with that one
 # failing.
 #

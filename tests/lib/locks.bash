@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 # For tests with an image that another program has open. To be loaded after lib/common.
 # shellcheck shell=bash
 

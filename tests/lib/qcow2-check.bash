@@ -1,5 +1,6 @@
+# SPDX-License-Identifier: MIT
 # What the tests of "blkimg check" for qcow2 share; load lib/common first.
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2154
 
 setup() {
     common_setup

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 # A command stopped in the middle of making its target.
 # shellcheck shell=bash
 

@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
 """Random histories of a disk and its backups: each restored point is the content of its moment.
 
 usage: backuprandom.py --blkimg PROGRAM [--histories N] [--steps N] [--seed N]

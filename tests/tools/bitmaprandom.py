@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
 """Random sequences on qcow2 images with dirty bitmaps, checked against a reference kept here.
 
     bitmaprandom.py [--sequences N] [--seed S] [--only INDEX] [--jobs N] BLKIMG

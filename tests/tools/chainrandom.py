@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
 """Random chains of images under random surgery: the guest must not notice.
 
     chainrandom.py [--chains N] [--steps N] [--seed S] [--only INDEX] [--keep DIR] BLKIMG

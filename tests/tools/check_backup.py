@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
 """Judges what a backup left that failed, was killed or lost power; prints what is wrong.
 
 usage: check_backup.py --blkimg PROGRAM --disk SOURCE=TARGET=BASE:RAW [--disk ...] [options] FOLDER

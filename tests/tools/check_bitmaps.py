@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
 """Judges the dirty bitmaps of a qcow2 image that a crash or a fault left.
 
 usage: check_bitmaps.py --image NAME --before IMAGE --after IMAGE [options] FOLDER

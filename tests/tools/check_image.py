@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
 """Judges the image that a crash or a fault left: is it sound, is its content old or new?
 
 usage: check_image.py --image NAME [options] FOLDER

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * LD_PRELOAD object that records what a command does to its images, so that
  * crashstates.py can rebuild what a crash at any moment may leave behind.
@@ -35,17 +36,17 @@
 enum { EVENT_MAGIC = 0x43524153, LOG_DESCRIPTOR_MIN = 900 };
 
 enum event_type {
-    EVENT_EXISTING = 1,    /* payload: path of a file that was there */
-    EVENT_MADE = 2,        /* payload: path of a file that open made */
-    EVENT_UNNAMED = 3,     /* an O_TMPFILE */
-    EVENT_WRITE = 4,       /* payload: the data */
+    EVENT_EXISTING = 1, /* payload: path of a file that was there */
+    EVENT_MADE = 2,     /* payload: path of a file that open made */
+    EVENT_UNNAMED = 3,  /* an O_TMPFILE */
+    EVENT_WRITE = 4,    /* payload: the data */
     EVENT_TRUNCATE = 5,
     EVENT_FALLOCATE = 6,
     EVENT_SYNC = 7,
-    EVENT_RANGE_SYNC = 8,  /* sync_file_range: no promise about the medium */
-    EVENT_RENAME = 9,      /* payload: old and new path */
-    EVENT_LINK = 10,       /* payload: old and new path */
-    EVENT_UNLINK = 11,     /* payload: path */
+    EVENT_RANGE_SYNC = 8,   /* sync_file_range: no promise about the medium */
+    EVENT_RENAME = 9,       /* payload: old and new path */
+    EVENT_LINK = 10,        /* payload: old and new path */
+    EVENT_UNLINK = 11,      /* payload: path */
     EVENT_UNSUPPORTED = 12, /* a writable shared mapping */
 };
 

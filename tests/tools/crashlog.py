@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The log of crash-preload.c: its records, and the operations that they mean.
 
 An operation on data is a list of pieces, each of whole 512-byte sectors: the

@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
 """Runs a command under crash-preload and checks what a crash at any moment may leave.
 
 usage: crashstates.py run --files A:B [--also C:D] (--check CMD | --image NAME ...) [options] -- COMMAND

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * LD_PRELOAD object that makes one matching call on the watched files fail, to
  * show that a command reports every error it meets.
@@ -28,8 +29,8 @@
 enum { LINE_BYTES = 96 };
 
 static const char *const call_names[] = {
-    [CALL_WRITE] = "write",         [CALL_COPY] = "write",   [CALL_TRUNCATE] = "truncate",
-    [CALL_FALLOCATE] = "fallocate", [CALL_SYNC] = "sync",    [CALL_RENAME] = "rename",
+    [CALL_WRITE] = "write",         [CALL_COPY] = "write",    [CALL_TRUNCATE] = "truncate",
+    [CALL_FALLOCATE] = "fallocate", [CALL_SYNC] = "sync",     [CALL_RENAME] = "rename",
     [CALL_LINK] = "link",           [CALL_UNLINK] = "unlink", [CALL_CLOSE] = "close",
     [CALL_TRY_OPEN] = "open",       [CALL_READ] = "read",     [CALL_SEEK] = "seek",
     [CALL_STAT] = "stat",
@@ -38,7 +39,9 @@ static const char *const call_names[] = {
 /* More names: ways to do these calls badly that are not an error of theirs. */
 enum { SHORT_READ = CALL_STAT + 1, EOF_READ, CLOSE_READ, NAME_COUNT };
 static const char *const other_names[NAME_COUNT] = {
-    [SHORT_READ] = "short-read", [EOF_READ] = "eof", [CLOSE_READ] = "close-read",
+    [SHORT_READ] = "short-read",
+    [EOF_READ] = "eof",
+    [CLOSE_READ] = "close-read",
 };
 
 /* Set once at the start and only read afterwards. */
@@ -61,7 +64,7 @@ static int parse_errno(const char *text)
     static const struct {
         const char *name;
         int value;
-    } known[] = {{"EIO", EIO}, {"ENOSPC", ENOSPC}, {"EDQUOT", EDQUOT}};
+    } known[] = { { "EIO", EIO }, { "ENOSPC", ENOSPC }, { "EDQUOT", EDQUOT } };
 
     for (size_t i = 0; i < sizeof(known) / sizeof(known[0]); i++) {
         if (strcmp(text, known[i].name) == 0) {

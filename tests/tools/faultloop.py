@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
 """Runs a command once for each call that can fail, with that call failing.
 
 usage: faultloop.py --files A:B [--also C:D] [--check CMD | --image NAME ...] [options] -- COMMAND

@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
 """Fails the system calls of every command, one per run, and looks for a false success.
 
 usage: faulttable.py [--count N] [--seed S] [--only REGEX] [--kinds LIST] BLKIMG

@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
 """Runs blkimg on crafted and on randomly damaged qcow2 images.
 
 usage: fuzz.py try [--memory] IMAGE...             every command on each image as it is

@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
 """Holds a writer's locks on all the given files, as QEMU does, until stdin ends.
 
 Prints "ready" when it has them. Usage: holdlocks.py FILE...

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * LD_PRELOAD object that makes one allocation fail, to show that a command ends cleanly when it
  * runs out of memory.
@@ -115,8 +116,7 @@ void *mmap(void *address, size_t bytes, int protection, int flags, int fd, off_t
     return real(address, bytes, protection, flags, fd, offset);
 }
 
-__attribute__((constructor))
-static void start(void)
+__attribute__((constructor)) static void start(void)
 {
     const char *number = getenv("FAULT_N"), *once = getenv("FAULT_ONCE");
     const char *count_file = getenv("FAULT_COUNT_FILE");

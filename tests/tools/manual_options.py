@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
 """Compares the manual page of each command with its --help, which is made from the option table.
 
 usage: manual_options.py BLKIMG MANUAL-FOLDER COMMAND...

@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
 """Makes qcow2 images field by field, and damages them.
 
 usage: mkimage.py new FILE [FIELD=VALUE...]           a small image, see new_image()

@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
 """Sets every field of a qcow2 image to bad values, and compares what QEMU and "blkimg check" make of it.
 
     openparity.py [--blkimg PROGRAM] [--only TEXT] [--verbose]

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * The interposers: every libc name under which a program may change a file,
  * its 64-bit and fortified spellings included. All spellings of a call meet in
@@ -17,7 +18,7 @@
 static int open_fails(int folder_fd, const char *path, int flags)
 {
     char resolved[PATH_MAX] = "";
-    struct call call = {.kind = CALL_TRY_OPEN, .fd = -1, .mode = flags, .path = resolved};
+    struct call call = { .kind = CALL_TRY_OPEN, .fd = -1, .mode = flags, .path = resolved };
 
     if (!resolve_name(folder_fd, path, resolved) || !path_in_watched_folder(resolved)) {
         return 0;
@@ -52,16 +53,16 @@ static int interpose_open(int folder_fd, const char *path, int flags, mode_t mod
 }
 
 /* The mode argument is only there when a file may be made. */
-#define OPEN_MODE(flags)                                             \
-    ({                                                               \
-        mode_t mode_ = 0;                                            \
-        if (((flags) & O_CREAT) || ((flags) & O_TMPFILE) == O_TMPFILE) { \
-            va_list arguments_;                                      \
-            va_start(arguments_, flags);                             \
-            mode_ = va_arg(arguments_, mode_t);                      \
-            va_end(arguments_);                                      \
-        }                                                            \
-        mode_;                                                       \
+#define OPEN_MODE(flags) \
+    ({ \
+        mode_t mode_ = 0; \
+        if (((flags)&O_CREAT) || ((flags)&O_TMPFILE) == O_TMPFILE) { \
+            va_list arguments_; \
+            va_start(arguments_, flags); \
+            mode_ = va_arg(arguments_, mode_t); \
+            va_end(arguments_); \
+        } \
+        mode_; \
     })
 
 int open(const char *path, int flags, ...)
@@ -122,13 +123,13 @@ int __openat64_2(int folder_fd, const char *path, int flags)
 
 int close(int fd)
 {
-    struct call call = {.kind = CALL_CLOSE, .fd = fd, .entry = preload_fd(fd)};
+    struct call call = { .kind = CALL_CLOSE, .fd = fd, .entry = preload_fd(fd) };
 
     if (!(call.entry.facts & FD_WATCHED)) {
         return REAL(close)(fd);
     }
     /* Forgotten before the real close: the number may be reused at once. */
-    preload_set_fd(fd, (struct fd_entry){0, 0});
+    preload_set_fd(fd, (struct fd_entry){ 0, 0 });
     int error = hook_before(&call);
     int result = REAL(close)(fd);
 
@@ -200,21 +201,21 @@ int fcntl64(int fd, int command, ...)
  * Runs the real call between the hooks; its value is the call's result, or -1
  * with errno set by hook_before.
  */
-#define BETWEEN_HOOKS(call, real_call)             \
-    ({                                             \
-        int64_t result_ = -1;                      \
-        int error_ = hook_before(&(call));         \
-        if (error_ == 0) {                         \
-            result_ = (real_call);                 \
-            if (result_ >= 0) {                    \
-                int saved_ = errno;                \
-                hook_after(&(call), result_);      \
-                errno = saved_;                    \
-            }                                      \
-        } else {                                   \
-            errno = error_;                        \
-        }                                          \
-        result_;                                   \
+#define BETWEEN_HOOKS(call, real_call) \
+    ({ \
+        int64_t result_ = -1; \
+        int error_ = hook_before(&(call)); \
+        if (error_ == 0) { \
+            result_ = (real_call); \
+            if (result_ >= 0) { \
+                int saved_ = errno; \
+                hook_after(&(call), result_); \
+                errno = saved_; \
+            } \
+        } else { \
+            errno = error_; \
+        } \
+        result_; \
     })
 
 static uint64_t iov_bytes(const struct iovec *iov, int count)
@@ -259,7 +260,7 @@ static ssize_t interpose_write(int fd, const struct iovec *iov, int count, off_t
 
 ssize_t write(int fd, const void *data, size_t bytes)
 {
-    struct iovec iov = {(void *)data, bytes};
+    struct iovec iov = { (void *)data, bytes };
 
     return interpose_write(fd, &iov, 1, -1, 0);
 }
@@ -278,14 +279,14 @@ ssize_t writev(int fd, const struct iovec *iov, int count)
 
 ssize_t pwrite(int fd, const void *data, size_t bytes, off_t offset)
 {
-    struct iovec iov = {(void *)data, bytes};
+    struct iovec iov = { (void *)data, bytes };
 
     return POSITIONED_WRITE(fd, &iov, 1, offset, 0);
 }
 
 ssize_t pwrite64(int fd, const void *data, size_t bytes, off64_t offset)
 {
-    struct iovec iov = {(void *)data, bytes};
+    struct iovec iov = { (void *)data, bytes };
 
     return POSITIONED_WRITE(fd, &iov, 1, offset, 0);
 }
@@ -347,7 +348,7 @@ ssize_t pread64(int fd, void *data, size_t bytes, off64_t offset)
 
 static off64_t interpose_lseek(int fd, off64_t offset, int whence)
 {
-    struct call call = {.kind = CALL_SEEK, .fd = fd, .entry = preload_fd(fd), .offset = offset};
+    struct call call = { .kind = CALL_SEEK, .fd = fd, .entry = preload_fd(fd), .offset = offset };
     int error = call.entry.facts & FD_WATCHED ? hook_before(&call) : 0;
 
     if (error != 0) {
@@ -369,7 +370,7 @@ off64_t lseek64(int fd, off64_t offset, int whence)
 
 static int interpose_fstat(int fd, struct stat64 *st)
 {
-    struct call call = {.kind = CALL_STAT, .fd = fd, .entry = preload_fd(fd)};
+    struct call call = { .kind = CALL_STAT, .fd = fd, .entry = preload_fd(fd) };
     int error = call.entry.facts & FD_WATCHED ? hook_before(&call) : 0;
 
     if (error != 0) {
@@ -398,7 +399,9 @@ static uint64_t offset_or_position(int fd, const off64_t *offset)
 ssize_t copy_file_range(int source, off64_t *source_offset, int fd, off64_t *offset, size_t bytes,
                         unsigned flags)
 {
-    struct call call = {.kind = CALL_COPY, .fd = fd, .entry = preload_fd(fd), .source_fd = source};
+    struct call call = {
+        .kind = CALL_COPY, .fd = fd, .entry = preload_fd(fd), .source_fd = source
+    };
 
     if (!(call.entry.facts & FD_WATCHED)) {
         return REAL(copy_file_range)(source, source_offset, fd, offset, bytes, flags);
@@ -413,7 +416,9 @@ ssize_t copy_file_range(int source, off64_t *source_offset, int fd, off64_t *off
 
 static ssize_t interpose_sendfile(int fd, int source, off64_t *source_offset, size_t bytes)
 {
-    struct call call = {.kind = CALL_COPY, .fd = fd, .entry = preload_fd(fd), .source_fd = source};
+    struct call call = {
+        .kind = CALL_COPY, .fd = fd, .entry = preload_fd(fd), .source_fd = source
+    };
 
     if (!(call.entry.facts & FD_WATCHED)) {
         return REAL(sendfile64)(fd, source, source_offset, bytes);
@@ -465,7 +470,7 @@ int ioctl(int fd, unsigned long request, ...)
     void *argument = va_arg(arguments, void *);
     va_end(arguments);
     if (request == FICLONE || request == FICLONERANGE) {
-        struct call call = {.kind = CALL_COPY, .fd = fd, .entry = preload_fd(fd)};
+        struct call call = { .kind = CALL_COPY, .fd = fd, .entry = preload_fd(fd) };
 
         if (call.entry.facts & FD_WATCHED) {
             if (request == FICLONE) {
@@ -488,7 +493,7 @@ int ioctl(int fd, unsigned long request, ...)
 
 static int interpose_ftruncate(int fd, off64_t size)
 {
-    struct call call = {.kind = CALL_TRUNCATE, .fd = fd, .entry = preload_fd(fd), .offset = size};
+    struct call call = { .kind = CALL_TRUNCATE, .fd = fd, .entry = preload_fd(fd), .offset = size };
 
     if (!(call.entry.facts & FD_WATCHED)) {
         return REAL(ftruncate64)(fd, size);
@@ -517,7 +522,7 @@ static int interpose_truncate(const char *path, off64_t size)
     int result = interpose_ftruncate(fd, size);
     int saved = errno;
 
-    preload_set_fd(fd, (struct fd_entry){0, 0});
+    preload_set_fd(fd, (struct fd_entry){ 0, 0 });
     REAL(close)(fd);
     errno = saved;
     return result;
@@ -535,7 +540,7 @@ int truncate64(const char *path, off64_t size)
 
 static int interpose_fallocate(int fd, int mode, off64_t offset, off64_t length)
 {
-    struct call call = {.kind = CALL_FALLOCATE, .fd = fd, .entry = preload_fd(fd), .mode = mode};
+    struct call call = { .kind = CALL_FALLOCATE, .fd = fd, .entry = preload_fd(fd), .mode = mode };
 
     if (!(call.entry.facts & FD_WATCHED)) {
         return REAL(fallocate64)(fd, mode, offset, length);
@@ -558,7 +563,7 @@ int fallocate64(int fd, int mode, off64_t offset, off64_t length)
 /* Returns the error instead of setting errno, and so keeps errno as it was. */
 static int interpose_posix_fallocate(int fd, off64_t offset, off64_t length)
 {
-    struct call call = {.kind = CALL_FALLOCATE, .fd = fd, .entry = preload_fd(fd)};
+    struct call call = { .kind = CALL_FALLOCATE, .fd = fd, .entry = preload_fd(fd) };
 
     if (!(call.entry.facts & FD_WATCHED)) {
         return REAL(posix_fallocate64)(fd, offset, length);
@@ -590,7 +595,7 @@ int posix_fallocate64(int fd, off64_t offset, off64_t length)
 
 int fsync(int fd)
 {
-    struct call call = {.kind = CALL_SYNC, .fd = fd, .entry = preload_fd(fd)};
+    struct call call = { .kind = CALL_SYNC, .fd = fd, .entry = preload_fd(fd) };
 
     if (!(call.entry.facts & FD_WATCHED)) {
         return REAL(fsync)(fd);
@@ -600,7 +605,7 @@ int fsync(int fd)
 
 int fdatasync(int fd)
 {
-    struct call call = {.kind = CALL_SYNC, .fd = fd, .entry = preload_fd(fd)};
+    struct call call = { .kind = CALL_SYNC, .fd = fd, .entry = preload_fd(fd) };
 
     if (!(call.entry.facts & FD_WATCHED)) {
         return REAL(fdatasync)(fd);
@@ -611,14 +616,14 @@ int fdatasync(int fd)
 /* Any descriptor of the file system will do, so the watched files are taken to lie on it. */
 int syncfs(int fd)
 {
-    struct call call = {.kind = CALL_SYNC, .fd = fd, .entry = preload_fd(fd), .everything = true};
+    struct call call = { .kind = CALL_SYNC, .fd = fd, .entry = preload_fd(fd), .everything = true };
 
     return BETWEEN_HOOKS(call, REAL(syncfs)(fd));
 }
 
 void sync(void)
 {
-    struct call call = {.kind = CALL_SYNC, .fd = -1, .everything = true};
+    struct call call = { .kind = CALL_SYNC, .fd = -1, .everything = true };
 
     preload_ready();
     hook_before(&call);
@@ -628,7 +633,7 @@ void sync(void)
 
 int sync_file_range(int fd, off64_t offset, off64_t length, unsigned flags)
 {
-    struct call call = {.kind = CALL_RANGE_SYNC, .fd = fd, .entry = preload_fd(fd)};
+    struct call call = { .kind = CALL_RANGE_SYNC, .fd = fd, .entry = preload_fd(fd) };
 
     if (!(call.entry.facts & FD_WATCHED)) {
         return REAL(sync_file_range)(fd, offset, length, flags);
@@ -643,7 +648,9 @@ int sync_file_range(int fd, off64_t offset, off64_t length, unsigned flags)
 int renameat2(int old_fd, const char *old, int new_fd, const char *new, unsigned flags)
 {
     char old_path[PATH_MAX] = "", new_path[PATH_MAX] = "";
-    struct call call = {.kind = CALL_RENAME, .mode = flags, .path = old_path, .new_path = new_path};
+    struct call call = {
+        .kind = CALL_RENAME, .mode = flags, .path = old_path, .new_path = new_path
+    };
 
     preload_ready();
     if (!resolve_name(old_fd, old, old_path) || !resolve_name(new_fd, new, new_path) ||
@@ -666,7 +673,7 @@ int renameat(int old_fd, const char *old, int new_fd, const char *new)
 int linkat(int old_fd, const char *old, int new_fd, const char *new, int flags)
 {
     char old_path[PATH_MAX] = "", new_path[PATH_MAX] = "";
-    struct call call = {.kind = CALL_LINK, .mode = flags, .path = old_path, .new_path = new_path};
+    struct call call = { .kind = CALL_LINK, .mode = flags, .path = old_path, .new_path = new_path };
     struct stat st;
 
     preload_ready();
@@ -697,7 +704,7 @@ int link(const char *old, const char *new)
 int unlinkat(int folder_fd, const char *name, int flags)
 {
     char path[PATH_MAX] = "";
-    struct call call = {.kind = CALL_UNLINK, .mode = flags, .path = path};
+    struct call call = { .kind = CALL_UNLINK, .mode = flags, .path = path };
 
     preload_ready();
     if (!resolve_name(folder_fd, name, path) || !path_in_watched_folder(path)) {

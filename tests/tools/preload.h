@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * What the preloaded test objects share: which descriptors belong to watched
  * files, and, in preload-calls.h, one interposer for every libc call that
@@ -96,21 +97,21 @@ struct call {
     enum call_kind kind;
     struct fd_entry entry;
     int fd;
-    uint64_t offset;           /* bytes; for a truncate the new size */
-    uint64_t length;           /* bytes asked for; hook_after gets the bytes done as its result */
-    const struct iovec *iov;   /* CALL_WRITE: the data */
+    uint64_t offset;         /* bytes; for a truncate the new size */
+    uint64_t length;         /* bytes asked for; hook_after gets the bytes done as its result */
+    const struct iovec *iov; /* CALL_WRITE: the data */
     int iov_count;
-    int source_fd;             /* CALL_COPY */
+    int source_fd; /* CALL_COPY */
     uint64_t source_offset;
-    int mode;                  /* fallocate mode, open flags, or rename flags */
-    bool synced;               /* CALL_WRITE: this write is stable when it returns */
-    bool everything;           /* CALL_SYNC: of the whole file system */
+    int mode;        /* fallocate mode, open flags, or rename flags */
+    bool synced;     /* CALL_WRITE: this write is stable when it returns */
+    bool everything; /* CALL_SYNC: of the whole file system */
     enum open_result opened;
-    bool cut;                  /* CALL_READ: hook_before wants at most `most` bytes to be read */
+    bool cut; /* CALL_READ: hook_before wants at most `most` bytes to be read */
     uint64_t most;
-    const char *path;          /* resolved; the old name of a rename or link */
+    const char *path; /* resolved; the old name of a rename or link */
     const char *new_path;
-    uint64_t start;            /* free for the hooks */
+    uint64_t start; /* free for the hooks */
 };
 
 static const char *hook_files_variable(void);
@@ -119,15 +120,15 @@ static int hook_before(struct call *call);
 static void hook_after(struct call *call, int64_t result);
 
 /* The next definition of a libc function, looked up once. */
-#define REAL(name)                                                                \
-    ({                                                                            \
-        static _Atomic(void *) found_;                                            \
-        void *symbol_ = atomic_load_explicit(&found_, memory_order_relaxed);      \
-        if (symbol_ == NULL) {                                                    \
-            symbol_ = dlsym(RTLD_NEXT, #name);                                    \
-            atomic_store_explicit(&found_, symbol_, memory_order_relaxed);        \
-        }                                                                         \
-        (__typeof__(&name))symbol_;                                               \
+#define REAL(name) \
+    ({ \
+        static _Atomic(void *) found_; \
+        void *symbol_ = atomic_load_explicit(&found_, memory_order_relaxed); \
+        if (symbol_ == NULL) { \
+            symbol_ = dlsym(RTLD_NEXT, #name); \
+            atomic_store_explicit(&found_, symbol_, memory_order_relaxed); \
+        } \
+        (__typeof__(&name))symbol_; \
     })
 
 /* ---- what is watched ------------------------------------------------------ */
@@ -322,7 +323,7 @@ static void __attribute__((constructor)) preload_load(void)
 
 static struct fd_entry preload_fd(int fd)
 {
-    struct fd_entry entry = {0, 0};
+    struct fd_entry entry = { 0, 0 };
 
     preload_ready();
     if (fd >= 0 && fd < MAX_DESCRIPTORS) {
@@ -373,7 +374,7 @@ static uint64_t add_handle(const struct stat *st)
     }
     uint64_t handle = (uint64_t)getpid() << 32 | (uint64_t)(known_count + 1);
 
-    known_files[known_count++] = (struct known_file){st->st_dev, st->st_ino, handle};
+    known_files[known_count++] = (struct known_file){ st->st_dev, st->st_ino, handle };
     pthread_mutex_unlock(&preload_lock);
     return handle;
 }
@@ -384,18 +385,18 @@ static uint64_t add_handle(const struct stat *st)
  */
 static void preload_opened(int fd, int flags, bool existed)
 {
-    struct call call = {.kind = CALL_OPEN, .fd = fd, .mode = flags};
+    struct call call = { .kind = CALL_OPEN, .fd = fd, .mode = flags };
     struct stat st;
     char path[PATH_MAX];
 
-    preload_set_fd(fd, (struct fd_entry){0, 0});
+    preload_set_fd(fd, (struct fd_entry){ 0, 0 });
     if (REAL(fstat)(fd, &st) != 0 || !(S_ISREG(st.st_mode) || S_ISDIR(st.st_mode)) ||
         !descriptor_path(fd, path)) {
         return;
     }
     if (S_ISDIR(st.st_mode)) {
         if (folder_is_watched(path)) {
-            preload_set_fd(fd, (struct fd_entry){0, FD_WATCHED | FD_FOLDER});
+            preload_set_fd(fd, (struct fd_entry){ 0, FD_WATCHED | FD_FOLDER });
         }
         return;
     }

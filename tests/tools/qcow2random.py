@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
 """Random sequences of requests on qcow2 images of random shape, checked against a model.
 
     qcow2random.py [--sequences N] [--ops N] [--seed S] [--only INDEX] [--keep DIR] BLKIMG

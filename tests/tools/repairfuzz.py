@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
 """Damages the pointers of a qcow2 image so that tables and guest data get in each other's place, and repairs it.
 
 usage: repairfuzz.py [--seed N] [--count N] [--only I] [--keep DIR]

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What the drivers of both preloaded objects share: fresh directories and the object itself."""
 
 import filecmp

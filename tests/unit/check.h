@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * The frame of a unit test program. A test file includes this header and holds
  *
@@ -29,14 +30,14 @@ struct check_test {
 static struct check_test *check_first, **check_last = &check_first;
 static int check_failures; /* of the running test; only its main thread may CHECK */
 
-#define TEST(id)                                                                                   \
-    static void test_##id(void);                                                                   \
-    __attribute__((constructor)) static void register_##id(void)                                   \
-    {                                                                                              \
-        static struct check_test entry = { #id, test_##id, NULL };                                 \
-        *check_last = &entry;                                                                      \
-        check_last = &entry.next;                                                                  \
-    }                                                                                              \
+#define TEST(id) \
+    static void test_##id(void); \
+    __attribute__((constructor)) static void register_##id(void) \
+    { \
+        static struct check_test entry = { #id, test_##id, NULL }; \
+        *check_last = &entry; \
+        check_last = &entry.next; \
+    } \
     static void test_##id(void)
 
 /* All compare and report in here, so that each argument is evaluated once. Return: did it hold? */
@@ -66,7 +67,11 @@ static inline bool check_str(const char *got, const char *want, const char *file
 #define CHECK(cond) check_true((cond), __FILE__, __LINE__, "CHECK(" #cond ")")
 #define CHECK_INT(got, want) check_int((got), (want), __FILE__, __LINE__, #got " == " #want)
 #define CHECK_STR(got, want) check_str((got), (want), __FILE__, __LINE__, #got " == " #want)
-#define REQUIRE(cond) do { if (!CHECK(cond)) return; } while (0)
+#define REQUIRE(cond) \
+    do { \
+        if (!CHECK(cond)) \
+            return; \
+    } while (0)
 
 static unsigned check_seed_of_run;
 static bool check_seed_shown; /* in the running test */

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * Nodes whose medium is memory, for unit tests of blockcore. Three drivers share one
  * implementation:
@@ -141,8 +142,7 @@ static inline int memory_write_zeroes(struct blk_node *node, uint64_t offset, ui
         return ret;
     memory_check(node, offset, bytes, NULL);
     memset(s->data + offset, 0, bytes);
-    memory_mark(node, offset, bytes,
-                node->driver->supports_backing ? MEMORY_ZEROES : MEMORY_HOLE);
+    memory_mark(node, offset, bytes, node->driver->supports_backing ? MEMORY_ZEROES : MEMORY_HOLE);
     return 0;
 }
 
@@ -186,7 +186,10 @@ static inline int memory_block_status(struct blk_node *node, uint64_t offset, ui
                      : node->driver->supports_backing ? 0
                                                       : BLK_EXT_ZERO | BLK_EXT_ALLOCATED;
     *extent = (struct blk_extent){
-        .bytes = u64_min(end - offset, bytes), .flags = flags, .host = node, .host_offset = offset,
+        .bytes = u64_min(end - offset, bytes),
+        .flags = flags,
+        .host = node,
+        .host_offset = offset,
     };
     return ret;
 }
@@ -251,29 +254,38 @@ static inline int memory_release(struct blk_node *node, struct blk_error *err)
     return ret;
 }
 
-#define MEMORY_DRIVER                                                                  \
-    .state_bytes = sizeof(struct memory_state), .store = memory_store,                \
-    .publish = memory_publish, .release = memory_release
+#define MEMORY_DRIVER \
+    .state_bytes = sizeof(struct memory_state), .store = memory_store, .publish = memory_publish, \
+    .release = memory_release
 
-#define MEMORY_DATA_OPS                                                                   \
+#define MEMORY_DATA_OPS \
     .pread = memory_pread, .pwrite = memory_pwrite, .write_zeroes = memory_write_zeroes, \
-    .block_status = memory_block_status, .truncate = memory_truncate,                 \
+    .block_status = memory_block_status, .truncate = memory_truncate, \
     .flush_to_os = memory_flush_to_os, .flush_to_disk = memory_flush
 
 static const struct blk_driver memory_protocol = {
-    .name = "memory", .kind = BLK_PROTOCOL, .growable = true, MEMORY_DRIVER,
+    .name = "memory",
+    .kind = BLK_PROTOCOL,
+    .growable = true,
+    MEMORY_DRIVER,
     .data = { MEMORY_DATA_OPS, .copy_range = memory_copy_range },
 };
 
 static const struct blk_driver memory_format = {
-    .name = "memory-format", .kind = BLK_FORMAT, .supports_backing = true, MEMORY_DRIVER,
+    .name = "memory-format",
+    .kind = BLK_FORMAT,
+    .supports_backing = true,
+    MEMORY_DRIVER,
     .get_info = memory_get_info,
     .data = { MEMORY_DATA_OPS, .write_compressed = memory_write_compressed },
 };
 
 static const struct blk_driver memory_filter = {
-    .name = "memory-filter", .kind = BLK_FILTER, .state_bytes = 1,
-    .data = { .pread = blk_pass_pread, .pwrite = blk_pass_pwrite,
+    .name = "memory-filter",
+    .kind = BLK_FILTER,
+    .state_bytes = 1,
+    .data = { .pread = blk_pass_pread,
+              .pwrite = blk_pass_pwrite,
               .block_status = blk_pass_block_status },
 };
 
@@ -285,8 +297,7 @@ static inline struct blk_node *memory_node(const struct blk_driver *driver, uint
                                            uint32_t alignment, struct memory_calls *calls)
 {
     struct blk_cache_mode writeback = { .direct = false };
-    struct blk_node *node =
-        blk_node_new(driver, driver->name, BLK_WRITABLE | BLK_UNMAP, writeback);
+    struct blk_node *node = blk_node_new(driver, driver->name, BLK_WRITABLE | BLK_UNMAP, writeback);
     struct memory_state *s = memory_of(node);
 
     s->calls = calls;

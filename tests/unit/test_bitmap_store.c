@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * A signal while bitmaps are stored: it stops the store where the image's bitmaps are valid without
  * it, and only there. Each case is a process of its own, as a signal that came stays.

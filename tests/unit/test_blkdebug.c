@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * The rules and breakpoints of blkdebug by themselves, and the driver under requests from several
  * threads.
@@ -167,9 +168,8 @@ TEST(state_machine_waits_for_its_state)
 TEST(errno_zero_shields_from_later_rules)
 {
     struct blkdebug_rules rules;
-    REQUIRE(parse(&rules,
-                  "inject-error.0.sector=0,inject-error.0.errno=0,inject-error.1.errno=5", NULL) ==
-            0);
+    REQUIRE(parse(&rules, "inject-error.0.sector=0,inject-error.0.errno=0,inject-error.1.errno=5",
+                  NULL) == 0);
     CHECK_STR(outcomes(&rules, BLKDEBUG_READ, 0, 512, 2), "00");
     CHECK_STR(outcomes(&rules, BLKDEBUG_READ, 512, 512, 2), "11");
     blkdebug_rules_free(&rules);

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* On-disk integers, rounding, ranges, and the search for a byte that is not zero. */
 #include "blockcore/base/bytes.h"
 #include "tests/unit/check.h"

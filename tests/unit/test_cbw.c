@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * Copy-before-write: the frozen view against a copy of the frozen moment, while guests write, saves
  * fail, or the target blocks. Source and target are a medium of this file, which can fail at random
@@ -115,8 +116,7 @@ static const struct blk_driver medium_driver = {
 static struct blk_node *new_medium(const char *name, unsigned *seed, bool filled)
 {
     struct blk_cache_mode writeback = { .direct = false };
-    struct blk_node *node =
-        blk_node_new(&medium_driver, name, BLK_WRITABLE | BLK_UNMAP, writeback);
+    struct blk_node *node = blk_node_new(&medium_driver, name, BLK_WRITABLE | BLK_UNMAP, writeback);
     struct medium *m = medium_of(node);
 
     pthread_mutex_init(&m->mutex, NULL);

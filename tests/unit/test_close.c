@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * A close that fails: every step of every node in turn. All nodes are reached, each failure is
  * reported once and is the result, and nothing that follows a failure calls an image complete or
@@ -44,7 +45,7 @@ static const struct blk_close_entry *entry_of(const struct blk_close_report *rep
 {
     static const struct blk_close_entry none = {
         .step = "(none)",
-        .outcome = (enum blk_outcome)-1,
+        .outcome = (enum blk_outcome)(-1),
     };
     for (size_t i = 0; i < report->count; i++)
         if (!strcmp(report->entries[i].node, node) && !strcmp(report->entries[i].step, step))
@@ -55,9 +56,9 @@ static const struct blk_close_entry *entry_of(const struct blk_close_report *rep
 TEST(a_clean_close_reports_every_step_in_order)
 {
     static const char *const want[][2] = {
-        { "top", "flush" },       { "top", "store" },      { "top", "publish" },
-        { "top", "release" },     { "file", "flush" },     { "file", "store" },
-        { "file", "publish" },    { "file", "release" },   { "backing", "release" },
+        { "top", "flush" },      { "top", "store" },    { "top", "publish" },
+        { "top", "release" },    { "file", "flush" },   { "file", "store" },
+        { "file", "publish" },   { "file", "release" }, { "backing", "release" },
         { "memory", "release" },
     };
     struct graph graph = { .root = NULL };
@@ -126,9 +127,8 @@ TEST(each_step_failing_in_turn)
         enum memory_call call;
         const char *step;
     } steps[] = {
-        { MEMORY_FLUSH_TO_OS, "flush" }, { MEMORY_FLUSH, "flush" },
-        { MEMORY_STORE, "store" },       { MEMORY_PUBLISH, "publish" },
-        { MEMORY_RELEASE, "release" },
+        { MEMORY_FLUSH_TO_OS, "flush" }, { MEMORY_FLUSH, "flush" },     { MEMORY_STORE, "store" },
+        { MEMORY_PUBLISH, "publish" },   { MEMORY_RELEASE, "release" },
     };
     for (size_t i = 0; i < sizeof(steps) / sizeof(steps[0]); i++) {
         check_failing(true, steps[i].call, steps[i].step);

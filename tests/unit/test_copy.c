@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * The copy engine between nodes in memory: whatever the way a range is moved, the target reads as
  * the source does; and no failure of a read, write or map lookup is lost.
@@ -196,8 +197,8 @@ static void check_only_allocated(uint64_t base_bytes, bool through_filter)
     CHECK_INT(blk_copy_run(&pair.params, NULL), 0);
     CHECK(same_content(top, pair.target, SIZE));
     for (uint64_t i = 0; i < base_bytes / 512; i++) {
-        bool above = memory_of(top)->map[i] != MEMORY_HOLE ||
-                     i >= blk_size(middle) / 512 || memory_of(middle)->map[i] != MEMORY_HOLE;
+        bool above = memory_of(top)->map[i] != MEMORY_HOLE || i >= blk_size(middle) / 512 ||
+                     memory_of(middle)->map[i] != MEMORY_HOLE;
         if (memory_of(pair.target)->map[i] != MEMORY_HOLE && !above)
             CHECK_INT(i, -1);
     }

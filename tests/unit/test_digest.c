@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * The digest: known values, and the same result however, in whatever order and by how many threads
  * the content is added.
@@ -85,7 +86,9 @@ static bool finish_hex(struct blk_digest *digest, char hex[BLK_DIGEST_HEX_BYTES]
 struct pieces {
     const uint8_t *content;
     struct blk_digest *digest;
-    struct { uint64_t offset, bytes; } list[4096];
+    struct {
+        uint64_t offset, bytes;
+    } list[4096];
     unsigned count;
     atomic_uint next;
     atomic_int failures;

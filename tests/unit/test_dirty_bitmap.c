@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * Dirty bitmaps against a plain array of flags: random ranges over sizes that are no multiple of
  * anything.

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * The file driver through the public interface: what is under a name at which moment, and that
  * every failing system call is heard of. Faults come from a copy of the table of system calls.
@@ -373,9 +374,8 @@ static void *grow(void *opaque)
     for (unsigned i = 0; i < ROUNDS && g->ret == 0; i++) {
         uint64_t offset = (uint64_t)(i * THREADS + g->number) * sizeof(block);
         unsigned unmap = i % 2 ? BLK_REQ_MAY_UNMAP : 0;
-        g->ret = i % 3 == 2
-                     ? blk_child_write_zeroes(g->node, offset, sizeof(block), unmap, NULL)
-                     : blk_child_pwrite(g->node, offset, sizeof(block), block, 0, NULL);
+        g->ret = i % 3 == 2 ? blk_child_write_zeroes(g->node, offset, sizeof(block), unmap, NULL)
+                            : blk_child_pwrite(g->node, offset, sizeof(block), block, 0, NULL);
     }
     return NULL;
 }
@@ -638,11 +638,26 @@ static void publish_with_fault(const char *old, int at, void (*install)(void), i
     CHECK_INT(entries(), old ? 1 : 0);
 }
 
-static void install_fdatasync(void) { faulty.fdatasync = faulty_fdatasync; }
-static void install_fsync(void) { faulty.fsync = faulty_fsync; }
-static void install_close(void) { faulty.close = faulty_close; }
-static void install_linkat(void) { faulty.linkat = faulty_linkat; }
-static void install_renameat2(void) { faulty.renameat2 = faulty_renameat2; }
+static void install_fdatasync(void)
+{
+    faulty.fdatasync = faulty_fdatasync;
+}
+static void install_fsync(void)
+{
+    faulty.fsync = faulty_fsync;
+}
+static void install_close(void)
+{
+    faulty.close = faulty_close;
+}
+static void install_linkat(void)
+{
+    faulty.linkat = faulty_linkat;
+}
+static void install_renameat2(void)
+{
+    faulty.renameat2 = faulty_renameat2;
+}
 
 static void install_renameat(void)
 {
@@ -713,15 +728,19 @@ static void closes_with_faults(const char *old, void (*prepare)(void), const cha
     CHECK(failed >= 2);
 }
 
-static void as_it_is(void) { }
-static void without_exchange(void) { faulty.renameat2 = no_renameat2; }
+static void as_it_is(void)
+{
+}
+static void without_exchange(void)
+{
+    faulty.renameat2 = no_renameat2;
+}
 
 static void with_a_second_name(void)
 {
     unlink("b");
     CHECK_INT(link("a", "b"), 0);
 }
-
 
 TEST(the_last_close_leaves_no_target_or_the_old_one)
 {

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The gate: a drain waits for what is in flight, and keeps new requests out until it ends. */
 #include <pthread.h>
 #include <stdatomic.h>

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * Requests of any offset and length against a node that wants 4096, compared with a plain array;
  * and the general ways of doing what a driver lacks.

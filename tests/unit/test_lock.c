@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Locks that know who holds them, and locks by scope. */
 #include <fcntl.h>
 #include <pthread.h>

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* File names: which are protocols, what they become, and where backing names lead. */
 #include <errno.h>
 #include <stdlib.h>

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * Operations on an image as a whole: they run alone, say what a format lacks, and what a driver
  * tells about its format arrives as a tree of values.
@@ -46,12 +47,18 @@ static const struct blk_upkeep_ops counting_ops = { .make_empty = count_emptying
 static const struct blk_upkeep_ops failing_ops = { .make_empty = fail_emptying };
 
 static const struct blk_driver format = {
-    .name = "format", .kind = BLK_FORMAT, .state_bytes = 1, .get_info = tell,
+    .name = "format",
+    .kind = BLK_FORMAT,
+    .state_bytes = 1,
+    .get_info = tell,
     .upkeep = &counting_ops,
 };
 
 static const struct blk_driver failing = {
-    .name = "failing", .kind = BLK_FORMAT, .state_bytes = 1, .upkeep = &failing_ops,
+    .name = "failing",
+    .kind = BLK_FORMAT,
+    .state_bytes = 1,
+    .upkeep = &failing_ops,
 };
 
 static const struct blk_driver poor = { .name = "poor", .kind = BLK_FORMAT, .state_bytes = 1 };

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Options from --image-opts text and json:, typed reads, groups, and what was never read. */
 #include <errno.h>
 #include <stdlib.h>

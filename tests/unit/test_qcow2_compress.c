@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * Compressed clusters: every cluster size, both types, and pieces that are not what they should be.
  */
@@ -54,8 +55,10 @@ static void fill_noise(uint8_t *to, size_t bytes, unsigned seed)
 /* Inflates as QEMU does. */
 static bool inflates_in_12_bits(const uint8_t *in, size_t in_bytes, size_t bytes)
 {
-    z_stream stream = { .next_in = (Bytef *)(uintptr_t)in, .avail_in = (uInt)in_bytes,
-                        .next_out = back, .avail_out = (uInt)bytes };
+    z_stream stream = { .next_in = (Bytef *)(uintptr_t)in,
+                        .avail_in = (uInt)in_bytes,
+                        .next_out = back,
+                        .avail_out = (uInt)bytes };
     if (inflateInit2(&stream, -12) != Z_OK)
         return false;
     int ret = inflate(&stream, Z_FINISH);

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * The core of the qcow2 driver under several threads at once: each thread writes, zeroes and
  * reads its own stripes, which share clusters with those of the others, while one flushes. Then
@@ -66,8 +67,8 @@ static void request(unsigned thread, unsigned *seed)
 
     switch (rand_r(seed) % 6) {
     case 0:
-        ret = blk_write_zeroes(node, offset, STRIPE, rand_r(seed) % 2 ? BLK_REQ_MAY_UNMAP : 0,
-                               NULL);
+        ret =
+            blk_write_zeroes(node, offset, STRIPE, rand_r(seed) % 2 ? BLK_REQ_MAY_UNMAP : 0, NULL);
         memset(model + offset, 0, STRIPE);
         break;
     case 1:

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Range locks: who excludes whom, in which order, and that nothing is lost under many threads. */
 #include <pthread.h>
 #include <stdatomic.h>

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * A probed raw image must not become another format by what is written into it. The list of drivers
  * is this file's own (the program's registry is not linked then): file, raw, and a format that is
@@ -42,8 +43,7 @@ static struct blk_node *open_new(const char *format)
     int fd = mkstemp(name);
     if (fd < 0 || ftruncate(fd, 65536) < 0 || close(fd) < 0)
         abort();
-    struct blk_open how = { .filename = name, .format = format,
-                            .flags = BLK_WRITABLE | BLK_UNMAP };
+    struct blk_open how = { .filename = name, .format = format, .flags = BLK_WRITABLE | BLK_UNMAP };
     struct blk_node *root;
     blk_error_clear(&err);
     return blk_open(&how, &root, &err) < 0 ? NULL : root;

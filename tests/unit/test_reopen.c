@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * Reopening as a transaction: the order of levels, and what remains when the n-th level fails.
  */
@@ -12,7 +13,7 @@
  * What happened, a letter an event: p(repare), c(ommit), a(bort), each followed by the node's name.
  */
 static char events[200];
-static const char *fails_at; /* such an event, which fails the first time */
+static const char *fails_at;       /* such an event, which fails the first time */
 static const char *fails_at_again; /* and this one after it, or NULL */
 
 static int note(const char *what, const struct blk_node *node)

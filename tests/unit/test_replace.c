@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * Replacing nodes in a graph.
  */
@@ -11,7 +12,10 @@
 #include "tests/unit/check.h"
 
 static const struct blk_driver plain = {
-    .name = "plain", .kind = BLK_FORMAT, .supports_backing = true, .state_bytes = 1,
+    .name = "plain",
+    .kind = BLK_FORMAT,
+    .supports_backing = true,
+    .state_bytes = 1,
 };
 
 static struct blk_node *new_node(const char *name)

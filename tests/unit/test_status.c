@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * Block status through chains of layers: random maps and sizes, filters in between, compared sector
  * by sector with what each layer's map says.
@@ -24,8 +25,8 @@ static struct blk_node *random_layer(unsigned *seed)
     uint64_t sectors = 1 + pick(seed, SECTORS);
     struct blk_node *node = memory_node(&memory_format, sectors * SECTOR, 1, NULL);
     for (uint64_t i = 0; i < sectors; i++)
-        memory_of(node)->map[i] = (uint8_t)(i && pick(seed, 3) ? memory_of(node)->map[i - 1]
-                                                              : pick(seed, 3));
+        memory_of(node)->map[i] =
+            (uint8_t)(i && pick(seed, 3) ? memory_of(node)->map[i - 1] : pick(seed, 3));
     return node;
 }
 
@@ -124,8 +125,8 @@ TEST(past_the_end_nothing_of_a_longer_backing_file_shows)
     blk_node_attach(top, BLK_ROLE_BACKING, base);
     CHECK_INT(blk_block_status_above(blk_layers(top, NULL), 0, 8 * SECTOR, 0, &extent, NULL), 0);
     CHECK(extent.bytes == 2 * SECTOR && extent.flags & BLK_EXT_DATA && extent.depth == 1);
-    CHECK_INT(blk_block_status_above(blk_layers(top, NULL), 4 * SECTOR, 4 * SECTOR, 0, &extent,
-                                     NULL), 0);
+    CHECK_INT(
+        blk_block_status_above(blk_layers(top, NULL), 4 * SECTOR, 4 * SECTOR, 0, &extent, NULL), 0);
     CHECK_INT(extent.bytes, 4 * SECTOR);
     CHECK_INT(extent.flags, BLK_EXT_ZERO | BLK_EXT_EOF);
     CHECK_INT(extent.depth, 0);
@@ -165,7 +166,9 @@ static int mapped_status(struct blk_node *node, uint64_t offset, uint64_t bytes,
 TEST(holes_of_the_file_below_are_zeroes)
 {
     static const struct blk_driver mapped = {
-        .name = "mapped", .kind = BLK_FORMAT, .data = { .block_status = mapped_status },
+        .name = "mapped",
+        .kind = BLK_FORMAT,
+        .data = { .block_status = mapped_status },
     };
     struct blk_node *file = memory_node(&memory_protocol, 4096, 1, NULL);
     struct blk_node *node = blk_node_new(&mapped, "mapped", 0, file->cache);

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Sizes as users write and read them: what qemu-img accepts and shows. */
 #include <errno.h>
 
@@ -54,14 +55,33 @@ TEST(sizes_that_are_refused)
         const char *text;
         int ret;
     } cases[] = {
-        { "", -EINVAL },       { "-1", -EINVAL },    { "k", -EINVAL },     { ".5k", -EINVAL },
-        { "1.5", -EINVAL },    { "1.5B", -EINVAL },  { "1.5.2G", -EINVAL }, { "5kk", -EINVAL },
-        { "1e3", -EINVAL },    { "0x", -EINVAL },    { "0x1.8k", -EINVAL }, { "inf", -EINVAL },
-        { "nan", -EINVAL },    { "1 G", -EINVAL },   { "1G ", -EINVAL },   { "1Z", -EINVAL },
-        { "16E", -ERANGE },    { "17179869184G", -ERANGE },
+        { "", -EINVAL },
+        { "-1", -EINVAL },
+        { "k", -EINVAL },
+        { ".5k", -EINVAL },
+        { "1.5", -EINVAL },
+        { "1.5B", -EINVAL },
+        { "1.5.2G", -EINVAL },
+        { "5kk", -EINVAL },
+        { "1e3", -EINVAL },
+        { "0x", -EINVAL },
+        { "0x1.8k", -EINVAL },
+        { "inf", -EINVAL },
+        { "nan", -EINVAL },
+        { "1 G", -EINVAL },
+        { "1G ", -EINVAL },
+        { "1Z", -EINVAL },
+        { "16E", -ERANGE },
+        { "17179869184G", -ERANGE },
         { "18446744073709551616", -ERANGE },
-        { " ", -EINVAL },      { "+", -EINVAL },     { "++1M", -EINVAL },  { "+ 1M", -EINVAL },
-        { "+-1M", -EINVAL },   { " -1M", -EINVAL },  { "+.5M", -EINVAL },  { " 1M ", -EINVAL },
+        { " ", -EINVAL },
+        { "+", -EINVAL },
+        { "++1M", -EINVAL },
+        { "+ 1M", -EINVAL },
+        { "+-1M", -EINVAL },
+        { " -1M", -EINVAL },
+        { "+.5M", -EINVAL },
+        { " 1M ", -EINVAL },
     };
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
         uint64_t bytes;

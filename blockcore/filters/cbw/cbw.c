@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * The life of the record of copy-before-write, and what a guest's write must wait for. record.h
  * says what keeps it right.
@@ -76,8 +77,9 @@ static void init_locks(struct blk_cbw *cbw)
 static int check_nodes(const struct blk_cbw *cbw, struct blk_error *err)
 {
     if (blk_size(cbw->target) < cbw->size)
-        return blk_fail_why(err, EINVAL, "it is smaller than the image", "saving the old data of "
-                            "'%s' to '%s'", cbw->source->name, cbw->target->name);
+        return blk_fail_why(err, EINVAL, "it is smaller than the image",
+                            "saving the old data of '%s' to '%s'", cbw->source->name,
+                            cbw->target->name);
     return 0;
 }
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * Copy-before-write: the content of a node at one moment stays readable while a guest keeps
  * writing.
@@ -36,7 +37,7 @@ enum blk_cbw_on_error { BLK_CBW_BREAK_GUEST_WRITE, BLK_CBW_BREAK_SNAPSHOT };
 
 struct blk_cbw_params {
     enum blk_cbw_on_error on_error;
-    uint64_t timeout_ms; /* how long a guest write may wait for its saves; 0: no limit */
+    uint64_t timeout_ms;        /* how long a guest write may wait for its saves; 0: no limit */
     uint64_t min_cluster_bytes; /* a power of two, or 0: least size of a cluster */
     /*
      * Only the clusters that it marks matter: others are not saved, and the view does not show

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * Claims: who copies which clusters; and whether the snapshot still holds. What waits for a claim
  * or for the end of a save wakes up when one is removed.

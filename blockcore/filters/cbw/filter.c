@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * The copy-before-write filter: before what is in its file changes, the old data goes to its
  * target. The work is done by cbw.c and save.c; here are the options, the requests that pass
@@ -184,8 +185,8 @@ int blk_cbw_insert(struct blk_node *source, struct blk_node *target,
                    struct blk_error *err)
 {
     *filter = NULL;
-    struct blk_node *node = blk_node_new(&blk_driver_copy_before_write, source->name,
-                                         source->flags, source->cache);
+    struct blk_node *node =
+        blk_node_new(&blk_driver_copy_before_write, source->name, source->flags, source->cache);
     blk_node_attach(node, BLK_ROLE_FILE, source);
     blk_node_attach(node, BLK_ROLE_TARGET, target);
     int ret = cbw_begin(node, params, err);

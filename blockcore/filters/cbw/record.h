@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * What the files of copy-before-write share: the record itself, which is the state of the filter's
  * node. From the top down: filter.c and snapshot_access.c (the drivers), view.c (the frozen view),
@@ -42,8 +43,8 @@ struct blk_cbw {
     struct blk_range_lock reads;
     struct blk_dirty_bitmap *pending; /* matters and is not copied; cleared under `mutex` */
 
-    struct blk_mutex mutex;  /* guards what follows */
-    pthread_cond_t changed; /* any of it; timed waits use CLOCK_MONOTONIC */
+    struct blk_mutex mutex;   /* guards what follows */
+    pthread_cond_t changed;   /* any of it; timed waits use CLOCK_MONOTONIC */
     struct cbw_claim *claims; /* held and waiting, in order of arrival */
     bool broken;
     struct blk_error why; /* when broken */

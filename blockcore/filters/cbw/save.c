@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * Copying pending clusters to the target: in the caller's thread, or by helper threads for guests
  * with a time limit.

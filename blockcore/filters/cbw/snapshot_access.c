@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * snapshot-access: the frozen moment that a copy-before-write filter (its file) keeps, as a read-
  * only image.

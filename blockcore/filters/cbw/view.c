@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * The frozen view. What is copied stays in the target as it is, so that is read without a lock;
  * what is pending is read from the source under the range lock `reads`, which keeps the guest from
@@ -86,9 +87,9 @@ static int read_those(const struct blk_cbw *cbw, const struct view_read *read, b
         do
             next = u64_min(++cluster * cbw->cluster_bytes, end);
         while (next < end && read->pending[cluster - read->first_cluster] == first);
-        int ret = first == pending ? blk_child_pread(node, at, next - at,
-                                                     read->buf + (at - read->offset), err)
-                                   : 0;
+        int ret = first == pending
+                      ? blk_child_pread(node, at, next - at, read->buf + (at - read->offset), err)
+                      : 0;
         if (ret < 0)
             return ret;
     }

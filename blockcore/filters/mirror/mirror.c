@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * Synchronous writes and the job's own hold their range exclusively, from before the source is
  * touched until the target is written: so the target gets them in the source's order. While the
@@ -22,11 +23,11 @@
 struct mirror {
     struct blk_node *source, *target;
     struct blk_dirty_bitmap *dirty;
-    bool synchronous; /* changed only with the filter drained */
+    bool synchronous;             /* changed only with the filter drained */
     struct blk_range_lock ranges; /* see above */
 
     struct blk_mutex mutex; /* guards what follows */
-    int ret;               /* the first failure of a write to the target */
+    int ret;                /* the first failure of a write to the target */
     struct blk_error err;
 };
 
@@ -143,8 +144,8 @@ static int mirror_write_zeroes(struct blk_node *node, uint64_t offset, uint64_t 
     begin_mirrored(mirror, &change, offset, bytes);
     int ret = blk_child_write_zeroes(mirror->source, offset, bytes, flags, err);
     if (ret == 0 && mirror->synchronous)
-        target_ret = blk_write_zeroes(mirror->target, offset, bytes, BLK_REQ_MAY_UNMAP,
-                                      &target_err);
+        target_ret =
+            blk_write_zeroes(mirror->target, offset, bytes, BLK_REQ_MAY_UNMAP, &target_err);
     return end_mirrored(mirror, &change, ret, target_ret, &target_err);
 }
 
@@ -234,8 +235,8 @@ int blk_mirror_insert(struct blk_node *source, struct blk_node *target, struct b
     if (ret < 0)
         return ret;
 
-    struct blk_node *node = blk_node_new(&blk_driver_mirror, source->name, source->flags,
-                                         source->cache);
+    struct blk_node *node =
+        blk_node_new(&blk_driver_mirror, source->name, source->flags, source->cache);
     struct mirror *mirror = mirror_of(node);
     mirror->source = source;
     mirror->target = target;

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * What the guest sees change when an internal snapshot is applied: no write that bitmaps could
  * record, so the mappings before and after are compared. A cluster that both have at the same place
@@ -78,8 +79,9 @@ static int compare(struct comparison *c, const uint64_t *before, uint64_t before
     for (uint64_t i = 0; i < u64_max(before_entries, after_entries) && ret == 0; i++) {
         uint64_t old = l1_entry(before, before_entries, i);
         uint64_t new = l1_entry(after, after_entries, i);
-        if (old != new && i * per_table < c->changed->size)
-            ret = compare_l2(c, i * per_table, old, new, err);
+        uint64_t guest = i * per_table;
+        if (old != new &&guest < c->changed->size)
+            ret = compare_l2(c, guest, old, new, err);
     }
     return ret;
 }
@@ -93,8 +95,9 @@ static int gather(struct comparison *c, const uint64_t *l1, uint32_t l1_entries,
 
     c->before = blk_buffer_alloc(s->cluster_bytes);
     c->after = blk_buffer_alloc(s->cluster_bytes);
-    int ret = c->before && c->after ? 0 : blk_fail(err, ENOMEM, "comparing the tables of '%s'",
-                                                   c->node->name);
+    int ret = c->before && c->after
+                  ? 0
+                  : blk_fail(err, ENOMEM, "comparing the tables of '%s'", c->node->name);
     if (ret == 0)
         ret = qcow2_read_table(c->node, &qcow2_l1_kind, s->header.l1_offset, s->header.l1_entries,
                                &active, err);

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * Dirty bitmaps in a qcow2 image.
  *

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * The bitmap directory: a list of entries of different lengths, each naming a table.
  *
@@ -15,7 +16,7 @@
 #include "drivers/qcow2/state.h"
 
 const struct qcow2_table_kind qcow2_bitmap_table_kind = {
-    "bitmap table", QCOW2_MAX_BITMAP_TABLE_ENTRIES * UINT64_C(8),
+    "bitmap table", UINT64_C(8) * QCOW2_MAX_BITMAP_TABLE_ENTRIES
 };
 
 #define ENTRY_FIXED_BYTES 24
@@ -71,8 +72,7 @@ static const char *find_problem(const struct qcow2_state *s, const struct qcow2_
         entry->granularity_bits > BLK_BITMAP_MAX_GRANULARITY_BITS)
         return "a granularity is out of range";
     if (entry->table_entries > QCOW2_MAX_BITMAP_TABLE_ENTRIES ||
-        (entry->table_entries && !entry->table_offset) ||
-        entry->table_offset % s->cluster_bytes ||
+        (entry->table_entries && !entry->table_offset) || entry->table_offset % s->cluster_bytes ||
         !range_within(entry->table_offset, entry->table_entries * UINT64_C(8),
                       QCOW2_MAX_HOST_OFFSET))
         return "a table has an invalid offset or length";
@@ -245,8 +245,8 @@ int qcow2_bitmap_directory_encode(const struct qcow2_bitmap_directory *directory
     *buf = NULL;
     *bytes = 0;
     for (size_t i = 0; i < directory->count; i++)
-        *bytes += entry_bytes(strlen(directory->entries[i].name),
-                              directory->entries[i].extra_bytes);
+        *bytes +=
+            entry_bytes(strlen(directory->entries[i].name), directory->entries[i].extra_bytes);
     if (directory->count > QCOW2_MAX_BITMAPS || *bytes > QCOW2_MAX_BITMAP_DIRECTORY_BYTES)
         return blk_fail_why(err, EFBIG, "an image cannot have that many bitmaps",
                             "writing the bitmap directory");

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * in_use: what the image says of a bitmap that it cannot vouch for (C5).
  *

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* From the image to memory: the set of bitmaps at open, their bits when they are first needed. */
 #include <errno.h>
 #include <stdlib.h>
@@ -128,8 +129,8 @@ static int load_piece(struct blk_node *node, struct blk_dirty_bitmap *bitmap, ui
 {
     const struct qcow2_state *s = qcow2_state(node);
     uint64_t offset = table_entry & QCOW2_BITMAP_TABLE_OFFSET;
-    uint64_t bytes = u64_min(s->cluster_bytes,
-                             blk_dirty_bitmap_stored_bytes(bitmap) - stored_offset);
+    uint64_t bytes =
+        u64_min(s->cluster_bytes, blk_dirty_bitmap_stored_bytes(bitmap) - stored_offset);
     uint64_t granule_bits = bitmap->granularity_bits;
 
     if (table_entry & QCOW2_BITMAP_TABLE_RESERVED || offset % s->cluster_bytes)
@@ -169,13 +170,13 @@ static int load_bits(struct blk_node *node, struct blk_dirty_bitmap *bitmap, str
     BLK_AUTOFREE uint8_t *buf = blk_malloc(s->cluster_bytes);
     if (!buf)
         return blk_fail(err, ENOMEM, "loading bitmap '%s' of '%s'", bitmap->name, node->name);
-    ret = qcow2_read_table(node, &qcow2_bitmap_table_kind, stored->table_offset, pieces, &table,
-                           err);
+    ret =
+        qcow2_read_table(node, &qcow2_bitmap_table_kind, stored->table_offset, pieces, &table, err);
     for (uint64_t i = 0; i < pieces && ret == 0; i++) {
         ret = load_piece(node, bitmap, table[i], i * s->cluster_bytes, buf, err);
         if (ret == 0 && blk_cancelled())
-            ret = blk_fail_why(err, ECANCELED, "stopped by a signal",
-                               "loading bitmap '%s' of '%s'", bitmap->name, node->name);
+            ret = blk_fail_why(err, ECANCELED, "stopped by a signal", "loading bitmap '%s' of '%s'",
+                               bitmap->name, node->name);
     }
     atomic_store(&bitmap->changed, false);
     return ret;

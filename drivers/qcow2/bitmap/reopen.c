@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * What becomes of each bitmap when a node that was only read becomes writable.
  *
@@ -114,10 +115,10 @@ static struct blk_dirty_bitmap *keep_own(struct blk_node *node, struct blk_dirty
 
 static outcome_fn *const outcomes[] = {
     [BOTH_EQUAL] = keep_bitmap,
-    [IMAGE_IN_USE] = take_from_image,   /* somebody recorded into it, and may not have finished */
-    [ONLY_IN_IMAGE] = take_from_image,  /* somebody made it */
+    [IMAGE_IN_USE] = take_from_image,  /* somebody recorded into it, and may not have finished */
+    [ONLY_IN_IMAGE] = take_from_image, /* somebody made it */
     [ONLY_IN_MEMORY] = keep_own,
-    [DIFFERENT] = take_from_image,      /* granularity, flags or place: another store */
+    [DIFFERENT] = take_from_image, /* granularity, flags or place: another store */
 };
 
 static bool is_equal(const struct blk_dirty_bitmap *bitmap, const struct qcow2_bitmap_entry *entry)

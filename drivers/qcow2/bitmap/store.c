@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * From memory to the image: storing the set.
  *
@@ -177,8 +178,8 @@ static int write_bits(struct blk_node *node, const struct blk_dirty_bitmap *bitm
     uint64_t with_data = 0, data = 0;
 
     if (pieces > QCOW2_MAX_BITMAP_TABLE_ENTRIES)
-        return blk_fail_why(err, EFBIG, "it has too many bits for this cluster size",
-                            "bitmap '%s'", bitmap->name);
+        return blk_fail_why(err, EFBIG, "it has too many bits for this cluster size", "bitmap '%s'",
+                            bitmap->name);
     BLK_AUTOFREE uint8_t *table = blk_calloc(1, table_bytes);
     if (!table)
         return blk_fail(err, ENOMEM, "storing bitmap '%s'", bitmap->name);
@@ -218,9 +219,8 @@ static bool bits_changed(const struct blk_dirty_bitmap *bitmap)
 }
 
 /* One entry, its bits written where they changed. The name is the bitmap's own. */
-static int make_entry(struct blk_node *node, struct blk_dirty_bitmap *bitmap,
-                      struct places *places, struct qcow2_bitmap_entry *entry,
-                      struct blk_error *err)
+static int make_entry(struct blk_node *node, struct blk_dirty_bitmap *bitmap, struct places *places,
+                      struct qcow2_bitmap_entry *entry, struct blk_error *err)
 {
     const struct qcow2_bitmap_entry *stored = bitmap->state;
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * Bitmaps in a check.
  *
@@ -49,8 +50,8 @@ static int collect_table(struct qcow2_check *check, struct qcow2_bitmap_entry *e
         return 0;
     for (uint64_t at = 0, length; at < bytes; at += length) {
         length = u64_min(sizeof(buf), bytes - at);
-        int ret = blk_child_pread(qcow2_file(check->node), entry->table_offset + at, length, buf,
-                                  err);
+        int ret =
+            blk_child_pread(qcow2_file(check->node), entry->table_offset + at, length, buf, err);
         if (ret < 0)
             return ret;
         for (uint64_t i = 0; i < length; i += 8)

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * The order of a check: count the references, compare them with the refcounts, look at the entries
  * of the active tables. A repair makes the counts right first and then looks again: what it reports
@@ -180,9 +181,9 @@ int qcow2_check(struct blk_node *node, unsigned repair, struct blk_check *result
     ret = look(&check, err);
     if (ret == 0)
         ret = clear_the_way(&check, repair, err);
-    if (ret == 0 && repair && (result->corruptions || result->leaks ||
-                               s->header.incompatible &
-                                   (QCOW2_INCOMPAT_CORRUPT | QCOW2_INCOMPAT_DIRTY)))
+    if (ret == 0 && repair &&
+        (result->corruptions || result->leaks ||
+         s->header.incompatible & (QCOW2_INCOMPAT_CORRUPT | QCOW2_INCOMPAT_DIRTY)))
         ret = repair_image(&check, repair, err);
     qcow2_check_end(&check);
     return ret;

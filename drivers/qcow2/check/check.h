@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * Checking and repairing a qcow2 image.
  *
@@ -87,10 +88,10 @@ struct qcow2_check {
     bool lost_active;   /* some of what is lost is of the disk itself, and not of snapshots */
     bool discard_lost;  /* lost guest data is given up: mending makes it zeroes */
     const char *walked_snapshot; /* whose tables are being walked; NULL: the active ones */
-    uint64_t walked_bytes; /* its disk; with a VM state, which lies behind, there is no end */
+    uint64_t walked_bytes;       /* its disk; with a VM state, which lies behind, there is no end */
     struct qcow2_lost lost;
     struct qcow2_findings findings[QCOW2_MAX_FINDING_KINDS];
-    bool mend_header;    /* the header or an extension says what can be taken back */
+    bool mend_header; /* the header or an extension says what can be taken back */
     bool mend_extensions;
     bool mend_snapshots; /* the snapshot table has too little, or too much */
     bool drop_excess;    /* counts what will be left without the snapshots that are too many */
@@ -102,12 +103,10 @@ struct qcow2_check {
  * `text` is a literal and names the kind: of each only some are listed, and at the end how many
  * more there were.
  */
-void qcow2_check_corruption(struct qcow2_check *check, const char *text, ...)
-    __attribute__((format(printf, 2, 3)));
+void qcow2_check_corruption(struct qcow2_check *check, const char *text, ...) BLK_PRINTF(2, 3);
 void qcow2_check_leak(struct qcow2_check *check, uint64_t clusters, const char *text, ...)
-    __attribute__((format(printf, 3, 4)));
-void qcow2_check_note(struct qcow2_check *check, const char *text, ...)
-    __attribute__((format(printf, 2, 3)));
+    BLK_PRINTF(3, 4);
+void qcow2_check_note(struct qcow2_check *check, const char *text, ...) BLK_PRINTF(2, 3);
 void qcow2_check_report_rest(struct qcow2_check *check);
 
 /*
@@ -161,8 +160,8 @@ bool qcow2_check_add_table(struct qcow2_check *check, uint64_t offset, uint64_t 
 int qcow2_check_l1_tables(struct qcow2_check *check, struct blk_error *err);
 
 /*
- * header.c: finds what keeps QEMU from opening the image, or makes programs disagree about it. _mend
- * removes that, where nothing is lost by it.
+ * header.c: finds what keeps QEMU from opening the image, or makes programs disagree about it.
+ * _mend removes that, where nothing is lost by it.
  */
 void qcow2_check_header(struct qcow2_check *check);
 int qcow2_mend_header(struct qcow2_check *check, struct blk_error *err);

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * All structures of an image that refer to host clusters, in the order in which they are counted.
  */
@@ -57,12 +58,12 @@ static int collect_refcount_structure(struct qcow2_check *check, struct blk_erro
             qcow2_check_corruption(check, "refcount block %llu has the invalid offset 0x%llx",
                                    (unsigned long long)i, (unsigned long long)table[i]);
             check->broken_counts = true;
-        } else if (offset && !range_within(offset, s->cluster_bytes,
-                                           blk_size(qcow2_file(check->node)))) {
+        } else if (offset &&
+                   !range_within(offset, s->cluster_bytes, blk_size(qcow2_file(check->node)))) {
             qcow2_check_past_end(check, offset, "a refcount block");
             check->broken_counts = true;
-        } else if (offset && !qcow2_check_add_refs(check, offset, s->cluster_bytes,
-                                                   QCOW2_USE_OTHER, 1, "a refcount block")) {
+        } else if (offset && !qcow2_check_add_refs(check, offset, s->cluster_bytes, QCOW2_USE_OTHER,
+                                                   1, "a refcount block")) {
             check->broken_counts = true;
         }
     }

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * Compares the references found with the refcounts that the image has. Both have the same form, so
  * equal blocks are found by comparing bytes.

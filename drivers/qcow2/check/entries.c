@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * The entries of the active L1 table and its L2 tables: what an entry should be follows from the
  * entry itself and the number of references to what it points to. In the tables of snapshots only
@@ -49,8 +50,8 @@ static int with_copied(const struct pass *pass, uint64_t entry, uint64_t *right,
     uint64_t offset = entry & QCOW2_ENTRY_OFFSET;
     bool alone = false;
 
-    int ret = is_alone(pass, entry, offset / qcow2_state(pass->check->node)->cluster_bytes, &alone,
-                       err);
+    int ret =
+        is_alone(pass, entry, offset / qcow2_state(pass->check->node)->cluster_bytes, &alone, err);
     *right = alone ? entry | QCOW2_ENTRY_COPIED : entry & ~QCOW2_ENTRY_COPIED;
     return ret;
 }
@@ -104,8 +105,8 @@ static int right_l2(const struct pass *pass, struct qcow2_entry entry, uint64_t 
 /* Whether this pass may change `word` into `right`. */
 static bool may_mend(enum qcow2_mend mend, uint64_t word, uint64_t right, bool may_be_flag)
 {
-    bool only_sets_copied = may_be_flag && (word ^ right) == QCOW2_ENTRY_COPIED &&
-                            right & QCOW2_ENTRY_COPIED;
+    bool only_sets_copied =
+        may_be_flag && (word ^ right) == QCOW2_ENTRY_COPIED && right & QCOW2_ENTRY_COPIED;
     return mend != QCOW2_MEND_NOTHING && only_sets_copied == (mend == QCOW2_MEND_SET);
 }
 
@@ -134,17 +135,25 @@ static int report_copied(const struct pass *pass, const struct table *table, uin
         stored = qcow2_check_refs(pass->check, (word & QCOW2_ENTRY_OFFSET) / s->cluster_bytes);
     count = stored;
     if (pass->mend != QCOW2_MEND_NOTHING && table->is_l1)
-        qcow2_check_note(pass->check, "Repairing OFLAG_COPIED L2 cluster: l1_index=%llu "
-                         "l1_entry=%llx refcount=%llu", index, entry, count);
+        qcow2_check_note(pass->check,
+                         "Repairing OFLAG_COPIED L2 cluster: l1_index=%llu "
+                         "l1_entry=%llx refcount=%llu",
+                         index, entry, count);
     else if (pass->mend != QCOW2_MEND_NOTHING)
-        qcow2_check_note(pass->check, "Repairing OFLAG_COPIED data cluster: l2_entry=%llx "
-                         "refcount=%llu", entry, count);
+        qcow2_check_note(pass->check,
+                         "Repairing OFLAG_COPIED data cluster: l2_entry=%llx "
+                         "refcount=%llu",
+                         entry, count);
     else if (table->is_l1)
-        qcow2_check_corruption(pass->check, "OFLAG_COPIED L2 cluster: l1_index=%llu l1_entry=%llx "
-                               "refcount=%llu", index, entry, count);
+        qcow2_check_corruption(pass->check,
+                               "OFLAG_COPIED L2 cluster: l1_index=%llu l1_entry=%llx "
+                               "refcount=%llu",
+                               index, entry, count);
     else
-        qcow2_check_corruption(pass->check, "OFLAG_COPIED data cluster: l2_entry=%llx "
-                               "refcount=%llu", entry, count);
+        qcow2_check_corruption(pass->check,
+                               "OFLAG_COPIED data cluster: l2_entry=%llx "
+                               "refcount=%llu",
+                               entry, count);
     return ret;
 }
 
@@ -162,10 +171,11 @@ static int do_word(const struct pass *pass, struct table *table, uint64_t at, ui
     if (word == right)
         return 0;
     if (pass->mend == QCOW2_MEND_NOTHING && !is_copied)
-        qcow2_check_corruption(pass->check, "%s entry at offset 0x%llx is 0x%016llx and should be "
-                               "0x%016llx", table->is_l1 ? "L1" : "L2",
-                               (unsigned long long)(table->offset + at), (unsigned long long)word,
-                               (unsigned long long)right);
+        qcow2_check_corruption(pass->check,
+                               "%s entry at offset 0x%llx is 0x%016llx and should be "
+                               "0x%016llx",
+                               table->is_l1 ? "L1" : "L2", (unsigned long long)(table->offset + at),
+                               (unsigned long long)word, (unsigned long long)right);
     bool mends = may_mend(pass->mend, word, right, is_first);
     if (is_copied && (mends || pass->mend == QCOW2_MEND_NOTHING))
         ret = report_copied(pass, table, at, word, err);
@@ -286,7 +296,7 @@ static bool may_mend_entries(struct qcow2_check *check, enum qcow2_mend mend)
         return true;
     if (mend == QCOW2_MEND_CLEAR)
         qcow2_check_note(check, "The tables are left as they are: structures overlap, and a repair "
-                         "could overwrite guest data");
+                                "could overwrite guest data");
     return false;
 }
 

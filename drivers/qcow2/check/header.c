@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * The header and its extensions in a check: what does no harm here, but keeps QEMU from opening the
  * image. Fields that make an image unreadable are refused when it is opened (header/header.c).
@@ -50,8 +51,7 @@ static bool is_overruled(const struct qcow2_tail *tail, const struct qcow2_exten
 {
     const struct qcow2_extension *last = qcow2_tail_find(tail, extension->type);
 
-    return last->bytes != extension->bytes ||
-           memcmp(last->data, extension->data, last->bytes) != 0;
+    return last->bytes != extension->bytes || memcmp(last->data, extension->data, last->bytes) != 0;
 }
 
 static bool is_known(uint32_t type)
@@ -75,8 +75,10 @@ static void check_extensions(struct qcow2_check *check)
         check->mend_header = check->mend_extensions = true;
     }
     if (is_backing_format_too_long(s)) {
-        qcow2_check_corruption(check, "the name of the backing file's format is longer than %d "
-                               "bytes", MAX_BACKING_FORMAT_BYTES);
+        qcow2_check_corruption(check,
+                               "the name of the backing file's format is longer than %d "
+                               "bytes",
+                               MAX_BACKING_FORMAT_BYTES);
         check->mend_header = check->mend_extensions = true;
     }
     if (is_bitmaps_extension_wrong(s)) {
@@ -85,7 +87,7 @@ static void check_extensions(struct qcow2_check *check)
     }
     if (qcow2_tail_find(&s->tail, QCOW2_EXT_LUKS) && s->header.crypt != QCOW2_CRYPT_LUKS)
         qcow2_check_corruption(check, "there is an encryption header, but the image is not "
-                               "encrypted with LUKS: the encryption method may be lost");
+                                      "encrypted with LUKS: the encryption method may be lost");
 }
 
 void qcow2_check_header(struct qcow2_check *check)
@@ -93,7 +95,8 @@ void qcow2_check_header(struct qcow2_check *check)
     const struct qcow2_state *s = qcow2_state(check->node);
 
     if (is_snapshots_offset_wrong(s)) {
-        qcow2_check_corruption(check, "the snapshot table has the invalid offset 0x%llx, though "
+        qcow2_check_corruption(check,
+                               "the snapshot table has the invalid offset 0x%llx, though "
                                "there are no snapshots",
                                (unsigned long long)s->header.snapshots_offset);
         check->mend_header = true;
@@ -138,7 +141,7 @@ static int mend_extensions(struct qcow2_check *check, struct qcow2_tail *tail,
         qcow2_tail_remove(tail, QCOW2_EXT_BACKING_FORMAT);
     else if (is_backing_format_too_long(s))
         qcow2_check_note(check, "The format of the backing file is left as it is: 'blkimg rebase "
-                         "-u' sets another");
+                                "-u' sets another");
     if (qcow2_header_can_relayout(check->node, tail, &why) < 0) {
         qcow2_check_note(check, "The header extensions are left as they are: %s", why.why);
         blk_error_clear(&why);

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * Guest data that cannot be reached any more: the entry that maps it points where nothing is, or
  * contradicts itself.
@@ -65,8 +66,8 @@ static enum qcow2_loss compressed_loss(const struct qcow2_check *check, uint64_t
 static bool is_bitmap_impossible(const struct qcow2_state *s, struct qcow2_entry entry)
 {
     uint64_t allocated = entry.bitmap & QCOW2_SUBCLUSTERS_ALL_ALLOCATED;
-    return allocated && (entry.bitmap >> QCOW2_SUBCLUSTERS & allocated ||
-                         !qcow2_entry_has_host(s, entry));
+    return allocated &&
+           (entry.bitmap >> QCOW2_SUBCLUSTERS & allocated || !qcow2_entry_has_host(s, entry));
 }
 
 /* Whether data is mapped to the last cluster of a file that was cut off inside of it. */
@@ -133,8 +134,8 @@ void qcow2_check_lost_end(struct qcow2_check *check)
     const struct qcow2_lost *lost = &check->lost;
     bool is_cut = lost->loss == QCOW2_LOSS_PAST_END || lost->loss == QCOW2_LOSS_DATA_FILE ||
                   lost->loss == QCOW2_LOSS_L2_CUT;
-    const struct blk_node *file = lost->loss == QCOW2_LOSS_DATA_FILE ? qcow2_data(check->node)
-                                                                     : qcow2_file(check->node);
+    const struct blk_node *file =
+        lost->loss == QCOW2_LOSS_DATA_FILE ? qcow2_data(check->node) : qcow2_file(check->node);
     char cut[64] = "";
 
     if (!lost->bytes)
@@ -144,12 +145,11 @@ void qcow2_check_lost_end(struct qcow2_check *check)
                  (unsigned long long)blk_size(file));
     /* Each was counted when it was found. */
     check->result->corruptions--;
-    qcow2_check_corruption(check, "guest bytes %llu to %llu%s%s are lost: %s%s",
-                           (unsigned long long)lost->offset,
-                           (unsigned long long)(lost->offset + lost->bytes - 1),
-                           check->walked_snapshot ? " of snapshot " : "",
-                           check->walked_snapshot ? check->walked_snapshot : "",
-                           why_lost(lost->loss), cut);
+    qcow2_check_corruption(
+        check, "guest bytes %llu to %llu%s%s are lost: %s%s", (unsigned long long)lost->offset,
+        (unsigned long long)(lost->offset + lost->bytes - 1),
+        check->walked_snapshot ? " of snapshot " : "",
+        check->walked_snapshot ? check->walked_snapshot : "", why_lost(lost->loss), cut);
     check->lost = (struct qcow2_lost){ .bytes = 0 };
 }
 

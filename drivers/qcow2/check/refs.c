@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * Counts references to host clusters, and follows the L1 tables: every cluster gets as many
  * references as there are ways that lead to it, what the refcounts on the medium should say.
@@ -65,9 +66,11 @@ static bool add_one(struct qcow2_check *check, uint64_t cluster, enum qcow2_use 
     uint64_t refs = qcow2_count_get(check->refs, check->order, cluster);
     uint64_t room = qcow2_count_max(check->order) - refs;
     if (times > room && !check->overflow) {
-        qcow2_check_corruption(check, "the refcount width is too small for the references to the "
-                               "cluster at offset 0x%llx", (unsigned long long)cluster *
-                               qcow2_state(check->node)->cluster_bytes);
+        qcow2_check_corruption(check,
+                               "the refcount width is too small for the references to the "
+                               "cluster at offset 0x%llx",
+                               (unsigned long long)cluster *
+                                   qcow2_state(check->node)->cluster_bytes);
         check->overflow = true;
     }
     qcow2_count_put(check->refs, check->order, cluster, refs + u64_min(times, room));
@@ -83,8 +86,10 @@ static void report_overlap(struct qcow2_check *check, uint64_t cluster, const ch
 void qcow2_check_past_end(struct qcow2_check *check, uint64_t offset, const char *what)
 {
     atomic_store(&qcow2_state(check->node)->saw_cut, true);
-    qcow2_check_corruption(check, "%s at offset 0x%llx lies past the end of the file, which is "
-                           "cut short at %llu", what, (unsigned long long)offset,
+    qcow2_check_corruption(check,
+                           "%s at offset 0x%llx lies past the end of the file, which is "
+                           "cut short at %llu",
+                           what, (unsigned long long)offset,
                            (unsigned long long)blk_size(qcow2_file(check->node)));
 }
 
@@ -283,7 +288,10 @@ static int collect_l1_entry(struct qcow2_check *check, uint64_t index, uint64_t 
     if (before != QCOW2_USE_NONE && before != QCOW2_USE_DATA)
         return 0;
     struct walk walk = {
-        .times = 1, .guest = index * per_table, .active = active, .reserved = !active,
+        .times = 1,
+        .guest = index * per_table,
+        .active = active,
+        .reserved = !active,
     };
     int ret = collect_l2(check, l2, buf, walk, err);
     uint64_t first = qcow2_check_cut_entry(check, l2);
@@ -333,8 +341,10 @@ static int collect_snapshot(void *opaque, const struct qcow2_snapshot *snapshot,
     if (snapshot->is_excess && check->drop_excess)
         return 0;
     if (snapshot->is_excess)
-        qcow2_check_corruption(check, "snapshot '%s' is one too many: an image has at most %u, in "
-                               "a table of 64 MiB", snapshot->name, QCOW2_MAX_SNAPSHOTS);
+        qcow2_check_corruption(check,
+                               "snapshot '%s' is one too many: an image has at most %u, in "
+                               "a table of 64 MiB",
+                               snapshot->name, QCOW2_MAX_SNAPSHOTS);
     if (snapshot->stored_bytes != snapshot->raw_bytes)
         qcow2_check_corruption(check, "snapshot '%s' has more than 1 KiB of extra data",
                                snapshot->name);

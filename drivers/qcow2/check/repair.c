@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * Correcting the refcounts.
  *
@@ -91,7 +92,7 @@ static int raise_in_place(struct qcow2_check *check, struct blk_error *err)
     if (!check->broken_counts && !check->tangled)
         return change_in_place(check, true, err);
     qcow2_check_note(check, "The refcounts are left as they are: a longer file would show zeroes "
-                     "where guest data is lost; '-r lost' gives that up first");
+                            "where guest data is lost; '-r lost' gives that up first");
     return 0;
 }
 
@@ -183,9 +184,10 @@ int qcow2_repair_counts(struct qcow2_check *check, struct blk_error *err)
     bool keep_counts = check->incomplete && !check->broken_counts;
 
     if (check->overflow)
-        return blk_fail_why(err, ERANGE, "the refcount width is too small for its references; "
-                            "'blkimg amend -o refcount_bits=…' widens it", "repairing '%s'",
-                            node->name);
+        return blk_fail_why(err, ERANGE,
+                            "the refcount width is too small for its references; "
+                            "'blkimg amend -o refcount_bits=…' widens it",
+                            "repairing '%s'", node->name);
     if (check->past_end)
         return raise_in_place(check, err);
     int ret = qcow2_shadow_begin(node, check->order, keep_counts, NULL, &shadow, err);

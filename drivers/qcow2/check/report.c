@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * What a check finds. A damaged image may have millions of errors of one kind: all are counted, the
  * first of each kind are listed, and at the end the number of the others.
@@ -22,7 +23,7 @@ static bool may_tell(struct qcow2_check *check, const char *text)
     return true;
 }
 
-__attribute__((format(printf, 3, 0)))
+BLK_PRINTF(3, 0)
 static void tell(struct qcow2_check *check, bool is_error, const char *text, va_list args)
 {
     char line[1024];

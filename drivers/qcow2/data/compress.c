@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * One compressed cluster: raw deflate with a window of 4096 bytes (compression type 0), or one
  * zstd frame (type 1).
@@ -182,7 +183,8 @@ static bool inflate_whole(const void *in, size_t in_bytes, void *out, size_t byt
 
     size_t used, made;
     return libdeflate_deflate_decompress_ex(space->inflater, in, in_bytes, out, bytes, &used,
-                                            &made) == LIBDEFLATE_SUCCESS && made == bytes;
+                                            &made) == LIBDEFLATE_SUCCESS &&
+           made == bytes;
 }
 
 #endif

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * Writing compressed clusters.
  *
@@ -68,8 +69,8 @@ static int write_piece(struct blk_node *node, uint64_t guest, const void *piece,
     return ret;
 }
 
-static int write_cluster(struct blk_node *node, uint64_t offset, uint64_t bytes,
-                         const void *buf, struct blk_error *err)
+static int write_cluster(struct blk_node *node, uint64_t offset, uint64_t bytes, const void *buf,
+                         struct blk_error *err)
 {
     struct qcow2_state *s = qcow2_state(node);
     BLK_AUTOFREE uint8_t *padded = NULL;
@@ -83,8 +84,8 @@ static int write_cluster(struct blk_node *node, uint64_t offset, uint64_t bytes,
         memcpy(padded, buf, bytes);
 
     size_t length;
-    int ret = qcow2_compress_cluster(s, padded ? padded : buf, piece, s->cluster_bytes - 1, &length,
-                                     err);
+    int ret =
+        qcow2_compress_cluster(s, padded ? padded : buf, piece, s->cluster_bytes - 1, &length, err);
     if (ret == -ENOSPC) {
         blk_error_clear(err);
         return qcow2_pwrite(node, offset, bytes, buf, 0, err);

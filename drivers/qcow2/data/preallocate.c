@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Preallocation: unmapped clusters get a place before anybody writes them. */
 #include "blockcore/base/units.h"
 #include "blockcore/graph/driver.h"

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * Reading: each uniform range from where it is.
  *
@@ -71,8 +72,8 @@ static int read_compressed(struct blk_node *node, uint64_t offset,
     int ret = qcow2_read_piece(node, mapping->host_offset, mapping->compressed_bytes, piece,
                                whole ? buf : cluster, err);
     if (ret < 0) {
-        blk_context(err, "guest offset %llu of '%s'",
-                    (unsigned long long)(offset - in_cluster), node->name);
+        blk_context(err, "guest offset %llu of '%s'", (unsigned long long)(offset - in_cluster),
+                    node->name);
         return ret;
     }
     if (!whole)

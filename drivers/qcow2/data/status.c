@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The state of guest ranges as others see it. */
 #include <errno.h>
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * The state of a machine, in the same tables as the disk: it begins at the first L1 entry that the
  * disk does not need, and internal snapshots keep it with the disk. Only a snapshot says how long

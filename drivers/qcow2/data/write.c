@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * Writing guest data.
  *
@@ -51,11 +52,11 @@ enum way { IN_PLACE, KEPT, NEW };
 struct cluster_run {
     enum way way;
     bool first_data, last_data; /* all that is touched of the outer clusters is data in place */
-    uint64_t guest;    /* of the first cluster */
+    uint64_t guest;             /* of the first cluster */
     uint64_t clusters;
-    uint64_t host;     /* of the first cluster */
-    bool unwritten;    /* what is not written there reads as zeroes */
-    uint64_t from, to; /* guest range that the request writes */
+    uint64_t host;               /* of the first cluster */
+    bool unwritten;              /* what is not written there reads as zeroes */
+    uint64_t from, to;           /* guest range that the request writes */
     uint64_t fill_from, fill_to; /* what has to be complete: [from, to) and old content around */
 };
 
@@ -100,8 +101,7 @@ static int goes_on_kept(struct blk_node *node, uint64_t offset, uint64_t bytes,
 
 /* write_in_place() itself. The range is held shared. */
 static int write_in_place_held(struct blk_node *node, uint64_t offset, uint64_t bytes,
-                               const struct payload *payload, uint64_t *done,
-                               struct blk_error *err)
+                               const struct payload *payload, uint64_t *done, struct blk_error *err)
 {
     ASSERT_RANGE_HELD(&node->ranges, offset, bytes, BLK_RANGE_SHARED);
     struct qcow2_mapping mapping;
@@ -258,11 +258,10 @@ static void find_fill_extended(const struct qcow2_state *s, const struct qcow2_t
     uint64_t low = (uint64_t)__builtin_ctzll(head);
     uint64_t high = 63 - (uint64_t)__builtin_clzll(tail);
 
-    run->fill_from = stays(first, run->way, from_sub)
-                         ? run->from
-                         : run->guest + low * s->subcluster_bytes;
-    run->fill_to = stays(last, run->way, to_sub) ? run->to
-                                                 : last_guest + (high + 1) * s->subcluster_bytes;
+    run->fill_from =
+        stays(first, run->way, from_sub) ? run->from : run->guest + low * s->subcluster_bytes;
+    run->fill_to =
+        stays(last, run->way, to_sub) ? run->to : last_guest + (high + 1) * s->subcluster_bytes;
 }
 
 static void find_fill(const struct qcow2_state *s, const struct qcow2_table *slice, uint32_t index,
@@ -367,8 +366,8 @@ static int write_run(struct blk_node *node, struct cluster_run *run, const struc
     int ret = 0;
 
     if (has_edges && run->unwritten) {
-        ret = qcow2_is_known_zero(node, run->fill_from, run->from - run->fill_from, &edges_zero,
-                                  err);
+        ret =
+            qcow2_is_known_zero(node, run->fill_from, run->from - run->fill_from, &edges_zero, err);
         if (ret == 0 && edges_zero)
             ret = qcow2_is_known_zero(node, run->to, run->fill_to - run->to, &edges_zero, err);
         if (ret < 0)

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * write_zeroes and discard: marking instead of writing.
  *
@@ -125,8 +126,7 @@ static int zero_data_file(struct blk_node *node, const struct zeroing *zeroing, 
  * once, while the range is held: later a write could be there. What happens to the data is no
  * matter, as whoever reads the old mapping after a crash gets what was discarded.
  */
-static int empty_kept(struct blk_node *node, uint64_t offset, uint64_t bytes,
-                      struct blk_error *err)
+static int empty_kept(struct blk_node *node, uint64_t offset, uint64_t bytes, struct blk_error *err)
 {
     const struct qcow2_state *s = qcow2_state(node);
     int ret = 0;
@@ -157,8 +157,8 @@ static bool keeps_clusters(const struct qcow2_state *s, const struct zeroing *ze
 }
 
 /* Zeroes what one slice maps. For whoever holds the range. */
-static int zero_held(struct blk_node *node, struct zeroing zeroing, uint64_t offset,
-                     uint64_t bytes, struct blk_error *err)
+static int zero_held(struct blk_node *node, struct zeroing zeroing, uint64_t offset, uint64_t bytes,
+                     struct blk_error *err)
 {
     ASSERT_RANGE_HELD(&node->ranges, offset, bytes, BLK_RANGE_EXCLUSIVE);
     struct qcow2_state *s = qcow2_state(node);
@@ -307,8 +307,7 @@ int qcow2_write_zeroes(struct blk_node *node, uint64_t offset, uint64_t bytes, u
     return zero_part(node, zeroing, offset, end, err);
 }
 
-int qcow2_zero_behind(struct blk_node *node, uint64_t offset, uint64_t bytes,
-                      struct blk_error *err)
+int qcow2_zero_behind(struct blk_node *node, uint64_t offset, uint64_t bytes, struct blk_error *err)
 {
     return zero_units(node, (struct zeroing){ .why = QCOW2_FREE_OTHER }, offset, bytes, err);
 }

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* What happens when a table turns out to be invalid. */
 #ifndef DRIVERS_QCOW2_HEADER_CORRUPT_H
 #define DRIVERS_QCOW2_HEADER_CORRUPT_H
@@ -9,6 +10,6 @@
  * fails with EIO and the text as the cause. May be called with the lock held.
  */
 int qcow2_corrupt(struct blk_node *node, struct blk_error *err, const char *why, ...)
-    __attribute__((format(printf, 3, 4)));
+    BLK_PRINTF(3, 4);
 
 #endif

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * Reading cluster 0: the header, its extensions and the backing name, with every check that keeps
  * the rest of the driver from allocating, indexing or looping by a number that nobody looked at.
@@ -18,7 +19,7 @@
 #include "drivers/qcow2/medium.h"
 #include "drivers/qcow2/state.h"
 
-__attribute__((format(printf, 4, 5)))
+BLK_PRINTF(4, 5)
 static int refuse(const struct blk_node *node, struct blk_error *err, int code, const char *why,
                   ...)
 {
@@ -140,10 +141,14 @@ void qcow2_tail_add_feature_names(struct qcow2_tail *tail)
         uint8_t kind, bit;
         const char *name;
     } features[] = {
-        { 0, 0, "dirty bit" },        { 0, 1, "corrupt bit" },
-        { 0, 2, "external data file" }, { 0, 3, "compression type" },
-        { 0, 4, "extended L2 entries" }, { 1, 0, "lazy refcounts" },
-        { 2, 0, "bitmaps" },          { 2, 1, "raw external data" },
+        { 0, 0, "dirty bit" },
+        { 0, 1, "corrupt bit" },
+        { 0, 2, "external data file" },
+        { 0, 3, "compression type" },
+        { 0, 4, "extended L2 entries" },
+        { 1, 0, "lazy refcounts" },
+        { 2, 0, "bitmaps" },
+        { 2, 1, "raw external data" },
     };
     const size_t count = sizeof(features) / sizeof(features[0]);
     uint8_t table[sizeof(features) / sizeof(features[0]) * QCOW2_FEATURE_NAME_BYTES] = { 0 };
@@ -200,9 +205,9 @@ static int check_basics(const struct blk_node *node, const struct qcow2_header *
                       "its cluster size of 2^%u bytes is not between 512 and 2 MiB",
                       header->cluster_bits);
     uint32_t cluster_bytes = UINT32_C(1) << header->cluster_bits;
-    if (header->version == 3 && (header->header_bytes < QCOW2_HEADER_V3_BYTES ||
-                                 header->header_bytes % 8 != 0 ||
-                                 header->header_bytes > cluster_bytes))
+    if (header->version == 3 &&
+        (header->header_bytes < QCOW2_HEADER_V3_BYTES || header->header_bytes % 8 != 0 ||
+         header->header_bytes > cluster_bytes))
         return refuse(node, err, EINVAL, "its header length of %u bytes is invalid",
                       header->header_bytes);
     if (header->refcount_order > 6)
@@ -230,7 +235,8 @@ static int parse_extensions(const struct blk_node *node, const uint8_t *buf, uin
         if (bytes > end - at)
             return refuse(node, err, EINVAL,
                           "header extension 0x%08x is %u bytes long, which is more than there is "
-                          "room for", type, bytes);
+                          "room for",
+                          type, bytes);
         if (type == QCOW2_EXT_END)
             break;
         add_extension(tail, type, buf + at, bytes);
@@ -244,8 +250,8 @@ static int parse_tail(const struct blk_node *node, const uint8_t *buf,
                       const struct qcow2_header *header, struct qcow2_tail *tail,
                       struct blk_error *err)
 {
-    uint64_t end = header->backing_offset ? header->backing_offset
-                                          : UINT64_C(1) << header->cluster_bits;
+    uint64_t end =
+        header->backing_offset ? header->backing_offset : UINT64_C(1) << header->cluster_bits;
     int ret = parse_extensions(node, buf, header->header_bytes, end, tail, err);
     if (ret < 0)
         return ret;
@@ -255,8 +261,8 @@ static int parse_tail(const struct blk_node *node, const uint8_t *buf,
         if (memchr(name, '\0', header->backing_bytes))
             return refuse(node, err, EINVAL, "its backing file name contains a zero byte");
         tail->backing_name = blk_xstrndup(name, header->backing_bytes);
-        tail->layout_bytes = (uint32_t)u64_max(tail->layout_bytes,
-                                               header->backing_offset + header->backing_bytes);
+        tail->layout_bytes =
+            (uint32_t)u64_max(tail->layout_bytes, header->backing_offset + header->backing_bytes);
     }
 
     if (header->header_bytes > QCOW2_HEADER_CURRENT_BYTES) {
@@ -298,8 +304,8 @@ static int check_features(const struct blk_node *node, const struct qcow2_header
         if (!(unknown >> bit & 1))
             continue;
         feature_name(tail, bit, name);
-        int added = snprintf(list + length, sizeof(list) - length, "%s%s", length ? ", " : "",
-                             name);
+        int added =
+            snprintf(list + length, sizeof(list) - length, "%s%s", length ? ", " : "", name);
         length = u64_min(length + (size_t)added, sizeof(list) - 1);
     }
     if (unknown)
@@ -307,8 +313,10 @@ static int check_features(const struct blk_node *node, const struct qcow2_header
 
     bool bit = header->incompatible & QCOW2_INCOMPAT_COMPRESSION;
     if (bit != (header->compression != QCOW2_DEFLATE))
-        return refuse(node, err, EINVAL, "its compression type %u and its compression feature bit "
-                      "contradict each other", header->compression);
+        return refuse(node, err, EINVAL,
+                      "its compression type %u and its compression feature bit "
+                      "contradict each other",
+                      header->compression);
     if (header->compression > QCOW2_ZSTD)
         return refuse(node, err, ENOTSUP, "its compression type %u is not supported",
                       header->compression);

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Reading cluster 0, and what follows the header in it. */
 #ifndef DRIVERS_QCOW2_HEADER_HEADER_H
 #define DRIVERS_QCOW2_HEADER_HEADER_H

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * The identity of backups as a header extension of our own, which QEMU keeps as it keeps all that
  * it does not know.
@@ -95,8 +96,8 @@ static void qcow2_identity_set(struct blk_node *node, const struct blk_identity 
 static int find_ids(struct blk_node *node, uint64_t *place, struct blk_error *err)
 {
     const struct qcow2_header *header = &qcow2_state(node)->header;
-    uint64_t end = header->backing_offset ? header->backing_offset
-                                          : UINT64_C(1) << header->cluster_bits;
+    uint64_t end =
+        header->backing_offset ? header->backing_offset : UINT64_C(1) << header->cluster_bits;
     uint8_t mark[8];
 
     for (uint64_t at = header->header_bytes; range_within(at, sizeof(mark), end);

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The identity of a backup in the header. */
 #ifndef DRIVERS_QCOW2_HEADER_IDENTITY_H
 #define DRIVERS_QCOW2_HEADER_IDENTITY_H

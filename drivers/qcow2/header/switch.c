@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * Writing cluster 0.
  *
@@ -53,7 +54,7 @@ struct layout {
     uint8_t *old; /* to be switched from: the cluster as it was, or NULL */
     uint64_t cluster_bytes;
     bool keep_names;
-    uint64_t used; /* end of what is in use */
+    uint64_t used;           /* end of what is in use */
     uint64_t extensions_end; /* behind the end mark */
 };
 
@@ -295,8 +296,13 @@ static int find_layout(struct layout *layout, struct qcow2_header *header,
     /*
      * With the feature names or without, the backing name behind them or behind all that is in use.
      */
-    static const struct { bool keep_names, name_behind; } ways[] = {
-        { true, false }, { true, true }, { false, false }, { false, true },
+    static const struct {
+        bool keep_names, name_behind;
+    } ways[] = {
+        { true, false },
+        { true, true },
+        { false, false },
+        { false, true },
     };
     for (size_t i = 0; i < sizeof(ways) / sizeof(ways[0]); i++) {
         layout->keep_names = ways[i].keep_names;
@@ -343,14 +349,12 @@ static int plan_held(struct blk_node *node, struct layout *layout, struct qcow2_
     struct qcow2_state *s = qcow2_state(node);
     struct blk_node *file = qcow2_file(node);
 
-    int ret = blk_child_pread(file, 0, u64_min(blk_size(file), s->cluster_bytes), layout->old,
-                              err);
+    int ret = blk_child_pread(file, 0, u64_min(blk_size(file), s->cluster_bytes), layout->old, err);
     if (ret < 0)
         return ret;
     header->cluster_bits = s->header.cluster_bits;
     if (find_layout(layout, header, tail, s->tail.layout_bytes) < 0)
-        return blk_fail_why(err, ENOSPC,
-                            "the first sector has no room for it",
+        return blk_fail_why(err, ENOSPC, "the first sector has no room for it",
                             "changing the header of '%s'", node->name);
     return 0;
 }

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Writing cluster 0. */
 #ifndef DRIVERS_QCOW2_HEADER_SWITCH_H
 #define DRIVERS_QCOW2_HEADER_SWITCH_H

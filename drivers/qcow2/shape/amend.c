@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * Amend: the options of an image that can be changed after it was made.
  *
@@ -174,8 +175,7 @@ static int check_wanted(struct blk_node *node, const struct wanted *wanted, stru
 /* ---- version up ---- */
 
 /* Entries that version 3 accepts: those without VM state size and disk size get them. */
-static int visit_upgrade(void *opaque, const struct qcow2_snapshot *snapshot,
-                         struct blk_error *err)
+static int visit_upgrade(void *opaque, const struct qcow2_snapshot *snapshot, struct blk_error *err)
 {
     struct qcow2_snapshot copy = *snapshot;
     if (copy.extra_bytes < 16)
@@ -230,8 +230,8 @@ static int upgrade(struct blk_node *node, struct blk_error *err)
 
 /* ---- refcount width ---- */
 
-static int change_width(struct blk_node *node, unsigned order,
-                        const struct blk_progress *progress, struct blk_error *err)
+static int change_width(struct blk_node *node, unsigned order, const struct blk_progress *progress,
+                        struct blk_error *err)
 {
     struct qcow2_shadow shadow;
     struct qcow2_header next;

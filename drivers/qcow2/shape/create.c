@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * Making an empty image: header, refcount table and blocks, L1 table, in this order at the
  * beginning of the file. Then preallocation, by the opened image itself.
@@ -57,8 +58,8 @@ static struct plan make_plan(const struct qcow2_request *request)
         qcow2_l1_entries_for(request->size, request->cluster_bits, request->extended_l2);
     plan.l1_clusters = div_round_up(plan.l1_entries * 8, UINT64_C(1) << request->cluster_bits);
 
-    struct qcow2_refcount_need need = qcow2_refcount_need(
-        1 + plan.l1_clusters, request->cluster_bits, request->refcount_order);
+    struct qcow2_refcount_need need =
+        qcow2_refcount_need(1 + plan.l1_clusters, request->cluster_bits, request->refcount_order);
     plan.table_clusters = need.table_clusters;
     plan.block_clusters = need.block_clusters;
     plan.blocks_at = plan.table_at + plan.table_clusters;
@@ -106,8 +107,7 @@ static const char *contradiction(const struct qcow2_request *request)
 
 /* ---- writing ---- */
 
-static struct qcow2_header make_header(const struct qcow2_request *request,
-                                       const struct plan *plan)
+static struct qcow2_header make_header(const struct qcow2_request *request, const struct plan *plan)
 {
     unsigned bits = request->cluster_bits;
     struct qcow2_header header = {

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The options that describe an image yet to be made: shared by create and measure. */
 #ifndef DRIVERS_QCOW2_SHAPE_CREATE_H
 #define DRIVERS_QCOW2_SHAPE_CREATE_H

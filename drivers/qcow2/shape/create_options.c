@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The create options: their names and order are QEMU's, as scripts use and read them. */
 #include "config.h"
 
@@ -21,12 +22,9 @@ const struct blk_option_desc qcow2_create_options[] = {
     { "encrypt.hash-alg", BLK_OPT_STRING, "Encryption: not supported", NULL },
     { "encrypt.iter-time", BLK_OPT_NUMBER, "Encryption: not supported", NULL },
     { "cluster_size", BLK_OPT_SIZE, "Cluster size: a power of two, 512 to 2M", "65536" },
-    { "extended_l2", BLK_OPT_BOOL, "Allocate each cluster in 32 parts (subclusters)",
-      "off" },
-    { "preallocation", BLK_OPT_STRING, "Preallocation mode: off, metadata, falloc or full",
-      NULL },
-    { "compression_type", BLK_OPT_STRING, "Compression method: zlib or zstd",
-      "zlib" },
+    { "extended_l2", BLK_OPT_BOOL, "Allocate each cluster in 32 parts (subclusters)", "off" },
+    { "preallocation", BLK_OPT_STRING, "Preallocation mode: off, metadata, falloc or full", NULL },
+    { "compression_type", BLK_OPT_STRING, "Compression method: zlib or zstd", "zlib" },
     { "size", BLK_OPT_SIZE, "Virtual disk size", NULL },
     { "compat", BLK_OPT_STRING, "Version of the format: 0.10 (v2) or 1.1 (v3)", NULL },
     { "backing_file", BLK_OPT_STRING, "Image to read where this one has no data", NULL },

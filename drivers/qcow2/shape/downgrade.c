@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * Version 3 to version 2, which has no flag for clusters that read as zeroes.
  *

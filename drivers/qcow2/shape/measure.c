@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * How large an image would become. The numbers are qemu-img's: metadata for the whole size is
  * always counted, whatever of it would be allocated, and data in whole clusters of the new image.
@@ -26,8 +27,7 @@ static uint64_t full_bytes(const struct qcow2_request *request, uint64_t size)
     uint64_t data = size >> bits;
     uint64_t l2_tables = div_round_up(data, l2_entries);
     uint64_t clusters = 1 + data + l2_tables + div_round_up(l2_tables, l1_entries);
-    struct qcow2_refcount_need need =
-        qcow2_refcount_need(clusters, bits, request->refcount_order);
+    struct qcow2_refcount_need need = qcow2_refcount_need(clusters, bits, request->refcount_order);
     return (clusters + need.table_clusters + need.block_clusters) << bits;
 }
 
@@ -85,8 +85,8 @@ static bool is_qcow2(const struct blk_node *node)
     return BLK_OP(node->driver, creation, measure) == qcow2_measure;
 }
 
-int qcow2_measure(struct blk_options *options, struct blk_node *source,
-                  struct blk_measure *measure, struct blk_error *err)
+int qcow2_measure(struct blk_options *options, struct blk_node *source, struct blk_measure *measure,
+                  struct blk_error *err)
 {
     struct qcow2_request request;
     int ret = qcow2_request_parse(options, &request, err);

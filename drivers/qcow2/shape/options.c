@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The runtime options of a qcow2 node, with QEMU's names. */
 #include "drivers/qcow2/shape/options.h"
 
@@ -78,9 +79,8 @@ static int read_slice_bytes(struct blk_node *node, struct blk_options *options,
         return ret;
     if (settings->slice_bytes < BLK_SECTOR_BYTES || settings->slice_bytes > s->cluster_bytes ||
         !is_power_of_two(settings->slice_bytes))
-        return bad_cache(node,
-                         "l2-cache-entry-size must be a power of two from 512 to the cluster size",
-                         err);
+        return bad_cache(
+            node, "l2-cache-entry-size must be a power of two from 512 to the cluster size", err);
     return 0;
 }
 
@@ -132,8 +132,7 @@ static int read_overlap_group(struct blk_options *options, const char *key, unsi
                         "option '%s' has the value '%s'", key, value);
 }
 
-static int read_overlap_checks(struct blk_options *options, unsigned *checks,
-                               struct blk_error *err)
+static int read_overlap_checks(struct blk_options *options, unsigned *checks, struct blk_error *err)
 {
     static const struct {
         const char *key;

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The runtime options of a qcow2 node. */
 #ifndef DRIVERS_QCOW2_SHAPE_OPTIONS_H
 #define DRIVERS_QCOW2_SHAPE_OPTIONS_H

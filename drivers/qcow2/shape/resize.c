@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * Another size, and an empty image.
  *
@@ -193,8 +194,8 @@ static int hide_backing(struct blk_node *node, uint64_t old_size, uint64_t size,
     return ret;
 }
 
-static int grow(struct blk_node *node, uint64_t old_size, uint64_t size,
-                enum blk_prealloc prealloc, struct blk_error *err)
+static int grow(struct blk_node *node, uint64_t old_size, uint64_t size, enum blk_prealloc prealloc,
+                struct blk_error *err)
 {
     struct qcow2_state *s = qcow2_state(node);
     int ret = qcow2_l1_fetch(node, err);
@@ -259,8 +260,8 @@ static int shrink(struct blk_node *node, uint64_t size, struct blk_error *err)
         return ret;
     /* What a snapshot may still need stays. */
     if (s->data_file && (s->data_file_raw || !s->header.snapshot_count))
-        ret = blk_child_truncate(blk_child(node, BLK_ROLE_DATA), size, BLK_PREALLOC_OFF, false,
-                                 err);
+        ret =
+            blk_child_truncate(blk_child(node, BLK_ROLE_DATA), size, BLK_PREALLOC_OFF, false, err);
     if (ret < 0)
         return ret;
     return trim_file(node, err);
@@ -381,8 +382,8 @@ static int free_tree(struct blk_node *node, const uint64_t *l1, uint32_t entries
                      struct blk_error *err)
 {
     struct qcow2_state *s = qcow2_state(node);
-    bool punch_data = s->data_file && !s->data_file_raw && s->pass_discard.snapshot &&
-                      !s->header.snapshot_count;
+    bool punch_data =
+        s->data_file && !s->data_file_raw && s->pass_discard.snapshot && !s->header.snapshot_count;
     int ret = 0;
 
     for (uint32_t i = 0; i < entries && ret == 0; i++) {
@@ -497,7 +498,6 @@ int qcow2_make_empty(struct blk_node *node, struct blk_error *err)
         return ret;
     ret = cut_empty(node, err);
     if (ret < 0)
-        blk_left_behind(err, "'%s' is empty, but its file is longer than necessary",
-                        node->name);
+        blk_left_behind(err, "'%s' is empty, but its file is longer than necessary", node->name);
     return ret;
 }

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The operations that decide what an image is like: create, resize, empty, amend, measure. */
 #ifndef DRIVERS_QCOW2_SHAPE_SHAPE_H
 #define DRIVERS_QCOW2_SHAPE_SHAPE_H
@@ -25,7 +26,7 @@ int qcow2_write_image(struct blk_create *create, struct blk_error *err);
 int qcow2_bitmaps_can_create(const struct blk_options *creation, struct blk_error *err);
 int qcow2_amend(struct blk_node *node, struct blk_options *options, bool force,
                 const struct blk_progress *progress, struct blk_error *err);
-int qcow2_measure(struct blk_options *options, struct blk_node *source,
-                  struct blk_measure *measure, struct blk_error *err);
+int qcow2_measure(struct blk_options *options, struct blk_node *source, struct blk_measure *measure,
+                  struct blk_error *err);
 
 #endif

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * Internal snapshots. Create, apply and delete build all that changes next to what is there and
  * switch to it by one sector of the header (C8): whatever happens, the image is as before or as
@@ -167,7 +168,7 @@ struct snapshot_change {
     struct qcow2_shadow shadow;
     struct qcow2_header next;
     struct qcow2_snapshot_table table;
-    uint64_t *l1;        /* the new active L1; next.l1_entries of them */
+    uint64_t *l1; /* the new active L1; next.l1_entries of them */
     uint64_t old_table_bytes;
 };
 
@@ -253,8 +254,7 @@ struct collecting {
     uint64_t largest_id;
 };
 
-static int visit_collect(void *opaque, const struct qcow2_snapshot *snapshot,
-                         struct blk_error *err)
+static int visit_collect(void *opaque, const struct qcow2_snapshot *snapshot, struct blk_error *err)
 {
     struct collecting *collecting = opaque;
     uint64_t id = strtoull(snapshot->id, NULL, 10);
@@ -407,12 +407,13 @@ static int check_disk_size(const struct blk_node *node, const struct qcow2_snaps
     if (bytes == s->header.size)
         return 0;
     if (s->header.version < 3)
-        return blk_fail_why(err, ENOTSUP, "the disk had another size then, and an image of version "
-                            "2 with snapshots cannot be resized", "'%s'", node->name);
+        return blk_fail_why(err, ENOTSUP,
+                            "the disk had another size then, and an image of version "
+                            "2 with snapshots cannot be resized",
+                            "'%s'", node->name);
     if (bytes > BLK_MAX_BYTES || bytes % BLK_SECTOR_BYTES ||
         qcow2_l1_entries_for(bytes, s->cluster_bits, s->extended) * 8 > QCOW2_MAX_L1_BYTES)
-        return blk_fail_why(err, EIO, "the snapshot's disk size is invalid", "'%s'",
-                            node->name);
+        return blk_fail_why(err, EIO, "the snapshot's disk size is invalid", "'%s'", node->name);
     return 0;
 }
 
@@ -490,8 +491,8 @@ static int qcow2_snapshot_apply(struct blk_node *node, const char *id_or_name,
 
 /* ---- delete ---- */
 
-static int delete(struct snapshot_change *change, const struct search *search,
-                  struct blk_error *err)
+static int delete_snapshot(struct snapshot_change *change, const struct search *search,
+                           struct blk_error *err)
 {
     const struct qcow2_snapshot *snapshot = &search->snapshot;
     struct qcow2_shadow *shadow = &change->shadow;
@@ -543,7 +544,7 @@ static int qcow2_snapshot_delete(struct blk_node *node, const char *name, struct
         return ret;
     ret = begin_snapshot_change(&change, node, err);
     if (ret == 0)
-        ret = delete(&change, &search, err);
+        ret = delete_snapshot(&change, &search, err);
     end_snapshot_change(&change);
     if (ret < 0)
         blk_context(err, "deleting snapshot '%s'", name);

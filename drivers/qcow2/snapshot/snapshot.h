@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * Internal snapshots.
  *
@@ -33,7 +34,7 @@ struct qcow2_snapshot {
     uint64_t vm_clock_ns;
     uint64_t vm_state_bytes;
     uint64_t disk_bytes;
-    uint64_t icount;        /* UINT64_MAX: not known */
+    uint64_t icount; /* UINT64_MAX: not known */
     uint32_t extra_bytes;
     const uint8_t *raw; /* as it is stored, without the padding behind it */
     uint32_t raw_bytes;

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * The table of internal snapshots: a list of entries of different lengths.
  *
@@ -44,7 +45,7 @@ _Static_assert(WINDOW_BYTES >= MAX_ENTRY_BYTES, "an entry fits into the window")
 struct table_window {
     struct blk_node *node;
     uint8_t *buf;
-    uint8_t *cut; /* for a check: an entry whose extra data are cut down */
+    uint8_t *cut;        /* for a check: an entry whose extra data are cut down */
     uint64_t start, end; /* of what buf holds */
     uint64_t limit;      /* where the table must end: the file, or the limit on its size */
 };
@@ -149,8 +150,8 @@ static int read_entry(struct table_window *window, uint64_t at, struct qcow2_sna
     if (extra_bytes > QCOW2_MAX_SNAPSHOT_EXTRA)
         return damaged_table(window->node, EFBIG, err,
                              "an entry has more than 1 KiB of extra data");
-    uint64_t bytes = AT_EXTRA + (uint64_t)extra_bytes + be16_get(p + AT_ID_BYTES) +
-                     be16_get(p + AT_NAME_BYTES);
+    uint64_t bytes =
+        AT_EXTRA + (uint64_t)extra_bytes + be16_get(p + AT_ID_BYTES) + be16_get(p + AT_NAME_BYTES);
     ret = bring_into_window(window, at, bytes, &p, err);
     if (ret == 0)
         decode(qcow2_state(window->node), p, snapshot);

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * What an L1 table reaches, for operations that switch the whole image to new tables (C8):
  * create, apply and delete of snapshots. Everything works on the new counts of a shadow; what is
@@ -28,8 +29,7 @@ static int damaged_tree(const struct qcow2_shadow *shadow, struct blk_error *err
 /* Whether the live structure has counts for the range; beyond, nothing can have been allocated. */
 static bool is_countable(const struct qcow2_shadow *shadow, uint64_t offset, uint64_t bytes)
 {
-    return range_within(offset, bytes,
-                        shadow->clusters << qcow2_state(shadow->node)->cluster_bits);
+    return range_within(offset, bytes, shadow->clusters << qcow2_state(shadow->node)->cluster_bits);
 }
 
 /* Reads the L2 table of an L1 entry into buf. */

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * Finding free clusters.
  *
@@ -68,8 +69,7 @@ static int find_free_run(struct blk_node *node, uint64_t from, uint64_t least, u
     for (uint64_t at = from; run->count < most;) {
         bool is_free;
         uint64_t length;
-        int ret = row_in_slice(node, at, UINT64_MAX >> 8,
-                               &is_free, &length, err);
+        int ret = row_in_slice(node, at, UINT64_MAX >> 8, &is_free, &length, err);
         if (ret < 0)
             return ret;
         if (is_free)

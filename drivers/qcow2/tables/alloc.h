@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Finding free clusters. */
 #ifndef DRIVERS_QCOW2_TABLES_ALLOC_H
 #define DRIVERS_QCOW2_TABLES_ALLOC_H

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * A hash set of clusters: open addressing, a slot is the cluster's index + 1.
  */

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * Bringing changed tables to the medium (ARCHITECTURE.md, "What holds at any instant").
  *
@@ -275,8 +276,8 @@ static int write_phase(struct blk_node *node, const struct epoch *epoch, enum ph
         if (frozen->phase != phase)
             continue;
         blk_event(qcow2_file(node), frozen->event);
-        int ret = blk_child_pwrite(qcow2_file(node), frozen->offset, frozen->bytes, frozen->data,
-                                   0, err);
+        int ret =
+            blk_child_pwrite(qcow2_file(node), frozen->offset, frozen->bytes, frozen->data, 0, err);
         if (ret < 0)
             return ret;
     }

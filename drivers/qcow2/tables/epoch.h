@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Bringing changed tables to the medium. */
 #ifndef DRIVERS_QCOW2_TABLES_EPOCH_H
 #define DRIVERS_QCOW2_TABLES_EPOCH_H

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * Giving clusters back: at once, when nothing on the medium ever pointed to them; or later, by an
  * entry in the open epoch's list, when the change that unpointed them is stable (C3).
@@ -80,8 +81,7 @@ int qcow2_unalloc(struct blk_node *node, uint64_t offset, uint64_t bytes, struct
     return qcow2_refcount_decrease(node, offset, bytes, err);
 }
 
-int qcow2_frees_apply(struct blk_node *node, const struct qcow2_frees *frees,
-                      struct blk_error *err)
+int qcow2_frees_apply(struct blk_node *node, const struct qcow2_frees *frees, struct blk_error *err)
 {
     int ret = 0;
     for (size_t i = 0; i < frees->count && ret == 0; i++) {

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Giving clusters back. */
 #ifndef DRIVERS_QCOW2_TABLES_FREES_H
 #define DRIVERS_QCOW2_TABLES_FREES_H

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * Where the tables of internal snapshots are, so that nothing is written over them.
  *
@@ -19,8 +20,14 @@
 #include "drivers/qcow2/tables/cluster_set.h"
 
 /* The fixed part of an entry of the snapshot table, and what is looked at in it. */
-enum { ENTRY_BYTES = 40, AT_L1_OFFSET = 0, AT_L1_ENTRIES = 8, AT_ID_BYTES = 12, AT_NAME_BYTES = 14,
-       AT_EXTRA_BYTES = 36 };
+enum {
+    ENTRY_BYTES = 40,
+    AT_L1_OFFSET = 0,
+    AT_L1_ENTRIES = 8,
+    AT_ID_BYTES = 12,
+    AT_NAME_BYTES = 14,
+    AT_EXTRA_BYTES = 36
+};
 
 static int compare_ranges(const void *a, const void *b)
 {
@@ -31,7 +38,7 @@ static int compare_ranges(const void *a, const void *b)
 /* Sorts the ranges and joins those that overlap or touch. */
 static void join_ranges(struct qcow2_inactive *inactive)
 {
-    uint64_t (*ranges)[2] = inactive->ranges;
+    uint64_t(*ranges)[2] = inactive->ranges;
     size_t kept = 0;
 
     if (inactive->count)
@@ -72,7 +79,8 @@ static int load_ranges(struct blk_node *node, struct blk_error *err)
             inactive->ranges[inactive->count++][1] = offset + bytes;
         }
         at += round_up(sizeof(entry) + (uint64_t)be32_get(entry + AT_EXTRA_BYTES) +
-                       be16_get(entry + AT_ID_BYTES) + be16_get(entry + AT_NAME_BYTES), 8);
+                           be16_get(entry + AT_ID_BYTES) + be16_get(entry + AT_NAME_BYTES),
+                       8);
     }
     join_ranges(inactive);
     return 0;

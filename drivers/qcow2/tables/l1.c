@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * The active L1 table in memory. It is read as a whole when it is first needed; what changes in it
  * is noted in units that an epoch writes.

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The active L1 table in memory. */
 #ifndef DRIVERS_QCOW2_TABLES_L1_H
 #define DRIVERS_QCOW2_TABLES_L1_H

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * Where guest data is: L1 -> L2 slice -> entry -> state of a cluster or subcluster.
  *
@@ -342,8 +343,7 @@ static bool map_cached(struct blk_node *node, uint64_t offset, uint64_t bytes,
         map_nothing(s, offset, bytes, mapping);
         return true;
     }
-    struct qcow2_table *slice =
-        qcow2_cache_find(&s->l2_cache, slice_offset(s, table, offset));
+    struct qcow2_table *slice = qcow2_cache_find(&s->l2_cache, slice_offset(s, table, offset));
     if (!slice)
         return false;
     *ret = map_in_slice(node, slice, offset, bytes, mapping, err);
@@ -365,8 +365,7 @@ static int map_locked(struct blk_node *node, uint64_t offset, uint64_t bytes,
     struct qcow2_table *slice;
     int ret = slice_read(node, offset, &slice, err);
     if (ret < 0)
-        mapping->bytes =
-            ret == -EIO ? unmapped_bytes(qcow2_state(node), offset, bytes) : 0;
+        mapping->bytes = ret == -EIO ? unmapped_bytes(qcow2_state(node), offset, bytes) : 0;
     if (ret < 0)
         return ret;
     if (slice)
@@ -375,8 +374,8 @@ static int map_locked(struct blk_node *node, uint64_t offset, uint64_t bytes,
     return 0;
 }
 
-int qcow2_map(struct blk_node *node, uint64_t offset, uint64_t bytes,
-              struct qcow2_mapping *mapping, struct blk_error *err)
+int qcow2_map(struct blk_node *node, uint64_t offset, uint64_t bytes, struct qcow2_mapping *mapping,
+              struct blk_error *err)
 {
     struct qcow2_state *s = qcow2_state(node);
     int ret;

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Where guest data is: guest offset -> L1 -> L2 slice -> entry. */
 #ifndef DRIVERS_QCOW2_TABLES_MAP_H
 #define DRIVERS_QCOW2_TABLES_MAP_H
@@ -9,10 +10,10 @@
 #include "drivers/qcow2/tables/frees.h"
 
 enum qcow2_kind {
-    QCOW2_UNALLOCATED,        /* the backing file shows; no host cluster */
-    QCOW2_UNALLOCATED_HOST,   /* the same, in a cluster that has a host cluster (extended L2) */
-    QCOW2_ZERO,               /* reads as zeroes; no host cluster */
-    QCOW2_ZERO_HOST,          /* the same, host cluster kept */
+    QCOW2_UNALLOCATED,      /* the backing file shows; no host cluster */
+    QCOW2_UNALLOCATED_HOST, /* the same, in a cluster that has a host cluster (extended L2) */
+    QCOW2_ZERO,             /* reads as zeroes; no host cluster */
+    QCOW2_ZERO_HOST,        /* the same, host cluster kept */
     QCOW2_DATA,
     QCOW2_COMPRESSED,
 };
@@ -30,8 +31,8 @@ struct qcow2_mapping {
  * Looks [offset, offset + bytes) up: the longest uniform range at its beginning, within one L2
  * slice. On failure mapping->bytes is how far it reaches; 0: not known.
  */
-int qcow2_map(struct blk_node *node, uint64_t offset, uint64_t bytes,
-              struct qcow2_mapping *mapping, struct blk_error *err);
+int qcow2_map(struct blk_node *node, uint64_t offset, uint64_t bytes, struct qcow2_mapping *mapping,
+              struct blk_error *err);
 
 /* One L2 entry, decoded. */
 struct qcow2_entry {

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * What must never be overwritten.
  *
@@ -39,9 +40,10 @@ void qcow2_metadata_remove(struct qcow2_state *s, uint64_t offset)
 static int found_overlap(struct blk_node *node, uint64_t offset, uint64_t bytes, const char *what,
                          struct blk_error *err)
 {
-    return qcow2_corrupt(node, err, "Preventing invalid write of %llu bytes at offset %llu of the "
-                         "file (overlaps with %s)", (unsigned long long)bytes,
-                         (unsigned long long)offset, what);
+    return qcow2_corrupt(node, err,
+                         "Preventing invalid write of %llu bytes at offset %llu of the "
+                         "file (overlaps with %s)",
+                         (unsigned long long)bytes, (unsigned long long)offset, what);
 }
 
 static int check_ranges(struct blk_node *node, uint64_t offset, uint64_t bytes,

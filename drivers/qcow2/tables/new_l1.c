@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * Another active L1 table. It is written next to the old one, with nothing pending the header is
  * switched to it (C4), and then the old one is freed.

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Another active L1 table: larger, or empty. */
 #ifndef DRIVERS_QCOW2_TABLES_NEW_L1_H
 #define DRIVERS_QCOW2_TABLES_NEW_L1_H

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * How often each host cluster is referred to: the refcount table in memory, its blocks through
  * the cache.

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* How often each host cluster is referred to. */
 #ifndef DRIVERS_QCOW2_TABLES_REFCOUNT_H
 #define DRIVERS_QCOW2_TABLES_REFCOUNT_H
@@ -13,8 +14,7 @@
 int qcow2_reftable_load(struct blk_node *node, struct blk_error *err);
 
 /* [locked] The count of the cluster with that index; 0 beyond the table. */
-int qcow2_refcount(struct blk_node *node, uint64_t cluster, uint64_t *count,
-                   struct blk_error *err);
+int qcow2_refcount(struct blk_node *node, uint64_t cluster, uint64_t *count, struct blk_error *err);
 
 /*
  * [locked] Adds one to the counts of all clusters that [offset, offset + bytes) touches. Takes

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * A complete refcount structure being built next to the live one, for operations that switch
  * everything by one header sector (C8): snapshot create, apply, delete, check -r, another width,
@@ -17,12 +18,12 @@
 
 struct qcow2_shadow {
     struct blk_node *node;
-    unsigned order;      /* width of the new counts */
-    uint8_t *counts;     /* packed, of that width: qcow2_count_get() */
-    uint64_t clusters;   /* counts there are; grows */
-    uint64_t capacity;   /* counts there is room for */
-    uint8_t *live;       /* a bit a cluster: not to be written over before the switch */
-    uint64_t hint;       /* no free cluster below */
+    unsigned order;    /* width of the new counts */
+    uint8_t *counts;   /* packed, of that width: qcow2_count_get() */
+    uint64_t clusters; /* counts there are; grows */
+    uint64_t capacity; /* counts there is room for */
+    uint8_t *live;     /* a bit a cluster: not to be written over before the switch */
+    uint64_t hint;     /* no free cluster below */
     const struct blk_progress *progress; /* of copying the counts and writing them; or NULL */
 };
 
