@@ -213,8 +213,7 @@ static int bench_check_aio(const struct bench_request *request)
     if (!aio || strcmp(aio, "threads") == 0 || strcmp(aio, "io_uring") == 0)
         return EXIT_OK;
     if (strcmp(aio, "native") == 0)
-        return report_failure("bench: AIO 'native' is not supported; use threads or "
-                              "io_uring");
+        return report_failure("bench: AIO 'native' is not supported; use threads or io_uring");
     return report_failure("bench: AIO '%s' is not one of threads, native, io_uring", aio);
 }
 

@@ -142,13 +142,11 @@ static int sync_undone(const struct given *given, int fd, struct blk_error *err)
     blk_fail(err, -ret, "flushing the directory of '%s'", given->name);
     if (given->target->kind == FILE_TARGET_NEW)
         blk_left_behind(err,
-                        "there is no '%s', but after a power cut it may be there: do not use "
-                        "it",
+                        "there is no '%s', but after a power cut it may be there: do not use it",
                         given->name);
     else
         blk_left_behind(err,
-                        "'%s' is what it was before, but after a power cut it may be the new "
-                        "one",
+                        "'%s' is what it was before, but after a power cut it may be the new one",
                         given->name);
     return ret;
 }

@@ -141,19 +141,15 @@ static int report_copied(const struct pass *pass, const struct table *table, uin
                          index, entry, count);
     else if (pass->mend != QCOW2_MEND_NOTHING)
         qcow2_check_note(pass->check,
-                         "Repairing OFLAG_COPIED data cluster: l2_entry=%llx "
-                         "refcount=%llu",
-                         entry, count);
+                         "Repairing OFLAG_COPIED data cluster: l2_entry=%llx refcount=%llu", entry,
+                         count);
     else if (table->is_l1)
         qcow2_check_corruption(pass->check,
-                               "OFLAG_COPIED L2 cluster: l1_index=%llu l1_entry=%llx "
-                               "refcount=%llu",
+                               "OFLAG_COPIED L2 cluster: l1_index=%llu l1_entry=%llx refcount=%llu",
                                index, entry, count);
     else
-        qcow2_check_corruption(pass->check,
-                               "OFLAG_COPIED data cluster: l2_entry=%llx "
-                               "refcount=%llu",
-                               entry, count);
+        qcow2_check_corruption(
+            pass->check, "OFLAG_COPIED data cluster: l2_entry=%llx refcount=%llu", entry, count);
     return ret;
 }
 
@@ -172,8 +168,7 @@ static int do_word(const struct pass *pass, struct table *table, uint64_t at, ui
         return 0;
     if (pass->mend == QCOW2_MEND_NOTHING && !is_copied)
         qcow2_check_corruption(pass->check,
-                               "%s entry at offset 0x%llx is 0x%016llx and should be "
-                               "0x%016llx",
+                               "%s entry at offset 0x%llx is 0x%016llx and should be 0x%016llx",
                                table->is_l1 ? "L1" : "L2", (unsigned long long)(table->offset + at),
                                (unsigned long long)word, (unsigned long long)right);
     bool mends = may_mend(pass->mend, word, right, is_first);

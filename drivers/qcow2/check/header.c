@@ -76,8 +76,7 @@ static void check_extensions(struct qcow2_check *check)
     }
     if (is_backing_format_too_long(s)) {
         qcow2_check_corruption(check,
-                               "the name of the backing file's format is longer than %d "
-                               "bytes",
+                               "the name of the backing file's format is longer than %d bytes",
                                MAX_BACKING_FORMAT_BYTES);
         check->mend_header = check->mend_extensions = true;
     }
