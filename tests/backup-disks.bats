@@ -64,11 +64,11 @@ all_unchanged() {
 @test "the last disk is in use: nothing is read or made" {
     all_full
     mkfifo commands
-    "$BLKIMG" io three <commands >out 2>&1 3>&- &
+    "$BLKIMG" io three <commands >said 2>&1 3>&- &
     local io=$!
     exec 7>commands
     echo 'write 0 512' >&7
-    wait_for 10 grep -q wrote out
+    wait_for 10 grep -q wrote said
     run -1 --separate-stderr incremental 7>&-
     [[ $stderr == *"three"*lock* ]]
     [[ ! -e one.inc && ! -e two.inc && ! -e three.inc ]]

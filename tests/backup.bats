@@ -400,11 +400,11 @@ changes() {
     [[ $stderr == *"and so is 'small'"* ]]
     qemu-img create -q -f qcow2 busy 8M
     mkfifo commands
-    "$BLKIMG" io busy <commands >out 2>&1 3>&- &
+    "$BLKIMG" io busy <commands >said 2>&1 3>&- &
     local io=$!
     exec 7>commands
     echo 'write 0 512' >&7
-    wait_for 10 grep -q wrote out
+    wait_for 10 grep -q wrote said
     rm commands
     run -1 --separate-stderr blkimg backup -n disk busy 7>&-
     [[ $stderr == *"busy"*"lock"*"and so is 'busy'"* ]]
