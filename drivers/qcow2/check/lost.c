@@ -76,7 +76,7 @@ static bool is_cut_cluster(const struct qcow2_check *check, struct qcow2_entry e
     const struct qcow2_state *s = qcow2_state(check->node);
     uint64_t offset = entry.entry & QCOW2_ENTRY_OFFSET;
 
-    return offset && maps_data(s, entry) && atomic_load(&s->saw_cut) &&
+    return atomic_load(&s->saw_cut) && offset && maps_data(s, entry) &&
            !range_within(offset, s->cluster_bytes, blk_size(qcow2_file(check->node)));
 }
 
@@ -87,13 +87,15 @@ enum qcow2_loss qcow2_check_loss(const struct qcow2_check *check, struct qcow2_e
     uint64_t offset = entry.entry & QCOW2_ENTRY_OFFSET;
     enum qcow2_loss loss = QCOW2_LOSS_NONE;
 
+    if (!entry.entry && !entry.bitmap)
+        return QCOW2_LOSS_NONE;
     if (s->data_file)
         loss = data_file_loss(check, entry, guest);
     else if (entry.entry & QCOW2_ENTRY_COMPRESSED)
         return compressed_loss(check, entry.entry);
-    else if (offset % s->cluster_bytes)
+    else if (offset & (s->cluster_bytes - 1))
         return QCOW2_LOSS_OFFSET;
-    else if (offset / s->cluster_bytes >= check->clusters || is_cut_cluster(check, entry))
+    else if (offset >> s->cluster_bits >= check->clusters || is_cut_cluster(check, entry))
         return QCOW2_LOSS_PAST_END;
     if (loss != QCOW2_LOSS_NONE)
         return loss;
