@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What a subcommand is. cmd/main.c has the only list of them; cmd/NAME.c implements one each: it
- * parses its options into locals, calls blockcore, and reports. What commands share is in
+ * What a subcommand is. cmd/main.c has the only list of them. Each is implemented by cmd/NAME.c,
+ * which parses the options into locals, calls blockcore, and reports. What commands share is in
  * cmd/common/ (see common.h there).
  */
 #ifndef CMD_COMMAND_H
@@ -21,7 +21,7 @@ struct command {
     /* argv[0] is the command's name. Returns the exit status. */
     int (*run)(int argc, char **argv);
     int error_status;    /* after a usage error, or when output is lost; 0: EXIT_FAILED */
-    bool needs_a_moment; /* what it reads shall be of one moment: -U is not what to suggest */
+    bool needs_a_moment; /* what it reads must be of one moment: do not suggest -U */
 };
 
 /* Exit statuses. `check` and `compare` have more of their own. */

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Assertions that stay in every build: NDEBUG does not remove them. Each costs a comparison, and
- * what is checked guards the content of images. A run in which one fails ends as if killed: what
- * holds at any instant holds, and there is no target.
+ * what they check guards the content of images. A run in which one fails ends as if killed: images
+ * stay whole (ARCHITECTURE.md, "What holds at any instant"), and no target gets its name.
  */
 #ifndef BLOCKCORE_BASE_ASSERT_H
 #define BLOCKCORE_BASE_ASSERT_H

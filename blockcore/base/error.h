@@ -16,7 +16,7 @@
 
 #include "blockcore/base/compiler.h"
 
-/* Whether it failed because another process uses the image, and what it was wanted for. */
+/* Whether it failed because another process uses the image, and what we wanted it for. */
 enum blk_busy { BLK_NOT_BUSY, BLK_BUSY_FOR_READING, BLK_BUSY_FOR_WRITING };
 
 struct blk_error {
@@ -25,7 +25,7 @@ struct blk_error {
     char why[1024];  /* the cause; strerror(code) unless something better is known */
     char left[512];  /* what was left behind, or empty */
     enum blk_busy busy;
-    unsigned long busy_seconds; /* how long it waited for the other process */
+    unsigned long busy_seconds; /* how long we waited for the other process */
 };
 
 #define BLK_ERROR_INIT ((struct blk_error){ .code = 0 })
@@ -47,7 +47,7 @@ int blk_fail_why(struct blk_error *err, int code, const char *why, const char *w
  */
 int blk_fail_if_unset(struct blk_error *err, int code, const char *what, ...) BLK_PRINTF(3, 4);
 
-/* Puts "<text>: " before what has been recorded, to say in which larger action it happened. */
+/* Puts "<text>: " before what has been recorded, to name the larger action that failed. */
 void blk_context(struct blk_error *err, const char *text, ...) BLK_PRINTF(2, 3);
 
 /* Notes what the failed action left behind (a partial file, leaked clusters). */

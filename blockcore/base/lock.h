@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Mutexes and read-write locks that know which thread holds them, so that "the mutex is held" is an
- * assertion and not a comment: a function that says so begins with ASSERT_LOCKED(). The owner costs
- * two plain stores a lock. Where a lock is held to the end of a block, LOCK_SCOPE() takes it and
- * the block's end releases it, whichever return leads there.
+ * Mutexes and read-write locks that know which thread holds them, so that "the mutex is held" can
+ * be an assertion instead of a comment: a function that needs it begins with ASSERT_LOCKED().
+ * Knowing the owner costs two plain stores for each time a lock is taken. Where a lock is held to
+ * the end of a block, LOCK_SCOPE() takes it, and leaving the block releases it, on whatever path.
  */
 #ifndef BLOCKCORE_BASE_LOCK_H
 #define BLOCKCORE_BASE_LOCK_H
@@ -21,7 +21,7 @@ extern _Thread_local unsigned blk_read_locks;
 
 struct blk_mutex {
     pthread_mutex_t mutex;
-    _Atomic(const void *) owner; /* NULL: nobody. Only the holder's own comparison means anything */
+    _Atomic(const void *) owner; /* NULL: nobody. A thread may only compare it with itself */
 };
 
 #define BLK_MUTEX_INIT ((struct blk_mutex){ .mutex = PTHREAD_MUTEX_INITIALIZER })
@@ -35,7 +35,7 @@ struct blk_rwlock {
 #define is_locked(lock) \
     (atomic_load_explicit(&(lock)->owner, memory_order_relaxed) == (const void *)&blk_read_locks)
 #define ASSERT_LOCKED(lock) ASSERT(is_locked(lock))
-/* For reading at least. Read locks are not told apart: this thread holds one, of whatever lock. */
+/* For reading at least. Which lock is held for reading is not known: any read lock will do. */
 #define ASSERT_READ_LOCKED(lock) ASSERT(is_locked(lock) || blk_read_locks)
 
 /* ---- mutexes ---- */
@@ -43,7 +43,7 @@ struct blk_rwlock {
 void blk_mutex_init(struct blk_mutex *mutex);
 void blk_mutex_destroy(struct blk_mutex *mutex);
 
-/* Takes note that this thread has got the lock, or is about to let it go. */
+/* Records that this thread has taken the lock, or is about to release it. */
 #define set_owner(lock) \
     atomic_store_explicit(&(lock)->owner, (const void *)&blk_read_locks, memory_order_relaxed)
 #define clear_owner(lock) atomic_store_explicit(&(lock)->owner, NULL, memory_order_relaxed)
@@ -55,7 +55,7 @@ static inline void blk_mutex_lock(struct blk_mutex *mutex)
     set_owner(mutex);
 }
 
-/* Whether it was free, and is now held. */
+/* Takes the mutex if it is free; whether it did. */
 static inline bool blk_mutex_trylock(struct blk_mutex *mutex)
 {
     if (pthread_mutex_trylock(&mutex->mutex) != 0)
@@ -71,7 +71,7 @@ static inline void blk_mutex_unlock(struct blk_mutex *mutex)
     pthread_mutex_unlock(&mutex->mutex);
 }
 
-/* As their namesakes of pthreads; the mutex is held before and after. */
+/* Like their namesakes in pthreads; the mutex is held before and after. */
 void blk_cond_wait(pthread_cond_t *cond, struct blk_mutex *mutex);
 int blk_cond_timedwait(pthread_cond_t *cond, struct blk_mutex *mutex, const struct timespec *until);
 
@@ -110,7 +110,7 @@ static inline void blk_write_unlock(struct blk_rwlock *lock)
 
 /* ---- scopes ---- */
 
-/* A variable whose end calls end(&variable). */
+/* Declares a variable for which end(&variable) is called when it goes out of scope. */
 #define BLK_SCOPE_(type, end, value, counter) \
     __attribute__((cleanup(end), unused)) type *const blk_scope_##counter = (value)
 #define BLK_SCOPE(type, end, value, counter) BLK_SCOPE_(type, end, value, counter)

@@ -41,7 +41,7 @@ static const char *skip_plus(const char *text)
     return *text == '+' ? text + 1 : text;
 }
 
-int blk_parse_size_unit(const char *text, uint64_t default_unit, uint64_t *bytes)
+int blk_parse_size(const char *text, uint64_t *bytes)
 {
     text = skip_plus(text);
     if (!isdigit((unsigned char)*text))
@@ -65,7 +65,7 @@ int blk_parse_size_unit(const char *text, uint64_t default_unit, uint64_t *bytes
         end = after;
     }
 
-    uint64_t unit = default_unit;
+    uint64_t unit = 1;
     if (*end) {
         int shift = suffix_shift(*end);
         /* In hexadecimal, B and E are digits and were taken; a real suffix still works. */
@@ -83,11 +83,6 @@ int blk_parse_size_unit(const char *text, uint64_t default_unit, uint64_t *bytes
     if (__builtin_add_overflow(product, part, bytes))
         return -ERANGE;
     return 0;
-}
-
-int blk_parse_size(const char *text, uint64_t *bytes)
-{
-    return blk_parse_size_unit(text, 1, bytes);
 }
 
 void blk_format_size(uint64_t bytes, char out[32])

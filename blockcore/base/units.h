@@ -13,11 +13,9 @@
 
 /*
  * Parses "512", "0x200", "4k", "1.5G", "2T", "1P", "1E" (suffix b k M G T P E in either case,
- * binary) into bytes. Without a suffix the unit is `default_unit` bytes (1 nearly everywhere).
- * White space and then a plus sign may come first. Errors: -EINVAL for anything else, a minus sign,
- * or trailing text; -ERANGE above 2^64 - 1.
+ * binary) into bytes. White space and then a plus sign may come first. Errors: -EINVAL for anything
+ * else, a minus sign, or trailing text; -ERANGE above 2^64 - 1.
  */
-int blk_parse_size_unit(const char *text, uint64_t default_unit, uint64_t *bytes);
 int blk_parse_size(const char *text, uint64_t *bytes);
 
 /* A plain decimal or 0x number, nothing after it. Errors: -EINVAL, -ERANGE. */

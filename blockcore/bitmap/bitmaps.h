@@ -7,8 +7,8 @@
  * bitmap records is marked before it is issued and again when it completes, whether it succeeded or
  * not: a job that clears bits and copies in between cannot lose it. Before the first such write the
  * driver's bitmaps->track() makes the image say that its enabled bitmaps are in use (C5); so a run
- * that writes no guest data leaves the bitmaps of an image alone, however it ends. Bits and set are
- * stored in the close's store step, or when the node is reopened read-only.
+ * that writes no guest data leaves the bitmaps of an image alone, however it ends. The set and its
+ * bits are stored in the close's store step, or when the node is reopened read-only.
  */
 #ifndef BLOCKCORE_BITMAP_BITMAPS_H
 #define BLOCKCORE_BITMAP_BITMAPS_H
@@ -44,15 +44,15 @@ struct blk_dirty_bitmaps {
     struct blk_mutex mutex;         /* held while the tracking of writes begins */
     atomic_int stage;               /* enum blk_bitmaps_stage; changed by the functions below */
     bool changed;                   /* set, names or flags differ from the image's */
-    bool must_store;                /* the last step of a work that is done: no signal stops it */
+    bool must_store;                /* all other work is done: no signal may stop the store */
 };
 
-/* The node's set, made empty where there is none yet. */
+/* The node's set; an empty one is made if there is none. */
 struct blk_dirty_bitmaps *blk_bitmaps_of(struct blk_node *node);
 
 /* The directory has been read: bits may be missing. Not while the set is tracked. */
 void blk_bitmaps_listed(struct blk_dirty_bitmaps *bitmaps);
-/* The image holds what is in memory, or not all of it is said to be in use: ends the tracking. */
+/* Ends the tracking: all is stored, or a bitmap was added that the image does not call in use. */
 void blk_bitmaps_untrack(struct blk_dirty_bitmaps *bitmaps);
 
 /* Adds a bitmap at the end; the set owns it. -EEXIST when the name is taken. */
@@ -72,25 +72,27 @@ void blk_bitmaps_free(struct blk_node *node);
 
 /* The bitmap of that name, or NULL. */
 struct blk_dirty_bitmap *blk_bitmaps_find(const struct blk_node *node, const char *name);
-/* Fail with the words that qemu-img has for it: there is no bitmap of that name, or one already. */
+/* Fail, in qemu-img's words, because there is no bitmap of that name, or because there is one. */
 int blk_bitmaps_not_found(const struct blk_node *node, const char *name, struct blk_error *err);
 int blk_bitmaps_exists(const struct blk_node *node, const char *name, struct blk_error *err);
 
 /*
- * The bitmap of that name with its bits in memory, fit for use. Errors that name node and bitmap:
- * -ENOENT, -EINVAL when it is inconsistent (saying how to remove it) or has properties that we do
- * not know.
+ * The bitmap of that name, usable and with its bits in memory. Errors name node and bitmap:
+ * -ENOENT; -EINVAL when it is inconsistent (the message says how to remove it) or has properties
+ * that we do not know.
  */
 int blk_bitmaps_get_usable(struct blk_node *node, const char *name,
                            struct blk_dirty_bitmap **bitmap, struct blk_error *err);
 
 /* 0 if the image can keep one more bitmap, else why not: -ENOTSUP for a format without bitmaps. */
 int blk_bitmaps_can_add(struct blk_node *node, struct blk_error *err);
-/* The same for the image of `driver` that these create options make; marks none as used. */
+/*
+ * The same for an image yet to be made by `driver` with these create options; marks none as used.
+ */
 int blk_bitmaps_can_create(const struct blk_driver *driver, const char *filename,
                            const struct blk_options *creation, struct blk_error *err);
 
-/* -EINVAL or -ENOTSUP, as blk_bitmaps_get_usable(), unless all bitmaps are usable; loads them. */
+/* Loads all bitmaps; fails as blk_bitmaps_get_usable() unless every one is usable. */
 int blk_bitmaps_check_usable(struct blk_node *node, struct blk_error *err);
 
 /*
@@ -113,10 +115,10 @@ int blk_bitmaps_will_write(struct blk_node *node, uint64_t offset, uint64_t byte
 void blk_bitmaps_did_write(struct blk_node *node, uint64_t offset, uint64_t bytes);
 
 /*
- * After a change of the node's size: every usable bitmap, loaded before, follows. The new part is
- * dirty in enabled ones: a disk that shrank and grew again reads as zeroes where an earlier backup
- * has data. A bitmap that cannot follow becomes inconsistent, and the first such failure is
- * returned.
+ * After a change of the node's size: resizes every usable bitmap, which must have been loaded. In
+ * enabled ones the new part is dirty: a disk that shrank and grew again reads as zeroes where an
+ * earlier backup has data. A bitmap that cannot be resized becomes inconsistent; the first such
+ * failure is returned.
  */
 int blk_bitmaps_resize(struct blk_node *node, uint64_t size, struct blk_error *err);
 

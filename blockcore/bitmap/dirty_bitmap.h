@@ -35,11 +35,11 @@ struct blk_dirty_bitmap {
     unsigned granularity_bits;
     uint64_t bit_count;
 
-    bool enabled;      /* records writes */
-    bool persistent;   /* the image keeps it */
-    bool inconsistent; /* found in use: it missed writes; to be listed and removed, never used */
-    bool unusable;     /* has flags or extra data that we do not know: kept in the image as it is */
-    bool read_only;    /* the node is read-only: nothing is recorded */
+    bool enabled;        /* records writes */
+    bool persistent;     /* the image keeps it */
+    bool inconsistent;   /* found in use: may have missed writes; can be listed and removed only */
+    bool unusable;       /* has flags or extra data unknown to us: stays in the image as it is */
+    bool read_only;      /* the node is read-only: nothing is recorded */
     atomic_bool changed; /* differs from what the image holds */
 
     atomic_uint_fast64_t *words;      /* NULL: not loaded */
@@ -56,13 +56,13 @@ int blk_dirty_bitmap_new(const char *name, uint64_t size, unsigned granularity_b
                          struct blk_dirty_bitmap **bitmap, struct blk_error *err);
 
 /*
- * The same without memory for the bits, and whatever their number: it can only be listed until
- * _allocate(). For bitmaps of an image not yet loaded.
+ * The same without memory for the bits, so their number has no limit. Until _allocate() it can only
+ * be listed. For bitmaps of an image that are not loaded yet.
  */
 int blk_dirty_bitmap_describe(const char *name, uint64_t size, unsigned granularity_bits,
                               struct blk_dirty_bitmap **bitmap, struct blk_error *err);
 /*
- * Gives it clean bits, unless it has bits already. -ENOMEM, -EFBIG as
+ * Gives it clean bits, unless it has bits already. -ENOMEM; -EFBIG as for
  * blk_dirty_bitmap_check_size().
  */
 int blk_dirty_bitmap_allocate(struct blk_dirty_bitmap *bitmap, struct blk_error *err);
@@ -73,11 +73,11 @@ int blk_dirty_bitmap_check_size(const char *name, uint64_t size, unsigned granul
 
 /*
  * The finest granularity, not finer than `granularity_bits`, at which a bitmap of `size` bytes can
- * be made. For what only has to be fine enough.
+ * be made. For callers to whom a coarser one is merely less efficient.
  */
 unsigned blk_dirty_bitmap_fit_granularity(uint64_t size, unsigned granularity_bits);
 
-/* Gives up the bits; what remains can be listed, and loaded again. */
+/* Frees the bits; the bitmap can still be listed, and loaded again. */
 void blk_dirty_bitmap_forget(struct blk_dirty_bitmap *bitmap);
 
 void blk_dirty_bitmap_free(struct blk_dirty_bitmap *bitmap);
@@ -86,8 +86,8 @@ void blk_dirty_bitmap_free(struct blk_dirty_bitmap *bitmap);
 void blk_dirty_bitmap_set(struct blk_dirty_bitmap *bitmap, uint64_t offset, uint64_t bytes);
 
 /*
- * Clears the granules that lie wholly in the range (the last one counts as whole at the end of the
- * node).
+ * Clears the granules that lie wholly in the range. For the last granule it is enough that the
+ * range reaches the end of the node.
  */
 void blk_dirty_bitmap_clear(struct blk_dirty_bitmap *bitmap, uint64_t offset, uint64_t bytes);
 void blk_dirty_bitmap_clear_all(struct blk_dirty_bitmap *bitmap);
@@ -95,43 +95,41 @@ void blk_dirty_bitmap_clear_all(struct blk_dirty_bitmap *bitmap);
 bool blk_dirty_bitmap_get(const struct blk_dirty_bitmap *bitmap, uint64_t offset);
 
 /*
- * The first run of dirty bytes at or after `offset`, cut to [offset, end). Returns false when there
- * is none.
+ * Finds the first run of dirty bytes in [offset, end), cut to that range. False when there is none.
  */
 bool blk_dirty_bitmap_next(const struct blk_dirty_bitmap *bitmap, uint64_t offset, uint64_t end,
                            uint64_t *start, uint64_t *bytes);
 
 /*
- * The same, with a run of at most `max_bytes` (1 at least). Later bits are not looked at, so a loop
- * that handles a long run piece by piece stays linear.
+ * The same for a run of at most `max_bytes` (at least 1). Bits beyond are not looked at, so a loop
+ * that handles a long run piece by piece takes linear time.
  */
 bool blk_dirty_bitmap_next_piece(const struct blk_dirty_bitmap *bitmap, uint64_t offset,
                                  uint64_t end, uint64_t max_bytes, uint64_t *start,
                                  uint64_t *bytes);
 
 /*
- * For a walk in steps that know nothing of the bitmap's runs: the run found last is remembered, so
- * that each bit is looked at once however short the steps are. The bits must not change during the
- * walk.
+ * For a walk whose steps do not follow the bitmap's runs: it remembers the last run found, so each
+ * bit is looked at once, however short the steps are. The bits must not change during the walk.
  */
 struct blk_dirty_cursor {
     const struct blk_dirty_bitmap *bitmap;
     uint64_t end;           /* of the walk, bytes; past the end of the bitmap all is clean */
-    uint64_t start, behind; /* the run found last; 0 to begin with */
+    uint64_t start, behind; /* the last run found: [start, behind); initially 0 */
 };
 
 /*
- * Whether `offset`, which is below the cursor's end and not below the offset of the call before,
- * is dirty; *bytes is how far that goes, at most up to the end.
+ * Whether the byte at `offset` is dirty; *bytes is how far the same holds, at most up to the
+ * cursor's end. `offset` lies before that end, and not before the offset of the previous call.
  */
 bool blk_dirty_cursor_look(struct blk_dirty_cursor *cursor, uint64_t offset, uint64_t *bytes);
 
-/* Dirty bytes; the last granule counts only as far as the node goes. */
+/* The number of dirty bytes; of the last granule only those within the node count. */
 uint64_t blk_dirty_bitmap_count(const struct blk_dirty_bitmap *bitmap);
 
 /*
- * Marks in `to` whatever is dirty in `from`. Granularities may differ; what lies past the end of
- * `to` is dropped.
+ * Marks in `to` what is dirty in `from`. Granularities may differ; what lies past the end of `to`
+ * is dropped.
  */
 void blk_dirty_bitmap_merge(struct blk_dirty_bitmap *to, const struct blk_dirty_bitmap *from);
 
@@ -139,19 +137,19 @@ void blk_dirty_bitmap_merge(struct blk_dirty_bitmap *to, const struct blk_dirty_
 int blk_dirty_bitmap_copy(const struct blk_dirty_bitmap *bitmap, struct blk_dirty_bitmap **copy,
                           struct blk_error *err);
 
-/* Reserves the memory that a resize to `size` needs, so that it cannot fail. -ENOMEM, -EFBIG. */
+/* Allocates what a resize to `size` needs, so that the resize cannot fail. -ENOMEM, -EFBIG. */
 int blk_dirty_bitmap_prepare_resize(struct blk_dirty_bitmap *bitmap, uint64_t size,
                                     struct blk_error *err);
 
 /*
- * Follows the node's size: new granules are clean, unless the range that was cut off and grown
- * again shares one.
+ * Follows the node's size. New granules are clean; the last old one keeps its bit if the node now
+ * covers more of it.
  */
 int blk_dirty_bitmap_resize(struct blk_dirty_bitmap *bitmap, uint64_t size, struct blk_error *err);
 
 /*
  * The stored form (qcow2: bit n of the data is bit n % 8 of byte n / 8), in pieces. Offsets are
- * bytes of that form, multiples of 8; `bytes` may end past the last bit: the rest is zeroes.
+ * bytes of that form, multiples of 8. A piece may extend past the last bit; the rest is zeroes.
  */
 uint64_t blk_dirty_bitmap_stored_bytes(const struct blk_dirty_bitmap *bitmap);
 void blk_dirty_bitmap_export(const struct blk_dirty_bitmap *bitmap, uint64_t stored_offset,

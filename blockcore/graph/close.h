@@ -13,7 +13,7 @@
 enum blk_close_step {
     BLK_STEP_FLUSH,   /* everything written reaches the medium */
     BLK_STEP_STORE,   /* changed bitmaps are stored */
-    BLK_STEP_PUBLISH, /* a file made by this run gets its name */
+    BLK_STEP_PUBLISH, /* a file made by this run gets its name, or its first sector in place */
     BLK_STEP_RELEASE, /* memory, locks, descriptors */
     BLK_STEP_COUNT,
 };
@@ -21,7 +21,7 @@ enum blk_close_step {
 enum blk_outcome { BLK_OUTCOME_OK, BLK_OUTCOME_FAILED, BLK_OUTCOME_SKIPPED };
 
 struct blk_close_entry {
-    const char *node; /* name of the node; one of the report's */
+    const char *node; /* name of the node, owned by the report */
     const char *driver_name;
     const char *step; /* "flush", "store", ... */
     char *detail;     /* what within the step (a bitmap's name), or NULL */
@@ -35,7 +35,7 @@ struct blk_close_report {
     struct blk_close_entry *entries;
     size_t count;
     size_t room;  /* entries that there is memory for */
-    char **names; /* of the nodes, each once */
+    char **names; /* of the nodes, each kept once */
     size_t name_count;
     bool failed; /* any entry failed */
 };
@@ -46,27 +46,28 @@ struct blk_close_report {
  * Drops the caller's reference to `root`. Nodes that lose their last one are closed, parents before
  * children; every one is reached whatever fails. After a failed step, steps that would call an
  * image complete (store, publish) are skipped, and a name that was given before is taken back:
- * after a failure there is no target, or the old one, and the failure says which. Returns 0, or the
- * first failure as -errno with `err` filled. `report` (may be NULL) gets an entry a node and step.
+ * after a failure there is no target, or the old one, and the failure says which. Bitmaps that
+ * could not be stored for that reason are a failure, too. Returns 0, or the first failure as -errno
+ * with `err` filled. `report` (may be NULL) gets an entry for each step of each node.
  */
 int blk_close(struct blk_node *root, struct blk_close_report *report, struct blk_error *err);
 
 /*
- * Strictly closes a graph that was opened on the way to something else. `ret` is the outcome of
- * that so far, with `err` filled if it is a failure. Returns ret, or the close's failure if it was
- * 0. NULL is allowed.
+ * blk_close() of a graph that served some larger action. `ret` is the outcome of that action so
+ * far, with `err` filled if it failed. Returns `ret` if it is a failure, else the outcome of the
+ * close. `root` may be NULL.
  */
 int blk_close_after(struct blk_node *root, int ret, struct blk_error *err);
 
 /*
- * The same, but the names that it gives become final only by blk_published_keep(). After a failure
- * here, too, the caller takes back what is in `published`, which may be NULL only for a graph that
- * gives no name.
+ * As blk_close(), but the names that it gives become final only by blk_published_keep(). After a
+ * failure it is the caller who takes back what is in `published`, which may be NULL only for a
+ * graph that gives no name.
  */
 int blk_close_held(struct blk_node *root, struct blk_published *published,
                    struct blk_close_report *report, struct blk_error *err);
 
-/* The report of a close whose names were taken back: what was published is no longer. */
+/* Corrects the report of a close whose names were taken back: publishing counts as skipped. */
 void blk_close_report_taken_back(struct blk_close_report *report);
 
 /*
@@ -76,7 +77,9 @@ void blk_close_report_taken_back(struct blk_close_report *report);
  */
 void blk_drop(struct blk_node *root);
 
-/* Marks a graph as failed: a later blk_close() still flushes and closes all, publishing nothing. */
+/*
+ * Marks a graph as failed: a later blk_close() flushes, stores and closes all, but gives no name.
+ */
 void blk_abandon(struct blk_node *root);
 
 void blk_close_report_add(struct blk_close_report *report, const struct blk_node *node,

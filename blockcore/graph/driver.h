@@ -53,7 +53,7 @@ struct blk_option_desc {
 
 /* ---- data ---- */
 
-/* What every driver has; of a filter, see pass.h for those that it leaves to its file child. */
+/* What every driver has. A filter takes those that it leaves to its file child from pass.h. */
 struct blk_data_ops {
     /* Reads exactly `bytes`. Bytes past the end of a growable node's medium read as zeroes. */
     int (*pread)(struct blk_node *node, uint64_t offset, uint64_t bytes, void *buf,
@@ -75,8 +75,8 @@ struct blk_data_ops {
                         struct blk_error *err);
 
     /*
-     * Tells that the range is not needed; what it reads afterwards is unspecified. Doing nothing is
-     * valid.
+     * The range is not needed any more; what it reads as afterwards is unspecified. Doing nothing
+     * is valid.
      */
     int (*discard)(struct blk_node *node, uint64_t offset, uint64_t bytes, struct blk_error *err);
 
@@ -87,15 +87,15 @@ struct blk_data_ops {
     /*
      * Fills `extent` with the state of the longest uniform range that begins at `offset`, at most
      * `bytes` long and at least one request_alignment. Describes this node alone, not its backing
-     * chain. On failure extent->bytes is how far nothing can be read for the same reason; left 0,
-     * that is not known.
+     * chain. On failure extent->bytes is how far the range cannot be read for the same reason; 0:
+     * not known.
      */
     int (*block_status)(struct blk_node *node, uint64_t offset, uint64_t bytes, unsigned want,
                         struct blk_extent *extent, struct blk_error *err);
 
     /*
-     * Copies from another node's medium without passing user space. -ENOTSUP: the caller reads and
-     * writes the whole range; a part of it may have been copied by then.
+     * Copies from another node's medium without passing user space. -ENOTSUP: the caller must read
+     * and write the whole range; a part of it may have been copied by then.
      */
     int (*copy_range)(struct blk_node *node, uint64_t offset, struct blk_node *source,
                       uint64_t source_offset, uint64_t bytes, struct blk_error *err);
@@ -112,8 +112,8 @@ struct blk_data_ops {
     /* Makes the medium keep what it was given. Not called in cache mode unsafe. */
     int (*flush_to_disk)(struct blk_node *node, struct blk_error *err);
     /*
-     * The same for what others wrote, under whatever name it was opened: content and directory
-     * entry. For a node opened read-only that a header is about to name (backing.h).
+     * The same for a file that others wrote, opened read-only under whatever name: content and
+     * directory entry. For a file that a header is about to name (backing.h).
      */
     int (*sync_foreign)(struct blk_node *node, struct blk_error *err);
 };
@@ -138,16 +138,16 @@ struct blk_driver {
     const char *file_group;
 
     /*
-     * Score 0 (no) to 100 (certain) that an image that begins with `head` is of this format;
-     * BLK_PROBE_ANY: any bytes are, if they are nothing better.
+     * How certain it is, from 0 (no) to 100, that an image that begins with `head` has this format.
+     * BLK_PROBE_ANY: any bytes may have it, if no other format claims them.
      */
     int (*probe)(const uint8_t *head, size_t bytes);
 
     /*
      * Makes the node usable: reads options, fills node->size, limits and state. The file child
      * (formats and filters) is open and attached before; the backing child is opened after, from
-     * node->backing_name. On failure it must leave nothing to release in the state. NULL: only a
-     * job makes such a node, and no name leads to this driver.
+     * node->backing_name. On failure it must leave nothing in the state to release. NULL: only a
+     * job makes such a node; the driver cannot be opened by name.
      */
     int (*open)(struct blk_node *node, struct blk_options *options, struct blk_error *err);
 
@@ -171,7 +171,7 @@ struct blk_driver {
 
     struct blk_data_ops data;
 
-    /* What not every driver can do: NULL, or a table. To be read through BLK_OP() alone. */
+    /* What not every driver can do: NULL, or a table. Only BLK_OP() looks into these. */
     const struct blk_creation_ops *creation;
     const struct blk_reopen_ops *reopen;
     const struct blk_backing_ops *backing;
@@ -207,8 +207,8 @@ struct blk_creation_ops {
     int (*write_image)(struct blk_create *create, struct blk_error *err);
 
     /*
-     * A filter in the name of a target is open over the file that was made for it. If it fails,
-     * nothing is left of either.
+     * For a filter that the name of a target asks for: it is now open over the file made for the
+     * target. If this fails, nothing is left of either.
      */
     int (*made)(struct blk_node *node, struct blk_error *err);
 
@@ -251,8 +251,8 @@ struct blk_backing_ops {
     int (*change)(struct blk_node *node, const char *name, const char *format,
                   struct blk_error *err);
     /*
-     * Changes nothing and says whether the header has room for that one, so that several images can
-     * be asked first.
+     * Whether the header has room for that backing file; changes nothing. So several images can be
+     * asked before the first is changed.
      */
     int (*can_change)(struct blk_node *node, const char *name, const char *format,
                       struct blk_error *err);

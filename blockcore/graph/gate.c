@@ -53,9 +53,3 @@ void blk_gate_drain_end(struct blk_gate *gate)
     blk_drains--;
     pthread_cond_broadcast(&gate->changed);
 }
-
-bool blk_gate_is_drained(struct blk_gate *gate)
-{
-    LOCK_SCOPE(&gate->mutex);
-    return gate->closed && !gate->in_flight;
-}

@@ -33,13 +33,9 @@ void blk_gate_leave(struct blk_gate *gate);
 void blk_gate_drain_begin(struct blk_gate *gate);
 void blk_gate_drain_end(struct blk_gate *gate);
 
-bool blk_gate_is_drained(struct blk_gate *gate);
-
-#define ASSERT_DRAINED(gate) ASSERT(blk_gate_is_drained(gate))
-
 /*
- * How many drains this thread has begun. A driver's operation that runs alone does not know which
- * root its caller has drained, but that there is one.
+ * How many drains of this thread are active. A driver's operation that runs alone does not know
+ * which root its caller has drained, only that it must have drained one.
  */
 extern _Thread_local unsigned blk_drains;
 

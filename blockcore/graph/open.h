@@ -17,15 +17,15 @@
 struct blk_open {
     const char *filename;              /* plain name, "PROTOCOL:...", or "json:{...}" */
     const struct blk_options *options; /* as from --image-opts; not changed */
-    const char *format;                /* before a json: name's driver; NULL: that, else probe */
-    unsigned flags;                    /* enum blk_open_flags */
+    const char *format; /* overrides the driver of a json: name; NULL: that driver, else probe */
+    unsigned flags;     /* enum blk_open_flags */
     struct blk_cache_mode cache;
     const struct blk_options *defaults; /* for protocols: locking, lock-wait; or NULL */
 };
 
 /*
- * Opens the graph; *root gets its one reference. Errors: -errno with the file named; *root is NULL
- * then.
+ * Opens the graph; the caller owns the one reference to *root. On failure -errno with the file
+ * named, and *root is NULL.
  */
 int blk_open(const struct blk_open *how, struct blk_node **root, struct blk_error *err);
 
@@ -37,16 +37,16 @@ int blk_open(const struct blk_open *how, struct blk_node **root, struct blk_erro
 int blk_open_child(struct blk_node *parent, enum blk_role role, struct blk_options *options,
                    const char *group, bool protocol, struct blk_error *err);
 
-/* A format or filter to be opened over what is open already. */
+/* A format or filter to be opened over a file node that is open already. */
 struct blk_open_over {
     const struct blk_driver *driver;
     struct blk_node *file;
     /*
-     * The DATA child, there before the driver's open, which must then not open another: for an
-     * image whose external data file was just made and has no name yet. Or NULL.
+     * The DATA child of an image whose external data file was just made and has no name yet; or
+     * NULL. It is attached before the driver's open, which must then not open another.
      */
     struct blk_node *data;
-    struct blk_options *options; /* the driver's; used ones get marked; or NULL */
+    struct blk_options *options; /* of the driver, used ones get marked; or NULL */
     unsigned flags;              /* enum blk_open_flags */
     struct blk_cache_mode cache;
 };
@@ -55,19 +55,18 @@ struct blk_open_over {
 int blk_open_over(const struct blk_open_over *over, struct blk_node **node, struct blk_error *err);
 
 /*
- * Opens, read-only, what would be the backing file of `node`, without attaching it: filename
- * (relative to the image's directory), format, flags and cache of `how`. -ELOOP when its chain
- * leads back to `node`.
+ * Opens a file as it would be the backing file of `node`, read-only and without attaching it. Of
+ * `how` it uses filename (relative to the image's directory), format, flags and cache. -ELOOP when
+ * the file's chain leads back to `node`.
  */
 int blk_open_new_backing(struct blk_node *node, const struct blk_open *how,
                          struct blk_node **backing, struct blk_error *err);
 
 /*
- * Whether the header of `node` may name that file as its backing file: 0, or why not (-ENOTUNIQ,
- * -ELOOP) when the chain below it leads to a file that this run writes, `node`'s own among them, or
- * (-EINVAL) when the name is one that cannot be stored (links.h). What cannot be opened is not
- * judged. With `held` (may be NULL) what could be opened, or NULL, is left open there: nothing of
- * it can be overwritten until it is dropped.
+ * Whether the header of `node` may name that file as its backing file. 0 if it may. -ENOTUNIQ or
+ * -ELOOP: its chain leads to a file that this run writes, perhaps that of `node`. -EINVAL: the name
+ * cannot be stored (links.h). A file that cannot be opened passes. If `held` is not NULL, *held is
+ * the opened file, or NULL: while it is open nothing of it can be overwritten.
  */
 int blk_check_backing(struct blk_node *node, const char *name, const char *format,
                       struct blk_node **held, struct blk_error *err);

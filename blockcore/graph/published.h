@@ -14,12 +14,13 @@
 #include "blockcore/base/error.h"
 
 /*
- * What a driver does with a name that it gave. Both free `state`; 0 or -errno. A take_back that
- * succeeds says in err->left (blk_left_behind()) what has the name now.
+ * What a driver does with a name that it gave. Both free `state` and return 0 or -errno. A
+ * take_back that succeeds says in err->left (blk_left_behind()) what has the name now.
  */
 struct blk_published_ops {
-    int (*take_back)(void *state, struct blk_error *err); /* it is again what it was before */
-    int (*keep)(void *state, struct blk_error *err);      /* what was replaced goes */
+    int (*take_back)(void *state,
+                     struct blk_error *err); /* the name leads again to what it did before */
+    int (*keep)(void *state, struct blk_error *err); /* removes what was replaced */
 };
 
 struct blk_published_entry {
@@ -35,16 +36,16 @@ struct blk_published {
 #define BLK_PUBLISHED_INIT ((struct blk_published){ .last = NULL })
 
 /*
- * For drivers: a name was given. The entry is part of `state`, made before the name was given, so
- * that this cannot fail.
+ * For drivers: a name was given. The entry is part of `state`, which exists before the name is
+ * given, so this cannot fail.
  */
 void blk_published_add(struct blk_published *published, struct blk_published_entry *entry,
                        const struct blk_published_ops *ops, void *state);
 
 /*
- * Takes all names back, the last one first, or makes them final. Every one is tried, whatever
- * fails; returns 0 or the first failure. The list is empty afterwards. Where all could be taken
- * back, err->left says what has the names now; it is empty if there were none.
+ * Take all names back, the last one first, or make them final. Every one is tried, whatever fails;
+ * returns 0 or the first failure. The list is empty afterwards. If all could be taken back,
+ * err->left says what has the names now; it is empty if there were none.
  */
 int blk_published_take_back(struct blk_published *published, struct blk_error *err);
 int blk_published_keep(struct blk_published *published, struct blk_error *err);

@@ -19,11 +19,10 @@
 
 #include "blockcore/base/lock.h"
 
-/* An end that no request reaches: for ranges that mean "and all behind it". */
+/* An end that no request reaches: for a range that means "and everything behind it". */
 #define BLK_RANGE_TO_END (UINT64_C(1) << 63)
 
-/* Who excludes whom: see blk_range_take() and its sisters. */
-/* In the order of what they exclude. */
+/* In the order of how much they exclude: see blk_range_take() and its siblings. */
 enum blk_range_mode { BLK_RANGE_READ, BLK_RANGE_SHARED, BLK_RANGE_UPDATE, BLK_RANGE_EXCLUSIVE };
 
 /* One held (or awaited) range; lives on the holder's stack. */
@@ -52,16 +51,16 @@ void blk_range_lock_destroy(struct blk_range_lock *lock);
 void blk_range_take(struct blk_range_lock *lock, struct blk_range *range, uint64_t offset,
                     uint64_t bytes, uint64_t alignment);
 
-/* The same, but holders in this way and readers do not exclude each other. */
+/* The same, but shared holders exclude neither each other nor readers. */
 void blk_range_take_shared(struct blk_range_lock *lock, struct blk_range *range, uint64_t offset,
                            uint64_t bytes, uint64_t alignment);
 
-/* The same, excluding only who holds the range for itself. */
+/* The same, excluding only exclusive holders: those of blk_range_take() and after an upgrade. */
 void blk_range_take_read(struct blk_range_lock *lock, struct blk_range *range, uint64_t offset,
                          uint64_t bytes, uint64_t alignment);
 
 /*
- * For what prepares a change beside what is there, and makes it at the end: excludes all but
+ * For a change that is prepared in another place and takes effect at the end: excludes all but
  * readers, until blk_range_upgrade() has waited for those and keeps them out, too.
  */
 void blk_range_take_update(struct blk_range_lock *lock, struct blk_range *range, uint64_t offset,
@@ -71,7 +70,7 @@ void blk_range_upgrade(struct blk_range_lock *lock, struct blk_range *range);
 /* By the thread that took it. */
 void blk_range_release(struct blk_range_lock *lock, struct blk_range *range);
 
-/* Whether this thread holds [offset, offset + bytes) in that mode, or one that excludes more. */
+/* Whether this thread holds [offset, offset + bytes) in that mode, or in one that excludes more. */
 bool blk_range_is_held(const struct blk_range_lock *lock, uint64_t offset, uint64_t bytes,
                        enum blk_range_mode mode);
 

@@ -30,7 +30,7 @@
  *         if (image_open(&image, filename, BLK_WRITABLE, NULL, &root, &err) < 0)
  *             return report_error(&err);
  *         status = flatten(root, &err) < 0 ? report_error(&err) : EXIT_OK;
- *         return finish(status, &root, 1);
+ *         return finish(status, &root, 1, NULL);
  *     }
  *
  * and there is one line for it in the table of cmd/main.c. What must hold:
@@ -38,9 +38,9 @@
  *   on stderr. Nothing else is written there.
  * - Every root that was opened ends in finish() (or in blk_drop() where an error was already
  *   reported and nothing was written). finish() turns a failed close into exit status 5; a command
- *   never returns EXIT_OK after a root of its was merely dropped.
- * - Nobody closes stdout but main(), which reports what could not be written. A flush in between
- *   (a prompt, progress, the order of lines) needs no check: main() sees its failure, too.
+ *   never returns EXIT_OK after it has merely dropped a root.
+ * - Only main() closes stdout, and reports what could not be written. A flush in between (a prompt,
+ *   progress, the order of lines) needs no check: main() sees its failure, too.
  * - After a signal blockcore's calls return -ECANCELED; report that like any error. main() makes
  *   128 + signal of it.
  */

@@ -265,7 +265,7 @@ struct file_target {
 
 /* ---- life.c ---- */
 
-/* The next state of its life, which must be one that may follow. */
+/* Enters a state, which must be one that may follow the present one. */
 void file_target_become(struct file_target *t, enum file_target_life life);
 bool file_target_is(const struct file_target *t, enum file_target_life life);
 

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT */
-/* The life of a target, from the file that is made to the name that is kept or taken back. */
+/* The states of a target, from making its file to keeping its name or taking it back. */
 #include "blockcore/base/assert.h"
 #include "drivers/file/file.h"
 
 #define BIT(life) (1u << FILE_TARGET_##life)
 
-/* What may follow each; the drawing is in file.h. */
+/* The states that may follow each one; file.h has the diagram. */
 static const unsigned may_become[] = {
     [FILE_TARGET_MAKING] = BIT(UNNAMED) | BIT(TEMPORARY) | BIT(UNTOUCHED),
     [FILE_TARGET_UNNAMED] = BIT(TEMPORARY) | BIT(GIVEN),

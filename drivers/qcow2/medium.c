@@ -71,8 +71,9 @@ const struct qcow2_table_kind qcow2_snapshot_l1_kind = {
 };
 const struct qcow2_table_kind qcow2_reftable_kind = { "refcount table", QCOW2_MAX_REFTABLE_BYTES };
 
-int qcow2_check_table_whole(const struct blk_node *node, uint64_t offset, uint64_t bytes,
-                            const char *what, struct blk_error *err)
+/* A table is there to the byte, or has lost something. */
+static int check_table_whole(const struct blk_node *node, uint64_t offset, uint64_t bytes,
+                             const char *what, struct blk_error *err)
 {
     struct qcow2_state *s = qcow2_state(node);
     const struct blk_node *file = qcow2_file(node);
@@ -99,7 +100,7 @@ int qcow2_read_table(struct blk_node *node, const struct qcow2_table_kind *kind,
         return blk_fail_why(err, EIO, "its offset is invalid", "reading the %s of '%s'", what,
                             node->name);
 
-    int ret = qcow2_check_table_whole(node, offset, entries * 8, what, err);
+    int ret = check_table_whole(node, offset, entries * 8, what, err);
     if (ret < 0)
         return ret;
     uint64_t *buf = blk_malloc(entries ? entries * 8 : 8);
@@ -124,7 +125,7 @@ int qcow2_cache_get(struct blk_node *node, struct qcow2_cache *cache, uint64_t o
         return 0;
 
     ASSERT_LOCKED(cache->lock);
-    int ret = qcow2_check_table_whole(node, offset, cache->entry_bytes, "table", err);
+    int ret = check_table_whole(node, offset, cache->entry_bytes, "table", err);
     if (ret < 0)
         return ret;
     struct qcow2_table *loaded = qcow2_cache_insert(cache, offset);

@@ -16,20 +16,16 @@ int qcow2_cache_get(struct blk_node *node, struct qcow2_cache *cache, uint64_t o
                     struct qcow2_table **table, struct blk_error *err);
 
 /*
- * Whether the host range goes on behind the end of the file (or data file), whose last cluster need
- * not be whole. Such a file has lost something, and what was there must not be taken for zeroes.
+ * Whether the host range goes on past the end of the file (or data file), whose last cluster need
+ * not be whole. Such a file has lost something, which must not be taken for zeroes.
  */
 bool qcow2_is_cut_off(const struct blk_node *node, const struct blk_node *file, uint64_t offset,
                       uint64_t bytes);
-/* -EIO; `what` is at the offset. _check_ only if the range does go on behind the end. */
+/* -EIO: `what` lies at the offset. qcow2_check_cut_off() fails only if the range is cut off. */
 int qcow2_fail_cut_short(const struct blk_node *file, uint64_t offset, const char *what,
                          struct blk_error *err);
 int qcow2_check_cut_off(const struct blk_node *node, const struct blk_node *file, uint64_t offset,
                         uint64_t bytes, const char *what, struct blk_error *err);
-
-/* The same for a table, which is there to the byte or has lost something. */
-int qcow2_check_table_whole(const struct blk_node *node, uint64_t offset, uint64_t bytes,
-                            const char *what, struct blk_error *err);
 
 /*
  * How many of the range's bytes the file has, to the byte. All of them for a file that others may

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What an open qcow2 image is in memory, and the little that every part of the driver needs of it:
- * its lock, the barrier, and the mark that nothing may be written any more.
+ * The state of an open qcow2 image, and what every part of the driver needs: its lock, the barrier,
+ * and the mark that nothing may be written any more (poison).
  *
  * The parts of the driver, each built on those above it:
  *   cache, state, medium   tables in memory, and reading them
@@ -17,18 +17,18 @@
  * Locks, in the order in which they are taken:
  *   1. node->ranges    guest ranges. Read: reads. Shared: writes in place. Update, in whole
  *                      clusters: writes that allocate, which keep out all but reads until they
- *                      change the mapping. Exclusive: all else that changes one. So no cluster is
- *                      freed under a request that looked it up.
+ *                      change the mapping. Exclusive: all else that changes a mapping. So no
+ *                      cluster is freed while a request that looked it up is in flight.
  *   2. commit_mutex    one epoch is committed at a time; held during its I/O.
- *   3. lock            the tables in memory. Lookups hold it for reading, changes for writing;
- *                      guest data is never moved under it. Tables missing from the cache are
- *                      loaded under it.
- *   4. header_mutex    sector 0 and `header`, which is always what the medium has.
- * "[locked]" at a function means: the caller holds `lock` for writing, by qcow2_lock(), and the
- * function asserts it. Functions without it take what they need. The operations of snapshot/,
- * check/ and shape/ run alone, but keep to the same rules.
+ *   3. lock            the tables in memory. Lookups hold it for reading, changes for writing. It
+ *                      is held while a table missing from the cache is loaded, but never while
+ *                      guest data is read or written.
+ *   4. header_mutex    sector 0 and `header`, which always equals what the medium has.
+ * "[locked]" at a function means that the caller holds `lock` for writing, by qcow2_lock(), and
+ * that the function asserts it. Functions without this mark take the locks they need. The
+ * operations of snapshot/, check/ and shape/ run alone, but keep to the same rules.
  *
- * Pointers to cached tables are valid until the lock is released: nothing is evicted earlier.
+ * Pointers to cached tables are valid until the lock is released: nothing is evicted before that.
  */
 #ifndef DRIVERS_QCOW2_STATE_H
 #define DRIVERS_QCOW2_STATE_H
@@ -49,7 +49,7 @@ struct blk_identity;
 
 /* ---- cluster 0 ---- */
 
-/* The header's fields. Version 2 is filled up with what it implies. */
+/* The header's fields. For version 2 those that it lacks have the values that it implies. */
 struct qcow2_header {
     uint32_t version; /* 2 or 3 */
     uint64_t backing_offset;
@@ -76,15 +76,15 @@ struct qcow2_extension {
 };
 
 /*
- * What follows the header in cluster 0: extensions in their order (without the end mark), backing
- * name.
+ * What follows the header in cluster 0: the extensions in order (without the end mark) and the
+ * backing name.
  */
 struct qcow2_tail {
     struct qcow2_extension *extensions;
     size_t count;
     char *backing_name;    /* NULL: none */
     uint32_t layout_bytes; /* as parsed: how much of cluster 0 is in use */
-    uint8_t *unknown;      /* header bytes behind QCOW2_HEADER_CURRENT_BYTES, kept as they are */
+    uint8_t *unknown;      /* header bytes past QCOW2_HEADER_CURRENT_BYTES, kept as they are */
     uint32_t unknown_bytes;
 };
 
@@ -93,7 +93,7 @@ struct qcow2_tail {
 /* A host range whose counts go down by one when the change that unpointed it is stable (C3). */
 struct qcow2_free {
     uint64_t offset, bytes; /* whole clusters */
-    bool discard;           /* tell the medium that it is not needed */
+    bool discard;           /* discard it in the file */
 };
 
 struct qcow2_frees {
@@ -101,13 +101,13 @@ struct qcow2_frees {
     size_t count, capacity;
 };
 
-/* The set of clusters that hold active L2 tables and refcount blocks (tables/metadata.c). */
+/* A set of host clusters, by index (tables/cluster_set.h). */
 struct qcow2_cluster_set {
     uint64_t *slots; /* cluster index + 1; 0: empty; UINT64_MAX: deleted */
     size_t capacity, used;
 };
 
-/* What writes are kept away from: the groups are those of QEMU, whose default is CACHED. */
+/* What must not be written over, in QEMU's groups; its default, and ours, is CACHED. */
 enum qcow2_overlap {
     QCOW2_OVERLAP_HEADER = 1 << 0,
     QCOW2_OVERLAP_L1 = 1 << 1,
@@ -157,7 +157,7 @@ struct qcow2_state {
     struct qcow2_pass_discard pass_discard;
     atomic_uint overlap_checks;                      /* enum qcow2_overlap */
     atomic_uint_fast64_t bitmaps_start, bitmaps_end; /* their directory; changes with the header */
-    bool discard_no_unref; /* what a guest discards keeps its clusters, as preallocated zeroes */
+    bool discard_no_unref; /* discarded clusters stay allocated, as preallocated zeroes */
 
     struct blk_mutex commit_mutex;
     struct blk_rwlock lock;
@@ -172,22 +172,22 @@ struct qcow2_state {
 
     atomic_int poisoned;       /* errno once the medium's state is unknown: no more writing */
     atomic_bool found_corrupt; /* that is why it is poisoned */
-    atomic_bool saw_damage;    /* a table was impossible or cut off, also in an image only read */
-    atomic_bool saw_cut;       /* the file ends before something that lies in it */
-    uint64_t opened_bytes;     /* the file's length then: whether it has grown */
+    atomic_bool saw_damage;    /* a table was invalid or cut off; also set in a read-only image */
+    atomic_bool saw_cut;       /* the file ends before the end of something that it should hold */
+    uint64_t opened_bytes;     /* the file's length at open: tells whether it has grown */
 
     /* guarded by lock */
     struct qcow2_cache l2_cache, refblock_cache;
     uint64_t *l1; /* NULL until the first lookup */
     uint32_t l1_entries;
     uint64_t l1_offset;
-    uint8_t *l1_dirty; /* a byte a unit of l1_unit bytes */
+    uint8_t *l1_dirty; /* one byte for each unit of l1_unit bytes */
     uint32_t l1_unit;
     bool l1_any_dirty;
 
     uint64_t *reftable; /* NULL until the first count is asked for */
     uint64_t reftable_entries;
-    uint64_t reftable_offset; /* where it is, or will be after the next epoch */
+    uint64_t reftable_offset;                          /* its place now, or after the next epoch */
     uint64_t reftable_dirty_start, reftable_dirty_end; /* entries */
     bool reftable_moved;    /* reftable_offset is not yet in the header */
     bool reftable_unplaced; /* it grew, and has no place yet */
@@ -196,12 +196,13 @@ struct qcow2_state {
     uint64_t unwritten;       /* host bytes from here on were never written */
     uint64_t compressed_next; /* host byte for the next compressed piece; 0: a new cluster */
     struct qcow2_frees frees; /* of the open epoch */
-    struct qcow2_cluster_set metadata;
-    bool metadata_known; /* the set is filled */
+    struct qcow2_cluster_set metadata; /* active L2 tables and refcount blocks (metadata.c) */
+    bool metadata_known;               /* the set is filled */
     struct qcow2_inactive inactive;
     /* host clusters for the next store of bitmaps (bitmap/in_use.c) */
     uint64_t bitmap_reserve, bitmap_reserve_bytes;
-    atomic_int preallocation; /* whether data may be holes in the file; -1: not looked yet */
+    atomic_int
+        preallocation; /* whether data clusters may be holes in the file; -1: not known yet */
 };
 
 static inline struct qcow2_state *qcow2_state(const struct blk_node *node)
@@ -240,18 +241,18 @@ static inline void qcow2_lock_scope_end(struct qcow2_state *const *s)
 #define QCOW2_LOCK_SCOPE(s) \
     BLK_SCOPE(struct qcow2_state, qcow2_lock_scope_end, qcow2_lock_scope(s), __COUNTER__)
 
-/* Fills what the header decides of the state (sizes, shifts, flags) from s->header. */
+/* Sets the fields of the state that follow from s->header: sizes, shifts, flags. */
 void qcow2_derive(struct qcow2_state *s);
 
 /*
- * Makes what was written to the file and the data file stable; nothing on a file without a name
- * yet.
+ * Makes what was written to the file and the data file stable. Does nothing for a file that has no
+ * name yet.
  */
 int qcow2_barrier(struct blk_node *node, struct blk_error *err);
 
 /*
- * Nothing is to be written any more, because of that errno; the first one stays. Whether this is
- * the first.
+ * Marks the image: nothing may be written any more, because of errno `code`. The first one stays;
+ * returns whether this is the first.
  */
 bool qcow2_poison(struct qcow2_state *s, int code);
 
@@ -259,12 +260,12 @@ bool qcow2_poison(struct qcow2_state *s, int code);
 int qcow2_check_poison(struct blk_node *node, struct blk_error *err);
 
 /*
- * After the tables on the medium were replaced (C8): forgets all that is in memory of them and
- * takes L1, refcount table and widths from s->header. Nothing may be pending. Runs alone.
+ * After the tables on the medium were replaced (C8): forgets all tables in memory, and takes L1,
+ * refcount table and widths from s->header. Nothing may be pending. Runs alone.
  */
 void qcow2_forget_tables(struct blk_node *node);
 
-/* The first half of it, which is all that a node that ends needs. */
+/* Only forgets the tables in memory: for a node that is being closed. */
 void qcow2_drop_tables(struct qcow2_state *s);
 
 #endif

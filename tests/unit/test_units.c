@@ -91,18 +91,6 @@ TEST(sizes_that_are_refused)
     }
 }
 
-TEST(a_default_unit_counts_only_without_a_suffix)
-{
-    uint64_t bytes;
-    CHECK_INT(blk_parse_size_unit("3", MIB, &bytes), 0);
-    CHECK_INT(bytes, 3 * MIB);
-    CHECK_INT(blk_parse_size_unit("1.5", MIB, &bytes), 0);
-    CHECK_INT(bytes, 3 * MIB / 2);
-    CHECK_INT(blk_parse_size_unit("3k", MIB, &bytes), 0);
-    CHECK_INT(bytes, 3 * KIB);
-    CHECK_INT(blk_parse_size_unit("18446744073709551615", MIB, &bytes), -ERANGE);
-}
-
 TEST(plain_numbers)
 {
     uint64_t value;

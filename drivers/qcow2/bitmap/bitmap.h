@@ -6,12 +6,12 @@
  *   load.c        the node's set of bitmaps from the directory; bits from their tables
  *   in_use.c      in_use before the first recorded write (C5), and room for the store
  *   store.c       storing the set by one switch of the header (C4)
- *   reopen.c      what becomes of each bitmap, in memory and in the image, when a node becomes
+ *   reopen.c      which bitmaps a node has, of those in memory and in the image, when it becomes
  *                 writable
  *   apply.c       what changes when an internal snapshot is applied
  *
  * The extension in the header names the directory; it counts only while autoclear bit 0 is set. A
- * bitmap that is in_use on the medium when it is opened has missed writes: inconsistent.
+ * bitmap that is in_use on the medium when it is opened may have missed writes: inconsistent.
  */
 #ifndef DRIVERS_QCOW2_BITMAP_BITMAP_H
 #define DRIVERS_QCOW2_BITMAP_BITMAP_H
@@ -48,7 +48,7 @@ struct qcow2_bitmap_entry {
     char *name;
     uint8_t *extra; /* kept as it is */
     uint32_t extra_bytes;
-    const char *problem; /* for a check: why the bitmap cannot be; a constant, or NULL */
+    const char *problem; /* for a check: why the bitmap is invalid; a constant, or NULL */
 };
 
 struct qcow2_bitmap_directory {
@@ -62,21 +62,21 @@ struct qcow2_bitmap_directory {
 
 /*
  * Reads the directory that the header names; empty when there is none or it does not count. Checks
- * every size, offset and name; nothing of the tables is read. In a check an entry with impossible
- * numbers is no failure but has a problem. The caller frees it, also after a failure.
+ * every size, offset and name; reads no tables. In a check an entry with impossible numbers is not
+ * a failure: its `problem` is set. The caller frees the directory, also after a failure.
  */
 int qcow2_bitmap_directory_read(struct blk_node *node, struct qcow2_bitmap_directory *directory,
                                 struct blk_error *err);
 /*
- * Takes from an entry without a problem what keeps QEMU from opening the image, and says nothing of
- * the disk: extra data that may be ignored, and a table that goes on past the disk's end. Whether
- * there was any.
+ * Removes from a valid entry what keeps QEMU from opening the image and carries no information
+ * about the disk: extra data that may be ignored, and the part of a table past the disk's end.
+ * Returns whether there was any.
  */
 bool qcow2_bitmap_trim(const struct qcow2_state *s, struct qcow2_bitmap_entry *entry);
 void qcow2_bitmap_directory_free(struct qcow2_bitmap_directory *directory);
 
 /*
- * The stored form, padded to whole sectors; malloc()ed. *bytes is the length without that padding.
+ * The stored form, padded to whole sectors; malloc()ed. *bytes is the length without the padding.
  */
 int qcow2_bitmap_directory_encode(const struct qcow2_bitmap_directory *directory, uint8_t **buf,
                                   uint64_t *bytes, struct blk_error *err);
@@ -88,7 +88,7 @@ int qcow2_bitmaps_open(struct blk_node *node, struct blk_error *err);
 /* A bitmap as the entry describes it, without bits. The caller owns it. */
 struct blk_dirty_bitmap *qcow2_bitmap_from_entry(const struct blk_node *node,
                                                  const struct qcow2_bitmap_entry *entry);
-/* The driver's bitmaps->release: frees what is kept with a bitmap. */
+/* The driver's bitmaps->release: frees the driver's part of a bitmap. */
 void qcow2_bitmap_release(struct blk_dirty_bitmap *bitmap);
 /* The driver's bitmaps->can_add. */
 int qcow2_bitmaps_can_add(struct blk_node *node, struct blk_error *err);
@@ -100,24 +100,24 @@ void qcow2_bitmaps_info(const struct blk_node *node, struct blk_value *to);
 /* ---- in_use.c ---- */
 
 /*
- * The driver's bitmaps->track: sets room for the store aside, and in_use on all enabled bitmaps;
- * both stable when it returns. After a failure the image's bitmaps are what they were, or the error
- * says that they may not be.
+ * The driver's bitmaps->track: reserves room for the store and sets in_use on all enabled bitmaps;
+ * both are stable when it returns. After a failure the image's bitmaps are what they were, or the
+ * error says that they may not be.
  */
 int qcow2_bitmaps_track(struct blk_node *node, struct blk_error *err);
 
 /*
- * Before the disk changes to `size`, and so what all bitmaps stand for: sees that every one can
- * follow, loads them, and sets in_use on every one, enabled or not. The next store clears it.
+ * Before the size of the disk, and so of all bitmaps, changes to `size`: loads every bitmap, makes
+ * sure that it can be resized, and sets in_use on it, enabled or not. The next store clears that.
  */
 int qcow2_bitmaps_suspend(struct blk_node *node, uint64_t size, struct blk_error *err);
 
 /* ---- store.c ---- */
 
 /*
- * Stores what changed: data and tables, then a new directory with in_use clear, then the switch,
- * then the old is freed. Does nothing when nothing changed. After a failure before the switch the
- * image's directory is what it was. `report` (may be NULL) gets an entry a bitmap.
+ * Stores what changed: data and tables, then a new directory with in_use clear, then the switch;
+ * then it frees the old ones. Does nothing when nothing changed. After a failure before the switch
+ * the image's directory is what it was. `report` (may be NULL) gets an entry for each bitmap.
  */
 int qcow2_bitmaps_store(struct blk_node *node, struct blk_close_report *report,
                         struct blk_error *err);
@@ -125,17 +125,17 @@ int qcow2_bitmaps_store(struct blk_node *node, struct blk_close_report *report,
 /* ---- reopen.c ---- */
 
 /*
- * Before a node becomes writable: the image may have been changed by others while it was only read.
- * Brings the set in memory in step with the directory that it has now. -ESTALE when more than the
- * bitmaps was changed.
+ * Before a node becomes writable: others may have changed the image while it was only read. Brings
+ * the set in memory in step with the directory as it is now. -ESTALE when more than the bitmaps has
+ * changed.
  */
 int qcow2_bitmaps_reopen(struct blk_node *node, struct blk_error *err);
 
 /* ---- apply.c ---- */
 
 /*
- * Around the switch to another L1 table of `size` bytes of disk. _begin_apply finds what differs
- * from the active L1 and sees to in_use; _end_apply marks it in all enabled bitmaps, which then
+ * Around the switch to the L1 table of a disk of `size` bytes. _begin_apply finds what differs from
+ * the active L1 and sets in_use; _end_apply marks the difference in all enabled bitmaps, which then
  * have the new size. *changed is NULL where there is nothing to record; the caller frees it.
  */
 int qcow2_bitmaps_begin_apply(struct blk_node *node, const uint64_t *l1, uint32_t l1_entries,

@@ -2,11 +2,11 @@
 /*
  * Bitmaps in a check.
  *
- * QEMU does not open an image one of whose bitmaps it does not understand. Such a bitmap records
- * nothing that anybody can use, so a repair removes it: the next backup is a full one. The
- * directory is rewritten in place while the bit that makes bitmaps count is clear: killed in
- * between, the image has no bitmaps. What the removed ones had in use is leaked, which the repair
- * goes on to find.
+ * QEMU does not open an image if it does not understand one of its bitmaps. Nobody can use what
+ * such a bitmap records, so a repair removes it, and the next backup is a full one. The directory
+ * is rewritten in place while the bit that makes the bitmaps count is clear: after a kill in
+ * between the image has no bitmaps. The clusters of removed bitmaps are leaked; the repair then
+ * finds and frees them.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -22,7 +22,7 @@
 
 /* ---- looking ---- */
 
-/* False: the bitmap cannot be used. */
+/* One entry of a bitmap's table. Returns whether it is valid. */
 static bool collect_entry(struct qcow2_check *check, const char *name, uint64_t entry)
 {
     const struct qcow2_state *s = qcow2_state(check->node);
@@ -39,7 +39,7 @@ static bool collect_entry(struct qcow2_check *check, const char *name, uint64_t 
     return true;
 }
 
-/* Tables of bitmaps may be large: they are read by pieces. */
+/* Tables of bitmaps may be large: they are read in pieces. */
 static int collect_table(struct qcow2_check *check, struct qcow2_bitmap_entry *entry,
                          struct blk_error *err)
 {
@@ -82,7 +82,7 @@ static int collect_bitmap(struct qcow2_check *check, struct qcow2_bitmap_entry *
     return 0;
 }
 
-/* What a repair can take from a bitmap without losing it. */
+/* Reports what a repair can remove from a bitmap that remains usable. */
 static void report_excess(struct qcow2_check *check, const struct qcow2_bitmap_entry *entry)
 {
     struct qcow2_bitmap_entry trimmed = *entry;
@@ -152,7 +152,7 @@ static int remove_extension(struct qcow2_check *check, struct blk_error *err)
     return ret;
 }
 
-/* Looks at the tables once more, as a check does, for what is wrong with each bitmap. */
+/* Checks the tables once more, to find what is wrong with each bitmap. */
 static int judge(struct qcow2_check *check, struct qcow2_bitmap_directory *directory,
                  struct blk_error *err)
 {
@@ -185,7 +185,7 @@ static void remove_entries(struct qcow2_check *check, struct qcow2_bitmap_direct
     directory->count = kept;
 }
 
-/* Nothing else may be where the directory is written. */
+/* Whether the directory's clusters hold nothing else, so that it can be written in place. */
 static bool has_place_alone(const struct qcow2_check *check,
                             const struct qcow2_bitmap_directory *directory)
 {
@@ -198,7 +198,7 @@ static bool has_place_alone(const struct qcow2_check *check,
     return true;
 }
 
-/* Writes the directory over the old one, and names it with its new length. */
+/* Writes the directory over the old one, and its new length into the header. */
 static int write_directory(struct qcow2_check *check,
                            const struct qcow2_bitmap_directory *directory, struct blk_error *err)
 {

@@ -4,13 +4,12 @@
  * of the active tables. A repair makes the counts right first and then looks again: what it reports
  * as fixed is what the second look no longer finds.
  */
-#include "blockcore/graph/flush.h"
-#include "drivers/qcow2/check/check.h"
-#include "drivers/qcow2/header/identity.h"
-
 #include <errno.h>
 
+#include "blockcore/graph/flush.h"
 #include "blockcore/graph/io.h"
+#include "drivers/qcow2/check/check.h"
+#include "drivers/qcow2/header/identity.h"
 #include "drivers/qcow2/header/switch.h"
 #include "drivers/qcow2/state.h"
 #include "drivers/qcow2/tables/epoch.h"
@@ -27,7 +26,7 @@ static int look(struct qcow2_check *check, struct blk_error *err)
     return ret;
 }
 
-/* Another look at the image, silently: what is left? */
+/* Checks once more, silently: what is left? */
 static int look_again(struct blk_node *node, struct blk_check *left, struct blk_error *err)
 {
     struct qcow2_check check;
@@ -41,7 +40,7 @@ static int look_again(struct blk_node *node, struct blk_check *left, struct blk_
     return ret;
 }
 
-/* Tells which counts are about to be repaired. */
+/* Lists the counts that are about to be repaired. */
 static int announce(struct qcow2_check *check, struct blk_error *err)
 {
     check->announce = true;
@@ -50,7 +49,7 @@ static int announce(struct qcow2_check *check, struct blk_error *err)
     return ret;
 }
 
-/* Nothing is freed in an image that is not understood, so counts that are too high stay. */
+/* In an image that is not fully understood nothing is freed, so counts that are too high stay. */
 static bool needs_counts(const struct qcow2_check *check)
 {
     return check->broken_counts || check->counts_low || check->mend_snapshots ||
@@ -71,7 +70,7 @@ static int mend_all(struct qcow2_check *check, struct blk_error *err)
     return ret;
 }
 
-/* COPIED was compared with counts that were too high; it may be missing now. */
+/* COPIED was right for counts that were too high; where they are 1 now, it is missing. */
 static int mend_leaks(struct qcow2_check *check, struct blk_error *err)
 {
     int ret = qcow2_repair_leaks(check, err);
@@ -119,8 +118,8 @@ static int repair_image(struct qcow2_check *check, unsigned repair, struct blk_e
 }
 
 /*
- * Looks afresh, in silence: all has been said. The figures of the first look stay, and what is left
- * will tell what of it was fixed; leaks that were hidden come on top.
+ * Starts the check over, silently, as everything has been reported. The figures of the first look
+ * stay: what is left at the end tells what was fixed. Leaks that were hidden before are added.
  */
 static int start_over(struct qcow2_check *check, struct blk_error *err)
 {
@@ -137,11 +136,13 @@ static int start_over(struct qcow2_check *check, struct blk_error *err)
     return ret;
 }
 
-/* Takes away what keeps the image from being understood, where that may be. */
+/* Removes what keeps the image from being understood, as far as the repair allows. */
 static int clear_the_way(struct qcow2_check *check, unsigned repair, struct blk_error *err)
 {
     bool lost = repair & BLK_REPAIR_LOST && check->result->lost_bytes;
-    /* What lies past the end of a file that was cut off is all that shows it: it goes last. */
+    /*
+     * What lies past the end of a file that was cut off is the only sign of the cut: it goes last.
+     */
     bool keep = check->result->lost_bytes && !lost;
     bool bitmaps = repair & BLK_REPAIR_ERRORS && check->mend_bitmaps && !keep;
     bool header = repair & BLK_REPAIR_ERRORS && check->mend_header;

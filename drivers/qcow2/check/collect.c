@@ -17,7 +17,10 @@ static void collect_encryption_header(struct qcow2_check *check)
                               "the encryption header");
 }
 
-/* A table that cannot be where the header says takes no place from others. */
+/*
+ * A refcount table that cannot be where the header says is not counted: other structures may be
+ * there.
+ */
 static bool can_have_refcount_table(struct qcow2_check *check, uint64_t bytes)
 {
     const struct qcow2_state *s = qcow2_state(check->node);

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The entries of the active L1 table and its L2 tables: what an entry should be follows from the
- * entry itself and the number of references to what it points to. In the tables of snapshots only
- * lost data is given up.
+ * The entries of the active L1 table and its L2 tables. What an entry should be follows from the
+ * entry itself and the number of references to what it points to. In the tables of snapshots
+ * nothing is changed but entries whose lost data is given up.
  *
  * Mending is done in place, sector by sector, in two passes. Removing COPIED or a reserved bit is
  * safe whatever else the image says; setting COPIED is safe once the refcounts on the medium are
@@ -21,14 +21,15 @@
 struct pass {
     struct qcow2_check *check;
     enum qcow2_mend mend;
-    bool is_snapshot; /* COPIED says nothing there, and what else is wrong is left */
-    uint8_t *seen;    /* a bit a cluster: the L2 tables gone over */
+    bool is_snapshot; /* COPIED has no meaning there, and other errors are left alone */
+    uint8_t *seen;    /* one bit for each cluster: the L2 tables already gone over */
 };
 
 /*
- * Whether COPIED belongs to what leads to that cluster. A look compares it with the count that is
- * stored, as every reader does; one that is too low has been said. Mending uses what the count will
- * be: the number of references, unless nothing is freed.
+ * Whether the entry that points to that cluster should have COPIED. A look goes by the stored
+ * count, as every reader does; a count that is too low has been reported, and COPIED is then not
+ * judged. Mending goes by what the count will be: the number of references, unless nothing is
+ * freed.
  */
 static int is_alone(const struct pass *pass, uint64_t entry, uint64_t cluster, bool *alone,
                     struct blk_error *err)
@@ -56,7 +57,7 @@ static int with_copied(const struct pass *pass, uint64_t entry, uint64_t *right,
     return ret;
 }
 
-/* An L1 entry as it should be. One that leads nowhere is lost. */
+/* The L1 entry as it should be. One that leads nowhere is lost: it stays unless it is given up. */
 static int right_l1(const struct pass *pass, uint64_t entry, uint64_t *right, struct blk_error *err)
 {
     const struct qcow2_state *s = qcow2_state(pass->check->node);
@@ -74,7 +75,7 @@ static int right_l1(const struct pass *pass, uint64_t entry, uint64_t *right, st
     return 0;
 }
 
-/* An L2 entry as it should be; it maps the guest cluster at `guest`. */
+/* The L2 entry as it should be; it maps the guest cluster at `guest`. */
 static int right_l2(const struct pass *pass, struct qcow2_entry entry, uint64_t guest,
                     struct qcow2_entry *right, struct blk_error *err)
 {
@@ -119,7 +120,7 @@ struct table {
     uint64_t changed_start, changed_end;
 };
 
-/* COPIED is wrong: found, or about to be mended. */
+/* Reports a wrong COPIED flag, as found or as about to be mended. */
 static int report_copied(const struct pass *pass, const struct table *table, uint64_t at,
                          uint64_t word, struct blk_error *err)
 {
@@ -192,8 +193,8 @@ static int write_changes(const struct pass *pass, const struct table *table, str
 }
 
 /*
- * A table that the file ends in is written whole, or not at all: a longer file would show zeroes in
- * the place of what is missing.
+ * A table that the end of the file cuts off is written whole, or not at all: a longer file would
+ * show zeroes where entries are missing.
  */
 static bool may_complete(const struct qcow2_check *check)
 {
@@ -259,7 +260,8 @@ static int do_l1(const struct pass *pass, uint64_t offset, uint8_t *buf, uint64_
 }
 
 /*
- * A table whose place is impossible or taken by something else: said already, and nothing to mend.
+ * False for a table at an impossible place, or one taken by something else: that has been reported,
+ * and there is nothing to mend.
  */
 static bool can_look(const struct qcow2_check *check, uint64_t l2)
 {
@@ -282,8 +284,8 @@ static bool is_l1_alone(const struct qcow2_check *check, uint64_t offset, uint64
 }
 
 /*
- * Nothing is written where two structures are: one of them may be guest data. While tables overlap,
- * or counts are too narrow to tell, that may be anywhere.
+ * Nothing is written where two structures overlap: one of them may be guest data. While tables
+ * overlap, or counts are too narrow to tell, that may be anywhere.
  */
 static bool may_mend_entries(struct qcow2_check *check, enum qcow2_mend mend)
 {
@@ -321,7 +323,7 @@ static int do_tables(const struct pass *pass, uint64_t l1_offset, uint64_t entri
     return ret;
 }
 
-/* One that cannot be read has been reported, and is left. */
+/* A snapshot whose L1 table cannot be read has been reported, and is left alone. */
 static int do_snapshot(void *opaque, const struct qcow2_snapshot *snapshot, struct blk_error *err)
 {
     const struct pass *pass = opaque;
@@ -335,7 +337,7 @@ static int do_snapshot(void *opaque, const struct qcow2_snapshot *snapshot, stru
     return do_tables(pass, snapshot->l1_offset, snapshot->l1_entries, err);
 }
 
-/* What is lost in snapshots alone. */
+/* Gives up what is lost in snapshots only. */
 static int give_up_in_snapshots(struct pass *pass, struct blk_error *err)
 {
     struct blk_error why = BLK_ERROR_INIT;
@@ -343,7 +345,7 @@ static int give_up_in_snapshots(struct pass *pass, struct blk_error *err)
     pass->is_snapshot = true;
     int ret = qcow2_snapshot_table_walk(pass->check->node, do_snapshot, pass, NULL, &why);
     if (ret == -EINVAL || ret == -EFBIG) {
-        blk_error_clear(&why); /* the table is damaged: said already */
+        blk_error_clear(&why); /* the table is damaged: already reported */
         return 0;
     }
     if (ret < 0 && err)
@@ -357,7 +359,7 @@ int qcow2_check_entries(struct qcow2_check *check, enum qcow2_mend mend, struct 
 
     if (!check->l1_usable || !may_mend_entries(check, mend))
         return 0;
-    /* An L2 table that two entries share is gone over once: each time would find the same. */
+    /* An L2 table that two entries share is gone over once: a second time would find the same. */
     BLK_AUTOFREE uint8_t *seen = calloc(1, check->clusters / 8 + 1);
     if (!seen)
         return blk_fail(err, ENOMEM, "checking '%s'", check->node->name);

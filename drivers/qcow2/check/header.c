@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The header and its extensions in a check: what does no harm here, but keeps QEMU from opening the
- * image. Fields that make an image unreadable are refused when it is opened (header/header.c).
+ * The header and its extensions in a check: errors that do no harm here, but keep QEMU from opening
+ * the image. Fields that make an image unreadable are refused when it is opened (header/header.c).
  *
- * A repair removes what says nothing. It leaves what may be all that is left of a decision: which
- * format the backing file has (guessing it would let a guest choose), and where the keys of an
- * encrypted disk are.
+ * A repair removes what carries no information. It leaves what may be the only record of something:
+ * which format the backing file has (if it were guessed, a guest could choose it), and where the
+ * keys of an encrypted disk are.
  */
 #include <errno.h>
 #include <string.h>
@@ -20,7 +20,7 @@
 
 /* ---- findings ---- */
 
-/* QEMU asks that of the offset even if there are no snapshots. */
+/* QEMU checks the offset even if there are no snapshots. */
 static bool is_snapshots_offset_wrong(const struct qcow2_state *s)
 {
     return !s->header.snapshot_count && (s->header.snapshots_offset % s->cluster_bytes ||
@@ -38,7 +38,7 @@ static bool is_backing_format_too_long(const struct qcow2_state *s)
     return format && format->bytes > MAX_BACKING_FORMAT_BYTES;
 }
 
-/* While bitmaps count, a length that is wrong is found with their directory. */
+/* While the bitmaps count, a wrong length is found when their directory is read. */
 static bool is_bitmaps_extension_wrong(const struct qcow2_state *s)
 {
     const struct qcow2_extension *bitmaps = qcow2_tail_find(&s->tail, QCOW2_EXT_BITMAPS);
@@ -46,7 +46,7 @@ static bool is_bitmaps_extension_wrong(const struct qcow2_state *s)
            !(s->header.autoclear & QCOW2_AUTOCLEAR_BITMAPS);
 }
 
-/* Whether another extension of that type follows, which counts instead, and says something else. */
+/* Whether another extension of that type, with other content, follows and counts instead. */
 static bool is_overruled(const struct qcow2_tail *tail, const struct qcow2_extension *extension)
 {
     const struct qcow2_extension *last = qcow2_tail_find(tail, extension->type);
@@ -109,7 +109,7 @@ void qcow2_check_header(struct qcow2_check *check)
 
 /* ---- mending ---- */
 
-/* Drops those that another of the same type overrules. */
+/* Drops extensions that another one of the same type overrules. */
 static void drop_overruled(struct qcow2_tail *tail)
 {
     struct qcow2_tail old = *tail;

@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Guest data that cannot be reached any more: the entry that maps it points where nothing is, or
+ * Guest data that can no longer be reached: the entry that maps it points where nothing is, or
  * contradicts itself.
  *
- * Such an entry may be all that is left to find the data by, and reading zeroes in its place would
+ * Such an entry may be the only way left to find the data, and reading zeroes in its place would
  * hide that anything is missing. So a repair leaves it as it is, and the image stays corrupt,
- * unless the user gives the data up. What is listed are guest ranges: that is what a user knows.
+ * unless the user gives the data up. Guest ranges are listed, because those mean something to the
+ * user.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -42,8 +43,8 @@ static enum qcow2_loss data_file_loss(const struct qcow2_check *check, struct qc
 }
 
 /*
- * The length of a compressed piece is in sectors, so it may seem to go on for less than a sector
- * past the end. Whether all of it is there only unpacking tells.
+ * The length of a compressed piece is in sectors, so a piece may seem to extend up to a sector past
+ * the end. Only unpacking tells whether all of it is there.
  */
 static enum qcow2_loss compressed_loss(const struct qcow2_check *check, uint64_t entry)
 {
@@ -70,7 +71,7 @@ static bool is_bitmap_impossible(const struct qcow2_state *s, struct qcow2_entry
            (entry.bitmap >> QCOW2_SUBCLUSTERS & allocated || !qcow2_entry_has_host(s, entry));
 }
 
-/* Whether data is mapped to the last cluster of a file that was cut off inside of it. */
+/* Whether data is mapped to the last cluster of the file, and the file was cut off within it. */
 static bool is_cut_cluster(const struct qcow2_check *check, struct qcow2_entry entry)
 {
     const struct qcow2_state *s = qcow2_state(check->node);
@@ -113,7 +114,7 @@ uint64_t qcow2_check_cut_entry(const struct qcow2_check *check, uint64_t l2)
     return l2 < end ? u64_min((end - l2) / s->l2_entry_bytes, s->l2_entries) : 0;
 }
 
-/* ---- telling ---- */
+/* ---- reporting ---- */
 
 static const char *why_lost(enum qcow2_loss loss)
 {
@@ -145,7 +146,7 @@ void qcow2_check_lost_end(struct qcow2_check *check)
     if (is_cut)
         snprintf(cut, sizeof(cut), ", which is cut short at %llu",
                  (unsigned long long)blk_size(file));
-    /* Each was counted when it was found. */
+    /* qcow2_check_lost() has counted each cluster: this only lists the range. */
     check->result->corruptions--;
     qcow2_check_corruption(
         check, "guest bytes %llu to %llu%s%s are lost: %s%s", (unsigned long long)lost->offset,
@@ -178,8 +179,8 @@ void qcow2_check_lost(struct qcow2_check *check, uint64_t guest, uint64_t bytes,
 /* ---- giving up ---- */
 
 /*
- * What stands for a cluster that cannot exist: it reads as zeroes. In version 2 that takes an image
- * without a backing file.
+ * The entry that replaces one whose cluster cannot exist: it reads as zeroes. In version 2 that is
+ * only possible without a backing file.
  */
 static struct qcow2_entry zero_cluster(const struct qcow2_check *check, struct qcow2_entry entry)
 {

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Counts references to host clusters, and follows the L1 tables: every cluster gets as many
- * references as there are ways that lead to it, what the refcounts on the medium should say.
+ * references as there are paths that lead to it, which is what its refcount should be.
  *
- * A shared L2 table is read twice at most, not once for each snapshot: at its first L1 entry, and
- * at the end for all others together. And a table whose place is taken by something else is not
+ * A shared L2 table is read at most twice, not once for each snapshot: at its first L1 entry, and
+ * at the end for all others together. A table whose place is taken by something else is not
  * followed. So the work is bounded by the size of the file, whatever the tables say.
  */
 #include <errno.h>
@@ -56,10 +56,10 @@ static bool add_one(struct qcow2_check *check, uint64_t cluster, enum qcow2_use 
 {
     enum qcow2_use before = qcow2_check_use(check, cluster);
     bool fits = before == QCOW2_USE_NONE || (before == use && use != QCOW2_USE_OTHER);
-    /* A contradiction is nobody's: it is not followed as a table any more, nor mended as one. */
+    /* A cluster of two uses belongs to neither: it is no longer followed or mended as a table. */
     if (use != before)
         use_put(check, cluster, fits ? use : QCOW2_USE_OTHER);
-    /* What a table maps that others share is counted only while it is known as a table. */
+    /* Other references to a table are followed only while its cluster is known as a table. */
     if (!fits && (use == QCOW2_USE_L2 || before == QCOW2_USE_L2))
         check->incomplete = check->tangled = true;
 
@@ -121,7 +121,7 @@ bool qcow2_check_add_refs(struct qcow2_check *check, uint64_t offset, uint64_t b
     return fits && !overlaps;
 }
 
-/* Tables are there to the byte. */
+/* A table must be in the file to its last byte. */
 static bool is_there(const struct qcow2_check *check, uint64_t offset, uint64_t bytes)
 {
     return range_within(offset, bytes, blk_size(qcow2_file(check->node)));
@@ -154,8 +154,8 @@ struct walk {
     uint64_t guest; /* what its first entry maps */
     bool active;    /* of the active L1: counts in the allocation figures */
     bool reserved;  /* reports reserved bits */
-    bool again;     /* what is wrong has been said */
-    uint64_t next;  /* where the cluster that follows the last one would be */
+    bool again;     /* errors have been reported by the first walk */
+    uint64_t next;  /* host offset at which the next cluster would not be fragmented */
 };
 
 static void count_allocation(struct qcow2_check *check, struct walk *walk, uint64_t offset)
@@ -178,7 +178,7 @@ static void count_compressed(struct qcow2_check *check, const struct walk *walk)
     check->result->fragmented_clusters++;
 }
 
-/* What a compressed piece touches of the file: all of it, or the part that is there. */
+/* Counts the clusters of a compressed piece, as far as they are in the file. */
 static void add_compressed(struct qcow2_check *check, uint64_t entry, const struct walk *walk)
 {
     const struct qcow2_state *s = qcow2_state(check->node);
@@ -238,8 +238,8 @@ static int collect_l2(struct qcow2_check *check, uint64_t offset, uint8_t *buf, 
 }
 
 /*
- * The L2 tables that are referred to more than once: what they point to has been counted once so
- * far.
+ * L2 tables that are referred to more than once: so far what they point to has been counted only
+ * once.
  */
 static int collect_shared_l2(struct qcow2_check *check, struct blk_error *err)
 {
@@ -279,7 +279,7 @@ static int collect_l1_entry(struct qcow2_check *check, uint64_t index, uint64_t 
         return 0;
     }
     enum qcow2_use before = qcow2_check_use(check, cluster);
-    /* The active L1 table comes first. Nobody can write to what shows at two places of the disk. */
+    /* Not shared with a snapshot, as the active L1 is first: it shows at two places of the disk. */
     if (active && before == QCOW2_USE_L2)
         qcow2_check_corruption(check, "two L1 entries have the L2 table at 0x%llx",
                                (unsigned long long)l2);
@@ -349,7 +349,7 @@ static int collect_snapshot(void *opaque, const struct qcow2_snapshot *snapshot,
         qcow2_check_corruption(check, "snapshot '%s' has more than 1 KiB of extra data",
                                snapshot->name);
     check->mend_snapshots |= snapshot->is_excess || snapshot->stored_bytes != snapshot->raw_bytes;
-    /* Without its size a snapshot has that of the disk, which may have changed since. */
+    /* A snapshot without a size is taken to have that of the disk, which may have changed since. */
     if (qcow2_state(check->node)->header.version >= 3 &&
         snapshot->extra_bytes < QCOW2_SNAPSHOT_EXTRA_V3_BYTES) {
         qcow2_check_corruption(check, "snapshot '%s' lacks the sizes that version 3 asks for",

@@ -3,10 +3,11 @@
  * Correcting the refcounts.
  *
  * Counts that are too high are lowered in place, sector by sector: at any moment each is what it
- * was or what it should be. So are counts raised where the file must not grow. All else needs more
- * than one sector at once: a new refcount structure is built in free space from the references that
- * the check found, and one write of the header's sector switches to it. Killed at any moment the
- * image has the old structure or the new one, and the repair can be run again.
+ * was or what it should be. Counts are raised the same way where the file must not grow. Everything
+ * else takes more than one sector at once: a new refcount structure is built in free space from the
+ * references that the check found, and one write of the header's sector switches to it. If it is
+ * killed at any moment, the image has the old structure or the new one, and the repair can be run
+ * again.
  *
  * Where a table could not be followed, nobody knows what it refers to. Then nothing is freed.
  */
@@ -25,13 +26,13 @@
 
 /* ---- in place ---- */
 
-/* What the count of a cluster becomes: nothing goes down if `raise`, nothing goes up otherwise. */
+/* The new count of a cluster: with `raise` it never goes down, otherwise never up. */
 static uint64_t new_count(uint64_t count, uint64_t refs, bool raise)
 {
     return raise ? u64_max(count, refs) : u64_min(count, refs);
 }
 
-/* Changes counts in the block at `offset`, whose first is that of cluster `first`. */
+/* Changes counts in the refcount block at `offset`, which begins with cluster `first`. */
 static int change_block(const struct qcow2_check *check, uint64_t offset, uint64_t first,
                         uint8_t *block, bool raise, struct blk_error *err)
 {
@@ -84,8 +85,8 @@ int qcow2_repair_leaks(struct qcow2_check *check, struct blk_error *err)
 }
 
 /*
- * A new structure may need a longer file, and in that what lay past the end would be zeroes that
- * nobody wrote. What can be done is to raise counts where they are.
+ * A new structure may need a longer file, which would show guest data that lay past the end as
+ * zeroes that nobody wrote. So counts are only raised in place.
  */
 static int raise_in_place(struct qcow2_check *check, struct blk_error *err)
 {

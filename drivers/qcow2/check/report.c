@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What a check finds. A damaged image may have millions of errors of one kind: all are counted, the
- * first of each kind are listed, and at the end the number of the others.
+ * Reporting findings. A damaged image may have millions of errors of one kind: all are counted, the
+ * first ones of each kind are listed, and at the end the number of the others.
  */
 #include <stdarg.h>
 #include <stdio.h>
@@ -10,7 +10,7 @@
 
 #define MAX_LINES_PER_KIND 100
 
-/* Counts a finding of that kind; whether it may be told. */
+/* Counts a finding of that kind. Returns whether it is to be listed. */
 static bool may_tell(struct qcow2_check *check, const char *text)
 {
     for (size_t i = 0; i < QCOW2_MAX_FINDING_KINDS; i++) {

@@ -5,7 +5,7 @@
  *   status.c        block_status
  *   read.c, write.c, zero.c, compressed.c
  *   preallocate.c   places for clusters that nobody has written yet
- *   vm_state.c      the state of a machine, behind the disk
+ *   vm_state.c      VM state, which lies behind the disk
  *   compress.c      packs and unpacks one cluster
  */
 #ifndef DRIVERS_QCOW2_DATA_DATA_H
@@ -26,15 +26,15 @@ int qcow2_block_status(struct blk_node *node, uint64_t offset, uint64_t bytes, u
 int qcow2_pread(struct blk_node *node, uint64_t offset, uint64_t bytes, void *buf,
                 struct blk_error *err);
 /*
- * Reads without taking the range; bytes between the virtual size and the machine's state are
- * zeroes. For whoever holds the range.
+ * Reads without taking the range lock, for callers that hold it. Bytes between the virtual size and
+ * the VM state are zeroes.
  */
 int qcow2_read_held(struct blk_node *node, uint64_t offset, uint64_t bytes, void *buf,
                     struct blk_error *err);
 /*
  * Reads the compressed piece at the host offset and unpacks it. `piece` has room for its `bytes`,
- * `cluster` for a cluster. A piece that ends past the end of the file is good if it can be unpacked
- * from the bytes that are there: its length is in sectors. -EIO if it cannot.
+ * `cluster` for a cluster. As its length is in sectors, a piece may end past the end of the file:
+ * it is good if it can be unpacked from the bytes that are there. -EIO if it cannot.
  */
 int qcow2_read_piece(struct blk_node *node, uint64_t offset, uint32_t bytes, uint8_t *piece,
                      void *cluster, struct blk_error *err);
@@ -44,8 +44,8 @@ int qcow2_pwrite(struct blk_node *node, uint64_t offset, uint64_t bytes, const v
 int qcow2_write_zero_data(struct blk_node *node, uint64_t offset, uint64_t bytes,
                           struct blk_error *err);
 /*
- * Whether the guest range is known to read as zeroes without a look at any data. For whoever
- * holds the range.
+ * Whether the guest range is known to read as zeroes without reading any data. For callers that
+ * hold the range lock.
  */
 int qcow2_is_known_zero(struct blk_node *node, uint64_t offset, uint64_t bytes, bool *zero,
                         struct blk_error *err);
@@ -55,14 +55,14 @@ int qcow2_write_zeroes(struct blk_node *node, uint64_t offset, uint64_t bytes, u
                        struct blk_error *err);
 int qcow2_discard(struct blk_node *node, uint64_t offset, uint64_t bytes, struct blk_error *err);
 /*
- * Takes the mapping of whole clusters away, so that the backing file shows or zeroes do. May
- * reach past the virtual size, as far as L1 does.
+ * Removes the mapping of whole clusters, so that the backing file shows through, or zeroes. The
+ * range may extend past the virtual size, as far as L1 does.
  */
 int qcow2_unmap(struct blk_node *node, uint64_t offset, uint64_t bytes, enum qcow2_free_why why,
                 struct blk_error *err);
 /*
- * Marks whole (sub)clusters as zeroes, as write_zeroes does; may reach past the virtual size.
- * Version 3.
+ * Marks whole (sub)clusters as zeroes, as write_zeroes does; the range may extend past the virtual
+ * size. Version 3 only.
  */
 int qcow2_zero_behind(struct blk_node *node, uint64_t offset, uint64_t bytes,
                       struct blk_error *err);
@@ -71,7 +71,7 @@ int qcow2_write_compressed(struct blk_node *node, uint64_t offset, uint64_t byte
 
 /* ---- vm_state.c ---- */
 
-/* Run alone: writing may move the L1 table. */
+/* These run alone: writing may move the L1 table. */
 extern const struct blk_vm_state_ops qcow2_vm_state_ops;
 
 /* ---- preallocate.c ---- */

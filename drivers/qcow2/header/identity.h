@@ -9,11 +9,11 @@
 
 extern const struct blk_identity_ops qcow2_identity_ops;
 
-/* Puts what was set into a header's tail, for whoever writes one. */
+/* Puts an identity that was set into the tail of a header that is about to be written. */
 void qcow2_identity_apply(struct blk_node *node, struct qcow2_tail *tail);
-/* After opening or a store: does the image say that it is a backup? */
+/* After opening or a store: sets node->is_backup, whether the image has a backup id. */
 void qcow2_identity_note(struct blk_node *node);
-/* blk_identity_lose() of the whole image, durably with the next flush; for a check. */
+/* For a check: blk_identity_lose() of the whole image; durable with the next flush. */
 int qcow2_identity_give_up(struct blk_node *node, struct blk_error *err);
 
 #endif

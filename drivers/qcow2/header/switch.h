@@ -9,11 +9,10 @@
 #include "drivers/qcow2/state.h"
 
 /*
- * Lays cluster 0 out: header, extensions within the first sector but for the feature names, which
- * come last, end mark, backing name. Fills buf[0..cluster size) and header's backing_offset,
- * backing_bytes and header_bytes. For new images; an existing one goes through
- * qcow2_header_relayout(). Errors: -EFBIG when it does not fit into the cluster or the first
- * sector.
+ * Lays out cluster 0: header, extensions, end mark, backing name. The extensions lie within the
+ * first sector, except for the feature names, which come last. Fills buf[0..cluster size) and
+ * header's backing_offset, backing_bytes and header_bytes. For new images; for existing ones see
+ * qcow2_header_relayout(). -EFBIG when it does not fit into the cluster or the first sector.
  */
 int qcow2_header_encode(struct qcow2_header *header, const struct qcow2_tail *tail, uint8_t *buf,
                         struct blk_error *err);
@@ -21,16 +20,15 @@ int qcow2_header_encode(struct qcow2_header *header, const struct qcow2_tail *ta
 /*
  * The switch of C4: replaces the header's fields by those of *next in one write of sector 0, and
  * flushes. cluster_bits, header_bytes, backing name and extensions stay. All that *next points to
- * must be stable before (qcow2_commit_all()). On success the state's header is *next. After a
- * failure nobody knows what the medium has: the image is poisoned and nothing is written to it any
- * more.
+ * must already be stable (qcow2_commit_all()). On success the state's header is *next. After a
+ * failure the state of the medium is unknown: the image is poisoned.
  */
 int qcow2_header_switch(struct blk_node *node, const struct qcow2_header *next,
                         struct blk_error *err);
 
 /*
- * Writes these bytes of cluster 0, which may tear, and flushes. Requests may be in flight. A
- * failure poisons the image.
+ * Writes these bytes of cluster 0 and flushes. They may tear: a crash can leave only a part
+ * written. Requests may be in flight. A failure poisons the image.
  */
 int qcow2_header_patch(struct blk_node *node, uint64_t offset, const void *data, size_t bytes,
                        struct blk_error *err);
@@ -40,10 +38,10 @@ int qcow2_header_switch_reftable(struct blk_node *node, uint64_t offset, uint32_
                                  struct blk_error *err);
 
 /*
- * qcow2_header_switch() with other extensions or another backing name: what lies behind sector 0
- * goes to bytes that the old layout does not use and is flushed first. Feature names that are in
- * the way are dropped. Errors that leave everything as it was: -ENOSPC when no such layout exists.
- * On success the state's header and tail are replaced by copies of the new.
+ * qcow2_header_switch() with other extensions or another backing name: what lies past sector 0 goes
+ * to bytes that the old layout does not use, and is flushed first. Feature names that are in the
+ * way are dropped. -ENOSPC, with everything as it was, when no such layout exists. On success the
+ * state's header and tail are replaced by copies of the new ones.
  */
 int qcow2_header_relayout(struct blk_node *node, const struct qcow2_header *next,
                           const struct qcow2_tail *tail, struct blk_error *err);
@@ -53,8 +51,8 @@ int qcow2_header_can_relayout(struct blk_node *node, const struct qcow2_tail *ta
                               struct blk_error *err);
 
 /*
- * Sets the corrupt bit, in an image that is poisoned already. Best effort: whoever found the damage
- * fails anyway.
+ * Sets the corrupt bit of an image that is already poisoned. Best effort: the operation that found
+ * the damage fails anyway.
  */
 void qcow2_header_mark_corrupt(struct blk_node *node);
 

@@ -2,7 +2,7 @@
 /*
  * Changing the format of an image that exists.
  *
- *   amend.c       the options; version 2 to 3, refcount width, flags, data file
+ *   amend.c       options; version 2 to 3, refcount width, flags, data file
  *   downgrade.c   version 3 to 2
  */
 #ifndef DRIVERS_QCOW2_SHAPE_AMEND_H
@@ -13,8 +13,8 @@
 /*
  * Makes an image of version 3 with 16 bit refcounts one of version 2, by one switch. What version
  * 2 cannot express is refused (-ENOTSUP, by name) or expanded: clusters that read as zeroes
- * become unallocated, or data where a backing file would show. `progress` (may be NULL) is told of
- * every L1 entry, of snapshots too.
+ * become unallocated, or data where a backing file would show. `progress` (may be NULL) is called
+ * for every L1 entry, those of snapshots included.
  */
 int qcow2_downgrade(struct blk_node *node, const struct blk_progress *progress,
                     struct blk_error *err);

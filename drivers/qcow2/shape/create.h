@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* The options that describe an image yet to be made: shared by create and measure. */
+/* The options of an image that is to be made: shared by create and measure. */
 #ifndef DRIVERS_QCOW2_SHAPE_CREATE_H
 #define DRIVERS_QCOW2_SHAPE_CREATE_H
 
@@ -30,7 +30,7 @@ int qcow2_parse_compat(const char *text, uint32_t *version, struct blk_error *er
 /* "refcount_bits": a power of two up to 64. */
 int qcow2_parse_refcount_bits(uint64_t bits, unsigned *order, struct blk_error *err);
 
-/* Clusters of the refcount structure of an image in which `clusters` others are in use. */
+/* The clusters that a refcount structure needs if `clusters` others are in use. */
 struct qcow2_refcount_need {
     uint64_t table_clusters, block_clusters;
 };

@@ -15,13 +15,13 @@ struct qcow2_settings {
 };
 
 /*
- * Reads all options but the data file's; what is not given gets its default. The header is known.
- * Errors: -EINVAL, naming the option.
+ * Reads all options but the data file's; those not given get their defaults. The header must have
+ * been read. Errors: -EINVAL, naming the option.
  */
 int qcow2_options_open(struct blk_node *node, struct blk_options *options,
                        struct qcow2_settings *settings, struct blk_error *err);
 
-/* The driver's reopen->options_read and options_apply: what is not given stays. */
+/* The driver's reopen->options_read and options_apply: options not given stay as they are. */
 int qcow2_options_read(struct blk_node *node, struct blk_options *options, void **settings,
                        struct blk_error *err);
 void qcow2_options_apply(struct blk_node *node, const void *settings);

@@ -16,8 +16,8 @@
 #include "drivers/qcow2/tables/shadow.h"
 
 /*
- * Shown of ids and names, and accepted of new names; QEMU's limits. The format would have room
- * for 65535.
+ * How much of ids and names is shown, and how long a new name may be: QEMU's limits. The format has
+ * room for 65535 bytes.
  */
 #define QCOW2_SHOWN_ID_BYTES 127
 #define QCOW2_SHOWN_NAME_BYTES 255
@@ -38,16 +38,16 @@ struct qcow2_snapshot {
     uint32_t extra_bytes;
     const uint8_t *raw; /* as it is stored, without the padding behind it */
     uint32_t raw_bytes;
-    /* A check also sees entries whose extra data are too long, cut down in `raw`; and too many. */
-    uint64_t stored_bytes; /* more than raw_bytes: with the extra data that were cut */
+    /* Only a check also gets entries with too much extra data, and entries past the limits. */
+    uint64_t stored_bytes; /* more than raw_bytes if extra data was cut from `raw` */
     bool is_excess;        /* past the limits */
 };
 
 /*
  * Reads the table entry by entry (memory is bounded by one entry) and calls `visit` for each; the
- * entry is valid only during the call. Stops at the first that is not 0 and returns it.
- * *table_bytes (may be NULL): its length. Errors: -EINVAL for a damaged table, -EFBIG beyond the
- * limits.
+ * entry is valid only during the call. Stops when `visit` does not return 0, and returns that.
+ * *table_bytes (may be NULL): the length of the table. Errors: -EINVAL for a damaged table, -EFBIG
+ * beyond the limits.
  */
 int qcow2_snapshot_table_walk(struct blk_node *node,
                               int (*visit)(void *opaque, const struct qcow2_snapshot *snapshot,
@@ -62,15 +62,15 @@ struct qcow2_snapshot_table {
 };
 
 /*
- * Adds an entry: the stored form of one that has it (`raw`), padded; else encodes the fields.
+ * Adds an entry: its stored form (`raw`) if it has one, padded; else its fields, encoded.
  * Errors: -ENOMEM, -EFBIG when the table grows beyond the limits.
  */
 int qcow2_snapshot_table_add(struct qcow2_snapshot_table *table,
                              const struct qcow2_snapshot *snapshot, struct blk_error *err);
 
 /*
- * Writes the table to a new place and sets the fields of *next for it; the live table, which is
- * `old_bytes` long, loses its count. An empty table needs no place.
+ * Writes the table to a new place and sets the fields of *next for it. The new counts no longer
+ * include the live table, which is `old_bytes` long. An empty table needs no place.
  */
 int qcow2_snapshot_table_replace(struct qcow2_shadow *shadow,
                                  const struct qcow2_snapshot_table *table, uint64_t old_bytes,
@@ -79,22 +79,21 @@ int qcow2_snapshot_table_replace(struct qcow2_shadow *shadow,
 /* ---- tree.c ---- */
 
 /*
- * Adds `delta` (+1 or -1) to the new counts of all that the L1 table reaches: L2 tables, data,
- * compressed pieces; each as often as there are references. -EIO for entries that point to where
- * nothing can be.
+ * Adds `delta` (+1 or -1) to the new counts of all that the L1 table reaches (L2 tables, data,
+ * compressed pieces), once for each reference. -EIO for entries that point to impossible places.
  */
 int qcow2_tree_count(struct qcow2_shadow *shadow, const uint64_t *l1, uint64_t entries, int delta,
                      struct blk_error *err);
 
 /*
  * Makes the COPIED flags of an L1 table and its L2 tables agree with the new counts, without
- * touching what is stored: L2 tables that need other flags are copied to new places, which takes a
- * reference from the old ones. l1[] is changed; *changed says whether it or anything below it was.
+ * touching the stored tables: L2 tables that need other flags are copied to new places, and the old
+ * ones lose a reference. Changes l1[]; *changed says whether l1[] or anything below it was changed.
  */
 int qcow2_tree_set_copied(struct qcow2_shadow *shadow, uint64_t *l1, uint64_t entries,
                           bool *changed, struct blk_error *err);
 
-/* Writes an L1 table to a new place. Without entries it needs none: *offset is 0. */
+/* Writes an L1 table to a new place. One without entries needs none: *offset is 0. */
 int qcow2_tree_write_l1(struct qcow2_shadow *shadow, const uint64_t *l1, uint64_t entries,
                         uint64_t *offset, struct blk_error *err);
 

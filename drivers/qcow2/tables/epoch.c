@@ -8,7 +8,7 @@
  *
  *   1. refcount blocks; L2 tables that nothing points to yet; a refcount table that moved. (Guest
  *      data was written before its mapping was changed in memory.) Barrier.
- *   2. The refcount table's entries, or the header if the table moved. Barrier, if there were any.
+ *   2. The refcount table's entries, or the header if the table moved. Barrier, if 3 or 4 follow.
  *   3. L2 tables in use.
  *   4. L1; what it newly points to is stable since phase 1. Barrier, if anything was freed.
  *
@@ -53,7 +53,7 @@ struct frozen {
  *                  1                         2                        3, 4
  *   OPEN --> FROZEN --> COUNTED = COUNTS_STABLE --> HOOKED = HOOKS_STABLE --> MAPPED = DONE
  *
- * Where there is nothing to write the next is passed by:
+ * A stage with nothing to write is skipped:
  *
  *   COUNTED --> DONE                  only counts have changed
  *   COUNTS_STABLE --> MAPPED          the refcount table has not

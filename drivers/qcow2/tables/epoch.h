@@ -6,18 +6,21 @@
 #include "drivers/qcow2/state.h"
 
 /*
- * Commits until nothing is pending, and flushes: all tables in the file are as in memory, all
- * of it stable, no free is outstanding. What C8 operations begin with. Returns poison as an error.
+ * Commits until nothing is pending, and flushes: the tables in the file are those in memory, all is
+ * stable, and no free is outstanding. Operations of C8 begin with it. Fails if the image is
+ * poisoned.
  */
 int qcow2_commit_all(struct blk_node *node, struct blk_error *err);
 
 /*
- * The driver's operation: everything is handed to the file, frees and their counts included; not
- * flushed.
+ * The driver's flush_to_os: writes everything to the file, including frees and their counts, but
+ * does not flush the file.
  */
 int qcow2_flush_to_os(struct blk_node *node, struct blk_error *err);
 
-/* Commits if the caches are full of changes or many frees wait. Called without locks, often. */
+/*
+ * Commits if the caches are full of changes or many frees wait. To be called often, without locks.
+ */
 int qcow2_commit_if_full(struct blk_node *node, struct blk_error *err);
 
 #endif

@@ -11,8 +11,8 @@
 int qcow2_unalloc(struct blk_node *node, uint64_t offset, uint64_t bytes, struct blk_error *err);
 
 /*
- * Why something is freed. With the pass-discard options this decides whether it is discarded in the
- * file, too. What a smaller disk frees always is: shrinking is for giving back space.
+ * Why something is freed. With the pass-discard options this decides whether it is also discarded
+ * in the file. What shrinking frees always is: giving back space is its purpose.
  */
 enum qcow2_free_why {
     QCOW2_FREE_REQUEST,
@@ -22,14 +22,14 @@ enum qcow2_free_why {
 };
 
 /*
- * [locked] Takes one from the counts of the clusters that the range touches once what unpoints
- * them (done under the same lock) is stable.
+ * [locked] Takes one from the counts of the clusters that the range touches, once the change that
+ * unpoints them (made under the same lock) is stable.
  */
 void qcow2_free_later(struct blk_node *node, uint64_t offset, uint64_t bytes,
                       enum qcow2_free_why why);
 
 /*
- * Applies frees whose cause is stable; tells the file which clusters it can forget. Without the
+ * Applies frees whose cause is stable, and discards in the file what may be. Called without the
  * lock.
  */
 int qcow2_frees_apply(struct blk_node *node, const struct qcow2_frees *frees,

@@ -117,6 +117,13 @@ bool qcow2_inactive_is_loaded(const struct qcow2_state *s)
             (s->inactive.l2_known || !(checks & QCOW2_OVERLAP_INACTIVE_L2)));
 }
 
+static void forget_inactive(struct qcow2_state *s)
+{
+    free(s->inactive.ranges);
+    free(s->inactive.l2.slots);
+    s->inactive = (struct qcow2_inactive){ .count = 0 };
+}
+
 int qcow2_inactive_load(struct blk_node *node, struct blk_error *err)
 {
     struct qcow2_state *s = qcow2_state(node);
@@ -130,19 +137,12 @@ int qcow2_inactive_load(struct blk_node *node, struct blk_error *err)
     if (ret == 0 && needs_l2)
         ret = load_l2(node, err);
     if (ret < 0) {
-        qcow2_inactive_forget(s);
+        forget_inactive(s);
         return ret;
     }
     s->inactive.l1_known = true;
     s->inactive.l2_known = needs_l2;
     return 0;
-}
-
-void qcow2_inactive_forget(struct qcow2_state *s)
-{
-    free(s->inactive.ranges);
-    free(s->inactive.l2.slots);
-    s->inactive = (struct qcow2_inactive){ .count = 0 };
 }
 
 const char *qcow2_inactive_find(const struct qcow2_state *s, uint64_t offset, uint64_t bytes)

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The tables of internal snapshots, as what must not be written over.
+ * Where the tables of internal snapshots are, so that nothing is written over them.
  */
 #ifndef DRIVERS_QCOW2_TABLES_INACTIVE_H
 #define DRIVERS_QCOW2_TABLES_INACTIVE_H
@@ -10,15 +10,13 @@
 
 #include "drivers/qcow2/state.h"
 
-/* [locked] Finds out where they are, as far as overlap_checks asks for it. */
+/* [locked] Finds the tables that overlap_checks asks for, unless that is done. */
 int qcow2_inactive_load(struct blk_node *node, struct blk_error *err);
 
-/* Whether that has been done; the lock is held for reading at least. */
+/* Whether that is done; the caller holds the lock, for reading at least. */
 bool qcow2_inactive_is_loaded(const struct qcow2_state *s);
 
-/* What the host range touches of what is known and asked for: a constant, or NULL. */
+/* The kind of table that the host range touches, of those asked for: a constant, or NULL. */
 const char *qcow2_inactive_find(const struct qcow2_state *s, uint64_t offset, uint64_t bytes);
-
-void qcow2_inactive_forget(struct qcow2_state *s);
 
 #endif

@@ -21,15 +21,15 @@ enum qcow2_kind {
 /* State of a guest range. */
 struct qcow2_mapping {
     enum qcow2_kind kind;
-    bool copied;          /* the host cluster belongs to this one alone */
-    uint64_t bytes;       /* the range; host offsets run on in it */
+    bool copied;          /* the host cluster has no other reference */
+    uint64_t bytes;       /* length of the range, contiguous in the host file, too */
     uint64_t host_offset; /* of the first byte asked for; of the piece when compressed */
     uint32_t compressed_bytes;
 };
 
 /*
- * Looks [offset, offset + bytes) up: the longest uniform range at its beginning, within one L2
- * slice. On failure mapping->bytes is how far it reaches; 0: not known.
+ * Looks up [offset, offset + bytes): the longest uniform range at its beginning, within one L2
+ * slice. On failure mapping->bytes is how far the failure extends; 0: not known.
  */
 int qcow2_map(struct blk_node *node, uint64_t offset, uint64_t bytes, struct qcow2_mapping *mapping,
               struct blk_error *err);
@@ -41,8 +41,8 @@ struct qcow2_entry {
 };
 
 /*
- * Kind of the subcluster (0 without extended L2) of an entry; -EIO for an impossible one, *why
- * says what.
+ * The kind of a subcluster (0 without extended L2) of an entry. -EIO for an invalid entry; *why
+ * says what is wrong with it.
  */
 int qcow2_entry_kind(const struct qcow2_state *s, struct qcow2_entry entry, unsigned subcluster,
                      enum qcow2_kind *kind, const char **why);
@@ -53,8 +53,8 @@ struct qcow2_entry qcow2_entry_get(const struct qcow2_state *s, const uint8_t *s
 bool qcow2_entry_has_host(const struct qcow2_state *s, struct qcow2_entry entry);
 
 /*
- * [locked] The slice that maps the guest offset, to change it, and the index of the entry in it. A
- * missing table is made, a shared one copied.
+ * [locked] The slice that maps the guest offset, for changing it, and the index of the entry in it.
+ * A missing table is made, a shared one is copied.
  */
 int qcow2_slice_write(struct blk_node *node, uint64_t offset, struct qcow2_table **slice,
                       uint32_t *index, struct blk_error *err);

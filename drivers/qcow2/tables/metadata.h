@@ -8,24 +8,24 @@
 #include "drivers/qcow2/state.h"
 
 /*
- * [locked; for reading where the sets are known] 0 if the host range touches no header, active L1
- * or L2, refcount table or block, or the first cluster of the snapshot table (only reading it tells
- * how long it is), nor a bitmap directory or a table of a snapshot, as far as overlap_checks says;
- * otherwise the image is corrupt (see there).
+ * [locked; holding it for reading is enough once the sets are loaded] 0 if the host range touches
+ * nothing that overlap_checks protects: header, active L1 and L2 tables, refcount table and blocks,
+ * the first cluster of the snapshot table (only reading it tells how long it is), bitmap directory,
+ * tables of snapshots. Otherwise fails as qcow2_corrupt().
  */
 int qcow2_check_overlap(struct blk_node *node, uint64_t offset, uint64_t bytes,
                         struct blk_error *err);
 
-/* [locked] Finds out where active L2 tables and refcount blocks are, before the first change. */
+/* [locked] Finds the active L2 tables and refcount blocks, before the first change. */
 int qcow2_metadata_load(struct blk_node *node, struct blk_error *err);
 
-/* [locked] Keeps the set in step: a table or block now is, or no longer is, at that cluster. */
+/* [locked] Updates the set: a table or block now is, or no longer is, at that cluster. */
 int qcow2_metadata_add(struct qcow2_state *s, uint64_t offset, struct blk_error *err);
 void qcow2_metadata_remove(struct qcow2_state *s, uint64_t offset);
 
 /*
- * Fails if the host range, where a mapping says that guest data is, holds tables. The lock is not
- * held.
+ * Fails if the host range, which a mapping says holds guest data, holds tables. Called without the
+ * lock.
  */
 int qcow2_check_target(struct blk_node *node, uint64_t host, uint64_t bytes, struct blk_error *err);
 

@@ -21,7 +21,7 @@ int qcow2_l1_write(struct blk_node *node, const uint64_t *table, uint32_t count,
 int qcow2_l1_activate(struct blk_node *node, uint64_t offset, uint64_t *table, uint32_t entries,
                       enum qcow2_free_why why, struct blk_error *err);
 
-/* Gives the active L1 table at least so many entries. Runs alone. */
+/* Gives the active L1 table at least that many entries. Runs alone. */
 int qcow2_grow_l1(struct blk_node *node, uint64_t entries, struct blk_error *err);
 
 #endif

@@ -8,8 +8,8 @@
 #include "drivers/qcow2/state.h"
 
 /*
- * [locked] Reads the refcount table unless it is in memory. All that is declared here and
- * in alloc.h does it by itself.
+ * [locked] Reads the refcount table unless it is in memory. The functions declared here and in
+ * alloc.h do that themselves.
  */
 int qcow2_reftable_load(struct blk_node *node, struct blk_error *err);
 
@@ -25,8 +25,9 @@ int qcow2_refcount_increase(struct blk_node *node, uint64_t offset, uint64_t byt
                             struct blk_error *err);
 
 /*
- * [locked] Takes one from the counts of the clusters that the range touches, at once: only for
- * what nothing on the medium points to. Otherwise qcow2_free_later(). A count of 0 is corruption.
+ * [locked] Takes one from the counts of the clusters that the range touches, immediately: only for
+ * clusters that nothing on the medium points to; for others see qcow2_free_later(). A count that is
+ * already 0 is corruption.
  */
 int qcow2_refcount_decrease(struct blk_node *node, uint64_t offset, uint64_t bytes,
                             struct blk_error *err);
@@ -48,7 +49,7 @@ int qcow2_refslice(struct blk_node *node, uint64_t cluster, struct qcow2_table *
 void qcow2_refslice_put(struct qcow2_state *s, struct qcow2_table *slice, uint64_t index,
                         uint64_t count);
 
-/* [locked] Hooks a refcount block up. */
+/* [locked] Sets the entry of a refcount block in the refcount table. */
 void qcow2_reftable_set(struct qcow2_state *s, uint64_t block, uint64_t offset);
 
 #endif

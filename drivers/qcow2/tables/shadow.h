@@ -20,9 +20,9 @@ struct qcow2_shadow {
     struct blk_node *node;
     unsigned order;    /* width of the new counts */
     uint8_t *counts;   /* packed, of that width: qcow2_count_get() */
-    uint64_t clusters; /* counts there are; grows */
-    uint64_t capacity; /* counts there is room for */
-    uint8_t *live;     /* a bit a cluster: not to be written over before the switch */
+    uint64_t clusters; /* number of counts; grows */
+    uint64_t capacity; /* number of counts that there is room for */
+    uint8_t *live;     /* one bit for each cluster: must not be written over before the switch */
     uint64_t hint;     /* no free cluster below */
     const struct blk_progress *progress; /* of copying the counts and writing them; or NULL */
 };
@@ -31,8 +31,8 @@ struct qcow2_shadow {
  * `copy_counts`: start from the live counts; else from zeroes (repair), where live counts that
  * cannot be read are no error. Clusters with a live count are kept from being written over in
  * both cases, and so is what the caller marks with qcow2_shadow_protect(). `progress` (may be NULL)
- * is told here and in qcow2_shadow_finish(). Errors: -ENOMEM, -EIO, -ERANGE when a live count does
- * not fit the width.
+ * is called here and in qcow2_shadow_finish(). Errors: -ENOMEM, -EIO, -ERANGE when a live count
+ * does not fit the width.
  */
 int qcow2_shadow_begin(struct blk_node *node, unsigned order, bool copy_counts,
                        const struct blk_progress *progress, struct qcow2_shadow *shadow,
@@ -45,7 +45,7 @@ uint64_t qcow2_shadow_get(const struct qcow2_shadow *shadow, uint64_t cluster);
  */
 int qcow2_shadow_add(struct qcow2_shadow *shadow, uint64_t offset, uint64_t bytes, int delta,
                      struct blk_error *err);
-/* The range holds something that must survive until the switch, whatever the counts say. */
+/* Keeps the range from being written over before the switch, whatever the counts say. */
 void qcow2_shadow_protect(struct qcow2_shadow *shadow, uint64_t offset, uint64_t bytes);
 /*
  * Contiguous clusters that are free in the live and in the new structure; their new counts become
@@ -60,8 +60,8 @@ int qcow2_shadow_alloc(struct qcow2_shadow *shadow, uint64_t bytes, uint64_t *of
 int qcow2_shadow_finish(struct qcow2_shadow *shadow, bool drop_old, struct qcow2_header *next,
                         struct blk_error *err);
 /*
- * After the switch: tells the file which clusters nobody counts any more. A hint, as what the
- * switch was for is done.
+ * After the switch: discards in the file the clusters that are no longer counted. Only a hint: a
+ * failure does not matter.
  */
 void qcow2_shadow_discard_freed(const struct qcow2_shadow *shadow);
 
