@@ -54,7 +54,7 @@ $(objects): %.o: $(S)%.c config.mk
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(compile_flags) $(SANITIZE_FLAGS) $(PIE_CFLAGS) -MMD -MP -c -o $@ $<
 
-# Made anew each time: ar would keep the members of deleted sources.
+# Made from scratch each time: ar would keep the members of deleted sources.
 libblkcore.a: $(core_objects)
 	$(call say,AR)
 	$(Q)rm -f $@ && $(AR) rcs $@ $^

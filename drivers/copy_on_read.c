@@ -20,7 +20,7 @@
 #include "blockcore/graph/status.h"
 #include "drivers/drivers.h"
 
-/* The longest copy; a cluster that is longer is one all the same. */
+/* The longest copy, except that a longer cluster is copied whole. */
 #define COPY_BYTES (1 * MIB)
 
 struct copy_on_read {

@@ -1,6 +1,6 @@
 #!/usr/bin/env bats
 # SPDX-License-Identifier: MIT
-# --disk SOURCE=TARGET, repeated: all disks at one moment. Their bitmaps begin anew only after every target is
+# --disk SOURCE=TARGET, repeated: all disks at one moment. Their bitmaps start over only after every target is
 # closed, and a failure before leaves all of them as they were.
 
 bats_require_minimum_version 1.5.0

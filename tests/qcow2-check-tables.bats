@@ -97,7 +97,7 @@ PY
     run -0 blkimg info --output=json a
     assert_equal "$(jq -r '."backing-filename-format"' <<<"$output")" qcow2
     run -2 --separate-stderr blkimg check a
-    assert_equal "$stderr" 'ERROR header extension 0xe2792aca is there twice, and the two differ'
+    assert_equal "$stderr" 'ERROR header extension 0xe2792aca occurs twice, with different content'
     run -0 blkimg check -r all a
     run -0 blkimg check a
     run -0 qemu-img check a
@@ -208,7 +208,7 @@ EOF
     run ! qemu-img info a
     run -2 blkimg check a
     run -0 blkimg check -r all a
-    assert_line "Bitmap 'b0' is removed: it has extra data that nobody knows"
+    assert_line "Removing bitmap 'b0': it has unknown extra data"
     run -0 qemu-img check a
 }
 
@@ -226,8 +226,8 @@ EOF
     run -2 blkimg check b
     # What is too many is named, and nothing else is lost.
     run -0 --separate-stderr blkimg check -r all b
-    assert_line "snapshot 's65540' is removed: it is one too many"
-    refute_line "snapshot 's65536' is removed: it is one too many"
+    assert_line "Removing snapshot 's65540': it is past the limits"
+    refute_line "Removing snapshot 's65536': it is past the limits"
     run -0 qemu-img check b
     assert_equal "$(mkimage get b snapshot_count)" 65536
     mkimage new c

@@ -171,7 +171,7 @@ with open("a", "r+b") as f:
     f.write(entry)
 EOF
     run -2 --separate-stderr blkimg check a
-    [[ $stderr == *"two L1 entries have the L2 table at"* ]]
+    [[ $stderr == *"two L1 entries point to the L2 table at"* ]]
     run ! blkimg io -c 'write -P 3 0 64k' a
     run -2 blkimg check -r all a
 }

@@ -42,7 +42,7 @@ struct image_args {
       "the image is given as driver=...,option=value" },                                          \
     { 'U', "force-share", CMD_FLAG, &(image)->force_share, NULL, help_of_share },                 \
     { 0, "trust", CMD_FLAG, &(image)->trust, NULL,                                                \
-      "read a chain of backups though its ids do not fit" },                                      \
+      "read a chain of backups even if its ids do not match" },                                   \
     { 0, "lock-wait", CMD_UINT, &(image)->lock_wait, "SECONDS",                                   \
       "wait up to that long for an image that is in use" },                                       \
     { 0, "object", CMD_LIST, &(image)->objects, "TYPE,id=ID",                                 \

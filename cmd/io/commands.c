@@ -18,7 +18,7 @@
     "  -u   with -z: space may be given back\n"
 #define ASYNC_NOTE \
     "Runs in the background; its result is printed when it completes. aio_flush waits for it.\n" \
-    "  -i   only pretend\n"
+    "  -i   announce the request, but do not make it\n"
 
 static int io_help(struct io_session *session, int argc, char **argv);
 static int io_quit(struct io_session *session, int argc, char **argv);
@@ -68,7 +68,7 @@ static const struct io_command io_commands[] = {
       REPORT_OPTIONS "  -P BYTE  what the content must be\n"
                      "  -s OFF, -l LEN  verify only this part of what was read\n"
                      "  -v   show the content\n"
-                     "  -b   the state of a machine; no format here has it outside of snapshots\n"
+                     "  -b   the VM state, which qcow2 keeps behind the disk; multiples of 512\n"
                      "  -p   has no meaning\n" },
     { "readv", NULL, io_readv, 2, ANY, IO_NEEDS_IMAGE, "[-Cqv] [-P pattern] off len [len..]",
       "read a range given by several lengths",
@@ -80,7 +80,7 @@ static const struct io_command io_commands[] = {
       "change how the image is open",
       "  -r, -w  read-only, writable\n"
       "  -c MODE  cache mode\n"
-      "  -o OPTIONS  cache.direct, cache.no-flush and read-only can be changed\n" },
+      "  -o OPTIONS  options to change, as cache.direct=on; see blkimg-io(1)\n" },
     { "resume", NULL, io_resume, 1, 1, IO_NEEDS_IMAGE, "tag", "let a stopped request go on", NULL },
     { "sigraise", NULL, io_sigraise, 1, 1, 0, "signal", "send a signal, by number, to this process",
       NULL },
@@ -96,7 +96,7 @@ static const struct io_command io_commands[] = {
       "  -s FILE  write the content of a file, repeated\n" ZERO_OPTIONS
       "  -n   with -z: only if that is fast\n"
       "  -c   compressed\n"
-      "  -b   the state of a machine; no format here has it outside of snapshots\n"
+      "  -b   the VM state, which qcow2 keeps behind the disk; multiples of 512\n"
       "  -p   has no meaning\n" },
     { "writev", NULL, io_writev, 2, ANY, IO_NEEDS_WRITABLE, "[-Cfq] [-P pattern] off len [len..]",
       "write a range given by several lengths", REPORT_OPTIONS WRITE_OPTIONS },

@@ -7,9 +7,9 @@
  *
  *     driver=blkdebug,image.filename=x,inject-error.0.iotype=flush,inject-error.0.nth=2
  *
- * What the rules mean is in rules.h. A request that is to fail fails here, before the file sees
- * it; except a flush, which fails after the file's own, and a close, after which everything is
- * closed all the same. No message is given: blockcore's own is what a real failure would show.
+ * rules.h says what the rules mean. A request that is to fail fails here, before the file sees it,
+ * except for a flush, which fails after the file's own, and a close, after which everything is
+ * closed anyway. No message is given: blockcore's own is what a real failure would show.
  *
  * When the node is closed, rules with a `stats` file write there what became of them. So a test
  * can let the first, second, ... request fail until there is no such request any more.

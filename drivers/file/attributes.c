@@ -12,7 +12,7 @@
 
 #define MAX_ATTRIBUTE_BYTES 65536 /* the kernel's limit of a value and of the list of names */
 
-/* Tied to the old content: the kernel makes them anew. */
+/* Tied to the old content: the kernel makes new ones. */
 static bool is_about_content(const char *name)
 {
     return strcmp(name, "security.ima") == 0 || strcmp(name, "security.evm") == 0 ||

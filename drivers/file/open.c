@@ -130,7 +130,7 @@ static int open_path(const char *path, unsigned flags, struct blk_cache_mode cac
 
 /*
  * Whoever held the lock while we waited may have grown, cut or replaced the file: what was seen of
- * it before means nothing. Describes it anew, as nobody can change it any more.
+ * it before means nothing. Describes it again, now that nobody can change it.
  */
 static int stat_locked(int fd, const char *path, struct stat *st, struct blk_error *err)
 {

@@ -91,12 +91,12 @@ static const char *find_unknown(const struct qcow2_state *s, const struct qcow2_
     if (!entry->table_entries)
         return "it has no table";
     if (!(entry->flags & QCOW2_BITMAP_IN_USE) && s->header.size < BLK_SECTOR_BYTES)
-        return "the disk has no sector that it could be about";
+        return "the disk is smaller than a sector, so it covers nothing";
     if (!(entry->flags & QCOW2_BITMAP_IN_USE) &&
         entry->table_entries < div_round_up(s->header.size, covered))
         return "its table is too short for the disk";
     if (entry->extra_bytes && !(entry->flags & QCOW2_BITMAP_EXTRA_COMPATIBLE))
-        return "it has extra data that nobody knows";
+        return "it has unknown extra data";
     return NULL;
 }
 

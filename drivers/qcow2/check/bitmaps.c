@@ -23,7 +23,7 @@
 /* ---- looking ---- */
 
 /* One entry of a bitmap's table. Returns whether it is valid. */
-static bool collect_entry(struct qcow2_check *check, const char *name, uint64_t entry)
+static bool collect_table_entry(struct qcow2_check *check, const char *name, uint64_t entry)
 {
     const struct qcow2_state *s = qcow2_state(check->node);
     uint64_t offset = entry & QCOW2_BITMAP_TABLE_OFFSET;
@@ -55,7 +55,7 @@ static int collect_table(struct qcow2_check *check, struct qcow2_bitmap_entry *e
         if (ret < 0)
             return ret;
         for (uint64_t i = 0; i < length; i += 8)
-            if (!collect_entry(check, entry->name, be64_get(buf + i)))
+            if (!collect_table_entry(check, entry->name, be64_get(buf + i)))
                 entry->problem = "its table is damaged";
     }
     return 0;
@@ -178,7 +178,7 @@ static void remove_entries(struct qcow2_check *check, struct qcow2_bitmap_direct
             directory->entries[kept++] = *entry;
             continue;
         }
-        qcow2_check_note(check, "Bitmap '%s' is removed: %s", entry->name, entry->problem);
+        qcow2_check_note(check, "Removing bitmap '%s': %s", entry->name, entry->problem);
         free(entry->name);
         free(entry->extra);
     }
@@ -246,7 +246,7 @@ int qcow2_mend_bitmaps(struct qcow2_check *check, struct blk_error *err)
         remove_entries(check, &directory);
     }
     if (!readable)
-        qcow2_check_note(check, "All bitmaps are removed: their directory cannot be used");
+        qcow2_check_note(check, "Removing all bitmaps: their directory cannot be used");
     if (!readable || (ret == 0 && !directory.count))
         ret = remove_extension(check, err);
     else if (ret == 0)

@@ -70,8 +70,8 @@ static void check_extensions(struct qcow2_check *check)
         const struct qcow2_extension *extension = &s->tail.extensions[i];
         if (!is_known(extension->type) || !is_overruled(&s->tail, extension))
             continue;
-        qcow2_check_corruption(check, "header extension 0x%08x is there twice, and the two differ",
-                               extension->type);
+        qcow2_check_corruption(
+            check, "header extension 0x%08x occurs twice, with different content", extension->type);
         check->mend_header = check->mend_extensions = true;
     }
     if (is_backing_format_too_long(s)) {
@@ -81,7 +81,7 @@ static void check_extensions(struct qcow2_check *check)
         check->mend_header = check->mend_extensions = true;
     }
     if (is_bitmaps_extension_wrong(s)) {
-        qcow2_check_corruption(check, "the bitmaps extension has an unknown length");
+        qcow2_check_corruption(check, "the bitmaps extension has an invalid length");
         check->mend_header = check->mend_extensions = true;
     }
     if (qcow2_tail_find(&s->tail, QCOW2_EXT_LUKS) && s->header.crypt != QCOW2_CRYPT_LUKS)
@@ -101,7 +101,8 @@ void qcow2_check_header(struct qcow2_check *check)
         check->mend_header = true;
     }
     if (is_raw_without_data_file(s)) {
-        qcow2_check_corruption(check, "the data file is said to be raw, but there is none");
+        qcow2_check_corruption(check,
+                               "the header says that the data file is raw, but there is none");
         check->mend_header = true;
     }
     check_extensions(check);
@@ -139,8 +140,8 @@ static int mend_extensions(struct qcow2_check *check, struct qcow2_tail *tail,
     if (is_backing_format_too_long(s) && !tail->backing_name)
         qcow2_tail_remove(tail, QCOW2_EXT_BACKING_FORMAT);
     else if (is_backing_format_too_long(s))
-        qcow2_check_note(check, "The format of the backing file is left as it is: 'blkimg rebase "
-                                "-u' sets another");
+        qcow2_check_note(check, "The format of the backing file is left as it is: set it with "
+                                "'blkimg rebase -u'");
     if (qcow2_header_can_relayout(check->node, tail, &why) < 0) {
         qcow2_check_note(check, "The header extensions are left as they are: %s", why.why);
         blk_error_clear(&why);

@@ -281,7 +281,7 @@ static int collect_l1_entry(struct qcow2_check *check, uint64_t index, uint64_t 
     enum qcow2_use before = qcow2_check_use(check, cluster);
     /* Not shared with a snapshot, as the active L1 is first: it shows at two places of the disk. */
     if (active && before == QCOW2_USE_L2)
-        qcow2_check_corruption(check, "two L1 entries have the L2 table at 0x%llx",
+        qcow2_check_corruption(check, "two L1 entries point to the L2 table at 0x%llx",
                                (unsigned long long)l2);
     if (!add_one(check, cluster, QCOW2_USE_L2, 1))
         report_overlap(check, cluster, "an L2 table");
@@ -342,8 +342,8 @@ static int collect_snapshot(void *opaque, const struct qcow2_snapshot *snapshot,
         return 0;
     if (snapshot->is_excess)
         qcow2_check_corruption(check,
-                               "snapshot '%s' is one too many: an image has at most %u, in "
-                               "a table of 64 MiB",
+                               "snapshot '%s' is past the limits: an image has at most %u, "
+                               "in a table of 64 MiB",
                                snapshot->name, QCOW2_MAX_SNAPSHOTS);
     if (snapshot->stored_bytes != snapshot->raw_bytes)
         qcow2_check_corruption(check, "snapshot '%s' has more than 1 KiB of extra data",
@@ -352,7 +352,7 @@ static int collect_snapshot(void *opaque, const struct qcow2_snapshot *snapshot,
     /* A snapshot without a size is taken to have that of the disk, which may have changed since. */
     if (qcow2_state(check->node)->header.version >= 3 &&
         snapshot->extra_bytes < QCOW2_SNAPSHOT_EXTRA_V3_BYTES) {
-        qcow2_check_corruption(check, "snapshot '%s' lacks the sizes that version 3 asks for",
+        qcow2_check_corruption(check, "snapshot '%s' lacks the sizes that version 3 requires",
                                snapshot->name);
         check->mend_snapshots = true;
     }

@@ -93,7 +93,7 @@ static int raise_in_place(struct qcow2_check *check, struct blk_error *err)
     if (!check->broken_counts && !check->tangled)
         return change_in_place(check, true, err);
     qcow2_check_note(check, "The refcounts are left as they are: a longer file would show zeroes "
-                            "where guest data is lost; '-r lost' gives that up first");
+                            "where guest data is lost; '-r lost' gives that data up");
     return 0;
 }
 
@@ -154,7 +154,7 @@ static int add_snapshot(void *opaque, const struct qcow2_snapshot *snapshot, str
     struct qcow2_snapshot entry = *snapshot;
 
     if (snapshot->is_excess) {
-        qcow2_check_note(mended->check, "snapshot '%s' is removed: it is one too many",
+        qcow2_check_note(mended->check, "Removing snapshot '%s': it is past the limits",
                          snapshot->name);
         return 0;
     }
@@ -186,7 +186,7 @@ int qcow2_repair_counts(struct qcow2_check *check, struct blk_error *err)
 
     if (check->overflow)
         return blk_fail_why(err, ERANGE,
-                            "the refcount width is too small for its references; "
+                            "the refcount width is too small for the number of references; "
                             "'blkimg amend -o refcount_bits=…' widens it",
                             "repairing '%s'", node->name);
     if (check->past_end)
