@@ -3,12 +3,12 @@
 #include "blockcore/bitmap/identity.h"
 
 #include <errno.h>
-#include <pthread.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/random.h>
 #include <sys/stat.h>
 
+#include "blockcore/base/lock.h"
 #include "blockcore/base/bytes.h"
 #include "blockcore/base/memory.h"
 #include "blockcore/graph/driver.h"
@@ -95,19 +95,18 @@ int blk_identity_put_parent(struct blk_node *node, const struct blk_id *parent,
 
 int blk_identity_will_change(struct blk_node *node, struct blk_error *err)
 {
-    static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
+    static struct blk_mutex mutex = BLK_MUTEX_INIT;
     static const struct blk_id none;
     int ret = 0;
 
     if (!atomic_load(&node->is_backup))
         return 0;
     /* Others wait until it is gone from the medium. */
-    pthread_mutex_lock(&mutex);
+    LOCK_SCOPE(&mutex);
     if (atomic_load(&node->is_backup))
         ret = BLK_OP(node->driver, identity, put)(node, &none, NULL, err);
     if (ret == 0)
         atomic_store(&node->is_backup, false);
-    pthread_mutex_unlock(&mutex);
     return ret < 0 ? blk_fail_if_unset(err, -ret, "removing the backup id of '%s'", node->name) : 0;
 }
 

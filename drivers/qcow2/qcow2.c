@@ -144,7 +144,7 @@ static void free_state(struct blk_node *node)
     free(s->next_identity);
     qcow2_tail_free(&s->tail);
     blk_mutex_destroy(&s->commit_mutex);
-    pthread_mutex_destroy(&s->header_mutex);
+    blk_mutex_destroy(&s->header_mutex);
     blk_rwlock_destroy(&s->lock);
 }
 
@@ -204,7 +204,7 @@ static int qcow2_open(struct blk_node *node, struct blk_options *options, struct
     struct qcow2_state *s = qcow2_state(node);
 
     blk_mutex_init(&s->commit_mutex);
-    pthread_mutex_init(&s->header_mutex, NULL);
+    blk_mutex_init(&s->header_mutex);
     blk_rwlock_init(&s->lock);
     atomic_init(&s->preallocation, -1);
     int ret = open_inner(node, options, err);

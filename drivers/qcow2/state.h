@@ -161,7 +161,7 @@ struct qcow2_state {
 
     struct blk_mutex commit_mutex;
     struct blk_rwlock lock;
-    pthread_mutex_t header_mutex;
+    struct blk_mutex header_mutex;
 
     /* guarded by header_mutex; read freely by operations that run alone */
     struct qcow2_header header;

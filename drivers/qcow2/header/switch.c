@@ -180,6 +180,7 @@ static int write_sector(struct blk_node *node, const uint8_t *sector, struct blk
 static void encode_sector(const struct qcow2_state *s, struct qcow2_header *next,
                           uint8_t sector[BLK_SECTOR_BYTES])
 {
+    ASSERT_LOCKED(&s->header_mutex);
     next->backing_offset = s->header.backing_offset;
     next->backing_bytes = s->header.backing_bytes;
     next->header_bytes = s->header.header_bytes;
@@ -194,6 +195,7 @@ static int switch_held(struct blk_node *node, struct qcow2_header *next, struct 
     struct qcow2_state *s = qcow2_state(node);
     uint8_t sector[BLK_SECTOR_BYTES];
 
+    ASSERT_LOCKED(&s->header_mutex);
     int ret = qcow2_check_poison(node, err);
     if (ret < 0)
         return ret;
@@ -210,13 +212,12 @@ int qcow2_header_switch(struct blk_node *node, const struct qcow2_header *next,
     struct qcow2_state *s = qcow2_state(node);
     struct qcow2_header header = *next;
 
-    pthread_mutex_lock(&s->header_mutex);
+    LOCK_SCOPE(&s->header_mutex);
     int ret = switch_held(node, &header, err);
     if (ret == 0) {
         s->header = header;
         qcow2_note_bitmap_directory(s);
     }
-    pthread_mutex_unlock(&s->header_mutex);
     return ret;
 }
 
@@ -225,7 +226,7 @@ int qcow2_header_patch(struct blk_node *node, uint64_t offset, const void *data,
 {
     struct qcow2_state *s = qcow2_state(node);
 
-    pthread_mutex_lock(&s->header_mutex);
+    LOCK_SCOPE(&s->header_mutex);
     int ret = qcow2_check_poison(node, err);
     if (ret == 0) {
         ret = blk_child_pwrite(qcow2_file(node), offset, bytes, data, 0, err);
@@ -236,7 +237,6 @@ int qcow2_header_patch(struct blk_node *node, uint64_t offset, const void *data,
     }
     if (ret == 0 && offset < BLK_SECTOR_BYTES)
         memcpy(s->sector0 + offset, data, u64_min(bytes, BLK_SECTOR_BYTES - offset));
-    pthread_mutex_unlock(&s->header_mutex);
     return ret;
 }
 
@@ -245,7 +245,7 @@ int qcow2_header_switch_reftable(struct blk_node *node, uint64_t offset, uint32_
 {
     struct qcow2_state *s = qcow2_state(node);
 
-    pthread_mutex_lock(&s->header_mutex);
+    LOCK_SCOPE(&s->header_mutex);
     struct qcow2_header next = s->header;
     next.reftable_offset = offset;
     next.reftable_clusters = clusters;
@@ -255,7 +255,6 @@ int qcow2_header_switch_reftable(struct blk_node *node, uint64_t offset, uint32_
         s->header.reftable_offset = offset;
         s->header.reftable_clusters = clusters;
     }
-    pthread_mutex_unlock(&s->header_mutex);
     return ret;
 }
 
@@ -263,7 +262,7 @@ void qcow2_header_mark_corrupt(struct blk_node *node)
 {
     struct qcow2_state *s = qcow2_state(node);
 
-    pthread_mutex_lock(&s->header_mutex);
+    LOCK_SCOPE(&s->header_mutex);
     struct qcow2_header next = s->header;
     next.incompatible |= QCOW2_INCOMPAT_CORRUPT;
     if (next.version >= 3 && next.incompatible != s->header.incompatible) {
@@ -274,7 +273,6 @@ void qcow2_header_mark_corrupt(struct blk_node *node)
         if (blk_child_pwrite(qcow2_file(node), 0, sizeof(sector), sector, 0, NULL) == 0)
             blk_child_flush(qcow2_file(node), NULL);
     }
-    pthread_mutex_unlock(&s->header_mutex);
 }
 
 /*
@@ -349,6 +347,7 @@ static int plan_held(struct blk_node *node, struct layout *layout, struct qcow2_
     struct qcow2_state *s = qcow2_state(node);
     struct blk_node *file = qcow2_file(node);
 
+    ASSERT_LOCKED(&s->header_mutex);
     int ret = blk_child_pread(file, 0, u64_min(blk_size(file), s->cluster_bytes), layout->old, err);
     if (ret < 0)
         return ret;
@@ -369,6 +368,7 @@ static int relayout_held(struct blk_node *node, struct layout *layout,
     struct qcow2_header header = *next;
     uint8_t *buf = layout->buf;
 
+    ASSERT_LOCKED(&s->header_mutex);
     *began = false;
     int ret = plan_held(node, layout, &header, tail, err);
     if (ret < 0)
@@ -437,11 +437,10 @@ int qcow2_header_relayout(struct blk_node *node, const struct qcow2_header *next
     if (!layout.buf || !layout.old) {
         ret = blk_fail(err, ENOMEM, "changing the header of '%s'", node->name);
     } else {
-        pthread_mutex_lock(&s->header_mutex);
+        LOCK_SCOPE(&s->header_mutex);
         ret = relayout_held(node, &layout, next, tail, &began, err);
         if (ret == 0)
             ret = restore_names(node, &layout, next, tail, err);
-        pthread_mutex_unlock(&s->header_mutex);
     }
     free(layout.buf);
     free(layout.old);
@@ -459,9 +458,8 @@ int qcow2_header_can_relayout(struct blk_node *node, const struct qcow2_tail *ta
     if (!layout.buf || !layout.old) {
         ret = blk_fail(err, ENOMEM, "planning the header of '%s'", node->name);
     } else {
-        pthread_mutex_lock(&s->header_mutex);
+        LOCK_SCOPE(&s->header_mutex);
         ret = plan_held(node, &layout, &header, tail, err);
-        pthread_mutex_unlock(&s->header_mutex);
     }
     free(layout.buf);
     free(layout.old);
