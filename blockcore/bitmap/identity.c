@@ -8,8 +8,8 @@
 #include <sys/random.h>
 #include <sys/stat.h>
 
-#include "blockcore/base/lock.h"
 #include "blockcore/base/bytes.h"
+#include "blockcore/base/lock.h"
 #include "blockcore/base/memory.h"
 #include "blockcore/graph/driver.h"
 #include "blockcore/graph/feature.h"
