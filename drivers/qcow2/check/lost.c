@@ -201,10 +201,10 @@ static struct qcow2_entry zero_cluster(const struct qcow2_check *check, struct q
 struct qcow2_entry qcow2_check_given_up(const struct qcow2_check *check)
 {
     const struct qcow2_state *s = qcow2_state(check->node);
-    struct qcow2_entry nothing = { .entry = 0 };
 
-    return s->extended ? (struct qcow2_entry){ .bitmap = QCOW2_SUBCLUSTERS_ALL_ZERO }
-                       : zero_cluster(check, nothing);
+    if (s->extended)
+        return (struct qcow2_entry){ .bitmap = QCOW2_SUBCLUSTERS_ALL_ZERO };
+    return zero_cluster(check, (struct qcow2_entry){ .entry = 0 });
 }
 
 struct qcow2_entry qcow2_check_discarded(const struct qcow2_check *check, struct qcow2_entry entry,

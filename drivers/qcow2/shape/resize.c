@@ -300,8 +300,6 @@ int qcow2_truncate(struct blk_node *node, uint64_t size, enum blk_prealloc preal
         return ret;
     if (size < old_size)
         return shrink(node, size, err);
-    if (ret < 0)
-        return ret;
     ret = grow(node, old_size, size, prealloc, err);
     if (ret < 0)
         return ret;
