@@ -152,6 +152,29 @@ PY
     run -0 qemu-img check a
 }
 
+@test "a compressed piece that cannot be read for once is not given up" {
+    local nth
+    need_unsanitized 'the preloaded object must come first'
+    assert_file_exist "$TEST_TOOLS/fault-preload.so"
+    qemu-img create -q -f qcow2 whole 1M
+    qio whole 'write -c -P 4 0 64k'
+    mkimage edit whole 'file_bytes=0x50000+100'
+    qemu-img convert -O raw whole expected
+    for ((nth = 1; ; nth++)); do
+        cp whole a
+        : >count
+        run env LD_PRELOAD="$TEST_TOOLS/fault-preload.so" FAULT_FILES="$PWD/a" FAULT_CALL=read FAULT_N=$nth \
+            FAULT_ONCE=1 FAULT_COUNT_FILE="$PWD/count" "$BLKIMG" check -r lost a
+        (($(wc -l <count) >= nth)) || break
+        ((status <= 1)) || fail "read $nth: status $status: $output"
+        refute_output --partial lost
+        cmp whole a || fail "read $nth changed the image"
+    done
+    ((nth > 3))
+    qemu-img convert -O raw a got
+    cmp expected got
+}
+
 @test "L1 entries and tables that cannot be" {
     make_base
     finds 2 'l1[0]=old+512'

@@ -185,6 +185,33 @@ PY
 EOF
 }
 
+@test "a failing medium costs no bitmap that is whole, or the message says so" {
+    local call nth names
+    need_unsanitized 'the preloaded object must come first'
+    assert_file_exist "$TEST_TOOLS/fault-preload.so"
+    qemu-img create -q -f qcow2 damaged 1M
+    qemu-img bitmap --add damaged b0
+    qemu-img bitmap --add damaged b1
+    mkimage edit damaged 'bitmap[0].type=3'
+    for call in read write sync; do
+        for ((nth = 1; ; nth++)); do
+            cp damaged a
+            : >count
+            run env LD_PRELOAD="$TEST_TOOLS/fault-preload.so" FAULT_FILES="$PWD/a" FAULT_CALL=$call \
+                FAULT_N=$nth FAULT_ONCE=1 FAULT_COUNT_FILE="$PWD/count" "$BLKIMG" check -r all a
+            (($(wc -l <count) >= nth)) || break
+            names=$(blkimg info --output=json a | jq -r '."format-specific".data.bitmaps // [] | .[].name')
+            if [[ $status == 0 ]]; then
+                assert_equal "$names" b1
+            else
+                [[ $names == *b1 || $output == *"'a' may have no bitmaps any more"* ]] ||
+                    fail "$call $nth: status $status: $output"
+            fi
+        done
+        ((nth > 3))
+    done
+}
+
 @test "a disk without a sector has no bitmaps" {
     qemu-img create -q -f qcow2 a 0
     run -1 --separate-stderr blkimg bitmap --add a b0

@@ -198,34 +198,68 @@ static bool has_place_alone(const struct qcow2_check *check,
     return true;
 }
 
-/* Writes the directory over the old one, and its new length into the header. */
-static int write_directory(struct qcow2_check *check,
-                           const struct qcow2_bitmap_directory *directory, struct blk_error *err)
+/* The whole sectors that a directory of so many bytes takes. */
+static uint64_t sectors_of(uint64_t bytes)
 {
-    struct blk_node *node = check->node;
+    return round_up(bytes, BLK_SECTOR_BYTES);
+}
+
+/* Puts the sectors of the directory there; the bitmaps do not count meanwhile. */
+static int overwrite_directory(struct blk_node *node, uint64_t offset, uint64_t bytes,
+                               const uint8_t *buf, struct blk_error *err)
+{
+    int ret = blk_child_pwrite(qcow2_file(node), offset, sectors_of(bytes), buf, 0, err);
+    return ret < 0 ? ret : blk_child_flush(qcow2_file(node), err);
+}
+
+/* Names the directory's new length in the header, and has the bitmaps count again. */
+static int name_directory(struct blk_node *node, const struct qcow2_bitmap_directory *directory,
+                          uint64_t bytes, struct blk_error *err)
+{
     uint8_t extension[QCOW2_BITMAPS_EXT_BYTES] = { 0 };
-    BLK_AUTOFREE uint8_t *buf = NULL;
-    uint64_t bytes;
     struct qcow2_tail tail;
 
-    int ret = qcow2_bitmap_directory_encode(directory, &buf, &bytes, err);
-    if (ret == 0)
-        ret = set_counting(node, false, NULL, err);
-    if (ret == 0)
-        ret = blk_child_pwrite(qcow2_file(node), directory->offset,
-                               round_up(bytes, BLK_SECTOR_BYTES), buf, 0, err);
-    if (ret == 0)
-        ret = blk_child_flush(qcow2_file(node), err);
-    if (ret < 0)
-        return ret;
     be32_put(extension, (uint32_t)directory->count);
     be64_put(extension + 8, bytes);
     be64_put(extension + 16, directory->offset);
     qcow2_tail_copy(&tail, &qcow2_state(node)->tail);
     qcow2_tail_set(&tail, QCOW2_EXT_BITMAPS, extension, sizeof(extension));
-    ret = set_counting(node, true, &tail, err);
+    int ret = set_counting(node, true, &tail, err);
     qcow2_tail_free(&tail);
     return ret;
+}
+
+/* Writes the directory over the old one. After a failure the old one is back, or that is said. */
+static int write_directory(struct qcow2_check *check,
+                           const struct qcow2_bitmap_directory *directory, struct blk_error *err)
+{
+    struct blk_node *node = check->node;
+    BLK_AUTOFREE uint8_t *old = blk_calloc(1, sectors_of(directory->bytes));
+    BLK_AUTOFREE uint8_t *buf = NULL;
+    uint64_t bytes;
+
+    if (!old)
+        return blk_fail(err, ENOMEM, "repairing the bitmaps of '%s'", node->name);
+    int ret = blk_child_pread(qcow2_file(node), directory->offset, directory->bytes, old, err);
+    if (ret == 0)
+        ret = qcow2_bitmap_directory_encode(directory, &buf, &bytes, err);
+    if (ret < 0)
+        return ret;
+    ret = set_counting(node, false, NULL, err);
+    if (ret == 0)
+        ret = overwrite_directory(node, directory->offset, bytes, buf, err);
+    if (ret == 0)
+        ret = name_directory(node, directory, bytes, err);
+    if (ret < 0 && (overwrite_directory(node, directory->offset, directory->bytes, old, NULL) < 0 ||
+                    set_counting(node, true, NULL, NULL) < 0))
+        blk_left_behind(err, "'%s' may have no bitmaps any more", node->name);
+    return ret;
+}
+
+static int remove_all(struct qcow2_check *check, struct blk_error *err)
+{
+    qcow2_check_note(check, "All bitmaps are removed: their directory cannot be used");
+    return remove_extension(check, err);
 }
 
 int qcow2_mend_bitmaps(struct qcow2_check *check, struct blk_error *err)
@@ -234,23 +268,22 @@ int qcow2_mend_bitmaps(struct qcow2_check *check, struct blk_error *err)
     struct blk_error why = BLK_ERROR_INIT;
 
     int ret = qcow2_bitmap_directory_read(check->node, &directory, &why);
-    blk_error_clear(&why);
-    bool readable = ret == 0 && has_place_alone(check, &directory);
-    if (readable && (check->tangled || check->overflow)) {
+    if (ret < 0 && ret != -EINVAL) { /* the medium fails, which says nothing about the directory */
+        if (err)
+            *err = why;
+    } else if (ret < 0 || !has_place_alone(check, &directory)) {
+        blk_error_clear(&why);
+        ret = remove_all(check, err);
+    } else if (check->tangled || check->overflow) {
         qcow2_check_note(check, "The bitmaps are left as they are: structures overlap");
-        qcow2_bitmap_directory_free(&directory);
-        return 0;
-    }
-    if (readable) {
+    } else {
         ret = judge(check, &directory, err);
-        remove_entries(check, &directory);
+        if (ret == 0)
+            remove_entries(check, &directory);
+        if (ret == 0)
+            ret = directory.count ? write_directory(check, &directory, err)
+                                  : remove_extension(check, err);
     }
-    if (!readable)
-        qcow2_check_note(check, "Removing all bitmaps: their directory cannot be used");
-    if (!readable || (ret == 0 && !directory.count))
-        ret = remove_extension(check, err);
-    else if (ret == 0)
-        ret = write_directory(check, &directory, err);
     qcow2_bitmap_directory_free(&directory);
     return ret;
 }

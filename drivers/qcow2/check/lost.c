@@ -13,6 +13,7 @@
 #include <stdlib.h>
 
 #include "blockcore/base/memory.h"
+#include "blockcore/graph/io.h"
 #include "drivers/qcow2/check/check.h"
 #include "drivers/qcow2/data/data.h"
 #include "drivers/qcow2/state.h"
@@ -43,6 +44,21 @@ static enum qcow2_loss data_file_loss(const struct qcow2_check *check, struct qc
 }
 
 /*
+ * Whether the piece can be unpacked from the bytes that the file has of it. One that cannot be read
+ * now is not damaged: another time the medium may give it.
+ */
+static bool is_piece_damaged(const struct qcow2_check *check, uint64_t offset, uint64_t bytes)
+{
+    const struct qcow2_state *s = qcow2_state(check->node);
+    BLK_AUTOFREE uint8_t *piece = malloc(bytes);
+    BLK_AUTOFREE uint8_t *cluster = malloc(s->cluster_bytes);
+
+    return piece && cluster &&
+           blk_child_pread(qcow2_file(check->node), offset, bytes, piece, NULL) == 0 &&
+           qcow2_decompress_cluster(s, piece, bytes, cluster, NULL) == -EIO;
+}
+
+/*
  * The length of a compressed piece is in sectors, so a piece may seem to extend up to a sector past
  * the end. Only unpacking tells whether all of it is there.
  */
@@ -57,11 +73,7 @@ static enum qcow2_loss compressed_loss(const struct qcow2_check *check, uint64_t
         return QCOW2_LOSS_NONE;
     if (offset >= end || offset + bytes - end >= BLK_SECTOR_BYTES)
         return QCOW2_LOSS_PAST_END;
-    BLK_AUTOFREE uint8_t *piece = malloc(bytes);
-    BLK_AUTOFREE uint8_t *cluster = malloc(s->cluster_bytes);
-    bool is_damaged = piece && cluster &&
-                      qcow2_read_piece(check->node, offset, bytes, piece, cluster, NULL) == -EIO;
-    return is_damaged ? QCOW2_LOSS_PAST_END : QCOW2_LOSS_NONE;
+    return is_piece_damaged(check, offset, end - offset) ? QCOW2_LOSS_PAST_END : QCOW2_LOSS_NONE;
 }
 
 static bool is_bitmap_impossible(const struct qcow2_state *s, struct qcow2_entry entry)
