@@ -258,7 +258,7 @@ static int write_directory(struct qcow2_check *check,
 
 static int remove_all(struct qcow2_check *check, struct blk_error *err)
 {
-    qcow2_check_note(check, "All bitmaps are removed: their directory cannot be used");
+    qcow2_check_note(check, "Removing all bitmaps: their directory cannot be used");
     return remove_extension(check, err);
 }
 
