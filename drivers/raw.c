@@ -11,6 +11,7 @@
  * whole head that it leaves, one change at a time: under an exclusive lock of the node's range.
  */
 #include <errno.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -53,16 +54,14 @@ static int check_window(const struct blk_node *node, const struct raw_window *wi
 
     if (window->offset > file_size)
         return blk_fail_why(err, EINVAL, "it lies behind the end of the file",
-                            "Could not open '%s' at offset %llu", node->name,
-                            (unsigned long long)window->offset);
+                            "Could not open '%s' at offset %" PRIu64, node->name, window->offset);
     if (window->has_size && window->size % BLK_SECTOR_BYTES)
         return blk_fail_why(err, EINVAL, "it is not a multiple of 512",
-                            "Could not open '%s' with size %llu", node->name,
-                            (unsigned long long)window->size);
+                            "Could not open '%s' with size %" PRIu64, node->name, window->size);
     if (window->has_size && window->size > file_size - window->offset)
         return blk_fail_why(err, EINVAL, "the file ends before that",
-                            "Could not open '%s' at offset %llu with size %llu", node->name,
-                            (unsigned long long)window->offset, (unsigned long long)window->size);
+                            "Could not open '%s' at offset %" PRIu64 " with size %" PRIu64,
+                            node->name, window->offset, window->size);
     return 0;
 }
 

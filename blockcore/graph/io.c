@@ -11,6 +11,7 @@
 #include "blockcore/graph/io.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -54,15 +55,15 @@ static uint64_t transfer_piece(const struct blk_node *node, uint64_t bytes)
 static int read_failed(struct blk_node *node, int ret, uint64_t offset, uint64_t bytes,
                        struct blk_error *err)
 {
-    return blk_fail_if_unset(err, -ret, "reading %llu bytes at offset %llu of '%s'",
-                             (unsigned long long)bytes, (unsigned long long)offset, node->name);
+    return blk_fail_if_unset(err, -ret, "reading %" PRIu64 " bytes at offset %" PRIu64 " of '%s'",
+                             bytes, offset, node->name);
 }
 
 static int write_failed(struct blk_node *node, int ret, const char *action, uint64_t offset,
                         uint64_t bytes, struct blk_error *err)
 {
-    return blk_fail_if_unset(err, -ret, "%s %llu bytes at offset %llu of '%s'", action,
-                             (unsigned long long)bytes, (unsigned long long)offset, node->name);
+    return blk_fail_if_unset(err, -ret, "%s %" PRIu64 " bytes at offset %" PRIu64 " of '%s'",
+                             action, bytes, offset, node->name);
 }
 
 /* ---- reading ---- */
@@ -432,8 +433,7 @@ int blk_child_truncate(struct blk_node *node, uint64_t size, enum blk_prealloc p
     else
         ret = node->driver->data.truncate(node, size, prealloc, exact, err);
     if (ret < 0)
-        return blk_fail_if_unset(err, -ret, "resizing '%s' to %llu bytes", node->name,
-                                 (unsigned long long)size);
+        return blk_fail_if_unset(err, -ret, "resizing '%s' to %" PRIu64 " bytes", node->name, size);
     return 0;
 }
 
@@ -445,8 +445,8 @@ static int check_range(struct blk_node *node, const char *action, uint64_t offse
     if (range_within(offset, bytes, blk_size(node)))
         return 0;
     return blk_fail_why(err, EIO, "the range ends past the end of the image",
-                        "%s %llu bytes at offset %llu of '%s'", action, (unsigned long long)bytes,
-                        (unsigned long long)offset, node->name);
+                        "%s %" PRIu64 " bytes at offset %" PRIu64 " of '%s'", action, bytes, offset,
+                        node->name);
 }
 
 /* writethrough: every change is durable when it completes. */

@@ -6,6 +6,7 @@
 #include "blockcore/graph/status.h"
 
 #include <errno.h>
+#include <inttypes.h>
 
 #include "blockcore/base/bytes.h"
 #include "blockcore/graph/driver.h"
@@ -24,8 +25,8 @@ static int ask_driver(struct blk_node *node, uint64_t offset, uint64_t bytes, un
     if (ret < 0)
         extent->bytes = u64_min(extent->bytes - u64_min(skip, extent->bytes), bytes);
     if (ret < 0)
-        return blk_fail_if_unset(err, -ret, "reading the allocation map of '%s' at offset %llu",
-                                 node->name, (unsigned long long)offset);
+        return blk_fail_if_unset(err, -ret, "reading the allocation map of '%s' at offset %" PRIu64,
+                                 node->name, offset);
     extent->bytes = u64_min(extent->bytes - skip, bytes);
     extent->host_offset += skip;
     return 0;

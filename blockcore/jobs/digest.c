@@ -7,6 +7,7 @@
 #include "blockcore/jobs/digest.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -94,7 +95,7 @@ static int hash_block(const struct blk_digest *digest, const uint8_t *block, uin
 static int added_twice(uint64_t block, struct blk_error *err)
 {
     return blk_fail_why(err, EINVAL, "a part of it was added twice",
-                        "adding to the digest at offset %llu", (unsigned long long)(block * BLOCK));
+                        "adding to the digest at offset %" PRIu64, block * BLOCK);
 }
 
 /* ---- the tree; the mutex is held ---- */
@@ -267,8 +268,8 @@ static int check_digest_range(const struct blk_digest *digest, uint64_t offset, 
     if (range_within(offset, bytes, digest->size))
         return 0;
     return blk_fail_why(err, EINVAL, "the range ends past the end of the content",
-                        "adding %llu bytes at offset %llu to a digest", (unsigned long long)bytes,
-                        (unsigned long long)offset);
+                        "adding %" PRIu64 " bytes at offset %" PRIu64 " to a digest", bytes,
+                        offset);
 }
 
 static int hash_zeroes(struct blk_digest *digest, struct blk_error *err)

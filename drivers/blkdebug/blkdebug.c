@@ -19,6 +19,7 @@
  * read here.
  */
 #include <errno.h>
+#include <inttypes.h>
 #include <limits.h>
 #include <string.h>
 
@@ -112,7 +113,7 @@ static int get_limit(struct blk_options *options, const char *key, uint64_t unit
         return ret;
     if (*bytes % unit || *bytes >= INT_MAX)
         return blk_fail_why(err, EINVAL, "it must fit the alignment and be below 2 GiB",
-                            "option '%s' of blkdebug is %llu", key, (unsigned long long)*bytes);
+                            "option '%s' of blkdebug is %" PRIu64, key, *bytes);
     return 0;
 }
 
@@ -152,7 +153,7 @@ static int read_limits(struct blk_node *node, struct blk_options *options, struc
         return ret;
     if (align && !is_power_of_two(align))
         return blk_fail_why(err, EINVAL, "it must be a power of two",
-                            "option 'align' of blkdebug is %llu", (unsigned long long)align);
+                            "option 'align' of blkdebug is %" PRIu64, align);
     align = u64_max(align, file->request_alignment);
     ret = get_limit(options, "max-transfer", align, &max_transfer, err);
     if (ret < 0)

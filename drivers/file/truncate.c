@@ -4,6 +4,7 @@
  * reads as zeroes. A growth that fails half-way is taken back.
  */
 #include <errno.h>
+#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -78,8 +79,8 @@ static int resize_file(struct blk_node *node, uint64_t size, enum blk_prealloc p
     int ret = preallocate_file(node, old_size, size, prealloc, err);
     if (ret == 0)
         return 0;
-    ret = blk_fail_if_unset(err, -ret, "preallocating '%s' up to %llu bytes", node->name,
-                            (unsigned long long)size);
+    ret = blk_fail_if_unset(err, -ret, "preallocating '%s' up to %" PRIu64 " bytes", node->name,
+                            size);
     if (file_set_size(s->fd, old_size) < 0)
         blk_left_behind(err, "'%s' keeps the space that was allocated so far", node->name);
     return ret;
@@ -94,8 +95,8 @@ static int resize_device(struct blk_node *node, uint64_t size, enum blk_prealloc
                             "resizing '%s'", node->name);
     if (size > device_size)
         return blk_fail_why(err, ENOSPC, "the device is too small",
-                            "growing '%s' from %llu to %llu bytes", node->name,
-                            (unsigned long long)device_size, (unsigned long long)size);
+                            "growing '%s' from %" PRIu64 " to %" PRIu64 " bytes", node->name,
+                            device_size, size);
     if (exact && size != device_size)
         return blk_fail_why(err, ENOTSUP, "a device has a fixed size", "resizing '%s'", node->name);
     return 0;

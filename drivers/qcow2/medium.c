@@ -10,6 +10,7 @@
 #include "drivers/qcow2/medium.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -37,9 +38,9 @@ int qcow2_fail_cut_short(const struct blk_node *file, uint64_t offset, const cha
                          struct blk_error *err)
 {
     char why[96];
-    snprintf(why, sizeof(why), "the file is cut short at %llu", (unsigned long long)blk_size(file));
-    return blk_fail_why(err, EIO, why, "reading the %s at offset %llu of '%s'", what,
-                        (unsigned long long)offset, file->name);
+    snprintf(why, sizeof(why), "the file is cut short at %" PRIu64, blk_size(file));
+    return blk_fail_why(err, EIO, why, "reading the %s at offset %" PRIu64 " of '%s'", what, offset,
+                        file->name);
 }
 
 int qcow2_check_cut_off(const struct blk_node *node, const struct blk_node *file, uint64_t offset,

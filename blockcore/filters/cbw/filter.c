@@ -10,6 +10,7 @@
  * it; it is flushed when it is closed.
  */
 #include <errno.h>
+#include <inttypes.h>
 #include <string.h>
 
 #include "blockcore/base/bytes.h"
@@ -59,7 +60,7 @@ static int read_min_cluster(struct blk_options *options, uint64_t *bytes, struct
     if (ret < 0 || !*bytes || (is_power_of_two(*bytes) && *bytes <= MAX_MIN_CLUSTER_BYTES))
         return ret;
     return blk_fail_why(err, EINVAL, "it must be a power of two up to 64 MiB",
-                        "option 'min-cluster-size' is %llu", (unsigned long long)*bytes);
+                        "option 'min-cluster-size' is %" PRIu64, *bytes);
 }
 
 static int read_params(struct blk_options *options, struct blk_cbw_params *params,

@@ -8,6 +8,7 @@
  * writes can collide with another save of the same clusters.
  */
 #include <errno.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
@@ -287,10 +288,9 @@ static void give_up(struct blk_cbw *cbw, struct cbw_save *save)
 static int too_late(const struct blk_cbw *cbw, uint64_t offset, struct blk_error *err)
 {
     char why[100];
-    snprintf(why, sizeof(why), "not done within %llu.%03llu s (cbw-timeout)",
-             (unsigned long long)(cbw->timeout_ms / 1000),
-             (unsigned long long)(cbw->timeout_ms % 1000));
-    return blk_fail_why(err, ETIMEDOUT, why, "at offset %llu to '%s'", (unsigned long long)offset,
+    snprintf(why, sizeof(why), "not done within %" PRIu64 ".%03" PRIu64 " s (cbw-timeout)",
+             cbw->timeout_ms / 1000, cbw->timeout_ms % 1000);
+    return blk_fail_why(err, ETIMEDOUT, why, "at offset %" PRIu64 " to '%s'", offset,
                         cbw->target->name);
 }
 
@@ -320,7 +320,7 @@ int cbw_save_in_time(struct blk_cbw *cbw, uint64_t offset, uint64_t bytes, struc
     struct timespec deadline = deadline_after(cbw->timeout_ms);
     struct cbw_save *save = calloc(1, sizeof(*save));
     if (!save)
-        return blk_fail(err, ENOMEM, "at offset %llu", (unsigned long long)offset);
+        return blk_fail(err, ENOMEM, "at offset %" PRIu64, offset);
 
     LOCK_SCOPE(&cbw->mutex);
     cbw_claim_add(cbw, &save->claim, offset, bytes);

@@ -5,6 +5,7 @@
  * overwriting it. That is done first: a guest never waits for the target because of a reader.
  */
 #include <errno.h>
+#include <inttypes.h>
 #include <stdlib.h>
 
 #include "blockcore/base/bytes.h"
@@ -21,8 +22,8 @@
 static int left_out(const struct blk_cbw *cbw, uint64_t offset, struct blk_error *err)
 {
     return blk_fail_why(err, EACCES, "it is outside of what this snapshot keeps",
-                        "reading the frozen content of '%s' at offset %llu", cbw->source->name,
-                        (unsigned long long)offset);
+                        "reading the frozen content of '%s' at offset %" PRIu64, cbw->source->name,
+                        offset);
 }
 
 /* The length of the run at `offset`, at most `bytes`, whose bits are all set or all clear. */

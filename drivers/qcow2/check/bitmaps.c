@@ -9,6 +9,7 @@
  * finds and frees them.
  */
 #include <errno.h>
+#include <inttypes.h>
 #include <stdlib.h>
 
 #include "blockcore/base/memory.h"
@@ -30,8 +31,8 @@ static bool collect_table_entry(struct qcow2_check *check, const char *name, uin
 
     if (entry & QCOW2_BITMAP_TABLE_RESERVED || offset % s->cluster_bytes ||
         (offset && entry & QCOW2_BITMAP_TABLE_ALL_ONES)) {
-        qcow2_check_corruption(check, "bitmap '%s' has the invalid table entry 0x%llx", name,
-                               (unsigned long long)entry);
+        qcow2_check_corruption(check, "bitmap '%s' has the invalid table entry 0x%" PRIx64, name,
+                               entry);
         return false;
     }
     if (offset)

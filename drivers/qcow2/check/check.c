@@ -5,6 +5,7 @@
  * as fixed is what the second look no longer finds.
  */
 #include <errno.h>
+#include <inttypes.h>
 
 #include "blockcore/graph/flush.h"
 #include "blockcore/graph/io.h"
@@ -152,8 +153,8 @@ static int clear_the_way(struct qcow2_check *check, unsigned repair, struct blk_
         ret = qcow2_mend_bitmaps(check, err);
     if (ret == 0 && lost) {
         check->discard_lost = true;
-        qcow2_check_note(check, "%llu bytes of guest data are given up as lost",
-                         (unsigned long long)check->result->lost_bytes);
+        qcow2_check_note(check, "%" PRIu64 " bytes of guest data are given up as lost",
+                         check->result->lost_bytes);
         if (check->lost_active)
             ret = qcow2_identity_give_up(check->node, err);
         if (ret == 0)

@@ -3,6 +3,8 @@
  * All structures of an image that refer to host clusters, in the order in which they are counted.
  */
 #include "blockcore/base/memory.h"
+
+#include <inttypes.h>
 #include "drivers/qcow2/check/check.h"
 #include "drivers/qcow2/header/header.h"
 #include "drivers/qcow2/medium.h"
@@ -31,8 +33,8 @@ static bool can_have_refcount_table(struct qcow2_check *check, uint64_t bytes)
     else if (bytes > QCOW2_MAX_REFTABLE_BYTES)
         qcow2_check_corruption(check, "the refcount table is larger than 8 MiB");
     else if (offset % s->cluster_bytes || !range_within(offset, bytes, QCOW2_MAX_HOST_OFFSET))
-        qcow2_check_corruption(check, "the refcount table has the invalid offset 0x%llx",
-                               (unsigned long long)offset);
+        qcow2_check_corruption(check, "the refcount table has the invalid offset 0x%" PRIx64,
+                               offset);
     else if (range_within(offset, bytes, blk_size(qcow2_file(check->node))))
         return true;
     else
@@ -58,8 +60,8 @@ static int collect_refcount_structure(struct qcow2_check *check, struct blk_erro
         uint64_t offset = table[i] & QCOW2_REFTABLE_OFFSET;
         if (table[i] & QCOW2_REFTABLE_RESERVED || offset % s->cluster_bytes ||
             offset / s->cluster_bytes >= check->clusters) {
-            qcow2_check_corruption(check, "refcount block %llu has the invalid offset 0x%llx",
-                                   (unsigned long long)i, (unsigned long long)table[i]);
+            qcow2_check_corruption(
+                check, "refcount block %" PRIu64 " has the invalid offset 0x%" PRIx64, i, table[i]);
             check->broken_counts = true;
         } else if (offset &&
                    !range_within(offset, s->cluster_bytes, blk_size(qcow2_file(check->node)))) {

@@ -4,6 +4,7 @@
  * equal blocks are found by comparing bytes.
  */
 #include <errno.h>
+#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -25,17 +26,16 @@ static void report_difference(struct qcow2_check *check, uint64_t cluster, uint6
     if (check->announce && (is_low ? !check->may_raise : check->incomplete))
         return;
     if (check->announce)
-        qcow2_check_note(check, "Repairing cluster %llu refcount=%llu reference=%llu",
-                         (unsigned long long)cluster, (unsigned long long)count,
-                         (unsigned long long)refs);
+        qcow2_check_note(check,
+                         "Repairing cluster %" PRIu64 " refcount=%" PRIu64 " reference=%" PRIu64,
+                         cluster, count, refs);
     else if (is_low)
-        qcow2_check_corruption(check, "cluster %llu refcount=%llu reference=%llu",
-                               (unsigned long long)cluster, (unsigned long long)count,
-                               (unsigned long long)refs);
+        qcow2_check_corruption(check, "cluster %" PRIu64 " refcount=%" PRIu64 " reference=%" PRIu64,
+                               cluster, count, refs);
     else
-        qcow2_check_leak(check, 1, "Leaked cluster %llu refcount=%llu reference=%llu",
-                         (unsigned long long)cluster, (unsigned long long)count,
-                         (unsigned long long)refs);
+        qcow2_check_leak(check, 1,
+                         "Leaked cluster %" PRIu64 " refcount=%" PRIu64 " reference=%" PRIu64,
+                         cluster, count, refs);
 }
 
 int qcow2_check_stored_count(const struct qcow2_check *check, uint64_t cluster, uint64_t *count,

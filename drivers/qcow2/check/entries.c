@@ -9,6 +9,7 @@
  * right. So neither needs the other tables to change in the same instant.
  */
 #include <errno.h>
+#include <inttypes.h>
 #include <stdlib.h>
 
 #include "blockcore/base/memory.h"
@@ -125,7 +126,7 @@ static int report_copied(const struct pass *pass, const struct table *table, uin
                          uint64_t word, struct blk_error *err)
 {
     const struct qcow2_state *s = qcow2_state(pass->check->node);
-    unsigned long long entry = word, index = at / 8, count;
+    uint64_t entry = word, index = at / 8, count;
     uint64_t stored = 0;
     int ret = 0;
 
@@ -137,20 +138,23 @@ static int report_copied(const struct pass *pass, const struct table *table, uin
     count = stored;
     if (pass->mend != QCOW2_MEND_NOTHING && table->is_l1)
         qcow2_check_note(pass->check,
-                         "Repairing OFLAG_COPIED L2 cluster: l1_index=%llu "
-                         "l1_entry=%llx refcount=%llu",
+                         "Repairing OFLAG_COPIED L2 cluster: l1_index=%" PRIu64 " "
+                         "l1_entry=%" PRIx64 " refcount=%" PRIu64,
                          index, entry, count);
     else if (pass->mend != QCOW2_MEND_NOTHING)
         qcow2_check_note(pass->check,
-                         "Repairing OFLAG_COPIED data cluster: l2_entry=%llx refcount=%llu", entry,
-                         count);
+                         "Repairing OFLAG_COPIED data cluster: l2_entry=%" PRIx64
+                         " refcount=%" PRIu64,
+                         entry, count);
     else if (table->is_l1)
         qcow2_check_corruption(pass->check,
-                               "OFLAG_COPIED L2 cluster: l1_index=%llu l1_entry=%llx refcount=%llu",
+                               "OFLAG_COPIED L2 cluster: l1_index=%" PRIu64 " l1_entry=%" PRIx64
+                               " refcount=%" PRIu64,
                                index, entry, count);
     else
-        qcow2_check_corruption(
-            pass->check, "OFLAG_COPIED data cluster: l2_entry=%llx refcount=%llu", entry, count);
+        qcow2_check_corruption(pass->check,
+                               "OFLAG_COPIED data cluster: l2_entry=%" PRIx64 " refcount=%" PRIu64,
+                               entry, count);
     return ret;
 }
 
@@ -169,9 +173,9 @@ static int do_word(const struct pass *pass, struct table *table, uint64_t at, ui
         return 0;
     if (pass->mend == QCOW2_MEND_NOTHING && !is_copied)
         qcow2_check_corruption(pass->check,
-                               "%s entry at offset 0x%llx is 0x%016llx and should be 0x%016llx",
-                               table->is_l1 ? "L1" : "L2", (unsigned long long)(table->offset + at),
-                               (unsigned long long)word, (unsigned long long)right);
+                               "%s entry at offset 0x%" PRIx64 " is 0x%016" PRIx64
+                               " and should be 0x%016" PRIx64,
+                               table->is_l1 ? "L1" : "L2", (table->offset + at), word, right);
     bool mends = may_mend(pass->mend, word, right, is_first);
     if (is_copied && (mends || pass->mend == QCOW2_MEND_NOTHING))
         ret = report_copied(pass, table, at, word, err);

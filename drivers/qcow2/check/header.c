@@ -8,6 +8,7 @@
  * keys of an encrypted disk are.
  */
 #include <errno.h>
+#include <inttypes.h>
 #include <string.h>
 
 #include "drivers/qcow2/check/check.h"
@@ -95,9 +96,9 @@ void qcow2_check_header(struct qcow2_check *check)
 
     if (is_snapshots_offset_wrong(s)) {
         qcow2_check_corruption(check,
-                               "the snapshot table has the invalid offset 0x%llx, though "
+                               "the snapshot table has the invalid offset 0x%" PRIx64 ", though "
                                "there are no snapshots",
-                               (unsigned long long)s->header.snapshots_offset);
+                               s->header.snapshots_offset);
         check->mend_header = true;
     }
     if (is_raw_without_data_file(s)) {

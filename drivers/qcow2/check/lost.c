@@ -9,6 +9,7 @@
  * user.
  */
 #include <errno.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -156,14 +157,12 @@ void qcow2_check_lost_end(struct qcow2_check *check)
     if (!lost->bytes)
         return;
     if (is_cut)
-        snprintf(cut, sizeof(cut), ", which is cut short at %llu",
-                 (unsigned long long)blk_size(file));
+        snprintf(cut, sizeof(cut), ", which is cut short at %" PRIu64, blk_size(file));
     /* qcow2_check_lost() has counted each cluster: this only lists the range. */
     check->result->corruptions--;
     qcow2_check_corruption(
-        check, "guest bytes %llu to %llu%s%s are lost: %s%s", (unsigned long long)lost->offset,
-        (unsigned long long)(lost->offset + lost->bytes - 1),
-        check->walked_snapshot ? " of snapshot " : "",
+        check, "guest bytes %" PRIu64 " to %" PRIu64 "%s%s are lost: %s%s", lost->offset,
+        (lost->offset + lost->bytes - 1), check->walked_snapshot ? " of snapshot " : "",
         check->walked_snapshot ? check->walked_snapshot : "", why_lost(lost->loss), cut);
     check->lost = (struct qcow2_lost){ .bytes = 0 };
 }

@@ -8,6 +8,7 @@
  * followed. So the work is bounded by the size of the file, whatever the tables say.
  */
 #include <errno.h>
+#include <inttypes.h>
 #include <stdlib.h>
 
 #include "blockcore/base/memory.h"
@@ -68,9 +69,8 @@ static bool add_one(struct qcow2_check *check, uint64_t cluster, enum qcow2_use 
     if (times > room && !check->overflow) {
         qcow2_check_corruption(check,
                                "the refcount width is too small for the references to the "
-                               "cluster at offset 0x%llx",
-                               (unsigned long long)cluster *
-                                   qcow2_state(check->node)->cluster_bytes);
+                               "cluster at offset 0x%" PRIx64,
+                               cluster * qcow2_state(check->node)->cluster_bytes);
         check->overflow = true;
     }
     qcow2_count_put(check->refs, check->order, cluster, refs + u64_min(times, room));
@@ -79,18 +79,17 @@ static bool add_one(struct qcow2_check *check, uint64_t cluster, enum qcow2_use 
 
 static void report_overlap(struct qcow2_check *check, uint64_t cluster, const char *what)
 {
-    qcow2_check_corruption(check, "%s overlaps another structure at offset 0x%llx", what,
-                           (unsigned long long)cluster * qcow2_state(check->node)->cluster_bytes);
+    qcow2_check_corruption(check, "%s overlaps another structure at offset 0x%" PRIx64, what,
+                           cluster * qcow2_state(check->node)->cluster_bytes);
 }
 
 void qcow2_check_past_end(struct qcow2_check *check, uint64_t offset, const char *what)
 {
     atomic_store(&qcow2_state(check->node)->saw_cut, true);
     qcow2_check_corruption(check,
-                           "%s at offset 0x%llx lies past the end of the file, which is "
-                           "cut short at %llu",
-                           what, (unsigned long long)offset,
-                           (unsigned long long)blk_size(qcow2_file(check->node)));
+                           "%s at offset 0x%" PRIx64 " lies past the end of the file, which is "
+                           "cut short at %" PRIu64,
+                           what, offset, blk_size(qcow2_file(check->node)));
 }
 
 bool qcow2_check_add_refs(struct qcow2_check *check, uint64_t offset, uint64_t bytes,
@@ -133,8 +132,7 @@ bool qcow2_check_add_table(struct qcow2_check *check, uint64_t offset, uint64_t 
     bool fits = offset % qcow2_state(check->node)->cluster_bytes == 0 &&
                 range_within(offset, bytes, QCOW2_MAX_HOST_OFFSET);
     if (!fits)
-        qcow2_check_corruption(check, "%s has the invalid offset 0x%llx", what,
-                               (unsigned long long)offset);
+        qcow2_check_corruption(check, "%s has the invalid offset 0x%" PRIx64, what, offset);
     else
         fits = qcow2_check_add_refs(check, offset, bytes, QCOW2_USE_OTHER, 1, what);
     if (fits && !is_there(check, offset, bytes)) {
@@ -194,8 +192,8 @@ static void add_compressed(struct qcow2_check *check, uint64_t entry, const stru
 /* Those of the active tables are found, and mended, in entries.c. */
 static void report_reserved(struct qcow2_check *check, const char *table, uint64_t entry)
 {
-    qcow2_check_corruption(check, "an %s entry of a snapshot has reserved bits set: 0x%llx", table,
-                           (unsigned long long)entry);
+    qcow2_check_corruption(check, "an %s entry of a snapshot has reserved bits set: 0x%" PRIx64,
+                           table, entry);
 }
 
 static void collect_entry(struct qcow2_check *check, struct qcow2_entry entry, uint64_t guest,
@@ -281,8 +279,7 @@ static int collect_l1_entry(struct qcow2_check *check, uint64_t index, uint64_t 
     enum qcow2_use before = qcow2_check_use(check, cluster);
     /* Not shared with a snapshot, as the active L1 is first: it shows at two places of the disk. */
     if (active && before == QCOW2_USE_L2)
-        qcow2_check_corruption(check, "two L1 entries point to the L2 table at 0x%llx",
-                               (unsigned long long)l2);
+        qcow2_check_corruption(check, "two L1 entries point to the L2 table at 0x%" PRIx64, l2);
     if (!add_one(check, cluster, QCOW2_USE_L2, 1))
         report_overlap(check, cluster, "an L2 table");
     if (before != QCOW2_USE_NONE && before != QCOW2_USE_DATA)

@@ -3,6 +3,7 @@
  * Reporting findings. A damaged image may have millions of errors of one kind: all are counted, the
  * first ones of each kind are listed, and at the end the number of the others.
  */
+#include <inttypes.h>
 #include <stdarg.h>
 #include <stdio.h>
 
@@ -77,9 +78,8 @@ void qcow2_check_report_rest(struct qcow2_check *check)
         struct qcow2_findings *kind = &check->findings[i];
         if (kind->count > MAX_LINES_PER_KIND && check->result->message) {
             char line[256];
-            snprintf(line, sizeof(line), "and %llu more: %.*s ...",
-                     (unsigned long long)(kind->count - MAX_LINES_PER_KIND), words_of(kind->text),
-                     kind->text);
+            snprintf(line, sizeof(line), "and %" PRIu64 " more: %.*s ...",
+                     (kind->count - MAX_LINES_PER_KIND), words_of(kind->text), kind->text);
             check->result->message(check->result->opaque, false, line);
         }
         *kind = (struct qcow2_findings){ .text = NULL };

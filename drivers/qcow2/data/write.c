@@ -16,6 +16,7 @@
  * what was there, and a cluster that is left behind is not being read when it is freed (C3).
  */
 #include <errno.h>
+#include <inttypes.h>
 #include <string.h>
 
 #include "blockcore/base/memory.h"
@@ -160,8 +161,8 @@ static int classify(struct blk_node *node, struct qcow2_entry entry, uint64_t fr
         enum qcow2_kind kind;
         const char *problem;
         if (qcow2_entry_kind(s, entry, sub, &kind, &problem) < 0)
-            return qcow2_corrupt(node, err, "guest offset %llu is mapped to %s",
-                                 (unsigned long long)from, problem);
+            return qcow2_corrupt(node, err, "guest offset %" PRIu64 " is mapped to %s", from,
+                                 problem);
         all_data = all_data && kind == QCOW2_DATA;
         host = kind == QCOW2_DATA || kind == QCOW2_ZERO_HOST || kind == QCOW2_UNALLOCATED_HOST;
     }

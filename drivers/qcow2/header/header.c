@@ -8,6 +8,7 @@
 #include "drivers/qcow2/header/header.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -338,8 +339,8 @@ static int check_table(const struct blk_node *node, const struct qcow2_header *h
     if (bytes > kind->max_bytes)
         return refuse(node, err, EFBIG, "its %s is too large", kind->name);
     if (offset % cluster_bytes || !range_within(offset, bytes, QCOW2_MAX_HOST_OFFSET))
-        return refuse(node, err, EINVAL, "its %s has the invalid offset %llu", kind->name,
-                      (unsigned long long)offset);
+        return refuse(node, err, EINVAL, "its %s has the invalid offset %" PRIu64, kind->name,
+                      offset);
     return 0;
 }
 
@@ -373,8 +374,7 @@ static int check_tables(const struct blk_node *node, const struct qcow2_header *
     int ret;
 
     if (header->size > BLK_MAX_BYTES)
-        return refuse(node, err, EFBIG, "its size of %llu bytes is too large",
-                      (unsigned long long)header->size);
+        return refuse(node, err, EFBIG, "its size of %" PRIu64 " bytes is too large", header->size);
     if (header->crypt > QCOW2_CRYPT_LUKS)
         return refuse(node, err, EINVAL, "its encryption method %u is unknown", header->crypt);
 

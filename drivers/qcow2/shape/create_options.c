@@ -3,6 +3,7 @@
 #include "config.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <string.h>
 
 #include "blockcore/base/units.h"
@@ -71,8 +72,7 @@ int qcow2_parse_refcount_bits(uint64_t bits, unsigned *order, struct blk_error *
 {
     if (!is_power_of_two(bits) || bits > 64)
         return blk_fail_why(err, EINVAL, "it must be a power of two from 1 to 64",
-                            "option 'refcount_bits' has the value '%llu'",
-                            (unsigned long long)bits);
+                            "option 'refcount_bits' has the value '%" PRIu64 "'", bits);
     *order = (unsigned)__builtin_ctzll(bits);
     return 0;
 }
@@ -82,8 +82,7 @@ static int parse_cluster_size(uint64_t bytes, unsigned *bits, struct blk_error *
     if (!is_power_of_two(bytes) || bytes < UINT64_C(1) << QCOW2_MIN_CLUSTER_BITS ||
         bytes > UINT64_C(1) << QCOW2_MAX_CLUSTER_BITS)
         return blk_fail_why(err, EINVAL, "it must be a power of two from 512 to 2M",
-                            "option 'cluster_size' has the value '%llu'",
-                            (unsigned long long)bytes);
+                            "option 'cluster_size' has the value '%" PRIu64 "'", bytes);
     *bits = (unsigned)__builtin_ctzll(bytes);
     return 0;
 }

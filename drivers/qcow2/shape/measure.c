@@ -4,6 +4,7 @@
  * always counted, whatever of it would be allocated, and data in whole clusters of the new image.
  */
 #include <errno.h>
+#include <inttypes.h>
 #include <string.h>
 
 #include "blockcore/graph/driver.h"
@@ -101,7 +102,7 @@ int qcow2_measure(struct blk_options *options, struct blk_node *source, struct b
     if (qcow2_l1_entries_for(size, request.cluster_bits, request.extended_l2) * 8 >
         QCOW2_MAX_L1_BYTES)
         return blk_fail_why(err, EFBIG, "the size is too large for the cluster_size",
-                            "measuring an image of %llu bytes", (unsigned long long)size);
+                            "measuring an image of %" PRIu64 " bytes", size);
 
     uint64_t data = 0;
     if (request.preallocation == BLK_PREALLOC_FALLOC || request.preallocation == BLK_PREALLOC_FULL)

@@ -13,6 +13,7 @@
  * switch each.
  */
 #include <errno.h>
+#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -45,8 +46,7 @@ static int free_l2(struct blk_node *node, uint64_t table, enum qcow2_free_why wh
     struct qcow2_state *s = qcow2_state(node);
     ASSERT_LOCKED(&s->lock);
     if (table & (s->cluster_bytes - 1))
-        return qcow2_corrupt(node, err, "an L2 table at the unaligned offset %llu",
-                             (unsigned long long)table);
+        return qcow2_corrupt(node, err, "an L2 table at the unaligned offset %" PRIu64, table);
 
     /*
      * All of it is read first: a part that cannot be read leaves the table, and nothing is freed.

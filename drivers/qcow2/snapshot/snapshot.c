@@ -16,6 +16,7 @@
 #include "drivers/qcow2/snapshot/snapshot.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -297,7 +298,7 @@ static int choose_id(struct blk_node *node, uint64_t largest, char id[24], struc
     while (number + 1 < taken.count && taken.numbers[number]) /* there are not that many to take */
         number++;
     free(taken.numbers);
-    snprintf(id, 24, "%llu", (unsigned long long)(taken.first + number));
+    snprintf(id, 24, "%" PRIu64, taken.first + number);
     return ret;
 }
 

@@ -9,6 +9,7 @@
  * only. A snapshot keeps the tables that it was taken with, flags included.
  */
 #include <errno.h>
+#include <inttypes.h>
 #include <string.h>
 
 #include "blockcore/base/cancel.h"
@@ -22,8 +23,8 @@ static int damaged_tree(const struct qcow2_shadow *shadow, struct blk_error *err
                         uint64_t offset)
 {
     return blk_fail_why(err, EIO, "the image is damaged (see check)",
-                        "following the tables of '%s': %s at offset %#llx", shadow->node->name,
-                        what, (unsigned long long)offset);
+                        "following the tables of '%s': %s at offset %#" PRIx64, shadow->node->name,
+                        what, offset);
 }
 
 /* Whether the live structure has counts for the range; beyond, nothing can have been allocated. */

@@ -8,6 +8,7 @@
 #include "drivers/qcow2/tables/map.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <string.h>
 
 #include "drivers/qcow2/header/corrupt.h"
@@ -116,8 +117,7 @@ static int bad_l1_entry(struct blk_node *node, uint64_t offset, struct blk_error
 {
     const struct qcow2_state *s = qcow2_state(node);
     uint64_t index = l1_index(s, offset);
-    return qcow2_corrupt(node, err, "L1 entry %llu is 0x%llx", (unsigned long long)index,
-                         (unsigned long long)s->l1[index]);
+    return qcow2_corrupt(node, err, "L1 entry %" PRIu64 " is 0x%" PRIx64, index, s->l1[index]);
 }
 
 /* [locked] As qcow2_slice_write(), to read: *slice is NULL where there is no L2 table. */
@@ -189,7 +189,7 @@ int qcow2_slice_write(struct blk_node *node, uint64_t offset, struct qcow2_table
     uint64_t at = l1_index(s, offset);
     if (at >= s->l1_entries)
         return blk_fail_why(err, EIO, "the L1 table does not reach that far",
-                            "mapping offset %llu of '%s'", (unsigned long long)offset, node->name);
+                            "mapping offset %" PRIu64 " of '%s'", offset, node->name);
     uint64_t entry = s->l1[at];
     uint64_t table = entry & QCOW2_ENTRY_OFFSET;
     if (table & (s->cluster_bytes - 1))
@@ -283,8 +283,8 @@ static int map_in_slice(struct blk_node *node, const struct qcow2_table *slice, 
     const char *problem;
     if (map_one(s, slice, index, offset, mapping, &problem) < 0) {
         mapping->bytes = u64_min(s->subcluster_bytes - offset % s->subcluster_bytes, bytes);
-        return qcow2_corrupt(node, err, "guest offset %llu is mapped to %s",
-                             (unsigned long long)offset, problem);
+        return qcow2_corrupt(node, err, "guest offset %" PRIu64 " is mapped to %s", offset,
+                             problem);
     }
 
     while (mapping->bytes < bytes) {

@@ -11,6 +11,7 @@
 #include "drivers/qcow2/tables/metadata.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <stdlib.h>
 
 #include "blockcore/base/memory.h"
@@ -41,9 +42,10 @@ static int found_overlap(struct blk_node *node, uint64_t offset, uint64_t bytes,
                          struct blk_error *err)
 {
     return qcow2_corrupt(node, err,
-                         "Preventing invalid write of %llu bytes at offset %llu of the "
+                         "Preventing invalid write of %" PRIu64 " bytes at offset %" PRIu64
+                         " of the "
                          "file (overlaps with %s)",
-                         (unsigned long long)bytes, (unsigned long long)offset, what);
+                         bytes, offset, what);
 }
 
 static int check_ranges(struct blk_node *node, uint64_t offset, uint64_t bytes,
@@ -80,11 +82,10 @@ static int note_table(struct blk_node *node, uint64_t offset, const char *what,
 {
     struct qcow2_state *s = qcow2_state(node);
     if (offset & (s->cluster_bytes - 1))
-        return qcow2_corrupt(node, err, "%s at the unaligned offset %llu", what,
-                             (unsigned long long)offset);
+        return qcow2_corrupt(node, err, "%s at the unaligned offset %" PRIu64, what, offset);
     if (qcow2_cluster_set_contains(&s->metadata, offset >> s->cluster_bits))
-        return qcow2_corrupt(node, err, "%s at offset %llu is also in use for something else", what,
-                             (unsigned long long)offset);
+        return qcow2_corrupt(
+            node, err, "%s at offset %" PRIu64 " is also in use for something else", what, offset);
     int ret = check_ranges(node, offset, s->cluster_bytes, err);
     return ret < 0 ? ret : qcow2_metadata_add(s, offset, err);
 }

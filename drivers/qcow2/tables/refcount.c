@@ -10,6 +10,7 @@
 #include "drivers/qcow2/tables/refcount.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <stdlib.h>
 
 #include "blockcore/graph/events.h"
@@ -33,8 +34,8 @@ int qcow2_reftable_load(struct blk_node *node, struct blk_error *err)
         return ret;
     for (uint64_t i = 0; i < entries; i++)
         if (table[i] % s->cluster_bytes || table[i] >= QCOW2_MAX_HOST_OFFSET) {
-            ret = qcow2_corrupt(node, err, "entry %llu of the refcount table is 0x%llx",
-                                (unsigned long long)i, (unsigned long long)table[i]);
+            ret = qcow2_corrupt(node, err, "entry %" PRIu64 " of the refcount table is 0x%" PRIx64,
+                                i, table[i]);
             free(table);
             return ret;
         }
@@ -86,8 +87,9 @@ void qcow2_refslice_put(struct qcow2_state *s, struct qcow2_table *slice, uint64
 
 static int no_count(struct blk_node *node, uint64_t cluster, struct blk_error *err)
 {
-    return qcow2_corrupt(node, err, "the cluster at offset %llu is in use, but its refcount is 0",
-                         (unsigned long long)(cluster << qcow2_state(node)->cluster_bits));
+    return qcow2_corrupt(node, err,
+                         "the cluster at offset %" PRIu64 " is in use, but its refcount is 0",
+                         (cluster << qcow2_state(node)->cluster_bits));
 }
 
 /* The count became 0. */

@@ -9,6 +9,7 @@
 #include "drivers/qcow2/tables/shadow.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -154,9 +155,8 @@ int qcow2_shadow_add(struct qcow2_shadow *shadow, uint64_t offset, uint64_t byte
             return blk_fail_why(err, ERANGE,
                                 delta < 0 ? "a refcount is lower than the references"
                                           : "a refcount of that width cannot count further",
-                                "counting the cluster at offset %llu of '%s'",
-                                (unsigned long long)(cluster << s->cluster_bits),
-                                shadow->node->name);
+                                "counting the cluster at offset %" PRIu64 " of '%s'",
+                                (cluster << s->cluster_bits), shadow->node->name);
         qcow2_count_put(shadow->counts, shadow->order, cluster, count + (uint64_t)(int64_t)delta);
         if (delta < 0 && count == 1)
             shadow->hint = u64_min(shadow->hint, cluster);
