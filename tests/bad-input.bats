@@ -123,7 +123,7 @@ every() {
     bad 1 "'a'" "Unknown driver 'bogus'" info -f bogus a
     bad 1 "'a'" "Unknown driver 'bogus'" resize -f bogus a 2M
     bad 1 bogus '' info --image-opts driver=bogus,file.filename=a
-    if blkimg --help | grep -Eq '^Supported formats:.* qcow2( |$)'; then
+    if supports qcow2; then
         bad 1 "'a'" "Image is not in qcow2 format" info -f qcow2 a
     fi
 }

@@ -138,7 +138,7 @@ only() {
 }
 
 @test "qcow2: no target, or one that check finds whole" {
-    blkimg --help | grep -Eq "^Supported formats:.* qcow2( |$)" || skip "no qcow2 in this build"
+    need_format qcow2
     start_slow -O qcow2 a t.qcow2
     kill "$pid"
     finish

@@ -7,7 +7,7 @@ load lib/common
 
 setup() {
     common_setup
-    blkimg --help | grep -Eq "^Supported formats:.* qcow2( |$)" || skip "no qcow2 in this build"
+    need_format qcow2
     mkdir given
     truncate -s 8M given/a
     fill given/a 0 70000 0x21

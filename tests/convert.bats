@@ -5,10 +5,6 @@
 bats_require_minimum_version 1.5.0
 load lib/common
 
-need_format() {
-    blkimg --help | grep -Eq "^Supported formats:.* $1( |$)" || skip "no $1 in this build"
-}
-
 # An image of 8 MiB with data, written zeroes and holes whose borders are not those of clusters.
 make_image() {
     truncate -s 8M "$1"

@@ -6,11 +6,16 @@ bats_require_minimum_version 1.5.0
 load lib/common
 load lib/qcow2-check
 
-# crash_states WAY: in every state that a killed "check -r WAY" of "a" leaves, the data is there, what qemu-img
-# finds wrong is not worse than before, and a repair run again makes it whole.
+# crash_states WAY EDIT...: "a" is the base with these edits of mkimage. In every state that a killed "check -r WAY" of it
+# leaves, the data is there, what qemu-img finds wrong is not worse than before, and a repair run again makes it whole.
 crash_states() {
+    need_unsanitized 'preloading'
     need python3
-    local states=${QCOW2_CRASH_STATES:-120}
+    local way=$1 states=${QCOW2_CRASH_STATES:-120}
+    shift
+    make_base -o cluster_size=4k
+    cp base a
+    mkimage edit a "$@"
     cat >judge <<JUDGE
 #!/bin/sh
 cd "\$1" || exit 1
@@ -23,32 +28,20 @@ JUDGE
     chmod +x judge
     # The image is small, so that memory is enough for the states.
     run -0 python3 "$SRCDIR/tests/tools/crashstates.py" run --files a --states "$states" --seed 7 \
-        --check "$T/judge" -- "$(realpath "$BLKIMG")" check -r "$1" a
-    echo "# $1: ${lines[-1]}" >&3
+        --check "$T/judge" -- "$(realpath "$BLKIMG")" check -r "$way" a
+    echo "# $way: ${lines[-1]}" >&3
 }
 
 @test "crash states of check -r all" {
-    need_unsanitized 'preloading'
-    make_base -o cluster_size=4k
-    cp base a
-    mkimage edit a 'refcount[0]=0' 'l2[0]=old^COPIED' 'l2[17]=old^COPIED' 'l1[0]=old^COPIED' 'reftable[0]=0'
-    crash_states all
+    crash_states all 'refcount[0]=0' 'l2[0]=old^COPIED' 'l2[17]=old^COPIED' 'l1[0]=old^COPIED' 'reftable[0]=0'
 }
 
 @test "crash states of check -r all, sound structure" {
-    need_unsanitized 'preloading'
-    make_base -o cluster_size=4k
-    cp base a
-    mkimage edit a 'refcount[3]=0' 'refcount[9]=77' 'refcount[12]=0' 'l2[3]=old^COPIED' 'l2[18]=old^COPIED'
-    crash_states all
+    crash_states all 'refcount[3]=0' 'refcount[9]=77' 'refcount[12]=0' 'l2[3]=old^COPIED' 'l2[18]=old^COPIED'
 }
 
 @test "crash states of check -r leaks" {
-    need_unsanitized 'preloading'
-    make_base -o cluster_size=4k
-    cp base a
-    mkimage edit a 'refcount[3]=5' 'refcount[400]=77' 'refcount[900]=3' 'refcount[1500]=1' 'file_bytes=1600*4096'
-    crash_states leaks
+    crash_states leaks 'refcount[3]=5' 'refcount[400]=77' 'refcount[900]=3' 'refcount[1500]=1' 'file_bytes=1600*4096'
 }
 
 @test "memory is that of one array of counts" {

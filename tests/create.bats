@@ -5,10 +5,6 @@
 bats_require_minimum_version 1.5.0
 load lib/common
 
-need_format() {
-    blkimg --help | grep -Eq "^Supported formats:.* $1( |$)" || skip "no $1 in this build"
-}
-
 # Both programs create with these arguments, each in its folder: same output, same status, and
 # images that qemu-img describes alike but for their size on disk.
 same_create() {

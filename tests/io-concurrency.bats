@@ -5,10 +5,6 @@
 
 load lib/common
 
-supports() {
-    blkimg --help | grep -Eq "^Supported formats:.* $1( |$)"
-}
-
 # Disjoint writes of different lengths and patterns, all read back, in the background too.
 disjoint() {
     local format=$1 i at=0 length

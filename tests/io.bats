@@ -15,10 +15,6 @@ mask_times() {
     sed -E 's/^(.*, [0-9]+ ops); .*/\1; X/; s/^([0-9]+,[0-9]+),[0-9]+:.*/\1,X/'
 }
 
-supports() {
-    blkimg --help | grep -Eq "^Supported formats:.* $1( |$)"
-}
-
 # Two folders with the same images: 4 MiB of raw and qcow2, data in some places.
 make_images() {
     mkdir peer mine

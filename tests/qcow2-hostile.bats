@@ -9,7 +9,7 @@ load lib/common
 setup() {
     common_setup
     need qemu-img qemu-io python3
-    blkimg --help | grep -Eq '^Supported formats:.* qcow2( |$)' || skip 'no qcow2 in this build'
+    need_format qcow2
     [[ -n $SANITIZERS ]] || memory=--memory
 }
 

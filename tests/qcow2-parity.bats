@@ -8,7 +8,7 @@ load lib/common
 setup() {
     common_setup
     need qemu-img qemu-io
-    blkimg --help | grep -Eq '^Supported formats:.* qcow2( |$)' || skip 'no qcow2 in this build'
+    need_format qcow2
     images=0
 }
 
@@ -24,14 +24,6 @@ mkimage() {
 
 qcow2() {
     qemu-img create -q -f qcow2 "$@"
-}
-
-# qio FILE COMMAND...: several commands of qemu-io.
-qio() {
-    local file=$1 command commands=()
-    shift
-    for command; do commands+=(-c "$command"); done
-    qemu-io "${commands[@]}" "$file" >/dev/null
 }
 
 # Everything that can be asked of one image. Options go to all commands.

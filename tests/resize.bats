@@ -5,10 +5,6 @@
 bats_require_minimum_version 1.5.0
 load lib/common
 
-need_format() {
-    blkimg --help | grep -Eq "^Supported formats:.* $1( |$)" || skip "no $1 in this build"
-}
-
 # Both programs resize a copy of "image": same output and status, same content.
 same_resize() {
     local peer_status=0 mine_status=0

@@ -5,10 +5,6 @@
 bats_require_minimum_version 1.5.0
 load lib/common
 
-need_format() {
-    blkimg --help | grep -Eq "^Supported formats:.* $1( |$)" || skip "no $1 in this build"
-}
-
 @test "formats that have no snapshots" {
     truncate -s 1M a
     cp a before

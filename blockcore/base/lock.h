@@ -32,11 +32,11 @@ struct blk_rwlock {
 };
 
 /* Whether this thread holds the mutex, or the read-write lock for writing. */
-#define is_locked(lock) \
+#define blk_is_locked(lock) \
     (atomic_load_explicit(&(lock)->owner, memory_order_relaxed) == (const void *)&blk_read_locks)
-#define ASSERT_LOCKED(lock) ASSERT(is_locked(lock))
+#define ASSERT_LOCKED(lock) ASSERT(blk_is_locked(lock))
 /* For reading at least. Which lock is held for reading is not known: any read lock will do. */
-#define ASSERT_READ_LOCKED(lock) ASSERT(is_locked(lock) || blk_read_locks)
+#define ASSERT_READ_LOCKED(lock) ASSERT(blk_is_locked(lock) || blk_read_locks)
 
 /* ---- mutexes ---- */
 
@@ -44,15 +44,15 @@ void blk_mutex_init(struct blk_mutex *mutex);
 void blk_mutex_destroy(struct blk_mutex *mutex);
 
 /* Records that this thread has taken the lock, or is about to release it. */
-#define set_owner(lock) \
+#define blk_set_owner(lock) \
     atomic_store_explicit(&(lock)->owner, (const void *)&blk_read_locks, memory_order_relaxed)
-#define clear_owner(lock) atomic_store_explicit(&(lock)->owner, NULL, memory_order_relaxed)
+#define blk_clear_owner(lock) atomic_store_explicit(&(lock)->owner, NULL, memory_order_relaxed)
 
 static inline void blk_mutex_lock(struct blk_mutex *mutex)
 {
-    ASSERT(!is_locked(mutex));
+    ASSERT(!blk_is_locked(mutex));
     pthread_mutex_lock(&mutex->mutex);
-    set_owner(mutex);
+    blk_set_owner(mutex);
 }
 
 /* Takes the mutex if it is free; whether it did. */
@@ -60,14 +60,14 @@ static inline bool blk_mutex_trylock(struct blk_mutex *mutex)
 {
     if (pthread_mutex_trylock(&mutex->mutex) != 0)
         return false;
-    set_owner(mutex);
+    blk_set_owner(mutex);
     return true;
 }
 
 static inline void blk_mutex_unlock(struct blk_mutex *mutex)
 {
     ASSERT_LOCKED(mutex);
-    clear_owner(mutex);
+    blk_clear_owner(mutex);
     pthread_mutex_unlock(&mutex->mutex);
 }
 
@@ -82,7 +82,7 @@ void blk_rwlock_destroy(struct blk_rwlock *lock);
 
 static inline void blk_read_lock(struct blk_rwlock *lock)
 {
-    ASSERT(!is_locked(lock));
+    ASSERT(!blk_is_locked(lock));
     pthread_rwlock_rdlock(&lock->rwlock);
     blk_read_locks++;
 }
@@ -96,15 +96,15 @@ static inline void blk_read_unlock(struct blk_rwlock *lock)
 
 static inline void blk_write_lock(struct blk_rwlock *lock)
 {
-    ASSERT(!is_locked(lock));
+    ASSERT(!blk_is_locked(lock));
     pthread_rwlock_wrlock(&lock->rwlock);
-    set_owner(lock);
+    blk_set_owner(lock);
 }
 
 static inline void blk_write_unlock(struct blk_rwlock *lock)
 {
     ASSERT_LOCKED(lock);
-    clear_owner(lock);
+    blk_clear_owner(lock);
     pthread_rwlock_unlock(&lock->rwlock);
 }
 

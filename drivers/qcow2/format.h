@@ -68,6 +68,20 @@ enum qcow2_compression { QCOW2_DEFLATE = 0, QCOW2_ZSTD = 1 };
 /* The bitmaps extension: count u32, reserved u32, directory size u64, directory offset u64. */
 #define QCOW2_BITMAPS_EXT_BYTES 24
 
+/* An entry of the snapshot table: these, extra data, id, name, zeroes up to a multiple of 8. */
+enum qcow2_snapshot_field {
+    QCOW2_SNAPSHOT_AT_L1_OFFSET = 0,
+    QCOW2_SNAPSHOT_AT_L1_ENTRIES = 8,
+    QCOW2_SNAPSHOT_AT_ID_BYTES = 12,
+    QCOW2_SNAPSHOT_AT_NAME_BYTES = 14,
+    QCOW2_SNAPSHOT_AT_SECONDS = 16,
+    QCOW2_SNAPSHOT_AT_NANOSECONDS = 20,
+    QCOW2_SNAPSHOT_AT_VM_CLOCK = 24,
+    QCOW2_SNAPSHOT_AT_VM_STATE_BYTES = 32,
+    QCOW2_SNAPSHOT_AT_EXTRA_BYTES = 36,
+    QCOW2_SNAPSHOT_AT_EXTRA = 40,
+};
+
 /* Limits, as QEMU's where it has one. Nothing above them is allocated for. */
 #define QCOW2_MIN_CLUSTER_BITS 9
 #define QCOW2_MAX_CLUSTER_BITS 21

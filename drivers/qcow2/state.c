@@ -73,6 +73,13 @@ int qcow2_barrier(struct blk_node *node, struct blk_error *err)
     return ret;
 }
 
+void qcow2_drop_inactive(struct qcow2_state *s)
+{
+    free(s->inactive.ranges);
+    free(s->inactive.l2.slots);
+    s->inactive = (struct qcow2_inactive){ .count = 0 };
+}
+
 void qcow2_drop_tables(struct qcow2_state *s)
 {
     qcow2_cache_clear(&s->l2_cache);
@@ -94,9 +101,7 @@ void qcow2_drop_tables(struct qcow2_state *s)
     s->frees = (struct qcow2_frees){ .count = 0 };
     s->metadata = (struct qcow2_cluster_set){ .capacity = 0 };
     s->metadata_known = false;
-    free(s->inactive.ranges);
-    free(s->inactive.l2.slots);
-    s->inactive = (struct qcow2_inactive){ .count = 0 };
+    qcow2_drop_inactive(s);
     s->preallocation = -1;
 }
 

@@ -268,4 +268,7 @@ void qcow2_forget_tables(struct blk_node *node);
 /* Only forgets the tables in memory: for a node that is being closed. */
 void qcow2_drop_tables(struct qcow2_state *s);
 
+/* Forgets where the tables of snapshots are (tables/inactive.c). */
+void qcow2_drop_inactive(struct qcow2_state *s);
+
 #endif

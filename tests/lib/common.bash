@@ -124,6 +124,16 @@ need() {
     done
 }
 
+# Whether this build has the format.
+supports() {
+    blkimg --help | grep -Eq "^Supported formats:.* $1( |$)"
+}
+
+# Skips the test unless this build has the format.
+need_format() {
+    supports "$1" || skip "no $1 in this build"
+}
+
 # Skips the test unless script(1) can make a terminal, which some containers do not allow.
 need_terminal() {
     need script
@@ -179,6 +189,14 @@ loop_xfs() {
 # The program under test, for "run blkimg …".
 blkimg() {
     "$BLKIMG" "$@"
+}
+
+# qio FILE COMMAND...: qemu-io runs the commands on the file; what it prints is dropped.
+qio() {
+    local file=$1 command commands=()
+    shift
+    for command; do commands+=(-c "$command"); done
+    qemu-io "${commands[@]}" "$file" >/dev/null
 }
 
 # spawn COMMAND...: starts it in the background; its pid is in $pid, its output in the files

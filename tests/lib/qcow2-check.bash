@@ -5,18 +5,11 @@
 setup() {
     common_setup
     need qemu-img qemu-io python3
-    blkimg --help | grep -Eq '^Supported formats:.* qcow2( |$)' || skip 'no qcow2 in this build'
+    need_format qcow2
 }
 
 mkimage() {
     python3 -IS "$SRCDIR/tests/tools/mkimage.py" "$@"
-}
-
-qio() {
-    local file=$1 command commands=()
-    shift
-    for command; do commands+=(-c "$command"); done
-    qemu-io "${commands[@]}" "$file" >/dev/null
 }
 
 # An image "base" with all structures: shared and own L2 tables, compressed pieces, zeroes, a snapshot and a bitmap.

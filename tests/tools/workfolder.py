@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import tempfile
 
+import check_image
 import crashlog
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -62,7 +63,7 @@ def run_check(check, folder, environment, timeout=None):
     except subprocess.TimeoutExpired:
         return f"the check did not end in {timeout} s"
     if result.returncode != 0:
-        return f"check status {result.returncode}: {'; '.join(result.stdout.strip().splitlines()[:4])}"
+        return f"check status {result.returncode}: {check_image.first_lines(result.stdout, 4)}"
     return None
 
 

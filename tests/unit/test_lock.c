@@ -27,7 +27,7 @@ static bool aborts(void (*run)(void))
 
 static void *look(void *held)
 {
-    *(bool *)held = is_locked(&mutex);
+    *(bool *)held = blk_is_locked(&mutex);
     return NULL;
 }
 
@@ -42,35 +42,35 @@ static bool another_thread_holds_it(void)
 
 TEST(a_lock_knows_its_thread)
 {
-    CHECK(!is_locked(&mutex));
+    CHECK(!blk_is_locked(&mutex));
     blk_mutex_lock(&mutex);
-    CHECK(is_locked(&mutex));
+    CHECK(blk_is_locked(&mutex));
     CHECK(!another_thread_holds_it());
     CHECK(!blk_mutex_trylock(&mutex));
     blk_mutex_unlock(&mutex);
-    CHECK(!is_locked(&mutex));
+    CHECK(!blk_is_locked(&mutex));
     CHECK(blk_mutex_trylock(&mutex));
-    CHECK(is_locked(&mutex));
+    CHECK(blk_is_locked(&mutex));
     blk_mutex_unlock(&mutex);
 }
 
 static bool is_held_before_the_return(void)
 {
     LOCK_SCOPE(&mutex);
-    return is_locked(&mutex);
+    return blk_is_locked(&mutex);
 }
 
 TEST(a_scope_ends_with_its_block)
 {
     CHECK(is_held_before_the_return());
-    CHECK(!is_locked(&mutex));
+    CHECK(!blk_is_locked(&mutex));
     for (int i = 0; i < 3; i++) {
         LOCK_SCOPE(&mutex);
         if (i == 1)
             continue;
-        CHECK(is_locked(&mutex));
+        CHECK(blk_is_locked(&mutex));
     }
-    CHECK(!is_locked(&mutex));
+    CHECK(!blk_is_locked(&mutex));
 }
 
 TEST(readers_and_writers)
@@ -79,16 +79,16 @@ TEST(readers_and_writers)
     blk_rwlock_init(&lock);
     {
         READ_LOCK_SCOPE(&lock);
-        CHECK(!is_locked(&lock));
+        CHECK(!blk_is_locked(&lock));
         ASSERT_READ_LOCKED(&lock);
     }
     CHECK_INT(blk_read_locks, 0);
     {
         WRITE_LOCK_SCOPE(&lock);
-        CHECK(is_locked(&lock));
+        CHECK(blk_is_locked(&lock));
         ASSERT_READ_LOCKED(&lock);
     }
-    CHECK(!is_locked(&lock));
+    CHECK(!blk_is_locked(&lock));
     blk_rwlock_destroy(&lock);
 }
 
@@ -99,7 +99,7 @@ TEST(a_wait_gives_the_lock_up_and_takes_it_back)
     LOCK_SCOPE(&mutex);
     clock_gettime(CLOCK_REALTIME, &now);
     CHECK(blk_cond_timedwait(&never, &mutex, &now) != 0);
-    CHECK(is_locked(&mutex));
+    CHECK(blk_is_locked(&mutex));
 }
 
 static void assert_unlocked_mutex(void)

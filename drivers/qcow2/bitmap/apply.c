@@ -77,11 +77,10 @@ static int compare(struct comparison *c, const uint64_t *before, uint64_t before
     int ret = 0;
 
     for (uint64_t i = 0; i < u64_max(before_entries, after_entries) && ret == 0; i++) {
-        uint64_t old = l1_entry(before, before_entries, i);
-        uint64_t new = l1_entry(after, after_entries, i);
-        uint64_t guest = i * per_table;
-        if (old != new &&guest < c->changed->size)
-            ret = compare_l2(c, guest, old, new, err);
+        uint64_t from = l1_entry(before, before_entries, i);
+        uint64_t to = l1_entry(after, after_entries, i);
+        if (from != to && i * per_table < c->changed->size)
+            ret = compare_l2(c, i * per_table, from, to, err);
     }
     return ret;
 }

@@ -2,11 +2,10 @@
 /*
  * Bitmaps in a check.
  *
- * QEMU does not open an image if it does not understand one of its bitmaps. Nobody can use what
- * such a bitmap records, so a repair removes it, and the next backup is a full one. The directory
- * is rewritten in place while the bit that makes the bitmaps count is clear: after a kill in
- * between the image has no bitmaps. The clusters of removed bitmaps are leaked; the repair then
- * finds and frees them.
+ * QEMU refuses to open an image that has a bitmap it does not understand. Such a bitmap is useless,
+ * so a repair removes it, and the next backup is a full one. The directory is rewritten in place
+ * while the bit that makes the bitmaps count is clear: after a kill in between the image has no
+ * bitmaps. The clusters of removed bitmaps are leaked; the repair then finds and frees them.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -263,6 +262,17 @@ static int remove_all(struct qcow2_check *check, struct blk_error *err)
     return remove_extension(check, err);
 }
 
+/* Removes the bitmaps that have a problem; without any left there is no directory. */
+static int mend_directory(struct qcow2_check *check, struct qcow2_bitmap_directory *directory,
+                          struct blk_error *err)
+{
+    int ret = judge(check, directory, err);
+    if (ret < 0)
+        return ret;
+    remove_entries(check, directory);
+    return directory->count ? write_directory(check, directory, err) : remove_extension(check, err);
+}
+
 int qcow2_mend_bitmaps(struct qcow2_check *check, struct blk_error *err)
 {
     struct qcow2_bitmap_directory directory;
@@ -278,12 +288,7 @@ int qcow2_mend_bitmaps(struct qcow2_check *check, struct blk_error *err)
     } else if (check->tangled || check->overflow) {
         qcow2_check_note(check, "The bitmaps are left as they are: structures overlap");
     } else {
-        ret = judge(check, &directory, err);
-        if (ret == 0)
-            remove_entries(check, &directory);
-        if (ret == 0)
-            ret = directory.count ? write_directory(check, &directory, err)
-                                  : remove_extension(check, err);
+        ret = mend_directory(check, &directory, err);
     }
     qcow2_bitmap_directory_free(&directory);
     return ret;

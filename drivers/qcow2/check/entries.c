@@ -138,8 +138,8 @@ static int report_copied(const struct pass *pass, const struct table *table, uin
     count = stored;
     if (pass->mend != QCOW2_MEND_NOTHING && table->is_l1)
         qcow2_check_note(pass->check,
-                         "Repairing OFLAG_COPIED L2 cluster: l1_index=%" PRIu64 " "
-                         "l1_entry=%" PRIx64 " refcount=%" PRIu64,
+                         "Repairing OFLAG_COPIED L2 cluster: l1_index=%" PRIu64 " l1_entry=%" PRIx64
+                         " refcount=%" PRIu64,
                          index, entry, count);
     else if (pass->mend != QCOW2_MEND_NOTHING)
         qcow2_check_note(pass->check,
@@ -175,7 +175,7 @@ static int do_word(const struct pass *pass, struct table *table, uint64_t at, ui
         qcow2_check_corruption(pass->check,
                                "%s entry at offset 0x%" PRIx64 " is 0x%016" PRIx64
                                " and should be 0x%016" PRIx64,
-                               table->is_l1 ? "L1" : "L2", (table->offset + at), word, right);
+                               table->is_l1 ? "L1" : "L2", table->offset + at, word, right);
     bool mends = may_mend(pass->mend, word, right, is_first);
     if (is_copied && (mends || pass->mend == QCOW2_MEND_NOTHING))
         ret = report_copied(pass, table, at, word, err);

@@ -73,7 +73,7 @@ static int read_compressed(struct blk_node *node, uint64_t offset,
     int ret = qcow2_read_piece(node, mapping->host_offset, mapping->compressed_bytes, piece,
                                whole ? buf : cluster, err);
     if (ret < 0) {
-        blk_context(err, "guest offset %" PRIu64 " of '%s'", (offset - in_cluster), node->name);
+        blk_context(err, "guest offset %" PRIu64 " of '%s'", offset - in_cluster, node->name);
         return ret;
     }
     if (!whole)

@@ -201,12 +201,6 @@ static void end_snapshot_change(struct snapshot_change *change)
     free(change->l1);
 }
 
-static int replace_table(struct snapshot_change *change, struct blk_error *err)
-{
-    return qcow2_snapshot_table_replace(&change->shadow, &change->table, change->old_table_bytes,
-                                        &change->next, err);
-}
-
 /*
  * Frees, or does not free, the place of the active L1 (`keep_old`: it has become a snapshot's)
  * and writes the new one.
@@ -243,6 +237,14 @@ static int commit_change(struct snapshot_change *change, struct blk_error *err)
     blk_node_set_size(node, change->next.size);
     qcow2_shadow_discard_freed(&change->shadow);
     return 0;
+}
+
+/* The same with the snapshot table of the change in the place of the old one. */
+static int switch_table(struct snapshot_change *change, struct blk_error *err)
+{
+    int ret = qcow2_snapshot_table_replace(&change->shadow, &change->table, change->old_table_bytes,
+                                           &change->next, err);
+    return ret < 0 ? ret : commit_change(change, err);
 }
 
 /* ---- create ---- */
@@ -347,12 +349,7 @@ static int create(struct snapshot_change *change, const char *name, struct blk_e
     if (ret < 0)
         return ret;
     ret = write_changed_l1(change, true, err);
-    if (ret < 0)
-        return ret;
-    ret = replace_table(change, err);
-    if (ret < 0)
-        return ret;
-    return commit_change(change, err);
+    return ret < 0 ? ret : switch_table(change, err);
 }
 
 static int qcow2_snapshot_create(struct blk_node *node, const char *name, struct blk_error *err)
@@ -521,12 +518,7 @@ static int delete_snapshot(struct snapshot_change *change, const struct search *
         return ret;
     if (changed)
         ret = write_changed_l1(change, false, err);
-    if (ret < 0)
-        return ret;
-    ret = replace_table(change, err);
-    if (ret < 0)
-        return ret;
-    return commit_change(change, err);
+    return ret < 0 ? ret : switch_table(change, err);
 }
 
 /*

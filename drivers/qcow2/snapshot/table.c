@@ -17,25 +17,11 @@
 #include "drivers/qcow2/state.h"
 #include "drivers/qcow2/tables/shadow.h"
 
-/* An entry: these, extra data, id, name, zeroes up to a multiple of 8. */
-enum entry_field {
-    AT_L1_OFFSET = 0,
-    AT_L1_ENTRIES = 8,
-    AT_ID_BYTES = 12,
-    AT_NAME_BYTES = 14,
-    AT_SECONDS = 16,
-    AT_NANOSECONDS = 20,
-    AT_VM_CLOCK = 24,
-    AT_VM_STATE_BYTES = 32,
-    AT_EXTRA_BYTES = 36,
-    AT_EXTRA = 40,
-};
-
 /* Extra data; each field is there if the extra data are long enough. */
 enum extra_field { EXTRA_VM_STATE_BYTES = 0, EXTRA_DISK_BYTES = 8, EXTRA_ICOUNT = 16 };
 #define EXTRA_KNOWN_BYTES 24
 
-#define MAX_ENTRY_BYTES (AT_EXTRA + QCOW2_MAX_SNAPSHOT_EXTRA + 2 * UINT16_MAX)
+#define MAX_ENTRY_BYTES (QCOW2_SNAPSHOT_AT_EXTRA + QCOW2_MAX_SNAPSHOT_EXTRA + 2 * UINT16_MAX)
 #define WINDOW_BYTES (256 * KIB)
 _Static_assert(WINDOW_BYTES >= MAX_ENTRY_BYTES, "an entry fits into the window");
 
@@ -81,25 +67,26 @@ static int bring_into_window(struct table_window *window, uint64_t at, uint64_t 
 
 static void decode(const struct qcow2_state *s, const uint8_t *p, struct qcow2_snapshot *snapshot)
 {
-    const uint8_t *extra = p + AT_EXTRA;
-    uint32_t extra_bytes = be32_get(p + AT_EXTRA_BYTES);
-    uint16_t id_bytes = be16_get(p + AT_ID_BYTES), name_bytes = be16_get(p + AT_NAME_BYTES);
+    const uint8_t *extra = p + QCOW2_SNAPSHOT_AT_EXTRA;
+    uint32_t extra_bytes = be32_get(p + QCOW2_SNAPSHOT_AT_EXTRA_BYTES);
+    uint16_t id_bytes = be16_get(p + QCOW2_SNAPSHOT_AT_ID_BYTES),
+             name_bytes = be16_get(p + QCOW2_SNAPSHOT_AT_NAME_BYTES);
 
     *snapshot = (struct qcow2_snapshot){
-        .l1_offset = be64_get(p + AT_L1_OFFSET),
-        .l1_entries = be32_get(p + AT_L1_ENTRIES),
+        .l1_offset = be64_get(p + QCOW2_SNAPSHOT_AT_L1_OFFSET),
+        .l1_entries = be32_get(p + QCOW2_SNAPSHOT_AT_L1_ENTRIES),
         .id = blk_xstrndup((const char *)extra + extra_bytes, id_bytes),
         .name = blk_xstrndup((const char *)extra + extra_bytes + id_bytes, name_bytes),
-        .date_seconds = be32_get(p + AT_SECONDS),
-        .date_nanoseconds = be32_get(p + AT_NANOSECONDS),
-        .vm_clock_ns = be64_get(p + AT_VM_CLOCK),
-        .vm_state_bytes = be32_get(p + AT_VM_STATE_BYTES),
+        .date_seconds = be32_get(p + QCOW2_SNAPSHOT_AT_SECONDS),
+        .date_nanoseconds = be32_get(p + QCOW2_SNAPSHOT_AT_NANOSECONDS),
+        .vm_clock_ns = be64_get(p + QCOW2_SNAPSHOT_AT_VM_CLOCK),
+        .vm_state_bytes = be32_get(p + QCOW2_SNAPSHOT_AT_VM_STATE_BYTES),
         .disk_bytes = s->header.size,
         .icount = UINT64_MAX,
         .extra_bytes = extra_bytes,
         .raw = p,
-        .raw_bytes = AT_EXTRA + extra_bytes + id_bytes + name_bytes,
-        .stored_bytes = AT_EXTRA + (uint64_t)extra_bytes + id_bytes + name_bytes,
+        .raw_bytes = QCOW2_SNAPSHOT_AT_EXTRA + extra_bytes + id_bytes + name_bytes,
+        .stored_bytes = QCOW2_SNAPSHOT_AT_EXTRA + (uint64_t)extra_bytes + id_bytes + name_bytes,
     };
     if (extra_bytes >= EXTRA_VM_STATE_BYTES + 8)
         snapshot->vm_state_bytes = be64_get(extra + EXTRA_VM_STATE_BYTES);
@@ -113,17 +100,18 @@ static void decode(const struct qcow2_state *s, const uint8_t *p, struct qcow2_s
 static int read_cut_entry(struct table_window *window, uint64_t at, struct qcow2_snapshot *snapshot,
                           struct blk_error *err)
 {
-    const uint64_t kept = AT_EXTRA + QCOW2_MAX_SNAPSHOT_EXTRA;
+    const uint64_t kept = QCOW2_SNAPSHOT_AT_EXTRA + QCOW2_MAX_SNAPSHOT_EXTRA;
     const uint8_t *p;
 
     int ret = bring_into_window(window, at, kept, &p, err);
     if (ret < 0)
         return ret;
-    uint64_t extra_bytes = be32_get(p + AT_EXTRA_BYTES);
-    uint64_t names = (uint64_t)be16_get(p + AT_ID_BYTES) + be16_get(p + AT_NAME_BYTES);
+    uint64_t extra_bytes = be32_get(p + QCOW2_SNAPSHOT_AT_EXTRA_BYTES);
+    uint64_t names = (uint64_t)be16_get(p + QCOW2_SNAPSHOT_AT_ID_BYTES) +
+                     be16_get(p + QCOW2_SNAPSHOT_AT_NAME_BYTES);
     memcpy(window->cut, p, kept);
-    be32_put(window->cut + AT_EXTRA_BYTES, QCOW2_MAX_SNAPSHOT_EXTRA);
-    ret = bring_into_window(window, at + AT_EXTRA + extra_bytes, names, &p, err);
+    be32_put(window->cut + QCOW2_SNAPSHOT_AT_EXTRA_BYTES, QCOW2_MAX_SNAPSHOT_EXTRA);
+    ret = bring_into_window(window, at + QCOW2_SNAPSHOT_AT_EXTRA + extra_bytes, names, &p, err);
     if (ret < 0)
         return ret;
     /* What has no names where they should be is damaged, and not only long. */
@@ -132,7 +120,7 @@ static int read_cut_entry(struct table_window *window, uint64_t at, struct qcow2
                              "an entry has more than 1 KiB of extra data");
     memcpy(window->cut + kept, p, names);
     decode(qcow2_state(window->node), window->cut, snapshot);
-    snapshot->stored_bytes = AT_EXTRA + extra_bytes + names;
+    snapshot->stored_bytes = QCOW2_SNAPSHOT_AT_EXTRA + extra_bytes + names;
     return 0;
 }
 
@@ -141,17 +129,18 @@ static int read_entry(struct table_window *window, uint64_t at, struct qcow2_sna
                       struct blk_error *err)
 {
     const uint8_t *p;
-    int ret = bring_into_window(window, at, AT_EXTRA, &p, err);
+    int ret = bring_into_window(window, at, QCOW2_SNAPSHOT_AT_EXTRA, &p, err);
     if (ret < 0)
         return ret;
-    uint32_t extra_bytes = be32_get(p + AT_EXTRA_BYTES);
+    uint32_t extra_bytes = be32_get(p + QCOW2_SNAPSHOT_AT_EXTRA_BYTES);
     if (extra_bytes > QCOW2_MAX_SNAPSHOT_EXTRA && window->cut)
         return read_cut_entry(window, at, snapshot, err);
     if (extra_bytes > QCOW2_MAX_SNAPSHOT_EXTRA)
         return damaged_table(window->node, EFBIG, err,
                              "an entry has more than 1 KiB of extra data");
-    uint64_t bytes =
-        AT_EXTRA + (uint64_t)extra_bytes + be16_get(p + AT_ID_BYTES) + be16_get(p + AT_NAME_BYTES);
+    uint64_t bytes = QCOW2_SNAPSHOT_AT_EXTRA + (uint64_t)extra_bytes +
+                     be16_get(p + QCOW2_SNAPSHOT_AT_ID_BYTES) +
+                     be16_get(p + QCOW2_SNAPSHOT_AT_NAME_BYTES);
     ret = bring_into_window(window, at, bytes, &p, err);
     if (ret == 0)
         decode(qcow2_state(window->node), p, snapshot);
@@ -226,17 +215,18 @@ static uint8_t *extend(struct qcow2_snapshot_table *table, uint64_t bytes)
 static void encode(const struct qcow2_snapshot *snapshot, uint8_t *p)
 {
     size_t id_bytes = strlen(snapshot->id), name_bytes = strlen(snapshot->name);
-    uint8_t *extra = p + AT_EXTRA;
+    uint8_t *extra = p + QCOW2_SNAPSHOT_AT_EXTRA;
 
-    be64_put(p + AT_L1_OFFSET, snapshot->l1_offset);
-    be32_put(p + AT_L1_ENTRIES, snapshot->l1_entries);
-    be16_put(p + AT_ID_BYTES, (uint16_t)id_bytes);
-    be16_put(p + AT_NAME_BYTES, (uint16_t)name_bytes);
-    be32_put(p + AT_SECONDS, snapshot->date_seconds);
-    be32_put(p + AT_NANOSECONDS, snapshot->date_nanoseconds);
-    be64_put(p + AT_VM_CLOCK, snapshot->vm_clock_ns);
-    be32_put(p + AT_VM_STATE_BYTES, (uint32_t)u64_min(snapshot->vm_state_bytes, UINT32_MAX));
-    be32_put(p + AT_EXTRA_BYTES, EXTRA_KNOWN_BYTES);
+    be64_put(p + QCOW2_SNAPSHOT_AT_L1_OFFSET, snapshot->l1_offset);
+    be32_put(p + QCOW2_SNAPSHOT_AT_L1_ENTRIES, snapshot->l1_entries);
+    be16_put(p + QCOW2_SNAPSHOT_AT_ID_BYTES, (uint16_t)id_bytes);
+    be16_put(p + QCOW2_SNAPSHOT_AT_NAME_BYTES, (uint16_t)name_bytes);
+    be32_put(p + QCOW2_SNAPSHOT_AT_SECONDS, snapshot->date_seconds);
+    be32_put(p + QCOW2_SNAPSHOT_AT_NANOSECONDS, snapshot->date_nanoseconds);
+    be64_put(p + QCOW2_SNAPSHOT_AT_VM_CLOCK, snapshot->vm_clock_ns);
+    be32_put(p + QCOW2_SNAPSHOT_AT_VM_STATE_BYTES,
+             (uint32_t)u64_min(snapshot->vm_state_bytes, UINT32_MAX));
+    be32_put(p + QCOW2_SNAPSHOT_AT_EXTRA_BYTES, EXTRA_KNOWN_BYTES);
     be64_put(extra + EXTRA_VM_STATE_BYTES, snapshot->vm_state_bytes);
     be64_put(extra + EXTRA_DISK_BYTES, snapshot->disk_bytes);
     be64_put(extra + EXTRA_ICOUNT, snapshot->icount);
@@ -248,8 +238,8 @@ int qcow2_snapshot_table_add(struct qcow2_snapshot_table *table,
                              const struct qcow2_snapshot *snapshot, struct blk_error *err)
 {
     uint64_t bytes = snapshot->raw ? snapshot->raw_bytes
-                                   : AT_EXTRA + EXTRA_KNOWN_BYTES + strlen(snapshot->id) +
-                                         strlen(snapshot->name);
+                                   : QCOW2_SNAPSHOT_AT_EXTRA + EXTRA_KNOWN_BYTES +
+                                         strlen(snapshot->id) + strlen(snapshot->name);
     bytes = round_up(bytes, 8);
     if (table->count >= QCOW2_MAX_SNAPSHOTS || table->bytes + bytes > QCOW2_MAX_SNAPSHOTS_BYTES)
         return blk_fail_why(err, EFBIG, "an image has at most 65536 snapshots in a table of 64 MiB",
@@ -265,8 +255,8 @@ int qcow2_snapshot_table_add(struct qcow2_snapshot_table *table,
     }
     memcpy(p, snapshot->raw, snapshot->raw_bytes);
     /* A change of entries changes where their tables are; the rest is kept as it is stored. */
-    be64_put(p + AT_L1_OFFSET, snapshot->l1_offset);
-    be32_put(p + AT_L1_ENTRIES, snapshot->l1_entries);
+    be64_put(p + QCOW2_SNAPSHOT_AT_L1_OFFSET, snapshot->l1_offset);
+    be32_put(p + QCOW2_SNAPSHOT_AT_L1_ENTRIES, snapshot->l1_entries);
     return 0;
 }
 

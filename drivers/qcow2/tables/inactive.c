@@ -19,16 +19,6 @@
 #include "drivers/qcow2/state.h"
 #include "drivers/qcow2/tables/cluster_set.h"
 
-/* The fixed part of an entry of the snapshot table, and what is looked at in it. */
-enum {
-    ENTRY_BYTES = 40,
-    AT_L1_OFFSET = 0,
-    AT_L1_ENTRIES = 8,
-    AT_ID_BYTES = 12,
-    AT_NAME_BYTES = 14,
-    AT_EXTRA_BYTES = 36
-};
-
 static int compare_ranges(const void *a, const void *b)
 {
     uint64_t left = *(const uint64_t *)a, right = *(const uint64_t *)b;
@@ -60,7 +50,7 @@ static int load_ranges(struct blk_node *node, struct blk_error *err)
     struct qcow2_state *s = qcow2_state(node);
     struct qcow2_inactive *inactive = &s->inactive;
     uint64_t at = s->header.snapshots_offset, end = blk_size(qcow2_file(node));
-    uint8_t entry[ENTRY_BYTES];
+    uint8_t entry[QCOW2_SNAPSHOT_AT_EXTRA];
 
     inactive->ranges = blk_calloc(s->header.snapshot_count, sizeof(*inactive->ranges));
     if (!inactive->ranges)
@@ -71,15 +61,16 @@ static int load_ranges(struct blk_node *node, struct blk_error *err)
         int ret = blk_child_pread(qcow2_file(node), at, sizeof(entry), entry, err);
         if (ret < 0)
             return ret;
-        uint64_t offset = be64_get(entry + AT_L1_OFFSET);
-        uint64_t bytes = be32_get(entry + AT_L1_ENTRIES) * UINT64_C(8);
+        uint64_t offset = be64_get(entry + QCOW2_SNAPSHOT_AT_L1_OFFSET);
+        uint64_t bytes = be32_get(entry + QCOW2_SNAPSHOT_AT_L1_ENTRIES) * UINT64_C(8);
         if (bytes && bytes <= QCOW2_MAX_L1_BYTES && offset % s->cluster_bytes == 0 &&
             range_within(offset, bytes, end)) {
             inactive->ranges[inactive->count][0] = offset;
             inactive->ranges[inactive->count++][1] = offset + bytes;
         }
-        at += round_up(sizeof(entry) + (uint64_t)be32_get(entry + AT_EXTRA_BYTES) +
-                           be16_get(entry + AT_ID_BYTES) + be16_get(entry + AT_NAME_BYTES),
+        at += round_up(sizeof(entry) + (uint64_t)be32_get(entry + QCOW2_SNAPSHOT_AT_EXTRA_BYTES) +
+                           be16_get(entry + QCOW2_SNAPSHOT_AT_ID_BYTES) +
+                           be16_get(entry + QCOW2_SNAPSHOT_AT_NAME_BYTES),
                        8);
     }
     join_ranges(inactive);
@@ -117,13 +108,6 @@ bool qcow2_inactive_is_loaded(const struct qcow2_state *s)
             (s->inactive.l2_known || !(checks & QCOW2_OVERLAP_INACTIVE_L2)));
 }
 
-static void forget_inactive(struct qcow2_state *s)
-{
-    free(s->inactive.ranges);
-    free(s->inactive.l2.slots);
-    s->inactive = (struct qcow2_inactive){ .count = 0 };
-}
-
 int qcow2_inactive_load(struct blk_node *node, struct blk_error *err)
 {
     struct qcow2_state *s = qcow2_state(node);
@@ -137,7 +121,7 @@ int qcow2_inactive_load(struct blk_node *node, struct blk_error *err)
     if (ret == 0 && needs_l2)
         ret = load_l2(node, err);
     if (ret < 0) {
-        forget_inactive(s);
+        qcow2_drop_inactive(s);
         return ret;
     }
     s->inactive.l1_known = true;

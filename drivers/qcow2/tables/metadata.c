@@ -43,8 +43,7 @@ static int found_overlap(struct blk_node *node, uint64_t offset, uint64_t bytes,
 {
     return qcow2_corrupt(node, err,
                          "Preventing invalid write of %" PRIu64 " bytes at offset %" PRIu64
-                         " of the "
-                         "file (overlaps with %s)",
+                         " of the file (overlaps with %s)",
                          bytes, offset, what);
 }
 
