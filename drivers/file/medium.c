@@ -30,30 +30,38 @@ static int64_t read_some(const struct file_state *s, uint64_t offset, uint64_t b
     return done < 0 ? -errno : done;
 }
 
-/* The file's size as it is now. */
-static int size_now(const struct blk_node *node, uint64_t *size, struct blk_error *err)
+/* How long the file is, and how long it has to be at least. */
+struct length {
+    uint64_t now;
+    uint64_t known; /* node->size, which follows the file as others write to it */
+};
+
+/* What is known is looked up first: what another thread appends afterwards is no reason to fail. */
+static int find_length(const struct blk_node *node, struct length *length, struct blk_error *err)
 {
     const struct file_state *s = node->state;
     struct stat st;
-    int ret = blk_sys->fstat(s->fd, &st) < 0 ? -errno : file_medium_size(s->fd, &st, size);
+
+    length->known = blk_size(node);
+    int ret = blk_sys->fstat(s->fd, &st) < 0 ? -errno : file_medium_size(s->fd, &st, &length->now);
     return ret < 0 ? blk_fail(err, -ret, "finding out the size of '%s'", node->name) : 0;
 }
 
-/* Fails when what a node goes by, up to `end`, is more than the file of `size` bytes has. */
-static int check_size(const struct blk_node *node, uint64_t end, uint64_t size,
-                      struct blk_error *err)
+/* Fails when what a node goes by, up to `end`, is more than the file has. */
+static int check_length(const struct blk_node *node, uint64_t end, const struct length *length,
+                        struct blk_error *err)
 {
-    if (size >= u64_min(end, blk_size(node)))
+    if (length->now >= u64_min(end, length->known))
         return 0;
     return blk_fail_why(err, EIO, "it shrank while it was open",
-                        "reading '%s', which ends at offset %" PRIu64, node->name, size);
+                        "reading '%s', which ends at offset %" PRIu64, node->name, length->now);
 }
 
 int file_check_end(const struct blk_node *node, uint64_t end, struct blk_error *err)
 {
-    uint64_t size;
-    int ret = size_now(node, &size, err);
-    return ret < 0 ? ret : check_size(node, end, size, err);
+    struct length length;
+    int ret = find_length(node, &length, err);
+    return ret < 0 ? ret : check_length(node, end, &length, err);
 }
 
 /*
@@ -63,14 +71,14 @@ int file_check_end(const struct blk_node *node, uint64_t end, struct blk_error *
 static int end_read(const struct blk_node *node, uint64_t offset, uint64_t bytes, void *buf,
                     uint64_t done, struct blk_error *err)
 {
-    uint64_t size;
-    int ret = size_now(node, &size, err);
+    struct length length;
+    int ret = find_length(node, &length, err);
     if (ret < 0)
         return ret;
-    if (offset + done < size)
+    if (offset + done < length.now)
         return 1;
     memset((uint8_t *)buf + done, 0, bytes - done);
-    return check_size(node, offset + bytes, size, err);
+    return check_length(node, offset + bytes, &length, err);
 }
 
 int file_read(const struct blk_node *node, uint64_t offset, uint64_t bytes, void *buf,

@@ -1256,3 +1256,44 @@ TEST(a_file_that_was_cut_does_not_end_in_zeroes)
     CHECK_INT(close_image(node), 0);
     leave_folder();
 }
+
+/* After the length was found out, another thread appends to the file. */
+static struct blk_node *appended_to;
+
+static int fstat_then_append(int fd, struct stat *st)
+{
+    int ret = fstat(fd, st);
+    struct blk_node *node = appended_to;
+    appended_to = NULL;
+    if (node)
+        CHECK_INT(blk_child_pwrite(node, 8192, 5, "later", 0, &err), 0);
+    return ret;
+}
+
+TEST(a_file_that_grows_meanwhile_has_not_shrunk)
+{
+    for (int status = 0; status < 2; status++) {
+        enter_folder();
+        put_file("a", "hello");
+        CHECK_INT(truncate("a", 4096), 0);
+        struct blk_node *node = open_image("a", BLK_WRITABLE);
+        REQUIRE(node);
+        CHECK_INT(blk_truncate(node, 16384, BLK_PREALLOC_OFF, false, &err), 0);
+        struct blk_node *file = blk_bottom(node);
+        blk_node_set_size(file, 4096);
+        CHECK_INT(truncate("a", 4096), 0);
+
+        char buf[4096];
+        struct blk_extent extent;
+        begin_faults(0);
+        faulty.fstat = fstat_then_append;
+        appended_to = file;
+        int ret = status ? blk_child_block_status(file, 2048, 2048, BLK_WANT_ZERO, &extent, &err)
+                         : blk_child_pread(file, 4096, 4096, buf, &err);
+        end_faults();
+        CHECK_INT(ret, 0);
+        CHECK(status || bytes_are_zero(buf, 4096));
+        CHECK_INT(close_image(node), 0);
+        leave_folder();
+    }
+}
