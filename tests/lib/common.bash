@@ -222,6 +222,9 @@ qio() {
 # spawn COMMAND...: starts it in the background; its pid is in $pid, its output in the files
 # spawn.out and spawn.err. Unlike after a plain "&" it gets SIGINT, and bats does not wait for it.
 spawn() {
+    # Here and not in the child: who waits for output must not find that of the one before.
+    : >spawn.out
+    : >spawn.err
     env --default-signal "$@" </dev/null >spawn.out 2>spawn.err 3>&- &
     pid=$!
 }
