@@ -3,7 +3,7 @@
 # Random histories of a disk and its backups (tests/tools/backuprandom.py): whatever base was accepted, each restored
 # point is the content of its moment, and qemu-img reads every target.
 #
-# BACKUP_HISTORIES=100 tries so many (give it time: BATS_TEST_TIMEOUT). BACKUP_SEED=N repeats one run.
+# BACKUP_HISTORIES=100 tries so many (give it time: TEST_TIMEOUT). BACKUP_SEED=N repeats one run.
 
 bats_require_minimum_version 1.5.0
 load lib/common

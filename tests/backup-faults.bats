@@ -5,7 +5,7 @@
 # complete, no bitmap that lost a bit whose data is not in a good target (tests/tools/check_backup.py).
 #
 # BACKUP_FAULTS=all tries every mode with every --bitmap-sync, and ENOSPC, and faults that stay; CRASH_STATES=N
-# tries N states of each (give it time: BATS_TEST_TIMEOUT).
+# tries N states of each (give it time: TEST_TIMEOUT).
 
 bats_require_minimum_version 1.5.0
 load lib/common

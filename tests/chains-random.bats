@@ -3,7 +3,7 @@
 # Chains of images under commit, rebase, mirror with pivot, snapshot and resize in random order: the guest's view is that
 # of a plain raw file, by both programs.
 #
-# CHAINS=300 tries all (give it time: BATS_TEST_TIMEOUT); CHAINS_SEED=N others.
+# CHAINS=300 tries all (give it time: TEST_TIMEOUT); CHAINS_SEED=N others.
 
 bats_require_minimum_version 1.5.0
 load lib/common

@@ -4,7 +4,7 @@
 # untouched, and snapshots too. A changed size is wholly old or wholly new.
 #
 # CRASH_STATES=N tries N states of each change with each kind of image, of which there are then more (give it time:
-# BATS_TEST_TIMEOUT).
+# TEST_TIMEOUT).
 
 bats_require_minimum_version 1.5.0
 load lib/common

@@ -18,21 +18,20 @@ setup() {
 
 # crash ARG...: states of "blkimg commit ARG..." with base and top.
 crash() {
+    local tools=$SRCDIR/tests/tools
     rm -rf after && cp -a scene after
     (cd after && "$BLKIMG" commit -q "$@") || return 1
     qemu-img convert -O raw scene/base old.raw
     qemu-img convert -O raw after/base new.raw
     qemu-img convert -O raw scene/top view.raw
     truncate -s "$(stat -c %s new.raw)" old.raw
-    cat >check <<END
-python3 $SRCDIR/tests/tools/check_bitmaps.py --image base --before $T/scene/base --after $T/after/base \
-    --old $T/base.raw "\$1" || exit 1
-python3 $SRCDIR/tests/tools/check_bitmaps.py --image top --before $T/scene/top --after $T/after/top "\$1" || exit 1
-python3 $SRCDIR/tests/tools/check_image.py --image top --old $T/view.raw --new $T/view.raw \
-    ${SNAPSHOT:+--snapshot s=$T/snapshot.raw} "\$1"
-END
     qemu-img convert -O raw scene/base base.raw
-    crashes --files "$T/scene/base:$T/scene/top" --jobs 2 --check "bash $T/check" \
+    crashes --files "$T/scene/base:$T/scene/top" --jobs 2 \
+        --check "python3 $tools/check_bitmaps.py --image base --before $T/scene/base --after $T/after/base \
+            --old $T/base.raw" \
+        --check "python3 $tools/check_bitmaps.py --image top --before $T/scene/top --after $T/after/top" \
+        --check "python3 $tools/check_image.py --image top --old $T/view.raw --new $T/view.raw \
+            ${SNAPSHOT:+--snapshot s=$T/snapshot.raw}" \
         ${CONTENT:+--image base --old "$T/old.raw" --new "$T/new.raw"} -- "$BLKIMG" commit -q "$@"
 }
 

@@ -4,7 +4,7 @@
 # three with two overlays at its end: the guest's views stay, no overlay names a file that does not hold the same, witness
 # and headers agree, and recovery brings all to one side.
 #
-# CRASH_STATES=N tries N states of each (give it time: BATS_TEST_TIMEOUT).
+# CRASH_STATES=N tries N states of each (give it time: TEST_TIMEOUT).
 
 bats_require_minimum_version 1.5.0
 load lib/common

@@ -4,7 +4,7 @@
 # those above it, stays what it was; the header names the old backing file or the new one; and a run that
 # ends with 0 has named the new one.
 #
-# CRASH_STATES=N tries N states of each change (give it time: BATS_TEST_TIMEOUT).
+# CRASH_STATES=N tries N states of each change (give it time: TEST_TIMEOUT).
 
 bats_require_minimum_version 1.5.0
 load lib/common

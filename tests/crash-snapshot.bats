@@ -4,7 +4,7 @@
 # wholly old or wholly new, the list of snapshots too, and what the others hold untouched.
 #
 # CRASH_STATES=N tries N states of each command with each kind of image, of which there are then more (give it time:
-# BATS_TEST_TIMEOUT).
+# TEST_TIMEOUT).
 
 bats_require_minimum_version 1.5.0
 load lib/common

@@ -22,22 +22,32 @@ try() {
     ((status == 0)) || fail "$output"
 }
 
-# edited CHANGE...: a sound image with these changes, tried.
-edited() {
-    rm -f a
-    mkimage new a
-    mkimage edit a "$@"
-    echo "trying $*"
-    try a
-}
-
-# refused TEXT CHANGE...: info refuses the image, and says the text.
+# refused TEXT CHANGE...: a case, an image with these changes that info refuses, saying the text.
 refused() {
     local text=$1
     shift
-    edited "$@"
-    run -1 --separate-stderr blkimg info a
-    [[ $stderr == *"'a'"*$text* ]] || fail "$* is refused by: $stderr"
+    echo "${text@Q} '${FROM-}'" "${@@Q}" >>cases
+}
+
+# edited CHANGE...: a case of which only is asked that no command does harm. The image is a sound one, or the file
+# that is named by FROM.
+edited() {
+    refused "" "$@"
+}
+
+# Tries the cases so far. All are tried by one program, at the same time.
+try_cases() {
+    run python3 "$SRCDIR/tests/tools/fuzz.py" cases ${memory-} cases
+    ((status == 0)) || fail "$output"
+    rm cases
+}
+
+teardown() {
+    # None was forgotten.
+    local left=0
+    [[ ! -e $T/cases ]] || left=1
+    common_teardown
+    ((left == 0)) || fail 'there are cases that were not tried'
 }
 
 @test "header fields out of range" {
@@ -77,6 +87,7 @@ refused() {
     edited 'file_bytes=50'
     edited 'file_bytes=80'
     edited 'file_bytes=300'
+    try_cases
 }
 
 @test "unknown incompatible features, by name" {
@@ -95,6 +106,7 @@ PY
     run -1 --separate-stderr blkimg info a
     [[ $stderr == *'warp drive'* && $stderr != *$'\e'* && ${#stderr_lines[@]} == 1 ]]
     edited 'incompatible=(1<<64)-32'
+    try_cases
 }
 
 @test "tables at impossible places, too large, or on each other" {
@@ -123,24 +135,24 @@ PY
     edited 'l1[0]=1<<55|COPIED'
     edited 'l1[0]=old+512'
     edited 'l1[0]=(1<<64)-1'
+    try_cases
 }
 
 @test "wild L2 entries" {
-    local value
+    local value FROM=
     for value in '(1<<64)-1' '1<<55|COPIED' 'old+512' 'COPIED' 'cluster|COPIED' 'l1_offset|COPIED' '2*cluster' 'COMPRESSED' \
         'COMPRESSED|(1<<61)' 'COMPRESSED|(1<<53)|end' 'COMPRESSED|COPIED|5' '1' 'COPIED|1' 'end|COPIED' '(1<<62)-1|COMPRESSED'; do
         edited "l2[0]=$value"
     done
     # Every entry of the table leads to the table.
     edited 'l2[0]=4*cluster|COPIED' 'l2[1]=4*cluster|COPIED' 'l2[2]=4*cluster|COPIED'
-    rm -f a
-    mkimage new a incompatible=16
+    mkimage new extended incompatible=16
+    FROM=extended
     for value in '(1<<64)-1' '1' '1<<32' '0x100000001'; do
-        mkimage edit a "subclusters[0]=$value" "subclusters[1]=$value" 'l2[1]=0'
-        try a
+        edited "subclusters[0]=$value" "subclusters[1]=$value" 'l2[1]=0'
     done
-    mkimage edit a 'l2[0]=COMPRESSED|5*cluster' 'subclusters[0]=7'
-    try a
+    edited 'subclusters[1]=0x100000001' 'l2[1]=0' 'l2[0]=COMPRESSED|5*cluster' 'subclusters[0]=7'
+    try_cases
 }
 
 @test "many ways to one table" {
@@ -217,6 +229,7 @@ PY
     refused 'backing file name' 'backing_offset=1<<63' 'backing_bytes=1'
     refused 'backing file name' 'backing_offset=50' 'backing_bytes=20'
     refused 'zero byte' 'backing_offset=600' 'backing_bytes=8'
+    try_cases
     mkimage new a
     mkimage extension a 0x1234 20
     mkimage edit a 'u32[116]=0xffffffff'
@@ -244,19 +257,16 @@ PY
 }
 
 @test "snapshot tables" {
-    mkimage new a
-    mkimage snapshots a 5
-    cp a good
-    local change
+    mkimage new good
+    mkimage snapshots good 5
+    local change FROM=good
     for change in snapshot_count=65536 snapshot_count=65537 snapshot_count=0xffffffff snapshots_offset=0 \
         snapshots_offset=old+8 'snapshots_offset=1<<62' snapshots_offset=end 'snapshot[1].extra_bytes=1025' \
         'snapshot[1].extra_bytes=0xffffffff' 'snapshot[4].name_bytes=65535' 'snapshot[4].id_bytes=65535' \
         'snapshot[2].l1_entries=0xffffffff' 'snapshot[2].l1_offset=1<<62' snapshots_offset=l1_offset; do
-        cp good a
-        mkimage edit a "$change"
-        echo "trying $change"
-        try a
+        edited "$change"
     done
+    try_cases
     # The largest legal table: 64 MiB in 65536 entries.
     mkimage new a
     mkimage snapshots a 65536 id_bytes=400 name_bytes=560
@@ -268,10 +278,9 @@ PY
 }
 
 @test "bitmaps" {
-    mkimage new a
-    mkimage bitmaps a 4
-    cp a good
-    local change
+    mkimage new good
+    mkimage bitmaps good 4
+    local change FROM=good
     for change in bitmaps.count=0 bitmaps.count=3 bitmaps.count=5 bitmaps.count=0xffffffff bitmaps.directory_bytes=8 \
         'bitmaps.directory_bytes=1<<63' bitmaps.directory_offset=0 bitmaps.directory_offset=old+512 \
         'bitmaps.directory_offset=1<<62' bitmaps.directory_offset=l1_offset 'bitmap[0].table_offset=1<<62' \
@@ -279,11 +288,9 @@ PY
         'bitmap[1].flags=0xffffffff' 'bitmap[1].type=7' 'bitmap[1].granularity_bits=0' 'bitmap[1].granularity_bits=255' \
         'bitmap[1].name_bytes=0' 'bitmap[1].name_bytes=65535' 'bitmap[1].extra_bytes=0xffffffff' \
         'bitmap_table[0][0]=(1<<64)-1' 'bitmap_table[0][0]=l1_offset' 'bitmap_table[0][0]=1<<55'; do
-        cp good a
-        mkimage edit a "$change"
-        echo "trying $change"
-        try a
+        edited "$change"
     done
+    try_cases
 }
 
 @test "as many bitmaps as there may be, with short names and with long ones" {

@@ -145,15 +145,20 @@ def absolute_references(options):
                         for name, raw in (item.split("=", 1) for item in options.snapshot)]
 
 
-def main():
+def judge_folder(arguments, environment):
+    """Returns what is wrong, or None. Arguments and environment as of the command."""
     parser = argparse.ArgumentParser(description="Judges the image that a crash or a fault left.")
     add_options(parser)
     parser.add_argument("folder")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     if options.image is None:
         parser.error("--image is needed")
     absolute_references(options)
-    problem = check_state(options, options.folder, os.environ)
+    return check_state(options, options.folder, environment)
+
+
+def main():
+    problem = judge_folder(sys.argv[1:], os.environ)
     if problem:
         print(problem)
         return 1

@@ -375,8 +375,10 @@ class Trial:
             problem = check_image.check_state(self.options, folder, environment)
             if problem:
                 return problem
-        if self.options.check:
-            return workfolder.run_check(self.options.check, folder, environment, self.options.timeout)
+        for check in self.options.check:
+            problem = workfolder.run_check(check, folder, environment, self.options.timeout)
+            if problem:
+                return problem
         return None
 
     def describe(self, state, extra):
@@ -489,7 +491,8 @@ def parse_arguments():
     run = actions.add_parser("run", help="record a command and check its crash states")
     run.add_argument("--files", required=True, help="images to watch, colon-separated; they may not exist yet")
     run.add_argument("--also", default="", help="files that are only read, such as backing files")
-    run.add_argument("--check", help="command that gets a state's folder; non-zero status is a violation")
+    run.add_argument("--check", action="append", default=[],
+                     help="command that gets a state's folder; non-zero status is a violation; may be given again")
     run.add_argument("--states", type=int, default=1000, help="how many states (1000)")
     run.add_argument("--exhaustive-prefix", action="store_true", help="every prefix, whatever --states says")
     run.add_argument("--seed", type=int, default=None, help="seed (random, printed)")

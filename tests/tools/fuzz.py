@@ -3,8 +3,11 @@
 """Runs blkimg on crafted and on randomly damaged qcow2 images.
 
 usage: fuzz.py try [--memory] IMAGE...             every command on each image as it is
+       fuzz.py cases [--memory] FILE                  on changed images, a line each: TEXT BASE CHANGE...
        fuzz.py run [--seed N] [--count N] [--only I] [--keep DIR]   on images with random damage
 
+The image of a case is "a", a copy of BASE, or a new one if that is empty, changed by "mkimage.py edit". info must
+refuse it with one line that names it and has TEXT; an empty TEXT asks nothing. Words are quoted as for a shell.
 The program is $BLKIMG. Nothing may crash, hang, or report a sanitizer's finding; a failure is one line on stderr and
 status 1 (of check: 2 and 3 too). With --memory info must need less than 64 MiB. A conversion that ends with 0 must
 have the content that qemu-img finds, and qemu-img must not have refused the image.
@@ -13,8 +16,11 @@ The damage is fixed by the seed and the number of the image. Exit status: 0 all 
 """
 
 import argparse
+import filecmp
 import os
 import random
+import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -22,12 +28,15 @@ import sys
 import tempfile
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
+import crashlog
 import mkimage
 
 LIMIT_SECONDS = int(os.environ.get("FUZZ_LIMIT", "10"))
 INFO_KIB = 64 * 1024
 SANITIZER_STATUS = 99
+SMALL = 16 << 20  # what is compared here, without a program
 BLKIMG = os.environ.get("BLKIMG", "blkimg")
 
 # Name, arguments, whether the image is a copy that may change, statuses.
@@ -50,13 +59,14 @@ COMMANDS = [
 class Run:
     """One run of a program with its time, its memory and what it wrote."""
 
-    def __init__(self, arguments):
+    def __init__(self, arguments, folder=None):
         start = time.monotonic()
         environment = dict(os.environ, LC_ALL="C")
         environment.setdefault("ASAN_OPTIONS", f"exitcode={SANITIZER_STATUS}:detect_leaks=1:allocator_may_return_null=1")
         environment.setdefault("UBSAN_OPTIONS", f"print_stacktrace=1:halt_on_error=1:exitcode={SANITIZER_STATUS}")
         with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-            child = subprocess.Popen(arguments, stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=environment)
+            child = subprocess.Popen(arguments, stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=environment,
+                                     cwd=folder)
             timer = threading.Timer(LIMIT_SECONDS, child.kill)
             timer.start()
             _, status, usage = os.wait4(child.pid, 0)
@@ -105,6 +115,8 @@ def try_convert(image, folder, peer):
         return f"ended with 0, qemu-img refused: {other.stderr[:300]}"
     # Of a size within a sector QEMU leaves the rest out.
     os.truncate(mine, guest_size(image) // 512 * 512)
+    if os.path.getsize(mine) == os.path.getsize(theirs) <= SMALL and filecmp.cmp(mine, theirs, shallow=False):
+        return None
     if Run(["qemu-img", "compare", "-q", "-f", "raw", "-F", "raw", mine, theirs]).status:
         return "content differs from what qemu-img finds"
     return None
@@ -118,7 +130,7 @@ def try_image(image, memory=False, peer=True):
             used = image
             if changes:
                 used = os.path.join(os.path.dirname(os.path.abspath(image)), "changed")
-                subprocess.run(["cp", "--sparse=always", image, used], check=True)
+                crashlog.copy_sparse(image, used)
             run = Run([BLKIMG] + [used if argument == "@" else argument for argument in arguments])
             # Findings of a check come before the error that ended it; each command of io has its own.
             problem = run.problem(statuses, lines=not name.startswith(("check", "io")))
@@ -132,6 +144,40 @@ def try_image(image, memory=False, peer=True):
         if problem:
             problems.append(f"convert: {problem}")
     return problems
+
+
+# --- given changes ---
+
+
+def try_case(line, memory):
+    """Returns a list of problems; see the top."""
+    text, base, *changes = shlex.split(line)
+    with tempfile.TemporaryDirectory(prefix="case.") as folder:
+        image = os.path.join(folder, "a")
+        if base:
+            crashlog.copy_sparse(base, image)
+        else:
+            mkimage.new_image(image)
+        mkimage.main(["edit", image] + changes)
+        problems = try_image(image, memory)
+        if text:
+            run = Run([BLKIMG, "info", "a"], folder)
+            if run.status != 1 or not re.search(f"'a'.*{re.escape(text)}", run.stderr, re.DOTALL):
+                problems.append(f"not refused with \"{text}\" but status {run.status}: {run.stderr}")
+    return problems
+
+
+def run_cases(arguments):
+    with open(arguments.file, encoding="utf-8") as file:
+        lines = file.read().splitlines()
+    bad = 0
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for line, problems in zip(lines, pool.map(lambda line: try_case(line, arguments.memory), lines)):
+            for problem in problems:
+                print(f"{line}: {problem}")
+            bad += bool(problems)
+    print(f"changed images: {len(lines)} tried, {bad} bad")
+    return bad or not lines
 
 
 # --- random damage ---
@@ -228,31 +274,37 @@ def damage(image, chance):
     return f"bit in byte {at:#x}"
 
 
+def try_damaged(number, bases, folder, arguments):
+    """Returns a list of problems of the image with this number."""
+    chance = random.Random(f"{arguments.seed}/{number}")
+    base = chance.choice(bases)
+    done = []
+    with tempfile.TemporaryDirectory(dir=folder) as home:
+        name = os.path.join(home, "image")
+        os.symlink("../backing", os.path.join(home, "backing"))
+        shutil.copy(base, name)
+        with mkimage.Image(name) as image:
+            for _ in range(chance.choice([1, 1, 1, 2, 3])):
+                try:
+                    done.append(damage(image, chance))
+                except (KeyError, OSError, OverflowError):
+                    done.append("(impossible)")
+        problems = try_image(name)
+        if problems and arguments.keep:
+            os.makedirs(arguments.keep, exist_ok=True)
+            shutil.copy(name, f"{arguments.keep}/{number}")
+    return [f"{number} ({os.path.basename(base)}, {', '.join(done)}): {problem}" for problem in problems]
+
+
 def run_fuzz(arguments):
     bad = 0
-    with tempfile.TemporaryDirectory(prefix="fuzz.") as folder:
+    with tempfile.TemporaryDirectory(prefix="fuzz.") as folder, ThreadPoolExecutor(os.cpu_count()) as pool:
         bases = make_bases(folder)
         picked = [arguments.only] if arguments.only is not None else range(arguments.count)
-        for number in picked:
-            chance = random.Random(f"{arguments.seed}/{number}")
-            base = chance.choice(bases)
-            name = f"{folder}/image"
-            shutil.copy(base, name)
-            done = []
-            with mkimage.Image(name) as image:
-                for _ in range(chance.choice([1, 1, 1, 2, 3])):
-                    try:
-                        done.append(damage(image, chance))
-                    except (KeyError, OSError, OverflowError):
-                        done.append("(impossible)")
-            problems = try_image(name)
+        for problems in pool.map(lambda number: try_damaged(number, bases, folder, arguments), picked):
             for problem in problems:
-                print(f"{number} ({os.path.basename(base)}, {', '.join(done)}): {problem}", flush=True)
-            if problems:
-                bad += 1
-                if arguments.keep:
-                    os.makedirs(arguments.keep, exist_ok=True)
-                    shutil.copy(name, f"{arguments.keep}/{number}")
+                print(problem, flush=True)
+            bad += bool(problems)
     print(f"damaged images: {len(picked)} tried, {bad} bad (seed {arguments.seed})")
     return bad
 
@@ -263,6 +315,9 @@ def main():
     given = commands.add_parser("try")
     given.add_argument("--memory", action="store_true")
     given.add_argument("images", nargs="+")
+    cases = commands.add_parser("cases")
+    cases.add_argument("--memory", action="store_true")
+    cases.add_argument("file")
     chance = commands.add_parser("run")
     chance.add_argument("--seed", type=int, default=1)
     chance.add_argument("--count", type=int, default=200)
@@ -271,6 +326,8 @@ def main():
     arguments = parser.parse_args()
     if arguments.command == "run":
         return 1 if run_fuzz(arguments) else 0
+    if arguments.command == "cases":
+        return 1 if run_cases(arguments) else 0
     bad = 0
     for image in arguments.images:
         for problem in try_image(image, arguments.memory):
