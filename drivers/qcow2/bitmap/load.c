@@ -147,9 +147,7 @@ static int load_piece(struct blk_node *node, struct blk_dirty_bitmap *bitmap, ui
         return damaged_bits(node, bitmap, "its data lies past the end of the file", err);
 
     int ret = blk_child_pread(qcow2_file(node), offset, bytes, buf, err);
-    if (ret == 0)
-        blk_dirty_bitmap_import(bitmap, stored_offset, bytes, buf);
-    return ret;
+    return ret < 0 ? ret : blk_dirty_bitmap_import(bitmap, stored_offset, bytes, buf, err);
 }
 
 static int load_bits(struct blk_node *node, struct blk_dirty_bitmap *bitmap, struct blk_error *err)
@@ -185,7 +183,7 @@ static int load_bits(struct blk_node *node, struct blk_dirty_bitmap *bitmap, str
 int qcow2_bitmaps_load(struct blk_node *node, struct blk_error *err)
 {
     for (struct blk_dirty_bitmap *b = node->bitmaps->first; b; b = b->next) {
-        if (b->inconsistent || b->unusable || b->words)
+        if (b->inconsistent || b->unusable || blk_dirty_bitmap_has_bits(b))
             continue;
         int ret = load_bits(node, b, err);
         if (ret < 0)
