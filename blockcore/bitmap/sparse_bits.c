@@ -349,11 +349,13 @@ static void import_words(blk_bits_word *leaf, uint64_t index, uint64_t bytes, co
 /* The last word may have got bits for granules that there are not. */
 static void cut_last_word(const struct blk_sparse_bits *bits)
 {
-    blk_bits_word *leaf = leaf_at(bits, bits->count / LEAF_BITS);
-    uint64_t index = bits->count % LEAF_BITS / WORD_BITS, past = bits->count % WORD_BITS;
+    uint64_t past = bits->count % WORD_BITS;
 
-    if (past && has_words(leaf))
-        atomic_fetch_and(&leaf[index], ~(ALL_ONES << past));
+    if (!past)
+        return;
+    blk_bits_word *leaf = leaf_at(bits, bits->count / LEAF_BITS);
+    if (has_words(leaf))
+        atomic_fetch_and(&leaf[bits->count % LEAF_BITS / WORD_BITS], ~(ALL_ONES << past));
 }
 
 bool blk_sparse_bits_import(struct blk_sparse_bits *bits, uint64_t offset, uint64_t bytes,
