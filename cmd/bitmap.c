@@ -232,7 +232,7 @@ static void list_json(const struct blk_node *node, const struct blk_identity *id
         json_object_set_new(one, "flags", flags_of(b));
         if (since_text(identity, b->name, text))
             json_object_set_new(one, "since", json_string(text));
-        if (b->words)
+        if (blk_dirty_bitmap_has_bits(b))
             json_object_set_new(one, "dirty-bytes",
                                 json_integer((json_int_t)blk_dirty_bitmap_count(b)));
         json_array_append_new(list, one);

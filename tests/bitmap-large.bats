@@ -39,32 +39,105 @@ quick() {
     quick check -q a
 }
 
+# many_bitmaps IMAGE COUNT CLUSTER: gives an image with one bitmap a directory of COUNT copies of its
+# entry. Each has a table of its own, as a bitmap without one is no bitmap.
+many_bitmaps() {
+    python3 - "$@" <<'END'
+import struct, sys
+name, count, cluster = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+data = bytearray(open(name, "rb").read())
+at = 104 if int.from_bytes(data[100:104], "big") == 104 else int.from_bytes(data[100:104], "big")
+while struct.unpack_from(">I", data, at)[0] != 0x23852875:
+    at += 8 + -(-struct.unpack_from(">I", data, at + 4)[0] // 8) * 8
+_, _, size, offset = struct.unpack_from(">IIQQ", data, at + 8)
+entry = data[offset:offset + 24]
+entry[18:20] = struct.pack(">H", 8)
+tables = 4 << 20
+directory = b"".join(struct.pack(">Q", tables + i * cluster) + bytes(entry[8:]) + b"%08d" % i for i in range(count))
+struct.pack_into(">IIQQ", data, at + 8, count, 0, len(directory), 1 << 20)
+data += bytes((1 << 20) - len(data))
+data += directory
+open(name, "wb").write(data)
+open(name, "r+b").truncate(tables + count * cluster)
+END
+    run -0 timeout 20 "$BLKIMG" check -q -r all "$1"
+}
+
 @test "very many bitmaps" {
     need qemu-img python3
     quick create -q -f qcow2 -o cluster_size=512 a 64k
     quick bitmap --add -g 64k a b
-    # What says of itself that it has 60,000 of them, by one directory of copies of its entry. Each
-    # has a table of its own, as a bitmap without one is no bitmap.
-    python3 - <<'END'
-import struct
-data = bytearray(open("a", "rb").read())
-at = 104 if int.from_bytes(data[100:104], "big") == 104 else int.from_bytes(data[100:104], "big")
-while struct.unpack_from(">I", data, at)[0] != 0x23852875:
-    at += 8 + -(-struct.unpack_from(">I", data, at + 4)[0] // 8) * 8
-count, _, size, offset = struct.unpack_from(">IIQQ", data, at + 8)
-entry = data[offset:offset + 24]
-entry[18:20] = struct.pack(">H", 8)
-tables = 4 << 20
-directory = b"".join(struct.pack(">Q", tables + i * 512) + bytes(entry[8:]) + b"%08d" % i for i in range(60000))
-struct.pack_into(">IIQQ", data, at + 8, 60000, 0, len(directory), 1 << 20)
-data += bytes((1 << 20) - len(data))
-data += directory
-open("a", "wb").write(data + bytes(tables + 60000 * 512 - len(data)))
-END
-    run -0 timeout 20 "$BLKIMG" check -q -r all a
+    many_bitmaps a 60000 512
     run -0 timeout 20 "$BLKIMG" bitmap --remove a 00000000
     run -0 timeout 20 "$BLKIMG" check -q a
     blkimg bitmap --list a | wc -l | grep -qx 59999
+}
+
+# peak_below KIB ARG...: "blkimg ARG..." succeeds in that much memory.
+peak_below() {
+    local limit=$1
+    shift
+    run -0 timeout 15 /usr/bin/env time -f %M -o peak "$BLKIMG" "$@"
+    (($(<peak) < limit)) || fail "$*: $(<peak) KiB"
+}
+
+# calls_below COUNT ARG...: and reads and writes the image that few times.
+calls_below() {
+    local limit=$1
+    shift
+    run -0 strace -f -qq -o trace -e trace=pread64,pwrite64 "$BLKIMG" "$@"
+    (($(wc -l <trace) < limit)) || fail "$*: $(wc -l <trace) calls"
+}
+
+@test "many bitmaps of a large disk cost what they mark, and only where they are used" {
+    need_unsanitized "memory is"
+    need qemu-img python3 strace time
+    # 2 MiB of bits each.
+    quick create -q -f qcow2 a 1T
+    quick bitmap --add -g 64k a b
+    many_bitmaps a 200 65536
+    peak_below 16384 io -c 'write 0 64k' -c 'write 900G 64k' a
+    peak_below 16384 bitmap --list a
+    assert_line "00000199: granularity 64 KiB, enabled, 131072 bytes dirty"
+    run -0 qemu-img check -q a
+    # Bits and tables are written once: two pieces of bits and a table of each bitmap.
+    calls_below 1300 io -c 'write 300G 64k' a
+    run -0 qemu-img check -q a
+    calls_below 20 info a
+    calls_below 60 bitmap --merge 00000003 a 00000007
+    calls_below 60 bitmap --clear a 00000005
+    calls_below 60 bitmap --disable a 00000006
+    calls_below 20 map --bitmap=00000009 --output=json a
+    calls_below 100 backup -q --mode=bitmap --bitmap=00000009 a out
+    # A disabled bitmap is not loaded by a write: the image keeps it as it is.
+    local i
+    for i in {010..199}; do
+        blkimg bitmap --disable a "00000$i"
+    done
+    calls_below 150 io -c 'write 500G 64k' a
+    run -0 blkimg bitmap --list a
+    assert_line "00000100: granularity 64 KiB, disabled, 196608 bytes dirty"
+    assert_line "00000008: granularity 64 KiB, enabled, 262144 bytes dirty"
+    run -0 qemu-img check -q a
+}
+
+@test "few marks in a very large disk" {
+    need_unsanitized "memory is"
+    need strace time
+    quick create -q -f qcow2 a 8T
+    quick bitmap --add -g 64k a b
+    peak_below 8192 io -c 'write 0 64k' -c 'write 4T 64k' -c 'write 8191G 64k' a
+    calls_below 60 bitmap --add -g 64k a c
+    peak_below 8192 bitmap --merge b a c
+    calls_below 60 bitmap --clear a c
+    calls_below 150 backup -q --mode=bitmap --bitmap=b a out
+    rm out
+    peak_below 8192 backup -q --mode=bitmap --bitmap=c a out
+    # All of it: as little, since long dirty stretches have no memory either.
+    quick create -q -f qcow2 -o cluster_size=64k d 1M
+    quick bitmap --add -g 4k d b
+    peak_below 8192 resize -q d 4T
+    peak_below 8192 bitmap --list d
 }
 
 @test "a snapshot that says of itself that it is huge: rebase" {

@@ -133,3 +133,18 @@ END
     refute_output
     [[ $stderr == *sparse.raw*"Input/output error"* ]] || fail "$stderr"
 }
+
+@test "a libcrypto that cannot be loaded" {
+    need_unsanitized "the library path is"
+    local name
+    name=$(LC_ALL=C grep -ao 'libcrypto\.so\.[0-9.]*[0-9]' "$BLKIMG" | sed 1q)
+    [[ -n $name ]] || skip "libcrypto is part of this build"
+    mkdir lib
+    echo "no library" >"lib/$name"
+    run -1 --separate-stderr env LD_LIBRARY_PATH="$PWD/lib" "$BLKIMG" checksum -f raw sparse.raw
+    assert_equal "$output" ''
+    [[ $stderr == *"$name"* ]] || fail "$stderr"
+    run -1 env LD_LIBRARY_PATH="$PWD/lib" "$BLKIMG" backup -q --checksum -f raw sparse.raw b.qcow2
+    [[ ! -e b.qcow2 ]]
+    run -0 env LD_LIBRARY_PATH="$PWD/lib" "$BLKIMG" backup -q -f raw sparse.raw b.qcow2
+}

@@ -142,6 +142,19 @@ sys.exit(1)
 EOF
 }
 
+@test "what a short run does not need is not loaded with the program" {
+    need_unsanitized "what is loaded is"
+    truncate -s 1M a
+    run -0 --separate-stderr env LD_DEBUG=statistics "$BLKIMG" info a
+    [[ $stderr == *relocations* ]] || skip "the dynamic linker does not count"
+    # libcrypto alone has 20,000.
+    local total
+    total=$(sed -n 's/.*number of \(relative \)*relocations: *//p' <<<"$stderr" | paste -sd+)
+    ((total < 8000)) || fail "$total relocations"
+    run env LD_TRACE_LOADED_OBJECTS=1 "$BLKIMG"
+    refute_output --partial libcrypto
+}
+
 @test "peak memory is below 8 MiB" {
     need_unsanitized "memory is"
     need python3

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* SHA-256 (FIPS 180-4), from libcrypto where the build has it. */
+/* SHA-256 (FIPS 180-4), from libcrypto where the build has it; loaded by the first hash. */
 #ifndef BLOCKCORE_BASE_SHA256_H
 #define BLOCKCORE_BASE_SHA256_H
 
@@ -12,7 +12,7 @@
 
 /*
  * Hashes `count` parts as if they stood one behind the other. From any thread. -ENOTSUP in a build
- * without libcrypto, -EIO when the library fails.
+ * without libcrypto or where it cannot be loaded, -EIO when the library fails.
  */
 int blk_sha256(const struct iovec *parts, unsigned count, uint8_t hash[BLK_SHA256_BYTES],
                struct blk_error *err);

@@ -11,40 +11,20 @@
 #include "blockcore/graph/driver.h"
 #include "blockcore/graph/feature.h"
 
-#define BIT(stage) (1u << BLK_BITMAPS_##stage)
-
-static void enter_stage(struct blk_dirty_bitmaps *bitmaps, enum blk_bitmaps_stage stage)
-{
-    static const unsigned may_follow[] = {
-        [BLK_BITMAPS_LISTED] = BIT(LISTED) | BIT(LOADED),
-        [BLK_BITMAPS_LOADED] = BIT(LISTED) | BIT(TRACKED),
-        [BLK_BITMAPS_TRACKED] = BIT(LOADED),
-    };
-    ASSERT(may_follow[atomic_load(&bitmaps->stage)] & 1u << stage);
-    atomic_store(&bitmaps->stage, stage);
-}
-
 static bool is_tracked(const struct blk_dirty_bitmaps *bitmaps)
 {
-    return atomic_load(&bitmaps->stage) == BLK_BITMAPS_TRACKED;
-}
-
-void blk_bitmaps_listed(struct blk_dirty_bitmaps *bitmaps)
-{
-    enter_stage(bitmaps, BLK_BITMAPS_LISTED);
+    return atomic_load(&bitmaps->tracked);
 }
 
 void blk_bitmaps_untrack(struct blk_dirty_bitmaps *bitmaps)
 {
-    if (is_tracked(bitmaps))
-        enter_stage(bitmaps, BLK_BITMAPS_LOADED);
+    atomic_store(&bitmaps->tracked, false);
 }
 
 struct blk_dirty_bitmaps *blk_bitmaps_of(struct blk_node *node)
 {
     if (!node->bitmaps) {
         node->bitmaps = blk_xcalloc(1, sizeof(*node->bitmaps));
-        node->bitmaps->stage = BLK_BITMAPS_LOADED; /* of nothing */
         blk_mutex_init(&node->bitmaps->mutex);
     }
     return node->bitmaps;
@@ -121,15 +101,22 @@ void blk_bitmaps_remove(struct blk_node *node, struct blk_dirty_bitmap *bitmap)
     free_bitmap(node, bitmap);
 }
 
+static int load_one(struct blk_node *node, struct blk_dirty_bitmap *bitmap, struct blk_error *err)
+{
+    if (bitmap->inconsistent || bitmap->unusable || blk_dirty_bitmap_has_bits(bitmap))
+        return 0;
+    int ret = BLK_OP(node->driver, bitmaps, load)(node, bitmap, err);
+    return ret < 0 ? blk_fail_if_unset(err, -ret, "loading the bitmaps of '%s'", node->name) : 0;
+}
+
 int blk_bitmaps_load(struct blk_node *node, struct blk_error *err)
 {
-    if (!node->bitmaps || atomic_load(&node->bitmaps->stage) != BLK_BITMAPS_LISTED)
-        return 0;
-    int ret = BLK_OP(node->driver, bitmaps, load)(node, err);
-    if (ret < 0)
-        return blk_fail_if_unset(err, -ret, "loading the bitmaps of '%s'", node->name);
-    enter_stage(node->bitmaps, BLK_BITMAPS_LOADED);
-    return 0;
+    int ret = 0;
+
+    for (struct blk_dirty_bitmap *b = node->bitmaps ? node->bitmaps->first : NULL; b && ret == 0;
+         b = b->next)
+        ret = load_one(node, b, err);
+    return ret;
 }
 
 int blk_bitmaps_get_usable(struct blk_node *node, const char *name,
@@ -141,7 +128,7 @@ int blk_bitmaps_get_usable(struct blk_node *node, const char *name,
     if (!found)
         return blk_bitmaps_not_found(node, name, err);
     /* Loading may find that it is damaged. */
-    int ret = found->inconsistent || found->unusable ? 0 : blk_bitmaps_load(node, err);
+    int ret = load_one(node, found, err);
     if (ret < 0)
         return ret;
     if (found->inconsistent) {
@@ -237,6 +224,17 @@ static void mark_enabled(struct blk_dirty_bitmaps *bitmaps, uint64_t offset, uin
             blk_dirty_bitmap_set(b, offset, bytes);
 }
 
+/* What is disabled needs no bits: the image keeps it as it is. */
+static int load_enabled(struct blk_node *node, struct blk_error *err)
+{
+    int ret = 0;
+
+    for (struct blk_dirty_bitmap *b = node->bitmaps->first; b && ret == 0; b = b->next)
+        if (b->enabled)
+            ret = load_one(node, b, err);
+    return ret;
+}
+
 /*
  * The first recorded write: the image has to say so before. Loading may find bitmaps damaged, so
  * what records is looked up under the mutex too.
@@ -248,12 +246,12 @@ static int begin_tracking(struct blk_node *node, struct blk_error *err)
     LOCK_SCOPE(&bitmaps->mutex);
     if (is_tracked(bitmaps) || !any_records(bitmaps))
         return 0;
-    int ret = blk_bitmaps_load(node, err);
+    int ret = load_enabled(node, err);
     if (ret == 0 && BLK_OP(node->driver, bitmaps, track))
         ret = BLK_OP(node->driver, bitmaps, track)(node, err);
     if (ret < 0)
         return ret;
-    enter_stage(bitmaps, BLK_BITMAPS_TRACKED);
+    atomic_store(&bitmaps->tracked, true);
     return 0;
 }
 

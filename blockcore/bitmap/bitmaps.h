@@ -3,7 +3,8 @@
  * The dirty bitmaps of a node, and how writes are recorded in them.
  *
  * A driver that keeps bitmaps in its image (qcow2) attaches the set at open with the names and
- * flags that the image has; the bits are loaded when they are first needed. A write that an enabled
+ * flags that the image has; the bits of a bitmap are loaded when it is first used, and those of all
+ * enabled ones before the first write. A write that an enabled
  * bitmap records is marked before it is issued and again when it completes, whether it succeeded or
  * not: a job that clears bits and copies in between cannot lose it. Before the first such write the
  * driver's bitmaps->track() makes the image say that its enabled bitmaps are in use (C5); so a run
@@ -22,27 +23,10 @@
 #include "blockcore/bitmap/dirty_bitmap.h"
 #include "blockcore/graph/node.h"
 
-/*
- * How much of the set is in memory, and whether the image says that it is in use (C5):
- *
- *              bits loaded              first recorded write
- *   LISTED -----------------> LOADED ------------------------> TRACKED
- *      ^                      |    ^                              |
- *      '----------------------'    '------------------------------'
- *       directory read (again)       stored, or a bitmap was added
- *
- * Validity, enabled and the like are properties of each bitmap (dirty_bitmap.h), in any mix.
- */
-enum blk_bitmaps_stage {
-    BLK_BITMAPS_LISTED,  /* names and flags; what was loaded before still has its bits */
-    BLK_BITMAPS_LOADED,  /* the bits of all usable bitmaps */
-    BLK_BITMAPS_TRACKED, /* the image says that the enabled bitmaps are in use */
-};
-
 struct blk_dirty_bitmaps {
     struct blk_dirty_bitmap *first; /* in the image's order; changed only with the node drained */
     struct blk_mutex mutex;         /* held while the tracking of writes begins */
-    atomic_int stage;               /* enum blk_bitmaps_stage; changed by the functions below */
+    atomic_bool tracked;            /* the image says that the enabled bitmaps are in use (C5) */
     bool changed;                   /* set, names or flags differ from the image's */
     bool must_store;                /* all other work is done: no signal may stop the store */
 };
@@ -50,8 +34,6 @@ struct blk_dirty_bitmaps {
 /* The node's set; an empty one is made if there is none. */
 struct blk_dirty_bitmaps *blk_bitmaps_of(struct blk_node *node);
 
-/* The directory has been read: bits may be missing. Not while the set is tracked. */
-void blk_bitmaps_listed(struct blk_dirty_bitmaps *bitmaps);
 /* Ends the tracking: all is stored, or a bitmap was added that the image does not call in use. */
 void blk_bitmaps_untrack(struct blk_dirty_bitmaps *bitmaps);
 

@@ -3,10 +3,9 @@
  * A dirty bitmap: which granules of a node were written. There is one bit for each granule of 1 <<
  * granularity_bits bytes; bit n covers [n << granularity_bits, (n + 1) << granularity_bits).
  *
- * The bits are words changed atomically, so any number of threads may set, clear and read them
- * without a lock. Words that were never touched cost no memory: they are the system's zero page.
- * Resizing, renaming and the flags are for the one thread that owns the graph, with the node
- * drained.
+ * Any number of threads may set, clear and read bits without a lock. Long clean and long dirty
+ * stretches cost no memory (sparse_bits.h). Resizing, renaming and the flags are for the one thread
+ * that owns the graph, with the node drained.
  */
 #ifndef BLOCKCORE_BITMAP_DIRTY_BITMAP_H
 #define BLOCKCORE_BITMAP_DIRTY_BITMAP_H
@@ -17,6 +16,7 @@
 #include <stdint.h>
 
 #include "blockcore/base/error.h"
+#include "blockcore/bitmap/sparse_bits.h"
 
 /* Limits of the qcow2 format and of QEMU. */
 #define BLK_BITMAP_MIN_GRANULARITY_BITS 9
@@ -42,8 +42,8 @@ struct blk_dirty_bitmap {
     bool read_only;      /* the node is read-only: nothing is recorded */
     atomic_bool changed; /* differs from what the image holds */
 
-    atomic_uint_fast64_t *words;      /* NULL: not loaded */
-    struct blk_dirty_bitmap *resized; /* prepared for another size, or NULL */
+    struct blk_sparse_bits bits;    /* see blk_dirty_bitmap_has_bits() */
+    struct blk_sparse_bits resized; /* prepared for another size */
     void *state; /* the driver's: where the image keeps it; freed by the driver */
     struct blk_dirty_bitmap *next;
 };
@@ -66,6 +66,9 @@ int blk_dirty_bitmap_describe(const char *name, uint64_t size, unsigned granular
  * blk_dirty_bitmap_check_size().
  */
 int blk_dirty_bitmap_allocate(struct blk_dirty_bitmap *bitmap, struct blk_error *err);
+
+/* False: it was not loaded yet, and can only be listed. */
+bool blk_dirty_bitmap_has_bits(const struct blk_dirty_bitmap *bitmap);
 
 /* 0, or -EFBIG when a bitmap of that granularity would have too many bits for `size` bytes. */
 int blk_dirty_bitmap_check_size(const char *name, uint64_t size, unsigned granularity_bits,
@@ -158,10 +161,10 @@ void blk_dirty_bitmap_export(const struct blk_dirty_bitmap *bitmap, uint64_t sto
 bool blk_dirty_bitmap_piece_is(const struct blk_dirty_bitmap *bitmap, uint64_t stored_offset,
                                uint64_t bytes, bool ones);
 /*
- * Sets the bits of a piece of a clean bitmap to the stored ones. Bits past the last granule are
- * ignored: QEMU writes them where it had read a piece as all ones.
+ * Marks what a stored piece marks. Bits past the last granule are ignored: QEMU writes them where
+ * it had read a piece as all ones. -ENOMEM.
  */
-void blk_dirty_bitmap_import(struct blk_dirty_bitmap *bitmap, uint64_t stored_offset,
-                             uint64_t bytes, const uint8_t *buf);
+int blk_dirty_bitmap_import(struct blk_dirty_bitmap *bitmap, uint64_t stored_offset, uint64_t bytes,
+                            const uint8_t *buf, struct blk_error *err);
 
 #endif

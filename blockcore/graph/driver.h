@@ -295,8 +295,8 @@ struct blk_vm_state_ops {
 
 /* Storing is part of the close's store step and of reopening read-only. */
 struct blk_bitmap_ops {
-    /* Reads the bits of all usable bitmaps of node->bitmaps. */
-    int (*load)(struct blk_node *node, struct blk_error *err);
+    /* Reads the bits of a usable bitmap. One that is damaged becomes inconsistent: no failure. */
+    int (*load)(struct blk_node *node, struct blk_dirty_bitmap *bitmap, struct blk_error *err);
     /* Makes the image say, durably, that all its enabled bitmaps are in use. */
     int (*track)(struct blk_node *node, struct blk_error *err);
     /* Whether one more bitmap can be kept in the image: 0, or why not. */

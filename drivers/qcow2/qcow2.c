@@ -410,7 +410,7 @@ static const struct blk_upkeep_ops qcow2_upkeep_ops = {
 };
 
 static const struct blk_bitmap_ops qcow2_bitmap_ops = {
-    .load = qcow2_bitmaps_load,
+    .load = qcow2_bitmap_load,
     .track = qcow2_bitmaps_track,
     .can_add = qcow2_bitmaps_can_add,
     .can_create = qcow2_bitmaps_can_create,

@@ -92,8 +92,9 @@ struct blk_dirty_bitmap *qcow2_bitmap_from_entry(const struct blk_node *node,
 void qcow2_bitmap_release(struct blk_dirty_bitmap *bitmap);
 /* The driver's bitmaps->can_add. */
 int qcow2_bitmaps_can_add(struct blk_node *node, struct blk_error *err);
-/* The driver's bitmaps->load: the bits of all usable bitmaps. */
-int qcow2_bitmaps_load(struct blk_node *node, struct blk_error *err);
+/* The driver's bitmaps->load. */
+int qcow2_bitmap_load(struct blk_node *node, struct blk_dirty_bitmap *bitmap,
+                      struct blk_error *err);
 /* Adds the list for info, if there are any: flags, name, granularity. */
 void qcow2_bitmaps_info(const struct blk_node *node, struct blk_value *to);
 

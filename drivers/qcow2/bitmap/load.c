@@ -69,7 +69,6 @@ int qcow2_bitmaps_open(struct blk_node *node, struct blk_error *err)
             *end = qcow2_bitmap_from_entry(node, &directory.entries[i]);
             end = &(*end)->next;
         }
-        blk_bitmaps_listed(node->bitmaps);
     }
     qcow2_bitmap_directory_free(&directory);
     return ret;
@@ -147,9 +146,7 @@ static int load_piece(struct blk_node *node, struct blk_dirty_bitmap *bitmap, ui
         return damaged_bits(node, bitmap, "its data lies past the end of the file", err);
 
     int ret = blk_child_pread(qcow2_file(node), offset, bytes, buf, err);
-    if (ret == 0)
-        blk_dirty_bitmap_import(bitmap, stored_offset, bytes, buf);
-    return ret;
+    return ret < 0 ? ret : blk_dirty_bitmap_import(bitmap, stored_offset, bytes, buf, err);
 }
 
 static int load_bits(struct blk_node *node, struct blk_dirty_bitmap *bitmap, struct blk_error *err)
@@ -182,25 +179,16 @@ static int load_bits(struct blk_node *node, struct blk_dirty_bitmap *bitmap, str
     return ret;
 }
 
-int qcow2_bitmaps_load(struct blk_node *node, struct blk_error *err)
+int qcow2_bitmap_load(struct blk_node *node, struct blk_dirty_bitmap *bitmap, struct blk_error *err)
 {
-    for (struct blk_dirty_bitmap *b = node->bitmaps->first; b; b = b->next) {
-        if (b->inconsistent || b->unusable || b->words)
-            continue;
-        int ret = load_bits(node, b, err);
-        if (ret < 0)
-            blk_dirty_bitmap_forget(b);
-        if (ret == -EINVAL || ret == -EFBIG) {
-            /*
-             * Damaged beyond use. It must not keep the image from being written: carried along as
-             * in use.
-             */
-            b->inconsistent = true;
-            node->bitmaps->changed = true;
-            blk_error_clear(err);
-        } else if (ret < 0) {
-            return ret;
-        }
-    }
+    int ret = load_bits(node, bitmap, err);
+    if (ret < 0)
+        blk_dirty_bitmap_forget(bitmap);
+    if (ret != -EINVAL && ret != -EFBIG)
+        return ret;
+    /* It must not keep the image from being written: it is carried along as in use. */
+    bitmap->inconsistent = true;
+    node->bitmaps->changed = true;
+    blk_error_clear(err);
     return 0;
 }

@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "blockcore/base/assert.h"
 #include "blockcore/graph/io.h"
 #include "drivers/qcow2/bitmap/bitmap.h"
 #include "drivers/qcow2/header/header.h"
@@ -182,8 +183,7 @@ static void rebuild(struct blk_node *node, const struct qcow2_bitmap_directory *
         end = append(end, outcomes[ONLY_IN_MEMORY](node, bitmap, NULL));
     }
     node->bitmaps->first = set;
-    /* Some may not have their bits; loading leaves the others alone. */
-    blk_bitmaps_listed(node->bitmaps);
+    ASSERT(!atomic_load(&node->bitmaps->tracked));
 }
 
 int qcow2_bitmaps_reopen(struct blk_node *node, struct blk_error *err)
