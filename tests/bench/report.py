@@ -238,10 +238,10 @@ def growth_text(data):
     lines = [f"""
 ## Growth
 
-blkimg alone, at 1, 4 and 16 times the size. The exponent is the slope of time, less start-up, over size, both as logarithms: 1
-is a line. It is to be at most {STEEPEST} where what is allocated or a count grows, and 0.15 where only the virtual size
-does; what takes at most {QUICK_ENOUGH} s at the largest size passes anyway. Memory may grow by {MORE_MEMORY_KIB // 1024} MiB in
-all, and stays below 64 MiB.
+blkimg alone, at 1, 4 and 16 times the size. The exponent is the slope of processor time, less start-up, over size, both as
+logarithms: 1 is a line. It is to be at most {STEEPEST} where what is allocated or a count grows, and 0.15 where only the virtual size
+does; what takes at most {QUICK_ENOUGH} s at the largest size passes anyway. From 4 to 16 times the size memory may grow by
+{MORE_MEMORY_KIB // 1024} MiB, and it stays below 64 MiB.
 
 | case | grows | x1 | x4 | x16 | exponent | memory, MiB | its exponent | verdict |
 | --- | --- | --- | --- | --- | --- | --- | --- | --- |"""]

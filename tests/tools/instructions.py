@@ -53,6 +53,12 @@ def make_inputs(where):
     mkimage.add_bitmaps("bitmaps.qcow2", 200, flags=2)
 
 
+def without_debug_info(blkimg):
+    """A copy of the program: what some compilers write about their code is more than valgrind can read."""
+    subprocess.run(["strip", "--strip-debug", "-o", "blkimg", blkimg], check=True)
+    return os.path.abspath("blkimg")
+
+
 def count(blkimg, command):
     """Instructions that the program executes."""
     if os.path.exists("target.qcow2"):
@@ -171,7 +177,7 @@ def main():
     key = build_key(chosen.builddir)
     with tempfile.TemporaryDirectory(prefix="blkimg-instructions.") as where:
         make_inputs(where)
-        done = (check if chosen.check else renew)(blkimg, chosen.only or list(COMMANDS), record, key)
+        done = (check if chosen.check else renew)(without_debug_info(blkimg), chosen.only or list(COMMANDS), record, key)
         os.chdir("/")
     return done
 
