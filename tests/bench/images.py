@@ -203,10 +203,15 @@ def in_order(count, every=1, run=1):
     return ((slot // run * run * every + slot % run, slot) for slot in range(count))
 
 
-def shuffled(count, seed=1):
-    """All of COUNT guest clusters, in random order in the file."""
-    slots = list(range(count))
-    random.Random(seed).shuffle(slots)
+def shuffled(count, seed=1, window=1 << 16):
+    """All of COUNT guest clusters, each window of them in random order in the file. A larger window would measure
+    nothing but how often qemu-img reads the same refcount blocks: 20 s for a check of 64 GiB."""
+    rng = random.Random(seed)
+    slots = []
+    for start in range(0, count, window):
+        part = list(range(start, min(count, start + window)))
+        rng.shuffle(part)
+        slots += part
     return enumerate(slots)
 
 

@@ -111,9 +111,9 @@ ROWS = [
     Row("measure-large", "`measure` of 1 TiB preallocated", 0.1,
         "measure --output=json -f qcow2 -O qcow2 large.qcow2", "large.qcow2", ("read", "large.qcow2"),
         checks=(("output",),)),
-    Row("check-fragmented", "`check` of 64 GiB in random order", 0.15, "check -f qcow2 fragmented.qcow2",
+    Row("check-fragmented", "`check` of 64 GiB, each 4 GiB in random order", 0.15, "check -f qcow2 fragmented.qcow2",
         "fragmented.qcow2", ("read", "fragmented.qcow2"), checks=(("output",),)),
-    Row("map-fragmented", "`map` of 64 GiB in random order", 0.15, "map --output=json -f qcow2 fragmented.qcow2",
+    Row("map-fragmented", "`map` of 64 GiB, each 4 GiB in random order", 0.15, "map --output=json -f qcow2 fragmented.qcow2",
         "fragmented.qcow2", ("read", "fragmented.qcow2"), checks=(("output",),)),
 
     # Commands that change an image of a million clusters.
