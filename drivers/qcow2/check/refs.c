@@ -157,24 +157,6 @@ static void collect_entry(struct qcow2_check *check, struct qcow2_entry entry, u
                              "a data cluster");
 }
 
-/* How many of `most` entries map clusters that follow each other, or nothing (`step` 0). */
-static uint32_t length_of_run(const uint8_t *entries, uint32_t most, uint64_t step)
-{
-    uint64_t first = be64_get(entries);
-    uint32_t i = 1;
-
-    for (; i + 8 <= most; i += 8) {
-        uint64_t differences = 0;
-        for (uint32_t j = i; j < i + 8; j++)
-            differences |= be64_get(entries + (uint64_t)j * 8) ^ (first + j * step);
-        if (differences)
-            break;
-    }
-    while (i < most && be64_get(entries + (uint64_t)i * 8) == first + i * step)
-        i++;
-    return i;
-}
-
 /* A row of clusters that entries without any flag but COPIED map. */
 static void collect_run(struct qcow2_check *check, uint64_t entry, uint32_t clusters,
                         struct walk *walk)
@@ -207,10 +189,10 @@ static int collect_l2(struct qcow2_check_tables *tables, uint64_t offset, struct
         uint32_t most = s->l2_entries - i;
         length = 1;
         if (!entry.entry && plain_end) {
-            length = length_of_run(buf + (uint64_t)i * 8, most, 0);
+            length = qcow2_entries_in_row(buf + (uint64_t)i * 8, most, 0);
         } else if (qcow2_check_is_plain(entry.entry, s->cluster_bytes, plain_end)) {
             uint64_t clusters = (plain_end - (entry.entry & QCOW2_ENTRY_OFFSET)) >> s->cluster_bits;
-            length = length_of_run(buf + (uint64_t)i * 8, (uint32_t)u64_min(most, clusters),
+            length = qcow2_entries_in_row(buf + (uint64_t)i * 8, (uint32_t)u64_min(most, clusters),
                                    s->cluster_bytes);
             collect_run(check, entry.entry, length, &walk);
         } else {
