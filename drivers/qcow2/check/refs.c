@@ -193,7 +193,7 @@ static int collect_l2(struct qcow2_check_tables *tables, uint64_t offset, struct
         } else if (qcow2_check_is_plain(entry.entry, s->cluster_bytes, plain_end)) {
             uint64_t clusters = (plain_end - (entry.entry & QCOW2_ENTRY_OFFSET)) >> s->cluster_bits;
             length = qcow2_entries_in_row(buf + (uint64_t)i * 8, (uint32_t)u64_min(most, clusters),
-                                   s->cluster_bytes);
+                                          s->cluster_bytes);
             collect_run(check, entry.entry, length, &walk);
         } else {
             check->odd_entries |= walk.active;
