@@ -44,15 +44,15 @@ JUDGE
     crash_states leaks 'refcount[3]=5' 'refcount[400]=77' 'refcount[900]=3' 'refcount[1500]=1' 'file_bytes=1600*4096'
 }
 
-@test "memory is that of one array of counts" {
+@test "memory is two bits for each cluster" {
     need_unsanitized 'memory use'
     qemu-img create -q -f qcow2 -o preallocation=metadata,cluster_size=64k big 1T
-    # 2^24 clusters: 32 MiB of counts of 16 bits, 4 MiB for what they are used for.
+    # 2^24 clusters: 4 MiB.
     run -0 python3 - "$BLKIMG" <<'PY'
 import resource, subprocess, sys
 subprocess.run([sys.argv[1], "check", "-q", "big"], check=True)
 print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
 PY
     echo "# peak memory of a check of 1 TiB: $output KiB" >&3
-    ((output < 56 * 1024))
+    ((output < 24 * 1024))
 }

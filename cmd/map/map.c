@@ -99,15 +99,42 @@ static int print_entry_human(const struct blk_node *root, const struct entry *en
     return EXIT_OK;
 }
 
+static char *put_text(char *at, const char *text)
+{
+    size_t bytes = strlen(text);
+    memcpy(at, text, bytes);
+    return at + bytes;
+}
+
+static char *put_number(char *at, uint64_t number)
+{
+    char digits[20];
+    size_t first = sizeof(digits);
+
+    do {
+        digits[--first] = (char)('0' + number % 10);
+        number /= 10;
+    } while (number);
+    memcpy(at, digits + first, sizeof(digits) - first);
+    return at + sizeof(digits) - first;
+}
+
+/* A fragmented image has millions of these, and printf() would take most of the time. */
 static void print_entry_json(const struct entry *entry, bool last)
 {
-    printf("{ \"start\": %" PRIu64 ", \"length\": %" PRIu64 ", \"depth\": %u, \"present\": %s, "
-           "\"zero\": %s, \"data\": %s",
-           entry->start, entry->length, entry->depth, truth(entry->flags & BLK_EXT_ALLOCATED),
-           truth(entry->flags & BLK_EXT_ZERO), truth(entry->flags & BLK_EXT_DATA));
+    char line[256];
+    char *at = put_text(line, "{ \"start\": ");
+
+    at = put_number(at, entry->start);
+    at = put_number(put_text(at, ", \"length\": "), entry->length);
+    at = put_number(put_text(at, ", \"depth\": "), entry->depth);
+    at = put_text(put_text(at, ", \"present\": "), truth(entry->flags & BLK_EXT_ALLOCATED));
+    at = put_text(put_text(at, ", \"zero\": "), truth(entry->flags & BLK_EXT_ZERO));
+    at = put_text(put_text(at, ", \"data\": "), truth(entry->flags & BLK_EXT_DATA));
     if (entry->flags & BLK_EXT_OFFSET_VALID)
-        printf(", \"offset\": %" PRIu64, entry->offset);
-    puts(last ? "}]" : "},");
+        at = put_number(put_text(at, ", \"offset\": "), entry->offset);
+    at = put_text(at, last ? "}]\n" : "},\n");
+    fwrite(line, 1, (size_t)(at - line), stdout);
 }
 
 static int print_entry(const struct blk_node *root, enum output_format format,

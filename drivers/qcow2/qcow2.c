@@ -48,6 +48,7 @@ static void apply_settings(struct blk_node *node, const struct qcow2_settings *s
     qcow2_cache_init(&s->refblock_cache, &s->lock,
                      (uint32_t)u64_min(s->cluster_bytes, MAX_REFSLICE_BYTES), unit,
                      settings->refcount_cache, BLK_EVENT_REFBLOCK_LOAD);
+    s->is_l2_cache_given = settings->is_l2_given;
     s->pass_discard = settings->pass_discard;
     atomic_store(&s->overlap_checks, settings->overlap_checks);
     s->discard_no_unref = settings->discard_no_unref;
@@ -275,6 +276,7 @@ static void qcow2_reopen_commit(struct blk_reopen *reopen)
 
     for (struct blk_dirty_bitmap *b = bitmaps ? bitmaps->first : NULL; b; b = b->next)
         b->read_only = !(reopen->flags & BLK_WRITABLE);
+    qcow2_options_reopened(reopen->node, reopen->flags & BLK_WRITABLE);
 }
 
 /* ---- information ---- */

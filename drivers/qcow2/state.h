@@ -157,7 +157,8 @@ struct qcow2_state {
     struct qcow2_pass_discard pass_discard;
     atomic_uint overlap_checks;                      /* enum qcow2_overlap */
     atomic_uint_fast64_t bitmaps_start, bitmaps_end; /* their directory; changes with the header */
-    bool discard_no_unref; /* discarded clusters stay allocated, as preallocated zeroes */
+    bool is_l2_cache_given; /* its size, by the user: it stays whatever the image is opened for */
+    bool discard_no_unref;  /* discarded clusters stay allocated, as preallocated zeroes */
 
     struct blk_mutex commit_mutex;
     struct blk_rwlock lock;

@@ -15,13 +15,23 @@
 #include "drivers/qcow2/state.h"
 #include "drivers/qcow2/tables/epoch.h"
 
+/*
+ * Whether an entry of the active tables can be wrong. Not where each has COPIED and nothing else to
+ * judge, and where all that they lead to is referred to once, as the counts say.
+ */
+static bool may_have_wrong_entries(const struct qcow2_check *check)
+{
+    return check->odd_entries || check->shared || check->counts_differ || check->broken_counts ||
+           check->overflow || check->incomplete || check->tangled;
+}
+
 static int look(struct qcow2_check *check, struct blk_error *err)
 {
     qcow2_check_header(check);
     int ret = qcow2_check_collect(check, true, err);
     if (ret == 0)
         ret = qcow2_check_compare(check, err);
-    if (ret == 0)
+    if (ret == 0 && may_have_wrong_entries(check))
         ret = qcow2_check_entries(check, QCOW2_MEND_NOTHING, err);
     qcow2_check_report_rest(check);
     return ret;

@@ -6,15 +6,17 @@
  *   report.c    findings: all are counted, and listed up to a limit for each kind
  *   lost.c      guest data that can no longer be reached
  *   header.c    contradictions in the header and its extensions
- *   refs.c      counts references to host clusters; follows the L1 tables
+ *   tables.c    reads L2 tables
+ *   uses.c      counts references to host clusters
+ *   refs.c      follows the L1 tables
  *   bitmaps.c   the same for bitmaps, and removes those that keep QEMU from opening the image
  *   collect.c   the references of all structures of the image
  *   counts.c    compares them with the stored refcounts
  *   entries.c   finds and mends wrong L1 and L2 entries: COPIED, reserved bits, lost data
  *   repair.c    a new refcount structure from the references, switched to by one header sector
  *
- * Memory: one array of counts of the image's own width, in the form of refcount blocks, so that
- * they are compared as bytes; and two bits for each cluster that say what it is used for.
+ * Memory: two bits for each cluster of the file, and a byte more for those near one that is referred
+ * to several times (uses.c).
  */
 #ifndef DRIVERS_QCOW2_CHECK_CHECK_H
 #define DRIVERS_QCOW2_CHECK_CHECK_H
@@ -71,10 +73,13 @@ struct qcow2_findings {
 struct qcow2_check {
     struct blk_node *node;
     struct blk_check *result;
-    uint64_t clusters; /* of the file, the last one rounded up */
-    uint8_t *refs;     /* packed counts of width `order`, big endian as in refcount blocks */
-    uint8_t *uses;     /* enum qcow2_use, four to a byte */
-    unsigned order;
+    uint64_t clusters;         /* of the file, the last one rounded up */
+    uint8_t *uses;             /* enum qcow2_use, four to a byte */
+    struct qcow2_extra *extra; /* references beyond the first */
+    unsigned order;            /* of the image's counts: the most that is counted */
+    bool no_memory;            /* references were not counted for lack of memory */
+    bool shared;               /* a cluster has more than one reference */
+    bool odd_entries;   /* an active entry may be wrong, or lacks COPIED: only a look can tell */
     bool l1_usable;     /* the active L1 lies where nothing else does */
     bool broken_counts; /* refcount table or blocks are unusable: only a rebuild helps */
     bool overflow;      /* a cluster has more references than the width can count */
@@ -126,30 +131,76 @@ struct qcow2_entry qcow2_check_discarded(const struct qcow2_check *check, struct
                                          enum qcow2_loss loss, uint64_t guest);
 
 uint64_t qcow2_check_cut_entry(const struct qcow2_check *check, uint64_t l2);
+/*
+ * _plain_end is the end of the clusters that the file has whole, as far as that matters: an entry
+ * that maps one of those and has no flag but COPIED loses nothing. 0 if that does not hold for the
+ * entries of this image.
+ */
+uint64_t qcow2_check_plain_end(const struct qcow2_check *check);
 struct qcow2_entry qcow2_check_given_up(const struct qcow2_check *check);
-
-static inline uint64_t qcow2_check_refs(const struct qcow2_check *check, uint64_t cluster)
-{
-    return cluster < check->clusters ? qcow2_count_get(check->refs, check->order, cluster) : 0;
-}
 
 static inline enum qcow2_use qcow2_check_use(const struct qcow2_check *check, uint64_t cluster)
 {
     return (enum qcow2_use)(check->uses[cluster / 4] >> (cluster % 4 * 2) & 3);
 }
 
-/* refs.c: begins a check with empty arrays for the file as it is now; frees them. */
+/* Whether the L2 entry maps a cluster below `end`, see _plain_end, and has no flag but COPIED. */
+static inline bool qcow2_check_is_plain(uint64_t entry, uint32_t cluster_bytes, uint64_t end)
+{
+    uint64_t offset = entry & ~QCOW2_ENTRY_COPIED;
+    return offset && offset < end && !(offset & (cluster_bytes - 1));
+}
+
+/* L2 tables that lie one after the other are read together (tables.c). */
+struct qcow2_check_tables {
+    struct qcow2_check *check;
+    uint8_t *buf;
+    uint64_t room;          /* bytes of buf */
+    uint64_t offset, bytes; /* what is in it */
+    uint64_t row;           /* bytes of tables in a row, up to the last one asked for */
+};
+
+int qcow2_check_tables_begin(struct qcow2_check *check, struct qcow2_check_tables *tables,
+                             struct blk_error *err);
+/* The table at `offset`. It may be changed, and is valid up to the next call. */
+int qcow2_check_tables_get(struct qcow2_check_tables *tables, uint64_t offset, uint8_t **table,
+                           struct blk_error *err);
+void qcow2_check_tables_end(struct qcow2_check_tables *tables);
+
+/* uses.c: begins a check with empty arrays for the file as it is now; frees them. */
 int qcow2_check_begin(struct qcow2_check *check, struct blk_node *node, struct blk_check *result,
                       struct blk_error *err);
 void qcow2_check_end(struct qcow2_check *check);
 
+/* The references to the cluster that were found; 0 past the end of the file. */
+uint64_t qcow2_check_refs(const struct qcow2_check *check, uint64_t cluster);
 /*
- * Counts `times` references to all clusters that the range touches; one past the end of the file is
+ * Of the clusters from `first` on, a multiple of 4: whether none is referred to; the references as
+ * a refcount block of the image holds them.
+ */
+bool qcow2_check_is_unused(const struct qcow2_check *check, uint64_t first, uint64_t clusters);
+void qcow2_check_write_counts(const struct qcow2_check *check, uint64_t first, uint64_t clusters,
+                              uint8_t *counts);
+/* The first cluster at or behind `from` that holds an L2 table; the number of clusters: none. */
+uint64_t qcow2_check_next_l2(const struct qcow2_check *check, uint64_t from);
+/*
+ * Adds `times` references to one cluster of the file. False if that contradicts what it is used for
+ * already. _data does so for a row of data clusters, and reports contradictions.
+ */
+bool qcow2_check_add_one(struct qcow2_check *check, uint64_t cluster, enum qcow2_use use,
+                         uint64_t times);
+void qcow2_check_add_data(struct qcow2_check *check, uint64_t first, uint64_t clusters,
+                          uint64_t times);
+
+/*
+ * refs.c: counts `times` references to all clusters that the range touches; one past the end of the file is
  * corruption. False if anything was wrong, which has then been reported. _table is for structures
  * that nothing else may share: if it fails, the caller does not follow what the table says.
  */
 bool qcow2_check_add_refs(struct qcow2_check *check, uint64_t offset, uint64_t bytes,
                           enum qcow2_use use, uint64_t times, const char *what);
+/* report.c: reports that `what` overlaps something else in that cluster. */
+void qcow2_check_overlapping(struct qcow2_check *check, uint64_t cluster, const char *what);
 /* Reports that `what`, at the offset, extends past the end of the file. */
 void qcow2_check_past_end(struct qcow2_check *check, uint64_t offset, const char *what);
 bool qcow2_check_add_table(struct qcow2_check *check, uint64_t offset, uint64_t bytes,

@@ -2,9 +2,10 @@
 /*
  * All structures of an image that refer to host clusters, in the order in which they are counted.
  */
-#include "blockcore/base/memory.h"
-
+#include <errno.h>
 #include <inttypes.h>
+
+#include "blockcore/base/memory.h"
 #include "drivers/qcow2/check/check.h"
 #include "drivers/qcow2/header/header.h"
 #include "drivers/qcow2/medium.h"
@@ -85,5 +86,7 @@ int qcow2_check_collect(struct qcow2_check *check, bool refcount_structure, stru
     collect_encryption_header(check);
     if (ret == 0 && refcount_structure)
         ret = collect_refcount_structure(check, err);
+    if (ret == 0 && check->no_memory)
+        ret = blk_fail(err, ENOMEM, "checking '%s'", check->node->name);
     return ret;
 }

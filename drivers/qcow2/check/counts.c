@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Compares the references found with the refcounts that the image has. Both have the same form, so
- * equal blocks are found by comparing bytes.
+ * Compares the references found with the refcounts that the image has: they are brought into the form
+ * of a refcount block, so that equal blocks are found by comparing bytes.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -54,17 +54,18 @@ int qcow2_check_stored_count(const struct qcow2_check *check, uint64_t cluster, 
 
 /*
  * Compares the counts in `block` (NULL: all zero) with the references to `entries` clusters from
- * `first` on.
+ * `first` on. `wanted` has room for a block.
  */
 static void compare_block(struct qcow2_check *check, const uint8_t *block, uint64_t first,
-                          uint64_t entries)
+                          uint64_t entries, uint8_t *wanted)
 {
-    uint64_t refs_at = qcow2_counts_bytes(check->order, first);
-    uint64_t bytes = qcow2_counts_bytes(check->order, entries);
-
-    if (block ? memcmp(check->refs + refs_at, block, bytes) == 0
-              : bytes_are_zero(check->refs + refs_at, bytes))
+    if (!block && qcow2_check_is_unused(check, first, entries))
         return;
+    if (block) {
+        qcow2_check_write_counts(check, first, entries, wanted);
+        if (memcmp(wanted, block, qcow2_counts_bytes(check->order, entries)) == 0)
+            return;
+    }
     for (uint64_t i = 0; i < entries; i++) {
         uint64_t count = block ? qcow2_count_get(block, check->order, i) : 0;
         uint64_t refs = qcow2_check_refs(check, first + i);
@@ -79,8 +80,7 @@ static void note_end(struct qcow2_check *check, const uint8_t *block, uint64_t f
 {
     uint64_t cluster_bytes = qcow2_state(check->node)->cluster_bytes;
 
-    if (!block && bytes_are_zero(check->refs + qcow2_counts_bytes(check->order, first),
-                                 qcow2_counts_bytes(check->order, entries)))
+    if (!block && qcow2_check_is_unused(check, first, entries))
         return;
     for (uint64_t i = entries; i-- > 0;) {
         if (qcow2_check_refs(check, first + i) ||
@@ -97,8 +97,9 @@ int qcow2_check_compare(struct qcow2_check *check, struct blk_error *err)
     uint64_t table_entries = (uint64_t)s->header.reftable_clusters * s->cluster_bytes / 8;
     BLK_AUTOFREE uint64_t *table = NULL;
     BLK_AUTOFREE uint8_t *buf = malloc(s->cluster_bytes);
+    BLK_AUTOFREE uint8_t *wanted = calloc(1, s->cluster_bytes);
     int ret = 0;
-    if (!buf)
+    if (!buf || !wanted)
         return blk_fail(err, ENOMEM, "checking '%s'", check->node->name);
 
     /* Broken counts have been reported, and mean nothing. */
@@ -114,7 +115,7 @@ int qcow2_check_compare(struct qcow2_check *check, struct blk_error *err)
         if (ret < 0)
             break;
         if (table)
-            compare_block(check, offset ? buf : NULL, first, entries);
+            compare_block(check, offset ? buf : NULL, first, entries, wanted);
         note_end(check, offset ? buf : NULL, first, entries);
     }
     return ret;

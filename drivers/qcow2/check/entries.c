@@ -112,6 +112,29 @@ static bool may_mend(enum qcow2_mend mend, uint64_t word, uint64_t right, bool m
     return mend != QCOW2_MEND_NOTHING && only_sets_copied == (mend == QCOW2_MEND_SET);
 }
 
+/*
+ * The end of the clusters whose entries need no closer look than has_right_flag() takes; 0: none.
+ * Where something is not understood, or counts are wrong, only is_alone() can tell.
+ */
+static uint64_t plain_end_of_pass(const struct pass *pass)
+{
+    const struct qcow2_check *check = pass->check;
+
+    if (pass->is_snapshot || check->incomplete || check->broken_counts ||
+        (pass->mend == QCOW2_MEND_NOTHING && check->counts_differ))
+        return 0;
+    return qcow2_check_plain_end(check);
+}
+
+/* Whether an entry for one of these clusters is right: COPIED says that nothing else uses it. */
+static bool has_right_flag(const struct pass *pass, uint64_t entry)
+{
+    const struct qcow2_state *s = qcow2_state(pass->check->node);
+    uint64_t cluster = (entry & QCOW2_ENTRY_OFFSET) >> s->cluster_bits;
+    bool copied = entry & QCOW2_ENTRY_COPIED;
+    return copied == (qcow2_check_refs(pass->check, cluster) == 1);
+}
+
 /* A table that is gone over. */
 struct table {
     uint64_t offset; /* in the file */
@@ -223,27 +246,30 @@ static void complete(const struct pass *pass, struct table *table, uint64_t firs
 }
 
 /* The L2 table that maps the guest from `guest` on. */
-static int do_l2(const struct pass *pass, uint64_t offset, uint64_t guest, uint8_t *buf,
-                 struct blk_error *err)
+static int do_l2(const struct pass *pass, struct qcow2_check_tables *tables, uint64_t offset,
+                 uint64_t guest, struct blk_error *err)
 {
     const struct qcow2_state *s = qcow2_state(pass->check->node);
-    struct table table = { offset, buf, s->cluster_bytes, false, s->cluster_bytes, 0 };
+    struct table table = { offset, NULL, s->cluster_bytes, false, s->cluster_bytes, 0 };
+    uint64_t plain_end = plain_end_of_pass(pass);
     uint64_t there = qcow2_check_cut_entry(pass->check, offset);
 
     if (there < s->l2_entries && pass->mend != QCOW2_MEND_NOTHING && !may_complete(pass->check))
         return 0;
-    int ret = blk_child_pread(qcow2_file(pass->check->node), offset, s->cluster_bytes, buf, err);
+    int ret = qcow2_check_tables_get(tables, offset, &table.buf, err);
     for (uint32_t i = 0; i < there && ret == 0; i++) {
         uint64_t at = (uint64_t)i * s->l2_entry_bytes;
-        struct qcow2_entry right;
-        ret = right_l2(pass, qcow2_entry_get(s, buf, i), guest + (uint64_t)i * s->cluster_bytes,
-                       &right, err);
+        struct qcow2_entry entry = qcow2_entry_get(s, table.buf, i), right;
+        if (qcow2_check_is_plain(entry.entry, s->cluster_bytes, plain_end) &&
+            has_right_flag(pass, entry.entry))
+            continue;
+        ret = right_l2(pass, entry, guest + (uint64_t)i * s->cluster_bytes, &right, err);
         if (ret == 0)
             ret = do_word(pass, &table, at, right.entry, true, err);
         if (ret == 0 && s->extended)
             ret = do_word(pass, &table, at + 8, right.bitmap, false, err);
     }
-    if (there < s->l2_entries && pass->mend != QCOW2_MEND_NOTHING)
+    if (ret == 0 && there < s->l2_entries && pass->mend != QCOW2_MEND_NOTHING)
         complete(pass, &table, there);
     return ret < 0 ? ret : write_changes(pass, &table, err);
 }
@@ -309,19 +335,22 @@ static int do_tables(const struct pass *pass, uint64_t l1_offset, uint64_t entri
     const struct qcow2_state *s = qcow2_state(check->node);
     uint64_t bytes = entries * 8;
     BLK_AUTOFREE uint8_t *l1 = calloc(1, round_up(bytes, BLK_SECTOR_BYTES));
-    BLK_AUTOFREE uint8_t *buf = malloc(s->cluster_bytes);
-    if (!l1 || !buf)
+    struct qcow2_check_tables tables;
+    if (!l1)
         return blk_fail(err, ENOMEM, "checking '%s'", check->node->name);
 
-    int ret = blk_child_pread(qcow2_file(check->node), l1_offset, bytes, l1, err);
+    int ret = qcow2_check_tables_begin(check, &tables, err);
+    if (ret == 0)
+        ret = blk_child_pread(qcow2_file(check->node), l1_offset, bytes, l1, err);
     for (uint64_t i = 0; i < entries && ret == 0; i++) {
         uint64_t l2 = be64_get(l1 + i * 8) & QCOW2_ENTRY_OFFSET;
         uint64_t cluster = l2 / s->cluster_bytes;
         if (!can_look(check, l2) || pass->seen[cluster / 8] >> cluster % 8 & 1)
             continue;
         pass->seen[cluster / 8] |= (uint8_t)(1u << cluster % 8);
-        ret = do_l2(pass, l2, i * s->l2_entries * s->cluster_bytes, buf, err);
+        ret = do_l2(pass, &tables, l2, i * s->l2_entries * s->cluster_bytes, err);
     }
+    qcow2_check_tables_end(&tables);
     if (ret == 0 && (pass->mend == QCOW2_MEND_NOTHING || is_l1_alone(check, l1_offset, bytes)))
         ret = do_l1(pass, l1_offset, l1, bytes, err);
     return ret;

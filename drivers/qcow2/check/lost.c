@@ -127,6 +127,16 @@ uint64_t qcow2_check_cut_entry(const struct qcow2_check *check, uint64_t l2)
     return l2 < end ? u64_min((end - l2) / s->l2_entry_bytes, s->l2_entries) : 0;
 }
 
+uint64_t qcow2_check_plain_end(const struct qcow2_check *check)
+{
+    const struct qcow2_state *s = qcow2_state(check->node);
+    uint64_t end = atomic_load(&s->saw_cut)
+                       ? round_down(blk_size(qcow2_file(check->node)), s->cluster_bytes)
+                       : check->clusters * s->cluster_bytes;
+
+    return s->extended || s->data_file ? 0 : u64_min(end, QCOW2_MAX_HOST_OFFSET);
+}
+
 /* ---- reporting ---- */
 
 static const char *why_lost(enum qcow2_loss loss)

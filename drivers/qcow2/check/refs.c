@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Counts references to host clusters, and follows the L1 tables: every cluster gets as many
+ * Follows the L1 tables: every cluster gets as many
  * references as there are paths that lead to it, which is what its refcount should be.
  *
  * A shared L2 table is read at most twice, not once for each snapshot: at its first L1 entry, and
@@ -18,70 +18,6 @@
 #include "drivers/qcow2/snapshot/snapshot.h"
 #include "drivers/qcow2/state.h"
 #include "drivers/qcow2/tables/map.h"
-
-int qcow2_check_begin(struct qcow2_check *check, struct blk_node *node, struct blk_check *result,
-                      struct blk_error *err)
-{
-    const struct qcow2_state *s = qcow2_state(node);
-
-    *check = (struct qcow2_check){
-        .node = node,
-        .result = result,
-        .order = s->header.refcount_order,
-        .clusters = div_round_up(blk_size(qcow2_file(node)), s->cluster_bytes),
-    };
-    check->refs = calloc(1, qcow2_counts_bytes(check->order, check->clusters) + 8);
-    check->uses = calloc(1, check->clusters / 4 + 1);
-    if (check->refs && check->uses)
-        return 0;
-    qcow2_check_end(check);
-    return blk_fail(err, ENOMEM, "checking '%s'", node->name);
-}
-
-void qcow2_check_end(struct qcow2_check *check)
-{
-    free(check->refs);
-    free(check->uses);
-    check->refs = check->uses = NULL;
-}
-
-static void use_put(struct qcow2_check *check, uint64_t cluster, enum qcow2_use use)
-{
-    uint8_t *byte = &check->uses[cluster / 4];
-    unsigned shift = cluster % 4 * 2;
-    *byte = (uint8_t)((*byte & ~(3u << shift)) | (unsigned)use << shift);
-}
-
-/* Adds `times` references to one cluster. False if that contradicts what it is used for already. */
-static bool add_one(struct qcow2_check *check, uint64_t cluster, enum qcow2_use use, uint64_t times)
-{
-    enum qcow2_use before = qcow2_check_use(check, cluster);
-    bool fits = before == QCOW2_USE_NONE || (before == use && use != QCOW2_USE_OTHER);
-    /* A cluster of two uses belongs to neither: it is no longer followed or mended as a table. */
-    if (use != before)
-        use_put(check, cluster, fits ? use : QCOW2_USE_OTHER);
-    /* Other references to a table are followed only while its cluster is known as a table. */
-    if (!fits && (use == QCOW2_USE_L2 || before == QCOW2_USE_L2))
-        check->incomplete = check->tangled = true;
-
-    uint64_t refs = qcow2_count_get(check->refs, check->order, cluster);
-    uint64_t room = qcow2_count_max(check->order) - refs;
-    if (times > room && !check->overflow) {
-        qcow2_check_corruption(check,
-                               "the refcount width is too small for the references to the "
-                               "cluster at offset 0x%" PRIx64,
-                               cluster * qcow2_state(check->node)->cluster_bytes);
-        check->overflow = true;
-    }
-    qcow2_count_put(check->refs, check->order, cluster, refs + u64_min(times, room));
-    return fits;
-}
-
-static void report_overlap(struct qcow2_check *check, uint64_t cluster, const char *what)
-{
-    qcow2_check_corruption(check, "%s overlaps another structure at offset 0x%" PRIx64, what,
-                           cluster * qcow2_state(check->node)->cluster_bytes);
-}
 
 void qcow2_check_past_end(struct qcow2_check *check, uint64_t offset, const char *what)
 {
@@ -112,9 +48,9 @@ bool qcow2_check_add_refs(struct qcow2_check *check, uint64_t offset, uint64_t b
     /* One finding for each structure, however long. */
     bool overlaps = false;
     for (uint64_t cluster = first; cluster <= last; cluster++) {
-        if (add_one(check, cluster, use, times) || overlaps)
+        if (qcow2_check_add_one(check, cluster, use, times) || overlaps)
             continue;
-        report_overlap(check, cluster, what);
+        qcow2_check_overlapping(check, cluster, what);
         overlaps = true;
     }
     return fits && !overlaps;
@@ -221,17 +157,49 @@ static void collect_entry(struct qcow2_check *check, struct qcow2_entry entry, u
                              "a data cluster");
 }
 
-static int collect_l2(struct qcow2_check *check, uint64_t offset, uint8_t *buf, struct walk walk,
-                      struct blk_error *err)
+/* A row of clusters that entries without any flag but COPIED map. */
+static void collect_run(struct qcow2_check *check, uint64_t entry, uint32_t clusters,
+                        struct walk *walk)
 {
     const struct qcow2_state *s = qcow2_state(check->node);
+    uint64_t offset = entry & QCOW2_ENTRY_OFFSET;
 
-    int ret = blk_child_pread(qcow2_file(check->node), offset, s->cluster_bytes, buf, err);
+    if (walk->active) {
+        count_allocation(check, walk, offset);
+        check->result->allocated_clusters += clusters - 1;
+        walk->next = offset + (uint64_t)clusters * s->cluster_bytes;
+        check->odd_entries |= !(entry & QCOW2_ENTRY_COPIED);
+    }
+    qcow2_check_add_data(check, offset >> s->cluster_bits, clusters, walk->times);
+}
+
+static int collect_l2(struct qcow2_check_tables *tables, uint64_t offset, struct walk walk,
+                      struct blk_error *err)
+{
+    struct qcow2_check *check = tables->check;
+    const struct qcow2_state *s = qcow2_state(check->node);
+    uint64_t plain_end = qcow2_check_plain_end(check);
+    uint8_t *buf;
+
+    int ret = qcow2_check_tables_get(tables, offset, &buf, err);
     if (ret < 0)
         return ret;
-    for (uint32_t i = 0; i < s->l2_entries; i++)
-        collect_entry(check, qcow2_entry_get(s, buf, i),
-                      walk.guest + (uint64_t)i * s->cluster_bytes, &walk);
+    for (uint32_t i = 0, length; i < s->l2_entries; i += length) {
+        struct qcow2_entry entry = qcow2_entry_get(s, buf, i);
+        uint32_t most = s->l2_entries - i;
+        length = 1;
+        if (!entry.entry && plain_end) {
+            length = qcow2_entries_in_row(buf + (uint64_t)i * 8, most, 0);
+        } else if (qcow2_check_is_plain(entry.entry, s->cluster_bytes, plain_end)) {
+            uint64_t clusters = (plain_end - (entry.entry & QCOW2_ENTRY_OFFSET)) >> s->cluster_bits;
+            length = qcow2_entries_in_row(buf + (uint64_t)i * 8, (uint32_t)u64_min(most, clusters),
+                                          s->cluster_bytes);
+            collect_run(check, entry.entry, length, &walk);
+        } else {
+            check->odd_entries |= walk.active;
+            collect_entry(check, entry, walk.guest + (uint64_t)i * s->cluster_bytes, &walk);
+        }
+    }
     return 0;
 }
 
@@ -242,30 +210,30 @@ static int collect_l2(struct qcow2_check *check, uint64_t offset, uint8_t *buf, 
 static int collect_shared_l2(struct qcow2_check *check, struct blk_error *err)
 {
     const struct qcow2_state *s = qcow2_state(check->node);
-    BLK_AUTOFREE uint8_t *buf = malloc(s->cluster_bytes);
-    if (!buf)
-        return blk_fail(err, ENOMEM, "checking '%s'", check->node->name);
+    struct qcow2_check_tables tables;
 
-    int ret = 0;
-    for (uint64_t cluster = 0; cluster < check->clusters && ret == 0; cluster++) {
-        if (cluster % 4 == 0 && !check->uses[cluster / 4]) {
-            cluster += 3;
-            continue;
-        }
+    int ret = check->shared ? qcow2_check_tables_begin(check, &tables, err) : 1;
+    if (ret)
+        return ret < 0 ? ret : 0;
+    /* Nothing is added to an L2 table here, so what is found next is another one. */
+    for (uint64_t cluster = qcow2_check_next_l2(check, 0); cluster < check->clusters && ret == 0;
+         cluster = qcow2_check_next_l2(check, cluster + 1)) {
         uint64_t refs = qcow2_check_refs(check, cluster);
-        if (qcow2_check_use(check, cluster) == QCOW2_USE_L2 && refs > 1)
-            ret = collect_l2(check, cluster * s->cluster_bytes, buf,
+        if (refs > 1)
+            ret = collect_l2(&tables, cluster * s->cluster_bytes,
                              (struct walk){ .times = refs - 1, .again = true }, err);
     }
+    qcow2_check_tables_end(&tables);
     return ret;
 }
 
 /* ---- L1 tables ---- */
 
 /* Follows an L1 entry: the first way to an L2 table walks it. */
-static int collect_l1_entry(struct qcow2_check *check, uint64_t index, uint64_t l2, uint8_t *buf,
+static int collect_l1_entry(struct qcow2_check_tables *tables, uint64_t index, uint64_t l2,
                             struct blk_error *err)
 {
+    struct qcow2_check *check = tables->check;
     const struct qcow2_state *s = qcow2_state(check->node);
     uint64_t cluster = l2 / s->cluster_bytes;
     uint64_t per_table = (uint64_t)s->l2_entries * s->cluster_bytes;
@@ -280,8 +248,8 @@ static int collect_l1_entry(struct qcow2_check *check, uint64_t index, uint64_t 
     /* Not shared with a snapshot, as the active L1 is first: it shows at two places of the disk. */
     if (active && before == QCOW2_USE_L2)
         qcow2_check_corruption(check, "two L1 entries point to the L2 table at 0x%" PRIx64, l2);
-    if (!add_one(check, cluster, QCOW2_USE_L2, 1))
-        report_overlap(check, cluster, "an L2 table");
+    if (!qcow2_check_add_one(check, cluster, QCOW2_USE_L2, 1))
+        qcow2_check_overlapping(check, cluster, "an L2 table");
     if (before != QCOW2_USE_NONE && before != QCOW2_USE_DATA)
         return 0;
     struct walk walk = {
@@ -290,7 +258,7 @@ static int collect_l1_entry(struct qcow2_check *check, uint64_t index, uint64_t 
         .active = active,
         .reserved = !active,
     };
-    int ret = collect_l2(check, l2, buf, walk, err);
+    int ret = collect_l2(tables, l2, walk, err);
     uint64_t first = qcow2_check_cut_entry(check, l2);
     if (ret == 0 && first < s->l2_entries)
         qcow2_check_lost(check, walk.guest + first * s->cluster_bytes,
@@ -314,16 +282,21 @@ static int collect_l1(struct qcow2_check *check, uint64_t l1_offset, uint64_t en
     if (!entries || !qcow2_check_add_table(check, l1_offset, entries * 8, "an L1 table"))
         return 0;
     check->l1_usable |= active;
-    BLK_AUTOFREE uint8_t *buf = malloc(s->cluster_bytes);
-    if (!buf)
-        return blk_fail(err, ENOMEM, "checking '%s'", check->node->name);
-    int ret = qcow2_read_table(check->node, &qcow2_l1_kind, l1_offset, entries, &l1, err);
+    struct qcow2_check_tables tables;
+    int ret = qcow2_check_tables_begin(check, &tables, err);
+    if (ret == 0)
+        ret = qcow2_read_table(check->node, &qcow2_l1_kind, l1_offset, entries, &l1, err);
     for (uint64_t i = 0; i < entries && ret == 0; i++) {
         if (!active && l1[i] & QCOW2_L1_RESERVED)
             report_reserved(check, "L1", l1[i]);
-        if (l1[i] & QCOW2_ENTRY_OFFSET)
-            ret = collect_l1_entry(check, i, l1[i] & QCOW2_ENTRY_OFFSET, buf, err);
+        check->odd_entries |= active && l1[i] &&
+                              !qcow2_check_is_plain(l1[i], s->cluster_bytes, QCOW2_MAX_HOST_OFFSET);
+        if (l1[i] & QCOW2_ENTRY_OFFSET) {
+            check->odd_entries |= active && !(l1[i] & QCOW2_ENTRY_COPIED);
+            ret = collect_l1_entry(&tables, i, l1[i] & QCOW2_ENTRY_OFFSET, err);
+        }
     }
+    qcow2_check_tables_end(&tables);
     qcow2_check_lost_end(check);
     return ret;
 }

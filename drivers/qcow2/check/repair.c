@@ -121,10 +121,9 @@ static int counts_from_references(const struct qcow2_check *check, struct qcow2_
         return ret;
     fresh.drop_excess = true;
     ret = qcow2_check_collect(&fresh, false, err);
-    for (uint64_t i = 0; i < fresh.clusters && ret == 0; i++) {
-        uint64_t refs = qcow2_check_refs(&fresh, i);
-        if (refs)
-            qcow2_count_put(shadow->counts, shadow->order, i, refs);
+    if (ret == 0) {
+        ASSERT(shadow->order == fresh.order && shadow->clusters >= fresh.clusters);
+        qcow2_check_write_counts(&fresh, 0, fresh.clusters, shadow->counts);
     }
     qcow2_check_end(&fresh);
     return ret;

@@ -61,6 +61,12 @@ void qcow2_check_note(struct qcow2_check *check, const char *text, ...)
     va_end(args);
 }
 
+void qcow2_check_overlapping(struct qcow2_check *check, uint64_t cluster, const char *what)
+{
+    qcow2_check_corruption(check, "%s overlaps another structure at offset 0x%" PRIx64, what,
+                           cluster * qcow2_state(check->node)->cluster_bytes);
+}
+
 /* The words of a kind: its text up to the first number. */
 static int words_of(const char *text)
 {

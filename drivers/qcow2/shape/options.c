@@ -10,7 +10,12 @@
 #include "drivers/qcow2/state.h"
 
 #define DEFAULT_SLICE_BYTES (64 * KIB)
+/*
+ * Changed tables stay in memory until an epoch is committed: a small cache means many barriers. What
+ * is only read is mostly read in order, where a table is not needed again.
+ */
 #define MAX_DEFAULT_L2_BYTES (32 * MIB)
+#define MAX_DEFAULT_READ_L2_BYTES (4 * MIB)
 #define MIN_REFBLOCKS 4
 
 static int bad_cache(const struct blk_node *node, const char *why, struct blk_error *err)
@@ -23,6 +28,11 @@ static uint64_t whole_l2_cache(const struct qcow2_state *s)
 {
     return round_up(div_round_up(s->header.size, s->cluster_bytes) * s->l2_entry_bytes,
                     s->cluster_bytes);
+}
+
+static uint64_t default_l2_cache(const struct qcow2_state *s, bool writable)
+{
+    return u64_min(whole_l2_cache(s), writable ? MAX_DEFAULT_L2_BYTES : MAX_DEFAULT_READ_L2_BYTES);
 }
 
 static uint64_t least_refcount_cache(const struct qcow2_state *s)
@@ -40,6 +50,7 @@ static int read_cache_sizes(struct blk_node *node, struct blk_options *options,
     bool has_l2 = blk_options_peek(options, "l2-cache-size");
     bool has_refcount = blk_options_peek(options, "refcount-cache-size");
 
+    settings->is_l2_given |= has_total || has_l2;
     int ret = blk_options_get_size(options, "cache-size", &total, err);
     if (ret < 0)
         return ret;
@@ -203,7 +214,7 @@ int qcow2_options_open(struct blk_node *node, struct blk_options *options,
     const struct qcow2_state *s = qcow2_state(node);
 
     *settings = (struct qcow2_settings){
-        .l2_cache = u64_min(whole_l2_cache(s), MAX_DEFAULT_L2_BYTES),
+        .l2_cache = default_l2_cache(s, blk_is_writable(node)),
         .refcount_cache = least_refcount_cache(s),
         .slice_bytes = u64_min(s->cluster_bytes, DEFAULT_SLICE_BYTES),
         .pass_discard = { .request = node->flags & BLK_UNMAP, .snapshot = true },
@@ -224,6 +235,7 @@ int qcow2_options_read(struct blk_node *node, struct blk_options *options, void 
     *changed = (struct qcow2_settings){
         .l2_cache = qcow2_cache_limit(&s->l2_cache),
         .refcount_cache = qcow2_cache_limit(&s->refblock_cache),
+        .is_l2_given = s->is_l2_cache_given,
         .slice_bytes = s->l2_cache.entry_bytes,
         .pass_discard = s->pass_discard,
         .overlap_checks = atomic_load(&s->overlap_checks),
@@ -240,9 +252,19 @@ void qcow2_options_apply(struct blk_node *node, const void *settings)
     const struct qcow2_settings *changed = settings;
     struct qcow2_state *s = qcow2_state(node);
 
-    qcow2_cache_set_limit(&s->l2_cache, changed->l2_cache);
+    s->is_l2_cache_given = changed->is_l2_given;
+    if (changed->is_l2_given)
+        qcow2_cache_set_limit(&s->l2_cache, changed->l2_cache);
     qcow2_cache_set_limit(&s->refblock_cache, changed->refcount_cache);
     s->pass_discard = changed->pass_discard;
     atomic_store(&s->overlap_checks, changed->overlap_checks);
     s->discard_no_unref = changed->discard_no_unref;
+}
+
+void qcow2_options_reopened(struct blk_node *node, bool writable)
+{
+    struct qcow2_state *s = qcow2_state(node);
+
+    if (!s->is_l2_cache_given)
+        qcow2_cache_set_limit(&s->l2_cache, default_l2_cache(s, writable));
 }

@@ -8,6 +8,7 @@
 
 struct qcow2_settings {
     uint64_t l2_cache, refcount_cache; /* bytes */
+    bool is_l2_given;                  /* l2_cache is what the user wants */
     uint64_t slice_bytes;              /* of an L2 slice */
     struct qcow2_pass_discard pass_discard;
     unsigned overlap_checks; /* enum qcow2_overlap */
@@ -25,5 +26,7 @@ int qcow2_options_open(struct blk_node *node, struct blk_options *options,
 int qcow2_options_read(struct blk_node *node, struct blk_options *options, void **settings,
                        struct blk_error *err);
 void qcow2_options_apply(struct blk_node *node, const void *settings);
+/* The image was reopened: the default size of the L2 cache depends on what for. */
+void qcow2_options_reopened(struct blk_node *node, bool writable);
 
 #endif

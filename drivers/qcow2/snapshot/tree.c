@@ -17,6 +17,7 @@
 #include "blockcore/graph/io.h"
 #include "drivers/qcow2/snapshot/snapshot.h"
 #include "drivers/qcow2/state.h"
+#include "drivers/qcow2/tables/map.h"
 #include "drivers/qcow2/tables/shadow.h"
 
 static int damaged_tree(const struct qcow2_shadow *shadow, struct blk_error *err, const char *what,
@@ -70,19 +71,40 @@ static int entry_range(const struct qcow2_shadow *shadow, uint64_t entry, uint64
 
 /* ---- counting ---- */
 
+/*
+ * How many entries from there on are like the first, but for the next cluster: then `*bytes` grows
+ * to the host range of all.
+ */
+static uint32_t lengthen_range(const struct qcow2_shadow *shadow, const uint8_t *entries,
+                               uint32_t most, uint64_t offset, uint64_t *bytes)
+{
+    const struct qcow2_state *s = qcow2_state(shadow->node);
+
+    if (s->extended || be64_get(entries) & QCOW2_ENTRY_COMPRESSED || !*bytes)
+        return 1;
+    uint64_t clusters = shadow->clusters - (offset >> s->cluster_bits);
+    most = qcow2_entries_in_row(entries, (uint32_t)u64_min(most, clusters), s->cluster_bytes);
+    *bytes = (uint64_t)most << s->cluster_bits;
+    return most;
+}
+
 static int count_l2(struct qcow2_shadow *shadow, const uint8_t *l2, int delta,
                     struct blk_error *err)
 {
     const struct qcow2_state *s = qcow2_state(shadow->node);
     int ret = 0;
 
-    for (uint32_t i = 0; i < s->l2_entries && ret == 0; i++) {
-        uint64_t entry = be64_get(l2 + (uint64_t)i * s->l2_entry_bytes), offset, bytes;
+    for (uint32_t i = 0, length; i < s->l2_entries && ret == 0; i += length) {
+        const uint8_t *at = l2 + (uint64_t)i * s->l2_entry_bytes;
+        uint64_t entry = be64_get(at), offset, bytes;
+        length = 1;
         if (!entry)
             continue;
         ret = entry_range(shadow, entry, &offset, &bytes, err);
-        if (ret == 0 && bytes)
-            ret = qcow2_shadow_add(shadow, offset, bytes, delta, err);
+        if (ret < 0 || !bytes)
+            continue;
+        length = lengthen_range(shadow, at, s->l2_entries - i, offset, &bytes);
+        ret = qcow2_shadow_add(shadow, offset, bytes, delta, err);
     }
     return ret;
 }

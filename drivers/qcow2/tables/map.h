@@ -49,6 +49,11 @@ int qcow2_entry_kind(const struct qcow2_state *s, struct qcow2_entry entry, unsi
 
 struct qcow2_entry qcow2_entry_get(const struct qcow2_state *s, const uint8_t *slice,
                                    uint32_t index);
+/*
+ * How many of `most` standard entries (the first one included) are a row: all have the same flags,
+ * and each offset is `step` above the one before. That is a cluster, or 0 where nothing is mapped.
+ */
+uint32_t qcow2_entries_in_row(const uint8_t *entries, uint32_t most, uint64_t step);
 /* Whether the entry, which is not a compressed cluster's, has a host cluster. */
 bool qcow2_entry_has_host(const struct qcow2_state *s, struct qcow2_entry entry);
 

@@ -158,7 +158,8 @@ int qcow2_shadow_add(struct qcow2_shadow *shadow, uint64_t offset, uint64_t byte
                                 "counting the cluster at offset %" PRIu64 " of '%s'",
                                 (cluster << s->cluster_bits), shadow->node->name);
         qcow2_count_put(shadow->counts, shadow->order, cluster, count + (uint64_t)(int64_t)delta);
-        if (delta < 0 && count == 1)
+        /* What is live cannot be taken before the switch, so it is not worth looking at again. */
+        if (delta < 0 && count == 1 && !is_live(shadow, cluster))
             shadow->hint = u64_min(shadow->hint, cluster);
     }
     return 0;
