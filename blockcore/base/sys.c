@@ -54,6 +54,7 @@ const struct blk_sys blk_sys_real = {
     .lseek = lseek,
     .fsync = fsync,
     .fdatasync = fdatasync,
+    .sync_file_range = sync_file_range,
     .copy_file_range = real_copy_file_range,
     .ioctl = real_ioctl,
     .fcntl_lock = real_fcntl_lock,

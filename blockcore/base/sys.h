@@ -22,6 +22,7 @@ struct blk_sys {
     off_t (*lseek)(int fd, off_t offset, int whence);
     int (*fsync)(int fd);
     int (*fdatasync)(int fd);
+    int (*sync_file_range)(int fd, off_t offset, off_t bytes, unsigned flags);
     ssize_t (*copy_file_range)(int from, off_t *from_offset, int to, off_t *to_offset, size_t bytes,
                                unsigned flags);
     int (*ioctl)(int fd, unsigned long request, void *argument);

@@ -89,6 +89,7 @@ struct file_state {
 
     /* Completed changes, and how many of them are known to be on the medium. */
     atomic_uint_fast64_t changes, synced;
+    atomic_uint_fast64_t unsent; /* bytes written since the kernel was asked to write them back */
 
     /*
      * Writers that extend the file hold it shared; who sets the size holds it exclusively, so that
