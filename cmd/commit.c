@@ -19,7 +19,7 @@
 #include "blockcore/graph/io.h"
 #include "blockcore/graph/names.h"
 #include "blockcore/graph/reopen.h"
-#include "blockcore/jobs/copy.h"
+#include "blockcore/jobs/copy/copy.h"
 #include "cmd/common/common.h"
 
 #define WORKERS 4

@@ -12,7 +12,7 @@
 #include "blockcore/base/array.h"
 #include "blockcore/base/bytes.h"
 #include "blockcore/graph/options.h"
-#include "blockcore/jobs/copy.h"
+#include "blockcore/jobs/copy/copy.h"
 #include "cmd/common/common.h"
 #include "cmd/common/same_file.h"
 

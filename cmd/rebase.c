@@ -27,7 +27,7 @@
 #include "blockcore/graph/reopen.h"
 #include "blockcore/graph/replace.h"
 #include "blockcore/graph/status.h"
-#include "blockcore/jobs/copy.h"
+#include "blockcore/jobs/copy/copy.h"
 #include "blockcore/jobs/difference.h"
 #include "cmd/common/common.h"
 #include "cmd/common/same_file.h"

@@ -14,6 +14,7 @@
 #include "blockcore/graph/io.h"
 #include "blockcore/graph/ops.h"
 #include "blockcore/graph/pass.h"
+#include "blockcore/graph/pieces.h"
 #include "drivers/drivers.h"
 
 static int refuse_to_compress(const struct blk_node *format, struct blk_error *err)

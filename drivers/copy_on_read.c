@@ -16,6 +16,7 @@
 #include "blockcore/graph/io.h"
 #include "blockcore/graph/ops.h"
 #include "blockcore/graph/pass.h"
+#include "blockcore/graph/pieces.h"
 #include "blockcore/graph/reopen.h"
 #include "blockcore/graph/status.h"
 #include "drivers/drivers.h"

@@ -320,19 +320,24 @@ static int raw_block_status(struct blk_node *node, uint64_t offset, uint64_t byt
     return 0;
 }
 
-static int raw_copy_range(struct blk_node *node, uint64_t offset, struct blk_node *source,
-                          uint64_t source_offset, uint64_t bytes, struct blk_error *err)
+static int raw_copy_range(struct blk_node *node, uint64_t offset, const struct blk_copy_from *from,
+                          uint64_t bytes, struct blk_error *err)
 {
     const struct raw_state *s = node->state;
     if (touches_head(node, offset))
         return -ENOTSUP; /* what would be written must be looked at */
     int ret = check_fixed_size(node, offset, bytes, err);
     if (ret == 0)
-        ret = blk_child_copy_range(blk_file(node), s->offset + offset, source, source_offset, bytes,
-                                   err);
+        ret = blk_child_copy_range(blk_file(node), s->offset + offset, from, bytes, err);
     if (ret == 0)
         blk_node_grow_size(node, offset + bytes);
     return ret;
+}
+
+static bool raw_can_share(struct blk_node *node, const struct blk_node *source)
+{
+    const struct raw_state *s = node->state;
+    return s->offset % BLK_SHARE_BYTES == 0 && blk_can_share(blk_file(node), source);
 }
 
 /* ---- shape ---- */
@@ -386,6 +391,7 @@ const struct blk_driver blk_driver_raw = {
     .state_bytes = sizeof(struct raw_state),
     .growable = true,
     .supports_fua = true,
+    .fixed_places = true,
     .probe = raw_probe,
     .open = raw_open,
     .get_info = raw_get_info,
@@ -396,6 +402,7 @@ const struct blk_driver blk_driver_raw = {
         .discard = raw_discard,
         .block_status = raw_block_status,
         .copy_range = raw_copy_range,
+        .can_share = raw_can_share,
         .truncate = raw_truncate,
     },
     .creation = &raw_creation_ops,

@@ -110,6 +110,104 @@ own_ranges() {
     qemu-img compare a t1
 }
 
+# A disk of many short runs, some with zeroes inside clusters.
+make_ragged() {
+    python3 - "$1" <<'END'
+import random, sys
+random.seed(7)
+with open(sys.argv[1], "wb") as file:
+    file.truncate(24 << 20)
+    for _ in range(300):
+        file.seek(random.randrange(0, (24 << 20) - 200000) // 512 * 512)
+        file.write(bytes([random.randrange(1, 256)]) * random.choice((512, 4096, 70000, 150000)))
+END
+}
+
+@test "the layout does not depend on how many threads there are" {
+    make_ragged r
+    local options
+    # With small clusters the refcount table grows and moves meanwhile.
+    for options in "-o cluster_size=512" "-o cluster_size=4k" "-o cluster_size=64k" \
+        "-o cluster_size=16k,extended_l2=on" "-c -o cluster_size=4k" "-c -o cluster_size=64k"; do
+        # shellcheck disable=SC2086 # a list
+        blkimg convert -m 1 -f raw -O qcow2 $options r one
+        for _ in 1 2 3; do
+            # shellcheck disable=SC2086
+            blkimg convert -m 16 -f raw -O qcow2 $options r many
+            cmp one many || fail "$options"
+        done
+        run -0 qemu-img check one
+        run -0 qemu-img compare -f raw -F qcow2 r one
+    done
+}
+
+# pieces IMAGE: a digest of each compressed piece, as far as whole sectors of it go, by its place.
+pieces() {
+    python3 - "$1" <<'END'
+import hashlib, struct, sys
+data = open(sys.argv[1], "rb").read()
+bits, = struct.unpack_from(">I", data, 20)
+l1_entries, l1 = struct.unpack_from(">IQ", data, 36)
+for i in range(l1_entries):
+    l2 = struct.unpack_from(">Q", data, l1 + 8 * i)[0] & 0x00fffffffffffe00
+    for k in range((1 << bits) // 8 if l2 else 0):
+        entry, = struct.unpack_from(">Q", data, l2 + 8 * k)
+        if entry >> 62 & 1:
+            shift = 62 - (bits - 8)
+            at = entry & ((1 << shift) - 1)
+            length = (((entry >> shift) & ((1 << (bits - 8)) - 1)) + 1) * 512 - at % 512
+            print(i, k, hashlib.sha256(data[at:at + length - 511]).hexdigest())
+END
+}
+
+@test "with -c compressed clusters of the same kind are passed on as they are" {
+    make_ragged r
+    local type
+    for type in zlib zstd; do
+        # Another program's pieces, so that a new compression would show.
+        qemu-img convert -c -f raw -O qcow2 -o compression_type=$type r from
+        qemu-io -c "write -P 9 1M 64k" from >/dev/null
+        blkimg convert -c -f qcow2 -O qcow2 -o compression_type=$type from to
+        run -0 qemu-img check to
+        run -0 qemu-img compare from to
+        # Each line of the one is in the other; what was data is compressed now.
+        assert_equal "$(comm -23 <(pieces from | cut -d' ' -f 1-2 | sort) <(pieces to | cut -d' ' -f 1-2 | sort))" ""
+        blkimg convert -c -f qcow2 -O qcow2 -o compression_type=$type to again
+        cmp to again
+    done
+    # Through a chain, and into another kind.
+    blkimg create -q -f qcow2 -b to -F qcow2 -o compression_type=zstd top
+    blkimg io -c "write -q -P 77 3M 128k" top
+    blkimg convert -c -f qcow2 -O qcow2 -o compression_type=zstd top flat
+    run -0 qemu-img compare top flat
+    blkimg convert -c -f qcow2 -O qcow2 -o compression_type=zlib top flat
+    run -0 qemu-img compare top flat
+    blkimg convert -c -f qcow2 -O qcow2 -o compression_type=zstd,cluster_size=16k top flat
+    run -0 qemu-img compare top flat
+}
+
+@test "a damaged compressed cluster is not passed on" {
+    make_ragged r
+    local type
+    for type in zlib zstd; do
+        blkimg convert -c -f raw -O qcow2 -o compression_type=$type r from
+        python3 - from <<'END'
+import struct, sys
+with open(sys.argv[1], "r+b") as file:
+    data = file.read()
+    l1, = struct.unpack_from(">Q", data, 40)
+    l2 = struct.unpack_from(">Q", data, l1)[0] & 0x00fffffffffffe00
+    entries = [struct.unpack_from(">Q", data, l2 + 8 * i)[0] for i in range(300)]
+    piece = [entry for entry in entries if entry >> 62 & 1][40]
+    file.seek(piece & ((1 << 54) - 1))
+    file.write(b"\xff" * 16)
+END
+        run -1 blkimg convert -c -f qcow2 -O qcow2 -o compression_type=$type from to
+        assert_output --partial "damaged"
+        assert_not_exists to
+    done
+}
+
 @test "compressed: inputs that meet within a cluster" {
     truncate -s 1000 given/b
     fill given/b 0 1000 0x31

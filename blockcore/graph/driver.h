@@ -85,6 +85,28 @@ struct blk_data_ops {
                             struct blk_error *err);
 
     /*
+     * The same in parts, of which the first needs no order: compress packs the cluster into the
+     * piece, which has as much room (*length 0: it does not get smaller); write_pieces writes what
+     * it made. node->pieces says of what kind. Formats have both or neither.
+     */
+    int (*compress)(struct blk_node *node, const void *cluster, void *piece, uint32_t *length,
+                    struct blk_error *err);
+    int (*write_pieces)(struct blk_node *node, uint64_t offset, const struct blk_pieces *pieces,
+                        struct blk_error *err);
+
+    /* Reads the cluster at `offset`, which is aligned to it. A piece is unpacked all the same. */
+    int (*read_piece)(struct blk_node *node, uint64_t offset, struct blk_piece_read *read,
+                      struct blk_error *err);
+
+    /*
+     * Chooses where a write of the range, which will follow, is going to be. A driver that has
+     * this leaves the same file in whatever order the writes come. NULL: see fixed_places.
+     */
+    int (*place)(struct blk_node *node, uint64_t offset, uint64_t bytes, struct blk_error *err);
+    /* Gives back the places that no write has used. */
+    void (*end_places)(struct blk_node *node);
+
+    /*
      * Fills `extent` with the state of the longest uniform range that begins at `offset`, at most
      * `bytes` long and at least one request_alignment. Describes this node alone, not its backing
      * chain. On failure extent->bytes is how far the range cannot be read for the same reason; 0:
@@ -97,8 +119,14 @@ struct blk_data_ops {
      * Copies from another node's medium without passing user space. -ENOTSUP: the caller must read
      * and write the whole range; a part of it may have been copied by then.
      */
-    int (*copy_range)(struct blk_node *node, uint64_t offset, struct blk_node *source,
-                      uint64_t source_offset, uint64_t bytes, struct blk_error *err);
+    int (*copy_range)(struct blk_node *node, uint64_t offset, const struct blk_copy_from *from,
+                      uint64_t bytes, struct blk_error *err);
+
+    /*
+     * Whether blocks of BLK_SHARE_BYTES of that protocol node can be shared, aligned in both.
+     * Changes nothing. NULL: no.
+     */
+    bool (*can_share)(struct blk_node *node, const struct blk_node *source);
 
     /* Runs alone, as the operations outside this group do. */
     int (*truncate)(struct blk_node *node, uint64_t size, enum blk_prealloc prealloc, bool exact,
@@ -127,6 +155,7 @@ struct blk_driver {
     bool growable;         /* writes past the end extend the node */
     bool supports_backing; /* may have a backing child */
     bool supports_fua;
+    bool fixed_places; /* the offset alone says where data is in the medium, or in the file child */
 
     /*
      * "PREFIX:rest" file names belong to this protocol; parse_filename turns `filename` (with the

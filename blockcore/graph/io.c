@@ -19,10 +19,8 @@
 #include "blockcore/base/memory.h"
 #include "blockcore/base/units.h"
 #include "blockcore/bitmap/bitmaps.h"
-#include "blockcore/bitmap/identity.h"
 #include "blockcore/graph/driver.h"
-#include "blockcore/graph/feature.h"
-#include "blockcore/graph/flush.h"
+#include "blockcore/graph/request.h"
 
 #define BOUNCE_ALIGNMENT 4096
 #define ZERO_CHUNK_BYTES (1 * MIB)
@@ -52,20 +50,6 @@ static uint64_t transfer_piece(const struct blk_node *node, uint64_t bytes)
     return node->limits.max_transfer ? u64_min(bytes, node->limits.max_transfer) : bytes;
 }
 
-static int read_failed(struct blk_node *node, int ret, uint64_t offset, uint64_t bytes,
-                       struct blk_error *err)
-{
-    return blk_fail_if_unset(err, -ret, "reading %" PRIu64 " bytes at offset %" PRIu64 " of '%s'",
-                             bytes, offset, node->name);
-}
-
-static int write_failed(struct blk_node *node, int ret, const char *action, uint64_t offset,
-                        uint64_t bytes, struct blk_error *err)
-{
-    return blk_fail_if_unset(err, -ret, "%s %" PRIu64 " bytes at offset %" PRIu64 " of '%s'",
-                             action, bytes, offset, node->name);
-}
-
 /* ---- reading ---- */
 
 static int read_aligned(struct blk_node *node, uint64_t offset, uint64_t bytes, uint8_t *buf,
@@ -75,7 +59,7 @@ static int read_aligned(struct blk_node *node, uint64_t offset, uint64_t bytes, 
         uint64_t piece = transfer_piece(node, bytes);
         int ret = node->driver->data.pread(node, offset, piece, buf, err);
         if (ret < 0)
-            return read_failed(node, ret, offset, piece, err);
+            return blk_read_failed(node, ret, offset, piece, err);
         offset += piece;
         bytes -= piece;
         buf += piece;
@@ -92,7 +76,7 @@ static int read_bounced(struct blk_node *node, uint64_t offset, uint64_t bytes, 
 
     uint8_t *bounce = blk_buffer_alloc(length);
     if (!bounce)
-        return read_failed(node, -ENOMEM, offset, bytes, err);
+        return blk_read_failed(node, -ENOMEM, offset, bytes, err);
     int ret = read_aligned(node, start, length, bounce, err);
     if (ret == 0)
         memcpy(buf, bounce + (offset - start), bytes);
@@ -143,7 +127,7 @@ static int write_aligned(struct blk_node *node, uint64_t offset, uint64_t bytes,
         uint64_t piece = transfer_piece(node, bytes);
         int ret = node->driver->data.pwrite(node, offset, piece, buf, flags, err);
         if (ret < 0)
-            return write_failed(node, ret, "writing", offset, piece, err);
+            return blk_write_failed(node, ret, "writing", offset, piece, err);
         offset += piece;
         bytes -= piece;
         buf += piece;
@@ -177,7 +161,7 @@ static int write_widened(struct blk_node *node, uint64_t offset, uint64_t bytes,
 
     uint8_t *bounce = blk_buffer_alloc(end - start);
     if (!bounce)
-        return write_failed(node, -ENOMEM, "writing", offset, bytes, err);
+        return blk_write_failed(node, -ENOMEM, "writing", offset, bytes, err);
 
     int ret = 0;
     if (offset > start)
@@ -194,7 +178,7 @@ static int write_widened(struct blk_node *node, uint64_t offset, uint64_t bytes,
     if (ret == 0 && end > size_after && node->driver->growable && node->driver->data.truncate) {
         ret = node->driver->data.truncate(node, size_after, BLK_PREALLOC_OFF, true, err);
         if (ret < 0)
-            ret = write_failed(node, ret, "cutting to size after writing", offset, bytes, err);
+            ret = blk_write_failed(node, ret, "cutting to size after writing", offset, bytes, err);
     }
     free(bounce);
     return ret;
@@ -234,29 +218,6 @@ static int write_any(struct blk_node *node, uint64_t offset, uint64_t bytes, con
     return ret;
 }
 
-static int check_writable(const struct blk_node *node, struct blk_error *err)
-{
-    if (blk_is_writable(node))
-        return 0;
-    return blk_fail_why(err, EACCES, "it is open read-only", "writing to '%s'", node->name);
-}
-
-/* What comes before every change of data: is it allowed, and do the bitmaps know of it? */
-static int begin_change(struct blk_node *node, uint64_t offset, uint64_t bytes,
-                        struct blk_error *err)
-{
-    int ret = check_writable(node, err);
-    if (ret == 0)
-        ret = blk_identity_will_change(node, err);
-    return ret < 0 ? ret : blk_bitmaps_will_write(node, offset, bytes, err);
-}
-
-/* After a change that must be durable, where the driver could not make it so by itself. */
-static int finish_fua(struct blk_node *node, unsigned flags, struct blk_error *err)
-{
-    return flags & BLK_REQ_FUA ? blk_child_flush(node, err) : 0;
-}
-
 /* Whether detect-zeroes makes the write one of zeroes. */
 static bool is_zero_write(const struct blk_node *node, uint64_t bytes, const void *buf)
 {
@@ -273,7 +234,7 @@ int blk_child_pwrite(struct blk_node *node, uint64_t offset, uint64_t bytes, con
                                       err);
     }
 
-    int ret = begin_change(node, offset, bytes, err);
+    int ret = blk_begin_change(node, offset, bytes, err);
     if (ret < 0 || !bytes)
         return ret;
 
@@ -284,7 +245,7 @@ int blk_child_pwrite(struct blk_node *node, uint64_t offset, uint64_t bytes, con
     if (ret < 0)
         return ret;
     blk_event(node, BLK_EVENT_PWRITEV_DONE);
-    return driver_flags == flags ? 0 : finish_fua(node, flags, err);
+    return driver_flags == flags ? 0 : blk_finish_fua(node, flags, err);
 }
 
 /* Writes zeroes as data. */
@@ -294,7 +255,7 @@ static int write_zero_bytes(struct blk_node *node, uint64_t offset, uint64_t byt
     uint64_t chunk = u64_min(bytes, ZERO_CHUNK_BYTES);
     void *zeroes = blk_buffer_alloc(chunk);
     if (!zeroes)
-        return write_failed(node, -ENOMEM, "zeroing", offset, bytes, err);
+        return blk_write_failed(node, -ENOMEM, "zeroing", offset, bytes, err);
     memset(zeroes, 0, chunk);
 
     int ret = 0;
@@ -325,13 +286,13 @@ static int zero_piece(struct blk_node *node, uint64_t offset, uint64_t bytes, un
         blk_error_clear(err);
         ret = write_zero_bytes(node, offset, bytes, err);
     }
-    return ret < 0 ? write_failed(node, ret, "zeroing", offset, bytes, err) : 0;
+    return ret < 0 ? blk_write_failed(node, ret, "zeroing", offset, bytes, err) : 0;
 }
 
 int blk_child_write_zeroes(struct blk_node *node, uint64_t offset, uint64_t bytes, unsigned flags,
                            struct blk_error *err)
 {
-    int ret = begin_change(node, offset, bytes, err);
+    int ret = blk_begin_change(node, offset, bytes, err);
     if (ret < 0 || !bytes)
         return ret;
 
@@ -353,12 +314,12 @@ int blk_child_write_zeroes(struct blk_node *node, uint64_t offset, uint64_t byte
         ret = zero_piece(node, at, piece, piece_flags, err);
     }
     blk_bitmaps_did_write(node, offset, bytes);
-    return ret < 0 ? ret : finish_fua(node, flags, err);
+    return ret < 0 ? ret : blk_finish_fua(node, flags, err);
 }
 
 int blk_child_discard(struct blk_node *node, uint64_t offset, uint64_t bytes, struct blk_error *err)
 {
-    int ret = check_writable(node, err);
+    int ret = blk_check_writable(node, err);
     if (ret < 0 || !node->driver->data.discard || !(node->flags & BLK_UNMAP))
         return ret;
 
@@ -368,7 +329,7 @@ int blk_child_discard(struct blk_node *node, uint64_t offset, uint64_t bytes, st
     if (start >= end)
         return 0;
 
-    ret = begin_change(node, start, end - start, err);
+    ret = blk_begin_change(node, start, end - start, err);
     if (ret < 0)
         return ret;
     ret = node->driver->data.discard(node, start, end - start, err);
@@ -377,52 +338,40 @@ int blk_child_discard(struct blk_node *node, uint64_t offset, uint64_t bytes, st
         blk_error_clear(err);
         return 0;
     }
-    return ret < 0 ? write_failed(node, ret, "discarding", offset, bytes, err) : 0;
+    return ret < 0 ? blk_write_failed(node, ret, "discarding", offset, bytes, err) : 0;
 }
 
-int blk_child_write_compressed(struct blk_node *node, uint64_t offset, uint64_t bytes,
-                               const void *buf, struct blk_error *err)
+int blk_child_copy_range(struct blk_node *node, uint64_t offset, const struct blk_copy_from *from,
+                         uint64_t bytes, struct blk_error *err)
 {
-    int ret = check_writable(node, err);
-    if (ret < 0 || !bytes)
-        return ret;
-    ret = blk_require(node, BLK_COMPRESSION, err, "compressed write to '%s'", node->name);
-    if (ret < 0)
-        return ret;
-    ret = begin_change(node, offset, bytes, err);
-    if (ret < 0)
-        return ret;
-    ret = node->driver->data.write_compressed(node, offset, bytes, buf, err);
-    blk_bitmaps_did_write(node, offset, bytes);
-    return ret < 0 ? write_failed(node, ret, "compressing", offset, bytes, err) : 0;
-}
-
-int blk_child_copy_range(struct blk_node *node, uint64_t offset, struct blk_node *source,
-                         uint64_t source_offset, uint64_t bytes, struct blk_error *err)
-{
-    int ret = check_writable(node, err);
+    int ret = blk_check_writable(node, err);
     if (ret < 0 || !bytes)
         return ret;
     if (!node->driver->data.copy_range)
         return -ENOTSUP;
-    ret = begin_change(node, offset, bytes, err);
+    ret = blk_begin_change(node, offset, bytes, err);
     if (ret < 0)
         return ret;
 
     struct blk_range range;
     hold_shared(node, &range, offset, bytes);
-    ret = node->driver->data.copy_range(node, offset, source, source_offset, bytes, err);
+    ret = node->driver->data.copy_range(node, offset, from, bytes, err);
     let_go(node, &range);
     blk_bitmaps_did_write(node, offset, bytes);
     if (ret < 0 && ret != -ENOTSUP)
-        return write_failed(node, ret, "copying", offset, bytes, err);
+        return blk_write_failed(node, ret, "copying", offset, bytes, err);
     return ret;
+}
+
+bool blk_can_share(struct blk_node *node, const struct blk_node *source)
+{
+    return node->driver->data.can_share && node->driver->data.can_share(node, source);
 }
 
 int blk_child_truncate(struct blk_node *node, uint64_t size, enum blk_prealloc prealloc, bool exact,
                        struct blk_error *err)
 {
-    int ret = check_writable(node, err);
+    int ret = blk_check_writable(node, err);
     if (ret < 0)
         return ret;
     if (!node->driver->data.truncate)
@@ -439,27 +388,11 @@ int blk_child_truncate(struct blk_node *node, uint64_t size, enum blk_prealloc p
 
 /* ---- the entry: each request is checked and counted once ---- */
 
-static int check_range(struct blk_node *node, const char *action, uint64_t offset, uint64_t bytes,
-                       struct blk_error *err)
-{
-    if (range_within(offset, bytes, blk_size(node)))
-        return 0;
-    return blk_fail_why(err, EIO, "the range ends past the end of the image",
-                        "%s %" PRIu64 " bytes at offset %" PRIu64 " of '%s'", action, bytes, offset,
-                        node->name);
-}
-
-/* writethrough: every change is durable when it completes. */
-static unsigned entry_flags(const struct blk_node *node, unsigned flags)
-{
-    return node->cache.writethrough ? flags | BLK_REQ_FUA : flags;
-}
-
 int blk_pread(struct blk_node *node, uint64_t offset, uint64_t bytes, void *buf,
               struct blk_error *err)
 {
     blk_gate_enter(&node->gate);
-    int ret = check_range(node, "reading", offset, bytes, err);
+    int ret = blk_check_range(node, "reading", offset, bytes, err);
     if (ret == 0)
         ret = blk_child_pread(node, offset, bytes, buf, err);
     blk_gate_leave(&node->gate);
@@ -479,9 +412,9 @@ int blk_pwrite(struct blk_node *node, uint64_t offset, uint64_t bytes, const voi
                unsigned flags, struct blk_error *err)
 {
     blk_gate_enter(&node->gate);
-    int ret = check_range(node, "writing", offset, bytes, err);
+    int ret = blk_check_range(node, "writing", offset, bytes, err);
     if (ret == 0)
-        ret = blk_child_pwrite(node, offset, bytes, buf, entry_flags(node, flags), err);
+        ret = blk_child_pwrite(node, offset, bytes, buf, blk_entry_flags(node, flags), err);
     blk_gate_leave(&node->gate);
     return ret;
 }
@@ -490,9 +423,9 @@ int blk_write_zeroes(struct blk_node *node, uint64_t offset, uint64_t bytes, uns
                      struct blk_error *err)
 {
     blk_gate_enter(&node->gate);
-    int ret = check_range(node, "zeroing", offset, bytes, err);
+    int ret = blk_check_range(node, "zeroing", offset, bytes, err);
     if (ret == 0)
-        ret = blk_child_write_zeroes(node, offset, bytes, entry_flags(node, flags), err);
+        ret = blk_child_write_zeroes(node, offset, bytes, blk_entry_flags(node, flags), err);
     blk_gate_leave(&node->gate);
     return ret;
 }
@@ -500,37 +433,24 @@ int blk_write_zeroes(struct blk_node *node, uint64_t offset, uint64_t bytes, uns
 int blk_discard(struct blk_node *node, uint64_t offset, uint64_t bytes, struct blk_error *err)
 {
     blk_gate_enter(&node->gate);
-    int ret = check_range(node, "discarding", offset, bytes, err);
+    int ret = blk_check_range(node, "discarding", offset, bytes, err);
     if (ret == 0)
         ret = blk_child_discard(node, offset, bytes, err);
     if (ret == 0)
-        ret = finish_fua(node, entry_flags(node, 0), err);
+        ret = blk_finish_fua(node, blk_entry_flags(node, 0), err);
     blk_gate_leave(&node->gate);
     return ret;
 }
 
-int blk_write_compressed(struct blk_node *node, uint64_t offset, uint64_t bytes, const void *buf,
-                         struct blk_error *err)
+int blk_copy_range(struct blk_node *node, uint64_t offset, const struct blk_copy_from *from,
+                   uint64_t bytes, struct blk_error *err)
 {
     blk_gate_enter(&node->gate);
-    int ret = check_range(node, "compressing", offset, bytes, err);
+    int ret = blk_check_range(node, "copying", offset, bytes, err);
     if (ret == 0)
-        ret = blk_child_write_compressed(node, offset, bytes, buf, err);
+        ret = blk_child_copy_range(node, offset, from, bytes, err);
     if (ret == 0)
-        ret = finish_fua(node, entry_flags(node, 0), err);
-    blk_gate_leave(&node->gate);
-    return ret;
-}
-
-int blk_copy_range(struct blk_node *node, uint64_t offset, struct blk_node *source,
-                   uint64_t source_offset, uint64_t bytes, struct blk_error *err)
-{
-    blk_gate_enter(&node->gate);
-    int ret = check_range(node, "copying", offset, bytes, err);
-    if (ret == 0)
-        ret = blk_child_copy_range(node, offset, source, source_offset, bytes, err);
-    if (ret == 0)
-        ret = finish_fua(node, entry_flags(node, 0), err);
+        ret = blk_finish_fua(node, blk_entry_flags(node, 0), err);
     blk_gate_leave(&node->gate);
     return ret;
 }
@@ -541,7 +461,7 @@ int blk_truncate(struct blk_node *node, uint64_t size, enum blk_prealloc preallo
     blk_gate_drain_begin(&node->gate);
     int ret = blk_child_truncate(node, size, prealloc, exact, err);
     if (ret == 0)
-        ret = finish_fua(node, entry_flags(node, 0), err);
+        ret = blk_finish_fua(node, blk_entry_flags(node, 0), err);
     blk_gate_drain_end(&node->gate);
     return ret;
 }
@@ -569,7 +489,7 @@ int blk_vm_state_read(struct blk_node *node, uint64_t offset, uint64_t bytes, vo
     blk_gate_drain_begin(&node->gate);
     int ret = BLK_OP(keeper->driver, vm_state, read)(keeper, offset, bytes, buf, err);
     blk_gate_drain_end(&node->gate);
-    return ret < 0 ? read_failed(keeper, ret, offset, bytes, err) : 0;
+    return ret < 0 ? blk_read_failed(keeper, ret, offset, bytes, err) : 0;
 }
 
 int blk_vm_state_write(struct blk_node *node, uint64_t offset, uint64_t bytes, const void *buf,
@@ -578,13 +498,13 @@ int blk_vm_state_write(struct blk_node *node, uint64_t offset, uint64_t bytes, c
     struct blk_node *keeper = vm_state_node(node, err);
     if (!keeper)
         return -ENOTSUP;
-    int ret = check_writable(keeper, err);
+    int ret = blk_check_writable(keeper, err);
     if (ret < 0)
         return ret;
     blk_gate_drain_begin(&node->gate);
     ret = BLK_OP(keeper->driver, vm_state, write)(keeper, offset, bytes, buf, err);
     if (ret == 0)
-        ret = finish_fua(node, entry_flags(node, 0), err);
+        ret = blk_finish_fua(node, blk_entry_flags(node, 0), err);
     blk_gate_drain_end(&node->gate);
-    return ret < 0 ? write_failed(keeper, ret, "writing", offset, bytes, err) : 0;
+    return ret < 0 ? blk_write_failed(keeper, ret, "writing", offset, bytes, err) : 0;
 }

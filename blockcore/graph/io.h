@@ -41,17 +41,15 @@ int blk_write_zeroes(struct blk_node *node, uint64_t offset, uint64_t bytes, uns
 /* Lets the node forget the range. Without BLK_UNMAP in the node's flags nothing happens. */
 int blk_discard(struct blk_node *node, uint64_t offset, uint64_t bytes, struct blk_error *err);
 
-/* One cluster, compressed; offset cluster aligned. -ENOTSUP when the format cannot. */
-int blk_write_compressed(struct blk_node *node, uint64_t offset, uint64_t bytes, const void *buf,
-                         struct blk_error *err);
-
 /*
- * Copies from `source`'s own bytes at source_offset (a protocol node, see blk_extent.host) without
- * passing user space. -ENOTSUP: read and write the whole range instead; a part of it may have been
- * copied by then.
+ * Copies bytes of a medium without passing user space. -ENOTSUP: read and write the whole range
+ * instead; a part of it may have been copied by then, unless they were only to be shared.
  */
-int blk_copy_range(struct blk_node *node, uint64_t offset, struct blk_node *source,
-                   uint64_t source_offset, uint64_t bytes, struct blk_error *err);
+int blk_copy_range(struct blk_node *node, uint64_t offset, const struct blk_copy_from *from,
+                   uint64_t bytes, struct blk_error *err);
+
+/* Whether blocks of BLK_SHARE_BYTES of the protocol node `source` can be shared, aligned in both. */
+bool blk_can_share(struct blk_node *node, const struct blk_node *source);
 
 /*
  * Changes the size. Grown space reads as zeroes. `exact`: -ENOTSUP rather than a different size, as
@@ -79,10 +77,8 @@ int blk_child_write_zeroes(struct blk_node *node, uint64_t offset, uint64_t byte
                            struct blk_error *err);
 int blk_child_discard(struct blk_node *node, uint64_t offset, uint64_t bytes,
                       struct blk_error *err);
-int blk_child_write_compressed(struct blk_node *node, uint64_t offset, uint64_t bytes,
-                               const void *buf, struct blk_error *err);
-int blk_child_copy_range(struct blk_node *node, uint64_t offset, struct blk_node *source,
-                         uint64_t source_offset, uint64_t bytes, struct blk_error *err);
+int blk_child_copy_range(struct blk_node *node, uint64_t offset, const struct blk_copy_from *from,
+                         uint64_t bytes, struct blk_error *err);
 int blk_child_truncate(struct blk_node *node, uint64_t size, enum blk_prealloc prealloc, bool exact,
                        struct blk_error *err);
 

@@ -19,6 +19,7 @@
 #include "blockcore/base/error.h"
 #include "blockcore/graph/gate.h"
 #include "blockcore/graph/range_lock.h"
+#include "blockcore/graph/types.h"
 
 struct blk_driver;
 struct blk_options;
@@ -81,6 +82,7 @@ struct blk_node {
     struct blk_cache_mode cache;
     struct blk_limits limits;
     enum blk_detect_zeroes detect_zeroes;
+    struct blk_piece_kind pieces; /* how it compresses; no cluster_bytes: not at all */
     struct blk_node *children[BLK_ROLE_COUNT];
     bool probed;        /* the format was guessed, not given */
     bool unnamed;       /* no name until close publishes it, so it needs no barriers */

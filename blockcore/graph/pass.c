@@ -3,6 +3,7 @@
 #include "blockcore/graph/pass.h"
 
 #include "blockcore/graph/io.h"
+#include "blockcore/graph/pieces.h"
 
 int blk_pass_pread(struct blk_node *node, uint64_t offset, uint64_t bytes, void *buf,
                    struct blk_error *err)

@@ -47,6 +47,49 @@ struct blk_extent {
     unsigned depth; /* 0: the node asked; 1: its backing file; ... */
 };
 
+/* What file systems share is a multiple of this, or of what they refuse to share. */
+#define BLK_SHARE_BYTES 4096
+
+/* Where blk_copy_range() takes the bytes from. */
+struct blk_copy_from {
+    struct blk_node *node; /* a protocol node, see blk_extent.host */
+    uint64_t offset;
+    bool share; /* only by sharing its blocks (reflinks), or not at all */
+};
+
+/* How clusters are compressed one by one into pieces. */
+enum blk_compression { BLK_NOT_COMPRESSED, BLK_DEFLATE, BLK_ZSTD };
+
+struct blk_piece_kind {
+    uint32_t cluster_bytes; /* of the content of a piece */
+    enum blk_compression compression;
+};
+
+/* Pieces of consecutive clusters, one behind the other. */
+struct blk_pieces {
+    const uint8_t *data;
+    const uint32_t *lengths; /* each at least 1 and below cluster_bytes */
+    unsigned count;
+};
+
+/* What a buffer for a piece needs beyond the cluster's size: its first and last sectors. */
+#define BLK_PIECE_ROOM 1024
+
+/* A cluster that is read: its content, and the piece if it is stored as one. */
+struct blk_piece_read {
+    struct blk_piece_kind kind; /* the only one that is wanted as a piece */
+    uint8_t *cluster;
+    uint8_t *piece;  /* with room for a cluster and BLK_PIECE_ROOM */
+    uint32_t length; /* result: of the piece; 0: there is only the content */
+};
+
+/* What decides where the data that is written comes to lie in the file. */
+enum blk_write_order {
+    BLK_ORDER_NONE,   /* its offset */
+    BLK_ORDER_PLACES, /* the order of blk_place() */
+    BLK_ORDER_WRITES, /* the order of the writes */
+};
+
 /* Called from one thread at a time, now and then: `done` of `total` bytes or units of work. */
 typedef void blk_progress_fn(void *opaque, uint64_t done, uint64_t total);
 

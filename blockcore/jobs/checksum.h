@@ -5,7 +5,7 @@
 
 #include "blockcore/base/error.h"
 #include "blockcore/graph/node.h"
-#include "blockcore/jobs/copy.h"
+#include "blockcore/jobs/copy/copy.h"
 #include "blockcore/jobs/digest.h"
 
 struct blk_checksum_params {

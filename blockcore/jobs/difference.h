@@ -11,7 +11,7 @@
 #include "blockcore/base/error.h"
 #include "blockcore/bitmap/dirty_bitmap.h"
 #include "blockcore/graph/node.h"
-#include "blockcore/jobs/copy.h"
+#include "blockcore/jobs/copy/copy.h"
 
 struct blk_difference_params {
     struct blk_node *first, *second; /* NULL: zeroes, as past the end of the shorter one */

@@ -11,7 +11,7 @@
 #include "blockcore/graph/io.h"
 #include "blockcore/graph/status.h"
 #include "blockcore/jobs/checksum.h"
-#include "blockcore/jobs/copy.h"
+#include "blockcore/jobs/copy/copy.h"
 #include "blockcore/jobs/difference.h"
 #include "blockcore/jobs/digest.h"
 #include "cmd/backup/backup.h"
@@ -83,6 +83,7 @@ static int copy_disk(struct backup *backup, struct backup_disk *disk, struct blk
         .target_reads_zero = whole && disk->target->reads_zero,
         .sparse_bytes = 4096,
         .compressed = options->compressed,
+        .share = true,
         .workers = options->workers,
         .bytes_per_second = options->bytes_per_second,
         .progress = on_backup_progress,

@@ -64,6 +64,8 @@ static int check_numbers(struct convert_options *o, const struct given *given)
     o->workers = given->workers.given ? (unsigned)u64_min(given->workers.value, MAX_WORKERS + 1)
                                       : DEFAULT_WORKERS;
     o->bytes_per_second = given->rate.value;
+    /* Who gives -S wants zeroes to be looked for, and who salvages wants all that can be read. */
+    o->share = !given->sparse.given && !o->salvage;
 
     if (o->sparse_bytes % BLK_SECTOR_BYTES || o->sparse_bytes > MAX_SPARSE_BYTES)
         return report_usage(&cmd_convert, "-S takes a multiple of 512 up to 16M, or 0");

@@ -25,6 +25,7 @@ struct convert_options {
     bool target_is_zero;
     bool compressed;
     bool copy_range;
+    bool share; /* blocks of the sources, where the file system can */
     bool salvage;
     bool bitmaps, skip_broken_bitmaps;
     bool out_of_order;

@@ -15,7 +15,8 @@
 #include "blockcore/graph/io.h"
 #include "blockcore/graph/names.h"
 #include "blockcore/graph/options.h"
-#include "blockcore/jobs/copy.h"
+#include "blockcore/graph/pieces.h"
+#include "blockcore/jobs/copy/copy.h"
 #include "cmd/common/backing.h"
 #include "cmd/common/dependents.h"
 #include "cmd/common/same_file.h"
@@ -217,6 +218,7 @@ static int copy_part(struct conversion *c, size_t i, uint64_t start, uint64_t en
         .sparse_bytes = o->sparse_bytes,
         .compressed = o->compressed,
         .allow_copy_range = o->copy_range,
+        .share = o->share,
         .in_order = !o->out_of_order,
         .salvage = o->salvage,
         .workers = o->workers,

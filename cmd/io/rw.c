@@ -5,6 +5,7 @@
 #include "blockcore/base/bytes.h"
 #include "blockcore/base/clock.h"
 #include "blockcore/graph/io.h"
+#include "blockcore/graph/pieces.h"
 #include "cmd/io/request.h"
 
 static int rw_run_read(struct io_session *session, const struct io_request *request,

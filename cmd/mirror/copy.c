@@ -8,7 +8,7 @@
 #include "blockcore/bitmap/identity.h"
 #include "blockcore/graph/names.h"
 #include "blockcore/graph/reopen.h"
-#include "blockcore/jobs/copy.h"
+#include "blockcore/jobs/copy/copy.h"
 #include "cmd/common/backing.h"
 #include "cmd/common/same_content.h"
 #include "cmd/mirror/mirror.h"

@@ -361,8 +361,10 @@ int file_write_zeroes(struct blk_node *node, uint64_t offset, uint64_t bytes, un
 int file_discard(struct blk_node *node, uint64_t offset, uint64_t bytes, struct blk_error *err);
 int file_block_status(struct blk_node *node, uint64_t offset, uint64_t bytes, unsigned want,
                       struct blk_extent *extent, struct blk_error *err);
-int file_copy_range(struct blk_node *node, uint64_t offset, struct blk_node *source,
-                    uint64_t source_offset, uint64_t bytes, struct blk_error *err);
+int file_copy_range(struct blk_node *node, uint64_t offset, const struct blk_copy_from *from,
+                    uint64_t bytes, struct blk_error *err);
+
+bool file_can_share(struct blk_node *node, const struct blk_node *source);
 
 /* ---- truncate.c ---- */
 

@@ -255,26 +255,52 @@ static int copy_by_kernel(struct file_state *to, uint64_t offset, struct file_st
     return 0;
 }
 
-int file_copy_range(struct blk_node *node, uint64_t offset, struct blk_node *source,
-                    uint64_t source_offset, uint64_t bytes, struct blk_error *err)
+int file_copy_range(struct blk_node *node, uint64_t offset, const struct blk_copy_from *from,
+                    uint64_t bytes, struct blk_error *err)
 {
-    if (!is_file_node(source) || !bytes)
+    if (!is_file_node(from->node) || !bytes)
         return bytes ? -ENOTSUP : 0;
-    struct file_state *to = node->state, *from = source->state;
-    if (to->device || from->device || file_is_held(to, offset) ||
-        file_is_held(from, source_offset) || !range_within(source_offset, bytes, blk_size(source)))
+    struct file_state *to = node->state, *source = from->node->state;
+    if (to->device || source->device || file_is_held(to, offset) ||
+        file_is_held(source, from->offset) ||
+        !range_within(from->offset, bytes, blk_size(from->node)))
+        return -ENOTSUP;
+    if (from->share && to->no_clone)
         return -ENOTSUP;
     int ret = file_overwrite(node, err);
     if (ret < 0)
         return ret;
 
     blk_read_lock(&to->growth);
-    ret = clone_range(to, offset, from, source_offset, bytes);
-    if (ret == -ENOTSUP)
-        ret = copy_by_kernel(to, offset, from, source_offset, bytes);
+    ret = clone_range(to, offset, source, from->offset, bytes);
+    if (ret == -ENOTSUP && !from->share)
+        ret = copy_by_kernel(to, offset, source, from->offset, bytes);
     if (ret == 0)
         blk_node_grow_size(node, offset + bytes);
     blk_read_unlock(&to->growth);
     file_changed(to);
     return ret;
+}
+
+/*
+ * Asks for blocks past the end of any file: a file system that can share blocks finds fault with
+ * the range (EINVAL), others with the request.
+ */
+bool file_can_share(struct blk_node *node, const struct blk_node *source)
+{
+#ifdef FICLONERANGE
+    struct file_state *to = node->state;
+    if (!is_file_node(source) || to->device || to->no_clone)
+        return false;
+    const struct file_state *from = source->state;
+    struct file_clone_range range = {
+        .src_fd = from->fd,
+        .src_offset = UINT64_C(1) << 62,
+        .src_length = MIB,
+    };
+    return !from->device && blk_sys->ioctl(to->fd, FICLONERANGE, &range) < 0 && errno == EINVAL;
+#else
+    (void)node, (void)source;
+    return false;
+#endif
 }

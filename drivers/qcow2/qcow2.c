@@ -191,6 +191,10 @@ static int open_inner(struct blk_node *node, struct blk_options *options, struct
     qcow2_identity_note(node);
     note_cut(node);
     node->limits.zero_alignment = s->subcluster_bytes;
+    if (!s->data_file) {
+        bool zstd = s->header.compression == QCOW2_ZSTD;
+        node->pieces = (struct blk_piece_kind){ s->cluster_bytes, zstd ? BLK_ZSTD : BLK_DEFLATE };
+    }
 
     ret = open_data_file(node, options, err);
     if (ret == 0 && blk_is_writable(node))
@@ -435,8 +439,14 @@ const struct blk_driver blk_driver_qcow2 = {
         .write_zeroes = qcow2_write_zeroes,
         .discard = qcow2_discard,
         .write_compressed = qcow2_write_compressed,
+        .compress = qcow2_compress,
+        .write_pieces = qcow2_write_pieces,
+        .read_piece = qcow2_read_piece,
+        .place = qcow2_place,
+        .end_places = qcow2_end_places,
         .block_status = qcow2_block_status,
         .copy_range = qcow2_copy_range,
+        .can_share = qcow2_can_share,
         .truncate = qcow2_truncate,
         .flush_to_os = qcow2_flush_to_os,
     },

@@ -88,6 +88,7 @@ void qcow2_drop_tables(struct qcow2_state *s)
     free(s->l1_dirty);
     free(s->reftable);
     free(s->frees.list);
+    free(s->places.list);
     free(s->metadata.slots);
     s->l1 = NULL;
     s->l1_dirty = NULL;
@@ -99,6 +100,7 @@ void qcow2_drop_tables(struct qcow2_state *s)
     s->free_hint = 0;
     s->compressed_next = 0;
     s->frees = (struct qcow2_frees){ .count = 0 };
+    s->places = (struct qcow2_places){ .count = 0 };
     s->metadata = (struct qcow2_cluster_set){ .capacity = 0 };
     s->metadata_known = false;
     qcow2_drop_inactive(s);

@@ -96,6 +96,18 @@ struct qcow2_free {
     bool discard;           /* discard it in the file */
 };
 
+/* Clusters that were taken for writes to come (data/run.c). */
+struct qcow2_placed {
+    uint64_t guest, host; /* offsets of the first */
+    uint64_t clusters;
+    bool unwritten; /* what is not written there reads as zeroes */
+};
+
+struct qcow2_places {
+    struct qcow2_placed *list;
+    size_t count, capacity;
+};
+
 struct qcow2_frees {
     struct qcow2_free *list;
     size_t count, capacity;
@@ -197,6 +209,7 @@ struct qcow2_state {
     uint64_t unwritten;       /* host bytes from here on were never written */
     uint64_t compressed_next; /* host byte for the next compressed piece; 0: a new cluster */
     struct qcow2_frees frees; /* of the open epoch */
+    struct qcow2_places places;
     struct qcow2_cluster_set metadata; /* active L2 tables and refcount blocks (metadata.c) */
     bool metadata_known;               /* the set is filled */
     struct qcow2_inactive inactive;

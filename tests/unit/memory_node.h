@@ -156,8 +156,9 @@ static inline int memory_write_compressed(struct blk_node *node, uint64_t offset
     return ret < 0 ? ret : memory_pwrite(node, offset, bytes, buf, 0, err);
 }
 
-static inline int memory_copy_range(struct blk_node *node, uint64_t offset, struct blk_node *source,
-                                    uint64_t source_offset, uint64_t bytes, struct blk_error *err)
+static inline int memory_copy_range(struct blk_node *node, uint64_t offset,
+                                    const struct blk_copy_from *from, uint64_t bytes,
+                                    struct blk_error *err)
 {
     const struct memory_calls *calls = memory_of(node)->calls;
     int ret = memory_call(node, MEMORY_COPY);
@@ -165,7 +166,7 @@ static inline int memory_copy_range(struct blk_node *node, uint64_t offset, stru
         ret = -ENOTSUP;
     if (ret < 0)
         return ret;
-    return memory_pwrite(node, offset, bytes, memory_of(source)->data + source_offset, 0, err);
+    return memory_pwrite(node, offset, bytes, memory_of(from->node)->data + from->offset, 0, err);
 }
 
 static inline int memory_block_status(struct blk_node *node, uint64_t offset, uint64_t bytes,

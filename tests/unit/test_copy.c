@@ -9,7 +9,7 @@
 #include "blockcore/base/cancel.h"
 #include "blockcore/graph/close.h"
 #include "blockcore/graph/io.h"
-#include "blockcore/jobs/copy.h"
+#include "blockcore/jobs/copy/copy.h"
 #include "tests/unit/check.h"
 #include "tests/unit/memory_node.h"
 
@@ -144,7 +144,8 @@ TEST(in_the_kernel_and_without)
         pair.target_calls.no_copy = refused;
         check_copy(&pair);
         CHECK(pair.target_calls.count[MEMORY_COPY] > 0);
-        CHECK(!refused || pair.target_calls.count[MEMORY_COPY] <= pair.params.workers);
+        /* Four refusals in a row are enough; the others may have begun by then. */
+        CHECK(!refused || pair.target_calls.count[MEMORY_COPY] <= 4 + pair.params.workers);
         CHECK_INT(pair.source_calls.count[MEMORY_READ] > 2, refused); /* but for the comparison */
         drop_pair(&pair);
     }

@@ -440,10 +440,16 @@ TEST(ranges_are_copied_by_the_kernel)
         REQUIRE(source && target);
         struct blk_node *file = blk_bottom(source);
         int want = way > 1 ? -ENOTSUP : 0;
-        CHECK_INT(blk_copy_range(target, 65536, file, 0, 65536, &err), want);
-        CHECK_INT(blk_copy_range(target, 100, file, 1, 5, &err), want);
+        CHECK_INT(blk_copy_range(target, 65536,
+                                 &(struct blk_copy_from){ .node = file, .offset = 0 }, 65536, &err),
+                  want);
+        CHECK_INT(blk_copy_range(target, 100, &(struct blk_copy_from){ .node = file, .offset = 1 },
+                                 5, &err),
+                  want);
         /* Past the end of the source there is nothing to copy. */
-        CHECK_INT(blk_copy_range(target, 0, file, 4096, 65536, &err), -ENOTSUP);
+        CHECK_INT(blk_copy_range(target, 0, &(struct blk_copy_from){ .node = file, .offset = 4096 },
+                                 65536, &err),
+                  -ENOTSUP);
         CHECK_INT(close_image(source), 0);
         char buf[8] = "";
         CHECK_INT(blk_pread(target, 65536, 5, buf, &err), 0);
@@ -1229,7 +1235,10 @@ TEST(nothing_copied_in_the_middle_of_a_file_is_read_and_written)
     faulty.copy_file_range = nothing_copied;
     struct blk_node *source = open_image("a", 0), *target = create_image("b", "64k");
     REQUIRE(source && target);
-    CHECK_INT(blk_copy_range(target, 0, blk_bottom(source), 0, 65536, &err), -ENOTSUP);
+    CHECK_INT(blk_copy_range(target, 0,
+                             &(struct blk_copy_from){ .node = blk_bottom(source), .offset = 0 },
+                             65536, &err),
+              -ENOTSUP);
     CHECK_INT(close_image(source), 0);
     CHECK_INT(close_image(target), 0);
     end_faults();

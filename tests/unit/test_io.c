@@ -9,6 +9,7 @@
 #include "blockcore/graph/close.h"
 #include "blockcore/graph/flush.h"
 #include "blockcore/graph/io.h"
+#include "blockcore/graph/pieces.h"
 #include "tests/unit/check.h"
 #include "tests/unit/memory_node.h"
 

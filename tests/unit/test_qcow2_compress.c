@@ -90,7 +90,7 @@ static void round_trip(unsigned bits, enum qcow2_compression type)
         for (size_t junk = 0; junk < 512; junk += 511) {
             fill_noise(piece + bytes, junk, seed);
             memset(back, 0xee, s.cluster_bytes);
-            CHECK_INT(qcow2_decompress_cluster(&s, piece, bytes + junk, back, &err), 0);
+            CHECK_INT(qcow2_decompress_cluster(&s, piece, bytes + junk, back, NULL, &err), 0);
             CHECK(memcmp(cluster, back, s.cluster_bytes) == 0);
         }
     }
@@ -154,7 +154,7 @@ TEST(output_stops_at_one_cluster)
     get_buffers();
     size_t length = deflate_zeroes(64 << 20);
     memset(back, 0xee, s.cluster_bytes + 1);
-    CHECK_INT(qcow2_decompress_cluster(&s, piece, length, back, &err), 0);
+    CHECK_INT(qcow2_decompress_cluster(&s, piece, length, back, NULL, &err), 0);
     CHECK(bytes_are_zero(back, s.cluster_bytes));
     CHECK_INT(back[s.cluster_bytes], 0xee);
 }
@@ -167,16 +167,16 @@ TEST(damaged_pieces)
 
     get_buffers();
     length = deflate_zeroes(s.cluster_bytes - 1); /* ends a byte early */
-    CHECK_INT(qcow2_decompress_cluster(&s, piece, length, back, &err), -EIO);
+    CHECK_INT(qcow2_decompress_cluster(&s, piece, length, back, NULL, &err), -EIO);
     CHECK_INT(err.code, EIO);
 
     fill_text(cluster, s.cluster_bytes, 3);
     REQUIRE(qcow2_compress_cluster(&s, cluster, piece, s.cluster_bytes - 1, &length, &err) == 0);
-    CHECK_INT(qcow2_decompress_cluster(&s, piece, length / 2, back, &err), -EIO); /* cut off */
-    CHECK_INT(qcow2_decompress_cluster(&s, piece, 0, back, &err), -EIO);
+    CHECK_INT(qcow2_decompress_cluster(&s, piece, length / 2, back, NULL, &err), -EIO); /* cut off */
+    CHECK_INT(qcow2_decompress_cluster(&s, piece, 0, back, NULL, &err), -EIO);
 
     memset(piece, 0xff, 512); /* no such block type */
-    CHECK_INT(qcow2_decompress_cluster(&s, piece, 512, back, &err), -EIO);
+    CHECK_INT(qcow2_decompress_cluster(&s, piece, 512, back, NULL, &err), -EIO);
 }
 
 #ifdef HAVE_ZSTD
@@ -205,16 +205,16 @@ TEST(zstd_odd_pieces)
      * A frame that goes on after the cluster is refused, as QEMU does; nothing is written past the
      * end.
      */
-    CHECK_INT(qcow2_decompress_cluster(&s, piece, length, back, &err), -EIO);
+    CHECK_INT(qcow2_decompress_cluster(&s, piece, length, back, NULL, &err), -EIO);
     CHECK_INT(back[s.cluster_bytes], 0xee);
 
-    CHECK_INT(qcow2_decompress_cluster(&larger, piece, length / 2, back, &err), -EIO);
+    CHECK_INT(qcow2_decompress_cluster(&larger, piece, length / 2, back, NULL, &err), -EIO);
     memset(piece, 0x11, 512);
-    CHECK_INT(qcow2_decompress_cluster(&s, piece, 512, back, &err), -EIO);
+    CHECK_INT(qcow2_decompress_cluster(&s, piece, 512, back, NULL, &err), -EIO);
 
     /* A frame that wants a window of 128 MiB: magic, descriptor, window of 2^27. */
     static const uint8_t greedy[16] = { 0x28, 0xb5, 0x2f, 0xfd, 0x00, (27 - 10) << 3, 0x01 };
-    CHECK_INT(qcow2_decompress_cluster(&s, greedy, sizeof(greedy), back, &err), -EIO);
+    CHECK_INT(qcow2_decompress_cluster(&s, greedy, sizeof(greedy), back, NULL, &err), -EIO);
 }
 
 #endif

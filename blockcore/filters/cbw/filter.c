@@ -20,6 +20,7 @@
 #include "blockcore/graph/open.h"
 #include "blockcore/graph/options.h"
 #include "blockcore/graph/pass.h"
+#include "blockcore/graph/pieces.h"
 #include "blockcore/graph/reopen.h"
 
 /* Each save has a cluster in memory. */

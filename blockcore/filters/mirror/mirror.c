@@ -16,6 +16,7 @@
 #include "blockcore/filters/filters.h"
 #include "blockcore/graph/io.h"
 #include "blockcore/graph/pass.h"
+#include "blockcore/graph/pieces.h"
 
 #define MIN_GRANULARITY_BITS 16
 #define PIECE_BYTES (1 * MIB)

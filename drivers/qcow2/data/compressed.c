@@ -5,6 +5,9 @@
  * A piece follows the previous one, so several share a host cluster and even a sector; each counts
  * in every cluster that it touches. Packing into a shared sector rewrites a neighbour's bytes
  * unchanged. Clusters that do not get smaller are written as they are.
+ *
+ * Pieces of clusters in a row are placed together, written by one request as far as they lie one
+ * behind the other, and then linked.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -43,29 +46,100 @@ static int link_piece(struct blk_node *node, uint64_t guest, uint64_t offset, ui
     return ret < 0 ? ret : qcow2_slice_set(node, slice, index, entry, QCOW2_FREE_OTHER, err);
 }
 
-/* Places, writes and links a piece; the guest cluster is held. */
-static int write_piece(struct blk_node *node, uint64_t guest, const void *piece, uint32_t bytes,
-                       struct blk_error *err)
+/* Gives back the places of the pieces [from, end). */
+static void unplace(struct blk_node *node, const uint64_t *offsets, const struct blk_pieces *pieces,
+                    unsigned from, unsigned end)
 {
-    ASSERT_RANGE_HELD(&node->ranges, guest, qcow2_state(node)->cluster_bytes, BLK_RANGE_EXCLUSIVE);
-    struct qcow2_state *s = qcow2_state(node);
-    uint64_t offset;
+    ASSERT_LOCKED(&qcow2_state(node)->lock);
+    for (unsigned i = from; i < end; i++)
+        qcow2_refcount_decrease(node, offsets[i], pieces->lengths[i], NULL);
+}
 
-    qcow2_lock(s);
+static int place_pieces(struct blk_node *node, const struct blk_pieces *pieces, uint64_t *offsets,
+                        struct blk_error *err)
+{
+    QCOW2_LOCK_SCOPE(qcow2_state(node));
     int ret = qcow2_metadata_load(node, err);
-    if (ret == 0)
-        ret = qcow2_alloc_compressed(node, bytes, &offset, err);
-    qcow2_unlock(s);
+    for (unsigned i = 0; i < pieces->count && ret == 0; i++) {
+        ret = qcow2_alloc_compressed(node, pieces->lengths[i], &offsets[i], err);
+        if (ret < 0)
+            unplace(node, offsets, pieces, 0, i);
+    }
+    return ret;
+}
+
+/* Writes the bytes of all pieces to their places. */
+static int put_pieces(struct blk_node *node, const struct blk_pieces *pieces,
+                      const uint64_t *offsets, struct blk_error *err)
+{
+    const uint8_t *from = pieces->data;
+    int ret = 0;
+
+    for (unsigned i = 0; i < pieces->count && ret == 0;) {
+        uint64_t start = offsets[i], bytes = 0;
+        do
+            bytes += pieces->lengths[i++];
+        while (i < pieces->count && offsets[i] == start + bytes);
+        blk_event(qcow2_file(node), BLK_EVENT_WRITE_COMPRESSED);
+        ret = blk_child_pwrite(qcow2_file(node), start, bytes, from, 0, err);
+        from += bytes;
+    }
+    return ret;
+}
+
+/* Places, writes and links pieces; the guest clusters are held. */
+static int write_pieces_held(struct blk_node *node, uint64_t guest, const struct blk_pieces *pieces,
+                             uint64_t *offsets, struct blk_error *err)
+{
+    struct qcow2_state *s = qcow2_state(node);
+    ASSERT_RANGE_HELD(&node->ranges, guest, pieces->count * (uint64_t)s->cluster_bytes,
+                      BLK_RANGE_EXCLUSIVE);
+
+    int ret = place_pieces(node, pieces, offsets, err);
     if (ret < 0)
         return ret;
-
-    blk_event(qcow2_file(node), BLK_EVENT_WRITE_COMPRESSED);
-    ret = blk_child_pwrite(qcow2_file(node), offset, bytes, piece, 0, err);
+    ret = put_pieces(node, pieces, offsets, err);
     QCOW2_LOCK_SCOPE(s);
+    if (ret < 0)
+        unplace(node, offsets, pieces, 0, pieces->count);
+    for (unsigned i = 0; i < pieces->count && ret == 0; i++)
+        ret = link_piece(node, guest + i * (uint64_t)s->cluster_bytes, offsets[i],
+                         pieces->lengths[i], err);
+    return ret;
+}
+
+int qcow2_write_pieces(struct blk_node *node, uint64_t offset, const struct blk_pieces *pieces,
+                       struct blk_error *err)
+{
+    const struct qcow2_state *s = qcow2_state(node);
+    int ret = qcow2_check_poison(node, err);
     if (ret == 0)
-        ret = link_piece(node, guest, offset, bytes, err);
-    else
-        qcow2_refcount_decrease(node, offset, bytes, NULL);
+        ret = qcow2_commit_if_full(node, err);
+    if (ret < 0)
+        return ret;
+    BLK_AUTOFREE uint64_t *offsets = blk_xcalloc(pieces->count, sizeof(*offsets));
+
+    struct blk_range range;
+    blk_range_take(&node->ranges, &range, offset, pieces->count * (uint64_t)s->cluster_bytes,
+                   s->cluster_bytes);
+    ret = write_pieces_held(node, offset, pieces, offsets, err);
+    blk_range_release(&node->ranges, &range);
+    return ret;
+}
+
+int qcow2_compress(struct blk_node *node, const void *cluster, void *piece, uint32_t *length,
+                   struct blk_error *err)
+{
+    const struct qcow2_state *s = qcow2_state(node);
+    size_t bytes = 0;
+
+    int ret = qcow2_compress_cluster(s, cluster, piece, s->cluster_bytes - 1, &bytes, err);
+    if (ret == -ENOSPC) {
+        blk_error_clear(err);
+        bytes = 0;
+        ret = 0;
+    }
+    *length = (uint32_t)bytes;
     return ret;
 }
 
@@ -83,23 +157,14 @@ static int write_cluster(struct blk_node *node, uint64_t offset, uint64_t bytes,
     if (padded)
         memcpy(padded, buf, bytes);
 
-    size_t length;
-    int ret =
-        qcow2_compress_cluster(s, padded ? padded : buf, piece, s->cluster_bytes - 1, &length, err);
-    if (ret == -ENOSPC) {
-        blk_error_clear(err);
-        return qcow2_pwrite(node, offset, bytes, buf, 0, err);
-    }
-    if (ret == 0)
-        ret = qcow2_commit_if_full(node, err);
+    uint32_t length;
+    int ret = qcow2_compress(node, padded ? padded : buf, piece, &length, err);
     if (ret < 0)
         return ret;
-
-    struct blk_range range;
-    blk_range_take(&node->ranges, &range, offset, s->cluster_bytes, s->cluster_bytes);
-    ret = write_piece(node, offset, piece, (uint32_t)length, err);
-    blk_range_release(&node->ranges, &range);
-    return ret;
+    if (!length)
+        return qcow2_pwrite(node, offset, bytes, buf, 0, err);
+    const struct blk_pieces one = { .data = piece, .lengths = &length, .count = 1 };
+    return qcow2_write_pieces(node, offset, &one, err);
 }
 
 int qcow2_write_compressed(struct blk_node *node, uint64_t offset, uint64_t bytes, const void *buf,

@@ -31,15 +31,13 @@ int qcow2_pread(struct blk_node *node, uint64_t offset, uint64_t bytes, void *bu
  */
 int qcow2_read_held(struct blk_node *node, uint64_t offset, uint64_t bytes, void *buf,
                     struct blk_error *err);
-/*
- * Reads the compressed piece at the host offset and unpacks it. `piece` has room for its `bytes`,
- * `cluster` for a cluster. As its length is in sectors, a piece may end past the end of the file:
- * it is good if it can be unpacked from the bytes that are there. -EIO if it cannot.
- */
-int qcow2_read_piece(struct blk_node *node, uint64_t offset, uint32_t bytes, uint8_t *piece,
-                     void *cluster, struct blk_error *err);
+int qcow2_read_piece(struct blk_node *node, uint64_t offset, struct blk_piece_read *read,
+                     struct blk_error *err);
 int qcow2_pwrite(struct blk_node *node, uint64_t offset, uint64_t bytes, const void *buf,
                  unsigned flags, struct blk_error *err);
+/* Choose places for writes to come; give back those that no write has used. */
+int qcow2_place(struct blk_node *node, uint64_t offset, uint64_t bytes, struct blk_error *err);
+void qcow2_end_places(struct blk_node *node);
 /* Writes zeroes as data: for what cannot be marked as zero. */
 int qcow2_write_zero_data(struct blk_node *node, uint64_t offset, uint64_t bytes,
                           struct blk_error *err);
@@ -49,8 +47,9 @@ int qcow2_write_zero_data(struct blk_node *node, uint64_t offset, uint64_t bytes
  */
 int qcow2_is_known_zero(struct blk_node *node, uint64_t offset, uint64_t bytes, bool *zero,
                         struct blk_error *err);
-int qcow2_copy_range(struct blk_node *node, uint64_t offset, struct blk_node *source,
-                     uint64_t source_offset, uint64_t bytes, struct blk_error *err);
+int qcow2_copy_range(struct blk_node *node, uint64_t offset, const struct blk_copy_from *from,
+                     uint64_t bytes, struct blk_error *err);
+bool qcow2_can_share(struct blk_node *node, const struct blk_node *source);
 int qcow2_write_zeroes(struct blk_node *node, uint64_t offset, uint64_t bytes, unsigned flags,
                        struct blk_error *err);
 int qcow2_discard(struct blk_node *node, uint64_t offset, uint64_t bytes, struct blk_error *err);
@@ -68,6 +67,10 @@ int qcow2_zero_behind(struct blk_node *node, uint64_t offset, uint64_t bytes,
                       struct blk_error *err);
 int qcow2_write_compressed(struct blk_node *node, uint64_t offset, uint64_t bytes, const void *buf,
                            struct blk_error *err);
+int qcow2_compress(struct blk_node *node, const void *cluster, void *piece, uint32_t *length,
+                   struct blk_error *err);
+int qcow2_write_pieces(struct blk_node *node, uint64_t offset, const struct blk_pieces *pieces,
+                       struct blk_error *err);
 
 /* ---- vm_state.c ---- */
 
@@ -90,9 +93,10 @@ int qcow2_compress_cluster(const struct qcow2_state *s, const void *cluster, voi
                            size_t *out_bytes, struct blk_error *err);
 /*
  * Unpacks a piece (`in_bytes` may include what follows it in its last sector) into exactly one
- * cluster.
+ * cluster. *used (may be NULL) is the length of the piece itself; 0: not known, as it would go on
+ * behind the cluster.
  */
 int qcow2_decompress_cluster(const struct qcow2_state *s, const void *in, size_t in_bytes,
-                             void *out, struct blk_error *err);
+                             void *out, size_t *used, struct blk_error *err);
 
 #endif

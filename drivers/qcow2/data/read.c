@@ -11,6 +11,7 @@
 #include "blockcore/base/memory.h"
 #include "blockcore/graph/events.h"
 #include "blockcore/graph/io.h"
+#include "blockcore/graph/pieces.h"
 #include "drivers/qcow2/data/data.h"
 #include "drivers/qcow2/medium.h"
 #include "drivers/qcow2/state.h"
@@ -44,14 +45,22 @@ static int read_data(struct blk_node *node, const struct qcow2_mapping *mapping,
     return blk_child_pread(data, mapping->host_offset, mapping->bytes, buf, err);
 }
 
-int qcow2_read_piece(struct blk_node *node, uint64_t offset, uint32_t bytes, uint8_t *piece,
-                     void *cluster, struct blk_error *err)
+/*
+ * Reads a compressed piece and unpacks it. `piece` has room for mapping->compressed_bytes,
+ * `cluster` for a cluster; *length as of qcow2_decompress_cluster(). As what is known of its
+ * length is in sectors, a piece may end past the end of the file: it is good if it can be unpacked
+ * from the bytes that are there. -EIO if it cannot.
+ */
+static int unpack(struct blk_node *node, const struct qcow2_mapping *mapping, uint8_t *piece,
+                  void *cluster, size_t *length, struct blk_error *err)
 {
+    uint64_t offset = mapping->host_offset, bytes = mapping->compressed_bytes;
     uint64_t there = qcow2_bytes_there(node, qcow2_file(node), offset, bytes);
 
+    blk_event(qcow2_file(node), BLK_EVENT_READ_COMPRESSED);
     int ret = there ? blk_child_pread(qcow2_file(node), offset, there, piece, err) : 0;
     if (ret == 0)
-        ret = qcow2_decompress_cluster(qcow2_state(node), piece, there, cluster, err);
+        ret = qcow2_decompress_cluster(qcow2_state(node), piece, there, cluster, length, err);
     if (ret != -EIO || there == bytes)
         return ret;
     blk_error_clear(err);
@@ -69,9 +78,7 @@ static int read_compressed(struct blk_node *node, uint64_t offset,
     if (!piece || (!whole && !cluster))
         return blk_fail(err, ENOMEM, "reading a compressed cluster of '%s'", node->name);
 
-    blk_event(qcow2_file(node), BLK_EVENT_READ_COMPRESSED);
-    int ret = qcow2_read_piece(node, mapping->host_offset, mapping->compressed_bytes, piece,
-                               whole ? buf : cluster, err);
+    int ret = unpack(node, mapping, piece, whole ? buf : cluster, NULL, err);
     if (ret < 0) {
         blk_context(err, "guest offset %" PRIu64 " of '%s'", offset - in_cluster, node->name);
         return ret;
@@ -166,6 +173,57 @@ int qcow2_pread(struct blk_node *node, uint64_t offset, uint64_t bytes, void *bu
     struct blk_range range;
     blk_range_take_read(&node->ranges, &range, offset, bytes, 1);
     int ret = qcow2_read_held(node, offset, bytes, buf, err);
+    blk_range_release(&node->ranges, &range);
+    return ret;
+}
+
+/* ---- pieces as they are ---- */
+
+/* The content as the layers below have it, or as it reads. */
+static int read_no_piece(struct blk_node *node, uint64_t offset,
+                         const struct qcow2_mapping *mapping, struct blk_piece_read *read,
+                         struct blk_error *err)
+{
+    struct blk_node *backing = blk_child(node, BLK_ROLE_BACKING);
+    uint64_t bytes = read->kind.cluster_bytes;
+
+    if (mapping->kind == QCOW2_UNALLOCATED && mapping->bytes == bytes && backing &&
+        range_within(offset, bytes, blk_size(backing))) {
+        blk_event(qcow2_file(node), BLK_EVENT_READ_BACKING_AIO);
+        return blk_child_read_piece(backing, offset, read, err);
+    }
+    return qcow2_read_held(node, offset, bytes, read->cluster, err);
+}
+
+static int read_piece_held(struct blk_node *node, uint64_t offset, struct blk_piece_read *read,
+                           struct blk_error *err)
+{
+    struct qcow2_mapping mapping;
+    size_t length;
+
+    int ret = qcow2_map(node, offset, read->kind.cluster_bytes, &mapping, err);
+    if (ret < 0)
+        return ret;
+    bool wanted = mapping.kind == QCOW2_COMPRESSED &&
+                  mapping.compressed_bytes <= read->kind.cluster_bytes + BLK_PIECE_ROOM &&
+                  node->pieces.cluster_bytes == read->kind.cluster_bytes &&
+                  node->pieces.compression == read->kind.compression;
+    if (!wanted)
+        return read_no_piece(node, offset, &mapping, read, err);
+    ret = unpack(node, &mapping, read->piece, read->cluster, &length, err);
+    if (ret < 0)
+        blk_context(err, "guest offset %" PRIu64 " of '%s'", offset, node->name);
+    else if (length < read->kind.cluster_bytes)
+        read->length = (uint32_t)length;
+    return ret;
+}
+
+int qcow2_read_piece(struct blk_node *node, uint64_t offset, struct blk_piece_read *read,
+                     struct blk_error *err)
+{
+    struct blk_range range;
+    blk_range_take_read(&node->ranges, &range, offset, read->kind.cluster_bytes, 1);
+    int ret = read_piece_held(node, offset, read, err);
     blk_range_release(&node->ranges, &range);
     return ret;
 }

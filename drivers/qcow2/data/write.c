@@ -10,7 +10,7 @@
  *   new        there are none, or they are shared or compressed: a run of free clusters is taken.
  *
  * For the last two the range is held in whole clusters, against all but readers: (1) under the lock
- * the place is chosen; (2) without it data and whatever of the (sub)clusters' old content surrounds
+ * the place is chosen (run.c); (2) without it data and whatever of the (sub)clusters' old content surrounds
  * it are written there; (3) when no reader is there any more, the mapping is changed under the
  * lock. So a mapping never shows data that has not been written (C2), a failure before (3) leaves
  * what was there, and a cluster that is left behind is not being read when it is freed (C3).
@@ -23,13 +23,14 @@
 #include "blockcore/graph/events.h"
 #include "blockcore/graph/io.h"
 #include "drivers/qcow2/data/data.h"
-#include "drivers/qcow2/header/corrupt.h"
+#include "drivers/qcow2/data/run.h"
 #include "drivers/qcow2/state.h"
 #include "drivers/qcow2/tables/alloc.h"
 #include "drivers/qcow2/tables/epoch.h"
 #include "drivers/qcow2/tables/frees.h"
 #include "drivers/qcow2/tables/map.h"
 #include "drivers/qcow2/tables/metadata.h"
+#include "drivers/qcow2/tables/refcount.h"
 
 /* Up to here head, data and tail are put together and written at once. */
 #define MERGE_BYTES (1 * MIB)
@@ -37,29 +38,15 @@
 /* What is written: bytes from memory, bytes of another file, or zeroes. */
 struct payload {
     const uint8_t *buf;
-    struct blk_node *source;
-    uint64_t source_offset;
+    struct blk_copy_from from;
 };
 
 static void advance_payload(struct payload *payload, uint64_t bytes)
 {
     if (payload->buf)
         payload->buf += bytes;
-    payload->source_offset += bytes;
+    payload->from.offset += bytes;
 }
-
-enum way { IN_PLACE, KEPT, NEW };
-
-struct cluster_run {
-    enum way way;
-    bool first_data, last_data; /* all that is touched of the outer clusters is data in place */
-    uint64_t guest;             /* of the first cluster */
-    uint64_t clusters;
-    uint64_t host;               /* of the first cluster */
-    bool unwritten;              /* what is not written there reads as zeroes */
-    uint64_t from, to;           /* guest range that the request writes */
-    uint64_t fill_from, fill_to; /* what has to be complete: [from, to) and old content around */
-};
 
 static int put_payload(struct blk_node *node, uint64_t host, uint64_t bytes,
                        const struct payload *payload, struct blk_error *err)
@@ -68,9 +55,8 @@ static int put_payload(struct blk_node *node, uint64_t host, uint64_t bytes,
     blk_event(qcow2_file(node), BLK_EVENT_WRITE_AIO);
     if (payload->buf)
         return blk_child_pwrite(data, host, bytes, payload->buf, 0, err);
-    if (payload->source)
-        return blk_child_copy_range(data, host, payload->source, payload->source_offset, bytes,
-                                    err);
+    if (payload->from.node)
+        return blk_child_copy_range(data, host, &payload->from, bytes, err);
     return blk_child_write_zeroes(data, host, bytes, 0, err);
 }
 
@@ -137,185 +123,15 @@ static int write_in_place(struct blk_node *node, uint64_t offset, uint64_t bytes
     return ret;
 }
 
-/* ---- (1) choosing the place ---- */
-
-static unsigned first_subcluster(const struct qcow2_state *s, uint64_t offset)
-{
-    return (unsigned)((offset & (s->cluster_bytes - 1)) / s->subcluster_bytes);
-}
-
-/* Bits [first, last] of the allocation half of a bitmap. */
-static uint64_t bits(unsigned first, unsigned last)
-{
-    return (QCOW2_SUBCLUSTERS_ALL_ALLOCATED >> (QCOW2_SUBCLUSTERS - 1 - (last - first))) << first;
-}
-
-/* How the part [from, to) of one cluster, within that cluster, can be written. */
-static int classify(struct blk_node *node, struct qcow2_entry entry, uint64_t from, uint64_t to,
-                    enum way *way, struct blk_error *err)
-{
-    const struct qcow2_state *s = qcow2_state(node);
-    bool all_data = true, host = false;
-
-    for (unsigned sub = first_subcluster(s, from); sub <= first_subcluster(s, to - 1); sub++) {
-        enum qcow2_kind kind;
-        const char *problem;
-        if (qcow2_entry_kind(s, entry, sub, &kind, &problem) < 0)
-            return qcow2_corrupt(node, err, "guest offset %" PRIu64 " is mapped to %s", from,
-                                 problem);
-        all_data = all_data && kind == QCOW2_DATA;
-        host = kind == QCOW2_DATA || kind == QCOW2_ZERO_HOST || kind == QCOW2_UNALLOCATED_HOST;
-    }
-    bool own = host && entry.entry & QCOW2_ENTRY_COPIED;
-    if (s->data_file)
-        *way = own && all_data ? IN_PLACE : KEPT;
-    else
-        *way = !own ? NEW : all_data ? IN_PLACE : KEPT;
-    return 0;
-}
-
-static uint64_t host_of(const struct qcow2_state *s, struct qcow2_entry entry, uint64_t guest)
-{
-    return s->data_file ? guest : entry.entry & QCOW2_ENTRY_OFFSET;
-}
-
-/* Whether a cluster that is written this way can be written together with those of the run. */
-static bool joins(const struct qcow2_state *s, const struct cluster_run *run, enum way way,
-                  uint64_t host)
-{
-    if (way == NEW || run->way == NEW)
-        return way == run->way;
-    return host == run->host + run->clusters * s->cluster_bytes;
-}
-
-/* Fills way, host and clusters: the longest row of clusters that are treated alike. */
-static int find_write_run(struct blk_node *node, const struct qcow2_table *slice, uint32_t index,
-                          struct cluster_run *run, struct blk_error *err)
-{
-    const struct qcow2_state *s = qcow2_state(node);
-    uint64_t cluster_bytes = s->cluster_bytes;
-
-    run->clusters = 0;
-    for (uint64_t at = run->guest; at < run->to && index < s->slice_entries; at += cluster_bytes) {
-        struct qcow2_entry entry = qcow2_entry_get(s, slice->data, index++);
-        enum way way = NEW;
-        int ret = classify(node, entry, u64_max(at, run->from),
-                           u64_min(at + cluster_bytes, run->to), &way, err);
-        if (ret < 0)
-            return ret;
-        uint64_t host = host_of(s, entry, at);
-        if (!run->clusters) {
-            run->way = way;
-            run->first_data = way == IN_PLACE;
-            run->host = host;
-        } else if (!joins(s, run, way, host)) {
-            break;
-        }
-        if (way == KEPT)
-            run->way = KEPT;
-        run->last_data = way == IN_PLACE;
-        run->clusters++;
-    }
-    run->to = u64_min(run->to, run->guest + run->clusters * cluster_bytes);
-    return 0;
-}
-
-/*
- * Subclusters of the entry that must be complete after the write touches `touched` of them: what
- * is in a cluster that is left behind comes along.
- */
-static uint64_t needed_subclusters(struct qcow2_entry entry, enum way way, uint64_t touched)
-{
-    if (way == KEPT)
-        return touched;
-    if (entry.entry & QCOW2_ENTRY_COMPRESSED)
-        return QCOW2_SUBCLUSTERS_ALL_ALLOCATED;
-    return touched | (entry.bitmap & QCOW2_SUBCLUSTERS_ALL_ALLOCATED);
-}
-
-/*
- * Whether the subcluster holds data that stays where it is, so that nothing has to be filled
- * around a write in it.
- */
-static bool stays(struct qcow2_entry entry, enum way way, unsigned subcluster)
-{
-    return way == KEPT && entry.bitmap >> subcluster & 1;
-}
-
-/* fill_from and fill_to with extended L2: as little as the two outer clusters allow. */
-static void find_fill_extended(const struct qcow2_state *s, const struct qcow2_table *slice,
-                               uint32_t index, struct cluster_run *run)
-{
-    uint32_t last_index = index + (uint32_t)run->clusters - 1;
-    uint64_t last_guest = run->guest + (run->clusters - 1) * s->cluster_bytes;
-    struct qcow2_entry first = qcow2_entry_get(s, slice->data, index);
-    struct qcow2_entry last = qcow2_entry_get(s, slice->data, last_index);
-    unsigned from_sub = first_subcluster(s, run->from), to_sub = first_subcluster(s, run->to - 1);
-
-    uint64_t head = needed_subclusters(
-        first, run->way, bits(from_sub, run->clusters > 1 ? QCOW2_SUBCLUSTERS - 1 : to_sub));
-    uint64_t tail =
-        needed_subclusters(last, run->way, bits(run->clusters > 1 ? 0 : from_sub, to_sub));
-    uint64_t low = (uint64_t)__builtin_ctzll(head);
-    uint64_t high = 63 - (uint64_t)__builtin_clzll(tail);
-
-    run->fill_from =
-        stays(first, run->way, from_sub) ? run->from : run->guest + low * s->subcluster_bytes;
-    run->fill_to =
-        stays(last, run->way, to_sub) ? run->to : last_guest + (high + 1) * s->subcluster_bytes;
-}
-
-static void find_fill(const struct qcow2_state *s, const struct qcow2_table *slice, uint32_t index,
-                      struct cluster_run *run)
-{
-    run->fill_from = run->first_data ? run->from : run->guest;
-    run->fill_to = run->last_data ? run->to : run->guest + run->clusters * s->cluster_bytes;
-    if (s->extended)
-        find_fill_extended(s, slice, index, run);
-}
-
-/* [locked] Chooses run, place and what has to be filled for a write of [run->from, run->to). */
-static int choose(struct blk_node *node, struct cluster_run *run, struct blk_error *err)
-{
-    struct qcow2_state *s = qcow2_state(node);
-    ASSERT_LOCKED(&s->lock);
-    struct qcow2_table *slice;
-    uint32_t index;
-    int ret = qcow2_slice_write(node, run->guest, &slice, &index, err);
-    if (ret == 0)
-        ret = find_write_run(node, slice, index, run, err);
-    if (ret < 0)
-        return ret;
-
-    if (run->way == NEW) {
-        uint64_t bytes;
-        ret = qcow2_alloc_run(node, run->clusters * s->cluster_bytes, &run->host, &bytes,
-                              &run->unwritten, err);
-        if (ret < 0)
-            return ret;
-        run->clusters = bytes / s->cluster_bytes;
-        run->to = u64_min(run->to, run->guest + bytes);
-    } else if (!s->data_file) {
-        ret = qcow2_check_overlap(node, run->host, run->clusters * s->cluster_bytes, err);
-    }
-    if (run->way == IN_PLACE) {
-        run->fill_from = run->from;
-        run->fill_to = run->to;
-    } else {
-        find_fill(s, slice, index, run);
-    }
-    return ret;
-}
-
 /* ---- (2) writing there ---- */
 
-static uint64_t to_host(const struct cluster_run *run, uint64_t guest)
+static uint64_t to_host(const struct qcow2_run *run, uint64_t guest)
 {
     return run->host + (guest - run->guest);
 }
 
 /* Brings the old content of [from, to) over. */
-static int fill(struct blk_node *node, const struct cluster_run *run, uint64_t from, uint64_t to,
+static int fill(struct blk_node *node, const struct qcow2_run *run, uint64_t from, uint64_t to,
                 struct blk_error *err)
 {
     if (from == to)
@@ -333,7 +149,7 @@ static int fill(struct blk_node *node, const struct cluster_run *run, uint64_t f
 }
 
 /* Head, data and tail in one write. */
-static int write_merged(struct blk_node *node, const struct cluster_run *run,
+static int write_merged(struct blk_node *node, const struct qcow2_run *run,
                         const struct payload *payload, struct blk_error *err)
 {
     uint64_t head = run->from - run->fill_from, tail = run->fill_to - run->to;
@@ -359,7 +175,7 @@ static int write_merged(struct blk_node *node, const struct cluster_run *run,
                             buf + start, 0, err);
 }
 
-static int write_run(struct blk_node *node, struct cluster_run *run, const struct payload *payload,
+static int write_run(struct blk_node *node, struct qcow2_run *run, const struct payload *payload,
                      struct blk_error *err)
 {
     bool has_edges = run->fill_from < run->from || run->to < run->fill_to;
@@ -389,7 +205,7 @@ static int write_run(struct blk_node *node, struct cluster_run *run, const struc
 
 /* ---- (3) changing the mapping ---- */
 
-static struct qcow2_entry linked(const struct qcow2_state *s, const struct cluster_run *run,
+static struct qcow2_entry linked(const struct qcow2_state *s, const struct qcow2_run *run,
                                  struct qcow2_entry old, uint64_t cluster)
 {
     uint64_t guest = run->guest + cluster * s->cluster_bytes;
@@ -401,14 +217,14 @@ static struct qcow2_entry linked(const struct qcow2_state *s, const struct clust
 
     uint64_t from = u64_max(run->fill_from, guest);
     uint64_t to = u64_min(run->fill_to, guest + s->cluster_bytes);
-    uint64_t written = bits(first_subcluster(s, from), first_subcluster(s, to - 1));
+    uint64_t written = qcow2_subclusters_between(s, from, to);
     if (!(old.entry & QCOW2_ENTRY_COMPRESSED))
         entry.bitmap = old.bitmap;
     entry.bitmap = (entry.bitmap & ~(written << QCOW2_SUBCLUSTERS)) | written;
     return entry;
 }
 
-static int link_run(struct blk_node *node, const struct cluster_run *run, struct blk_error *err)
+static int link_run(struct blk_node *node, const struct qcow2_run *run, struct blk_error *err)
 {
     const struct qcow2_state *s = qcow2_state(node);
     ASSERT_LOCKED(&s->lock);
@@ -426,25 +242,28 @@ static int link_run(struct blk_node *node, const struct cluster_run *run, struct
     return ret;
 }
 
-static int write_held(struct blk_node *node, struct cluster_run *run, struct blk_range *range,
+static int write_held(struct blk_node *node, struct qcow2_run *run, struct blk_range *range,
                       const struct payload *payload, struct blk_error *err)
 {
     struct qcow2_state *s = qcow2_state(node);
     ASSERT_RANGE_HELD(&node->ranges, run->from, run->to - run->from, BLK_RANGE_UPDATE);
     qcow2_lock(s);
-    int ret = choose(node, run, err);
+    int ret = qcow2_choose_run(node, run, err);
     qcow2_unlock(s);
     if (ret < 0)
         return ret;
 
     ret = write_run(node, run, payload, err);
-    if (ret == 0 && run->way != IN_PLACE) {
+    if (ret == 0 && run->way != QCOW2_WRITE_IN_PLACE) {
         blk_range_upgrade(&node->ranges, range);
         QCOW2_LOCK_SCOPE(s);
         ret = link_run(node, run, err);
-    } else if (ret < 0 && run->way == NEW) {
+        qcow2_end_placed(node, run);
+    } else if (ret < 0 && run->way == QCOW2_WRITE_NEW) {
         /* Nothing points to what was taken: it can go back at once. */
-        qcow2_unalloc(node, run->host, run->clusters * s->cluster_bytes, NULL);
+        QCOW2_LOCK_SCOPE(s);
+        qcow2_end_placed(node, run);
+        qcow2_refcount_decrease(node, run->host, run->clusters * s->cluster_bytes, NULL);
     }
     return ret;
 }
@@ -460,7 +279,7 @@ static int write_allocating(struct blk_node *node, uint64_t offset, uint64_t byt
     int ret = qcow2_commit_if_full(node, err);
     if (ret < 0)
         return ret;
-    struct cluster_run run = {
+    struct qcow2_run run = {
         .guest = round_down(offset, s->cluster_bytes),
         .from = offset,
         .to = offset + bytes,
@@ -504,9 +323,14 @@ int qcow2_write_zero_data(struct blk_node *node, uint64_t offset, uint64_t bytes
     return write_payload(node, offset, bytes, (struct payload){ .buf = NULL }, err);
 }
 
-int qcow2_copy_range(struct blk_node *node, uint64_t offset, struct blk_node *source,
-                     uint64_t source_offset, uint64_t bytes, struct blk_error *err)
+int qcow2_copy_range(struct blk_node *node, uint64_t offset, const struct blk_copy_from *from,
+                     uint64_t bytes, struct blk_error *err)
 {
-    struct payload payload = { .source = source, .source_offset = source_offset };
-    return write_payload(node, offset, bytes, payload, err);
+    return write_payload(node, offset, bytes, (struct payload){ .from = *from }, err);
+}
+
+bool qcow2_can_share(struct blk_node *node, const struct blk_node *source)
+{
+    return qcow2_state(node)->cluster_bytes % BLK_SHARE_BYTES == 0 &&
+           blk_can_share(qcow2_data(node), source);
 }

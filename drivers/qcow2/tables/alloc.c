@@ -136,11 +136,11 @@ static int grow_reftable(struct blk_node *node, uint64_t block, struct blk_error
 
     /*
      * The place that it leaves: free once the header points elsewhere; at once if the header
-     * never did.
+     * never did, or nobody can see the file yet.
      */
     if (!s->reftable_unplaced) {
         uint64_t old_bytes = old_entries * 8;
-        if (s->reftable_moved)
+        if (s->reftable_moved || qcow2_file(node)->unnamed)
             qcow2_refcount_decrease(node, s->reftable_offset, old_bytes, NULL);
         else
             qcow2_free_later(node, s->reftable_offset, old_bytes, QCOW2_FREE_OTHER);

@@ -78,6 +78,7 @@ struct epoch {
     struct frozen *list;
     size_t count, capacity;
     size_t in_phase[PHASES];
+    bool leave_reftable; /* to a later commit */
     bool reftable_moved; /* the header must be switched to it */
     uint64_t reftable_offset;
     uint32_t reftable_clusters;
@@ -200,8 +201,10 @@ static void begin_next_epoch(struct qcow2_state *s, struct epoch *epoch)
             table->fresh = false;
             qcow2_cache_clean(caches[i], table);
         }
-    s->reftable_dirty_start = s->reftable_dirty_end = 0;
-    s->reftable_moved = false;
+    if (!epoch->leave_reftable) {
+        s->reftable_dirty_start = s->reftable_dirty_end = 0;
+        s->reftable_moved = false;
+    }
     if (s->l1_any_dirty)
         memset(s->l1_dirty, 0, div_round_up((uint64_t)s->l1_entries * 8, s->l1_unit));
     s->l1_any_dirty = false;
@@ -218,7 +221,7 @@ static int freeze_tables(struct qcow2_state *s, struct epoch *epoch)
     ret = freeze_cache(epoch, &s->l2_cache, PHASE_L2, BLK_EVENT_L2_UPDATE);
     if (ret < 0)
         return ret;
-    ret = freeze_reftable(s, epoch);
+    ret = epoch->leave_reftable ? 0 : freeze_reftable(s, epoch);
     return ret < 0 ? ret : freeze_l1(s, epoch);
 }
 
@@ -362,10 +365,10 @@ static int apply_frees(struct blk_node *node, const struct epoch *epoch, struct 
     return qcow2_frees_apply(node, &epoch->frees, err);
 }
 
-static int commit_held(struct blk_node *node, struct blk_error *err)
+static int commit_held(struct blk_node *node, bool leave_reftable, struct blk_error *err)
 {
     struct qcow2_state *s = qcow2_state(node);
-    struct epoch epoch = { .count = 0 };
+    struct epoch epoch = { .leave_reftable = leave_reftable };
 
     ASSERT_LOCKED(&s->commit_mutex);
     int ret = qcow2_check_poison(node, err);
@@ -395,7 +398,7 @@ static int commit_epoch(struct blk_node *node, struct blk_error *err)
 {
     struct qcow2_state *s = qcow2_state(node);
     LOCK_SCOPE(&s->commit_mutex);
-    return commit_held(node, err);
+    return commit_held(node, false, err);
 }
 
 int qcow2_flush_to_os(struct blk_node *node, struct blk_error *err)
@@ -443,7 +446,11 @@ int qcow2_commit_if_full(struct blk_node *node, struct blk_error *err)
     } else if (!blk_mutex_trylock(&s->commit_mutex)) {
         return 0;
     }
-    int ret = level ? commit_held(node, err) : 0;
+    /*
+     * When the caches are full depends on the threads. A refcount table that was written to a
+     * place which it left would show that in the file; where nobody sees the file, it can wait.
+     */
+    int ret = level ? commit_held(node, qcow2_file(node)->unnamed, err) : 0;
     blk_mutex_unlock(&s->commit_mutex);
     return ret;
 }

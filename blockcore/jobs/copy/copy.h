@@ -2,12 +2,13 @@
 /*
  * The one engine that moves guest data: convert, backup, commit, rebase, mirror and dd.
  *
- * An extent iterator walks the source's block status; worker threads take chunks from a bounded
- * window and move each the cheapest true way: skip, zero, copy inside the kernel, compressed write,
- * or read and write. Memory is bounded by workers times chunk, whatever the image's size.
+ * An iterator walks the source's block status and passes over what the target does not need; worker
+ * threads take chunks of the rest and move each the cheapest true way: zero, share or copy blocks
+ * inside the kernel, compress, or read and write. Memory is bounded by workers times chunk, whatever
+ * the image's size.
  */
-#ifndef BLOCKCORE_JOBS_COPY_H
-#define BLOCKCORE_JOBS_COPY_H
+#ifndef BLOCKCORE_JOBS_COPY_COPY_H
+#define BLOCKCORE_JOBS_COPY_COPY_H
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -42,9 +43,10 @@ struct blk_copy_params {
 
     bool target_reads_zero;    /* what is not written is zero: zero extents are skipped */
     uint64_t sparse_bytes;     /* zeroes of at least this length become holes; 0: none do */
-    bool compressed;           /* write with blk_write_compressed(), one cluster at a time */
-    bool allow_copy_range;     /* try blk_copy_range() first */
-    bool in_order;             /* write by ascending offsets: the same input gives the same file */
+    bool compressed;           /* write compressed clusters */
+    bool allow_copy_range;     /* let the kernel copy where it can, without looking for zeroes */
+    bool share;                /* where it can only share blocks (reflinks): the same */
+    bool in_order;             /* the same input gives the same file, byte for byte */
     bool salvage;              /* what cannot be read is written as zeroes and counted */
     unsigned workers;          /* at least 1 */
     uint64_t bytes_per_second; /* 0: no limit */
