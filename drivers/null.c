@@ -131,9 +131,10 @@ static int null_allocated_bytes(struct blk_node *node, uint64_t *bytes, struct b
 
 #define NULL_DRIVER(driver_name) \
     { \
-        .name = driver_name, .kind = BLK_PROTOCOL, .fixed_places = true, .state_bytes = sizeof(struct null_state), \
-        .supports_fua = true, .prefix = driver_name, .parse_filename = null_parse_filename, \
-        .open = null_open, .allocated_bytes = null_allocated_bytes, \
+        .name = driver_name, .kind = BLK_PROTOCOL, .fixed_places = true, \
+        .state_bytes = sizeof(struct null_state), .supports_fua = true, .prefix = driver_name, \
+        .parse_filename = null_parse_filename, .open = null_open, \
+        .allocated_bytes = null_allocated_bytes, \
         .data = { \
             .pread = null_pread, \
             .pwrite = null_pwrite, \

@@ -172,7 +172,8 @@ TEST(damaged_pieces)
 
     fill_text(cluster, s.cluster_bytes, 3);
     REQUIRE(qcow2_compress_cluster(&s, cluster, piece, s.cluster_bytes - 1, &length, &err) == 0);
-    CHECK_INT(qcow2_decompress_cluster(&s, piece, length / 2, back, NULL, &err), -EIO); /* cut off */
+    CHECK_INT(qcow2_decompress_cluster(&s, piece, length / 2, back, NULL, &err),
+              -EIO); /* cut off */
     CHECK_INT(qcow2_decompress_cluster(&s, piece, 0, back, NULL, &err), -EIO);
 
     memset(piece, 0xff, 512); /* no such block type */

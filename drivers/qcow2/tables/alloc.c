@@ -30,7 +30,8 @@ struct free_run {
 
 /*
  * Length of the row of clusters at `cluster` that are all free (or all in use), as far as one
- * slice of counts tells, at most `most`.
+ * slice of counts tells. Of free ones no more than `most` are looked at: behind the last cluster
+ * of a file, all the rest of the slice is free.
  */
 static int row_in_slice(struct blk_node *node, uint64_t cluster, uint64_t most, bool *is_free,
                         uint64_t *length, struct blk_error *err)
@@ -46,9 +47,11 @@ static int row_in_slice(struct blk_node *node, uint64_t cluster, uint64_t most, 
         *length = u64_min(most, s->refblock_entries - cluster % s->refblock_entries);
         return 0;
     }
-    uint64_t end = u64_min(index + most, qcow2_counts_per_slice(s));
+    uint64_t end = qcow2_counts_per_slice(s);
     uint64_t at = index;
     *is_free = qcow2_count_get(slice->data, s->refcount_order, at) == 0;
+    if (*is_free)
+        end = u64_min(index + most, end);
     while (++at < end && (qcow2_count_get(slice->data, s->refcount_order, at) == 0) == *is_free)
         ;
     *length = at - index;
@@ -69,7 +72,7 @@ static int find_free_run(struct blk_node *node, uint64_t from, uint64_t least, u
     for (uint64_t at = from; run->count < most;) {
         bool is_free;
         uint64_t length;
-        int ret = row_in_slice(node, at, UINT64_MAX >> 8, &is_free, &length, err);
+        int ret = row_in_slice(node, at, most - run->count, &is_free, &length, err);
         if (ret < 0)
             return ret;
         if (is_free)
