@@ -15,7 +15,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "blockcore/base/assert.h"
 #include "blockcore/base/bytes.h"
 #include "blockcore/base/memory.h"
 #include "blockcore/base/units.h"
@@ -304,8 +303,8 @@ int blk_child_write_zeroes(struct blk_node *node, uint64_t offset, uint64_t byte
     blk_event(node, BLK_EVENT_PWRITEV_ZERO);
 
     /* Head and tail that do not fill the driver's zeroing unit go by themselves. */
-    uint64_t unit = u64_max(node->limits.request_alignment, node->limits.zero_alignment);
-    ASSERT(unit > 0);
+    uint64_t unit =
+        u64_max(1, u64_max(node->limits.request_alignment, node->limits.zero_alignment));
     uint64_t end = offset + bytes;
     for (uint64_t at = offset, piece; at < end && ret == 0; at += piece) {
         piece = end - at;
