@@ -12,7 +12,7 @@ load lib/crash
 
 export states=36
 
-# make_chain OPTIONS: base <- mid <- one and two; "other" shows what mid shows. Beside them what each shows, and the judge.
+# make_chain OPTIONS: base <- mid <- one and two; "other" shows what mid shows. Beside them what each shows.
 make_chain() {
     local name
     rm -f ./*
@@ -27,68 +27,18 @@ make_chain() {
         qemu-io -c "write -P ${#name} 200k 70k" -c 'write -z 300k 64k' "$name" >/dev/null
         qemu-img convert -O raw "$name" "$name.raw"
     done
-    write_judge
 }
 
-# judge NEW WITNESS BEFORE FOLDER: BEFORE is the folder with what each shows; WITNESS may be empty.
-write_judge() {
-    cat >judge <<'END'
-new=$1 witness=$2 before=$3 folder=$4
-cd "$folder" || exit 1
-bad() { echo "$*; witness: '$(tr '\0' '?' <"${witness:-/dev/null}")'"; exit 1; }
-backing() { qemu-img info -U --output=json "$1" | sed -n 's/^    "backing-filename": "\(.*\)",/\1/p'; }
-look() {
-    for image in one two; do
-        case $(backing $image) in
-        mid) ;;
-        "$new")
-            qemu-img convert -U -O raw "$new" now.raw && cmp -s now.raw "$before/mid.raw" || bad "$image names $new, which is not proven" ;;
-        *) bad "$image names '$(backing $image)'" ;;
-        esac
-        qemu-img check -q $image >check.out 2>&1 || (($? == 3)) || bad "$image: $(cat check.out)"
-        qemu-img convert -U -O raw $image now.raw || bad "$image cannot be read"
-        cmp -s now.raw "$before/$image.raw" || bad "$image shows something else"
-    done
-    names=$(backing one),$(backing two)
-}
-state() {
-    if [[ -s $witness ]] && head -1 "$witness" | python3 -c '
-import json, sys
-line = sys.stdin.buffer.readline()
-sys.exit(not (line.endswith(b"\n") and json.loads(line)["state"] == "begin"))' 2>/dev/null; then
-        if [[ $(tail -n +2 "$witness" | tr -d '\0') == '{"state":"done"}' ]]; then echo done; else echo begin; fi
-    else
-        echo nothing
-    fi
-}
-look
-[[ ${STATE_FINAL-} != 1 && ${FAULT_STATUS-} != 0 ]] || [[ $names == "$new,$new" ]] || bad "ended with 0, and names $names"
-now=$(state)
-# One fault: all are put back. Only where the last word was what failed they stay.
-[[ ${FAULT_STATUS-0} == 0 || -n ${FAULT_STICKY-} || $names == mid,mid || $now,$names == [bd]*",$new,$new" ]] ||
-    bad "after one fault they name $names"
-[[ -n $witness ]] || exit 0
-[[ ${STATE_FINAL-} != 1 && ${FAULT_STATUS-} != 0 ]] || [[ $now == done ]] || bad 'ended with 0'
-[[ $now != done || $names == "$new,$new" ]] || bad "it is done, and they name $names"
-[[ $now != nothing || $names == mid,mid ]] || bad "nothing is begun, and they name $names"
-# Recovery one way or the other, of the overlays of this state.
-[[ -e $witness ]] || exit 0
-sed -i 's|"file":"[^"]*/|"file":"|g' "$witness"
-way= want="$new,$new"
-index=${STATE_INDEX-${FAULT_N-0}}
-if ((index % 2)) && [[ $now != done ]]; then way=--undo want=mid,mid; fi
-[[ $now != nothing ]] || want=mid,mid
-env -u LD_PRELOAD "$BLKIMG" pivot --recover "$witness" $way >recover.out 2>&1 || bad "recovery: $(cat recover.out)"
-look
-[[ $names == "$want" ]] || bad "recovered $way from $now to $names"
-END
+# judge NEW [ARG...]: the judge of a state, as a command; what each image shows is in this folder.
+judge() {
+    echo "python3 $SRCDIR/tests/tools/check_pivot.py --before $T --new $*"
 }
 
 # switch_crashes NEW FILES ALSO ARG...
 switch_crashes() {
     local new=$1 files=$2 also=$3
     shift 3
-    crashes --files "$files" --also "$also" --check "bash $T/judge $new witness $T" \
+    crashes --files "$files" --also "$also" --check "$(judge "$new" --witness witness)" \
         -- "$BLKIMG" "$@" --witness witness
 }
 
@@ -99,7 +49,7 @@ faults() {
     need_unsanitized
     for witness in witness ''; do
         TMPDIR=$memory python3 "$SRCDIR/tests/tools/faultloop.py" --files "$files${witness:+:witness}" --strict \
-            ${FAULT_STICKY:+--sticky} --calls "$calls" --check "bash $T/judge $new '$witness' $T" \
+            ${FAULT_STICKY:+--sticky} --calls "$calls" --check "$(judge "$new" ${witness:+--witness witness})" \
             -- "$BLKIMG" "$@" ${witness:+--witness witness} >fault.out 2>&1 || fail "$(tail -40 fault.out)"
         echo "# $* ${FAULT_STICKY:+sticky}: $(tail -1 fault.out)" >&3
     done
@@ -128,10 +78,9 @@ faults() {
         make_chain cluster_size=64k
         printf '%s\n' "{\"state\":\"begin\",\"overlays\":[{\"file\":\"one\",\"old-backing\":\"mid\",\"old-format\":\"qcow2\",\"new-backing\":\"other\",\"new-format\":\"qcow2\"},{\"file\":\"two\",\"old-backing\":\"mid\",\"old-format\":\"qcow2\",\"new-backing\":\"other\",\"new-format\":\"qcow2\"}]}" >witness
         qemu-img rebase -u -b other -F qcow2 one
-        # Undone, it ends with all on the old side.
-        sed -i "s/^\[\[ \${STATE_FINAL-}.*/:/" judge
         # shellcheck disable=SC2086 # nothing, or an option
-        crashes --files one:two:witness --also base:mid:other --check "bash $T/judge other witness $T" \
+        crashes --files one:two:witness --also base:mid:other \
+            --check "$(judge other --witness witness ${way:+--either})" \
             -- "$BLKIMG" pivot --recover witness $way
     done
 }

@@ -17,6 +17,7 @@ stricter: after a run that ended with 0 the content must be NEW, as far as
 
 import argparse
 import os
+import struct
 import subprocess
 import sys
 import tempfile
@@ -100,6 +101,17 @@ def convert_and_compare(options, folder, old, new, atomic, snapshot=None):
         return compare(content, old, new, atomic)
     finally:
         os.unlink(content)
+
+
+def backing_name(path):
+    """The backing file that the header of a qcow2 image names; empty if there is none."""
+    with open(path, "rb") as file:
+        head = file.read(20)
+        if len(head) < 20 or not head.startswith(b"QFI\xfb"):
+            return ""
+        offset, length = struct.unpack_from(">QI", head, 8)
+        file.seek(offset)
+        return file.read(length).decode(errors="replace") if offset else ""
 
 
 def snapshot_names(options, folder):
