@@ -25,15 +25,12 @@ make_chain() {
     qemu-io -f raw -c 'write -P 9 500k 500k' short >/dev/null
     qemu-img convert -O raw top top.raw
     qemu-img convert -O raw mid mid.raw
-    # The judge of the header: the old name or the new one, and the new one after a status of 0.
-    cat >names <<'END'
-image=$1 old=$2 new=$3 folder=$4
-now=$(qemu-img info -U --output=json "$folder/$image" | sed -n 's/^    "backing-filename": "\(.*\)",/\1/p')
-[[ $now == "$old" || $now == "$new" ]] || { echo "the backing file is '$now'"; exit 1; }
-if [[ ${FAULT_STATUS-} == 0 ]]; then
-    [[ $now == "$new" ]] || { echo "status 0, and the backing file is '$now'"; exit 1; }
-fi
-END
+}
+
+# named IMAGE OLD NEW: the judge of the header, as a command: the old name or the new one, and the new one after a
+# status of 0.
+named() {
+    echo "python3 $SRCDIR/tests/tools/check_backing.py --image $1 --old '$2' --new '$3'"
 }
 
 # rebase_crashes IMAGE SHOWN OLD NEW ARG...: rebases IMAGE; SHOWN is the image whose view is looked
@@ -45,7 +42,7 @@ rebase_crashes() {
         [[ $file == "$image" ]] || others+=:$file
     done
     crashes --files "$image" --also "${others#:}" --image "$shown" --old "$shown.raw" \
-        --new "$shown.raw" --atomic --check "bash $T/names $image '$old' '$new'" \
+        --new "$shown.raw" --atomic --check "$(named "$image" "$old" "$new")" \
         -- "$BLKIMG" rebase "$@" "$image"
 }
 
@@ -100,7 +97,7 @@ rebase_crashes() {
             # shellcheck disable=SC2086 # a list
             TMPDIR=$memory python3 "$SRCDIR/tests/tools/faultloop.py" --files top:base:mid:other:short \
                 --image top --old top.raw --new top.raw --strict $sticky \
-                --calls write,sync,truncate,close,fallocate --check "bash $T/names top mid '$1'" \
+                --calls write,sync,truncate,close,fallocate --check "$(named top mid "$1")" \
                 -- "$BLKIMG" rebase -b "$@" top >fault.out 2>&1 || fail "$(tail -30 fault.out)"
             echo "# rebase -b $* $sticky: $(tail -1 fault.out)" >&3
         done
@@ -135,11 +132,11 @@ rebase_crashes() {
                     ;;
                 esac
                 # shellcheck disable=SC2154 # run sets it
-                [[ $(sed -n 's/errors injected: //p' stats) != 0 ]] || break
+                [[ $(<stats) != *'errors injected: 0'* ]] || break
                 tried=$((tried + 1))
                 [[ $status != 0 && -n $stderr ]] || fail "$file $iotype $nth: status $status, said: $stderr"
                 # QEMU's injector knows less: a name of "other" with it is no name for qemu-img.
-                ! grep -q blkdebug top || qemu-img rebase -u -b other -F raw top
+                [[ $file != other ]] || ! grep -q blkdebug top || qemu-img rebase -u -b other -F raw top
                 qemu-img check -q top >check.out 2>&1 || (($? == 3)) || fail "$file $iotype $nth: $(<check.out)"
                 qemu-img convert -U -O raw top now.raw
                 cmp now.raw top.raw || fail "$file $iotype $nth: another view"
