@@ -32,6 +32,7 @@ A state is random, but fixed by the seed, its index, --states and the log.
 
 import argparse
 import filecmp
+import hashlib
 import os
 import random
 import shutil
@@ -356,6 +357,17 @@ def headline(verdict, log, seed):
 # ---- trying states ------------------------------------------------------------------
 
 
+def fingerprint(folder, names):
+    """Stands for the names and the content of these files."""
+    digest = hashlib.sha1(usedforsecurity=False)
+    for name in sorted(names):
+        with open(os.path.join(folder, name), "rb") as file:
+            digest.update(b"%b\0%d\0" % (os.fsencode(name), os.fstat(file.fileno()).st_size))
+            while piece := file.read(1 << 16):
+                digest.update(piece)
+    return digest.digest()
+
+
 class Trial:
     """What the worker processes need; made before they are forked."""
 
@@ -365,14 +377,23 @@ class Trial:
         self.originals = originals
         self.scratch = scratch
         self.status = status
+        self.judged = {}    # what check_image said of a state
 
-    def judge(self, state, folder):
+    def check_image(self, folder, names, environment):
+        """Different choices often make the same files, where a lost sector had the same content before: then the
+        answer is that of the first time. The files of --also are the same for all states."""
+        key = (fingerprint(folder, names), environment["STATE_FINAL"])
+        if key not in self.judged:
+            self.judged[key] = check_image.check_state(self.options, folder, environment)
+        return self.judged[key]
+
+    def judge(self, state, folder, names):
         """Runs the check; returns the problem or None."""
         final = state.prefix == len(self.log.operations) and self.status == 0
         environment = dict(os.environ, STATE_INDEX=str(state.index), STATE_KIND=state.kind,
                            STATE_PREFIX=str(state.prefix), STATE_FINAL="1" if final else "0")
         if self.options.image:
-            problem = check_image.check_state(self.options, folder, environment)
+            problem = self.check_image(folder, names, environment)
             if problem:
                 return problem
         for check in self.options.check:
@@ -410,7 +431,7 @@ class Trial:
             replay.materialise(folder, "live" if state.kind == "kill" else "medium", names, extra)
             self.originals.link_also(folder)
             tried += 1
-            problem = self.judge(state, folder)
+            problem = self.judge(state, folder, names.names)
             if problem:
                 verdicts.append(Verdict(state, problem, self.describe(state, extra)))
                 if self.options.keep:
