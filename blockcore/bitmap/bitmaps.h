@@ -4,12 +4,12 @@
  *
  * A driver that keeps bitmaps in its image (qcow2) attaches the set at open with the names and
  * flags that the image has; the bits of a bitmap are loaded when it is first used, and those of all
- * enabled ones before the first write. A write that an enabled
- * bitmap records is marked before it is issued and again when it completes, whether it succeeded or
- * not: a job that clears bits and copies in between cannot lose it. Before the first such write the
- * driver's bitmaps->track() makes the image say that its enabled bitmaps are in use (C5); so a run
- * that writes no guest data leaves the bitmaps of an image alone, however it ends. The set and its
- * bits are stored in the close's store step, or when the node is reopened read-only.
+ * enabled ones before the first write. A write that an enabled bitmap records is marked before it
+ * is issued and again when it completes, whether it succeeded or not: a job that clears bits and
+ * copies in between cannot lose it. Before the first such write the driver's bitmaps->track() makes
+ * the image say that its enabled bitmaps are in use (C5); so a run that writes no guest data leaves
+ * the bitmaps of an image alone, however it ends. The set and its bits are stored in the close's
+ * store step, or when the node is reopened read-only.
  */
 #ifndef BLOCKCORE_BITMAP_BITMAPS_H
 #define BLOCKCORE_BITMAP_BITMAPS_H

@@ -94,7 +94,7 @@ struct blk_data_ops {
     int (*write_pieces)(struct blk_node *node, uint64_t offset, const struct blk_pieces *pieces,
                         struct blk_error *err);
 
-    /* Reads the cluster at `offset`, which is aligned to it. A piece is unpacked all the same. */
+    /* Reads the cluster at `offset`, which is aligned to it. A piece is unpacked, too. */
     int (*read_piece)(struct blk_node *node, uint64_t offset, struct blk_piece_read *read,
                       struct blk_error *err);
 

@@ -49,10 +49,9 @@ bool blk_has_pieces(const struct blk_node *node)
     return node->driver->data.write_pieces && node->pieces.cluster_bytes;
 }
 
-bool blk_same_pieces(const struct blk_node *a, const struct blk_node *b)
+bool blk_same_pieces(struct blk_piece_kind a, struct blk_piece_kind b)
 {
-    return a->pieces.cluster_bytes == b->pieces.cluster_bytes &&
-           a->pieces.compression == b->pieces.compression;
+    return a.cluster_bytes == b.cluster_bytes && a.compression == b.compression;
 }
 
 int blk_compress(struct blk_node *node, const void *cluster, void *piece, uint32_t *length,

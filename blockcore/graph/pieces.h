@@ -24,8 +24,8 @@ int blk_child_write_compressed(struct blk_node *node, uint64_t offset, uint64_t 
 
 /* Whether the two that follow can be used. */
 bool blk_has_pieces(const struct blk_node *node);
-/* Whether pieces of one node can be written to the other as they are. */
-bool blk_same_pieces(const struct blk_node *a, const struct blk_node *b);
+/* Whether pieces of one kind can be written to a node of the other as they are. */
+bool blk_same_pieces(struct blk_piece_kind a, struct blk_piece_kind b);
 
 /*
  * Packs a cluster of node->pieces into `piece`, which has room for one. *length: of the piece; 0:

@@ -217,7 +217,7 @@ static int clone_range(struct file_state *to, uint64_t offset, struct file_state
     struct file_clone_range range = {
         .src_fd = from->fd, .src_offset = source_offset, .src_length = bytes, .dest_offset = offset
     };
-    if ((offset | source_offset | bytes) % 4096 || to->no_clone || !bytes)
+    if ((offset | source_offset | bytes) % BLK_SHARE_BYTES || to->no_clone || !bytes)
         return -ENOTSUP;
     if (blk_sys->ioctl(to->fd, FICLONERANGE, &range) == 0)
         return 0;

@@ -205,11 +205,11 @@ struct qcow2_state {
     bool reftable_moved;    /* reftable_offset is not yet in the header */
     bool reftable_unplaced; /* it grew, and has no place yet */
 
-    uint64_t free_hint;       /* no free cluster below this index */
-    uint64_t unwritten;       /* host bytes from here on were never written */
-    uint64_t compressed_next; /* host byte for the next compressed piece; 0: a new cluster */
-    struct qcow2_frees frees; /* of the open epoch */
-    struct qcow2_places places;
+    uint64_t free_hint;         /* no free cluster below this index */
+    uint64_t unwritten;         /* host bytes from here on were never written */
+    uint64_t compressed_next;   /* host byte for the next compressed piece; 0: a new cluster */
+    struct qcow2_frees frees;   /* of the open epoch */
+    struct qcow2_places places; /* chosen and not yet written to */
     struct qcow2_cluster_set metadata; /* active L2 tables and refcount blocks (metadata.c) */
     bool metadata_known;               /* the set is filled */
     struct qcow2_inactive inactive;

@@ -100,27 +100,26 @@ class Limits:
             seconds = time.monotonic() - start
         return seconds, [piece for share in results for piece in share]
 
-    def pieces(self):
+    def seconds_packing(self, pack, unpack=None):
+        """To pack the sample's clusters or, with `unpack`, to unpack what was packed."""
         data = self.sample()
-        return data, [data[at:at + CLUSTER] for at in range(0, len(data), CLUSTER)]
+        pieces = [data[at:at + CLUSTER] for at in range(0, len(data), CLUSTER)]
+        seconds, packed = self.on_all_processors(pack, pieces)
+        if unpack:
+            seconds, _ = self.on_all_processors(unpack, packed)
+        return seconds * self.factor(data)
 
     def limit_deflate(self):
-        data, pieces = self.pieces()
-        return self.on_all_processors(deflate_all, pieces)[0] * self.factor(data)
+        return self.seconds_packing(deflate_all)
 
     def limit_inflate(self):
-        data, pieces = self.pieces()
-        _, packed = self.on_all_processors(deflate_all, pieces)
-        return self.on_all_processors(inflate_all, packed)[0] * self.factor(data)
+        return self.seconds_packing(deflate_all, inflate_all)
 
     def limit_zstd(self):
-        data, pieces = self.pieces()
-        return self.on_all_processors(zstd_all, pieces)[0] * self.factor(data)
+        return self.seconds_packing(zstd_all)
 
     def limit_unzstd(self):
-        data, pieces = self.pieces()
-        _, packed = self.on_all_processors(zstd_all, pieces)
-        return self.on_all_processors(unzstd_all, packed)[0] * self.factor(data)
+        return self.seconds_packing(zstd_all, unzstd_all)
 
 
 def library(name):

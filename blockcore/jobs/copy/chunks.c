@@ -119,12 +119,6 @@ static void pass(struct copy_job *job, uint64_t bytes)
     }
 }
 
-static void go_back(struct copy_job *job, uint64_t bytes)
-{
-    job->next -= bytes;
-    job->extent.bytes = 0;
-}
-
 /* Passes over what the mask does not mark: it is done. Returns how far the marked range goes. */
 static uint64_t pass_unmarked(struct copy_job *job)
 {
@@ -134,8 +128,7 @@ static uint64_t pass_unmarked(struct copy_job *job)
     if (!p->mask || !bytes || blk_dirty_cursor_look(&job->marked, job->next, &bytes))
         return bytes;
     job->done += bytes;
-    go_back(job, 0);
-    job->next += bytes;
+    pass(job, bytes);
     if (job->next == p->bytes)
         return 0;
     blk_dirty_cursor_look(&job->marked, job->next, &bytes);
@@ -151,12 +144,44 @@ static void report_unreadable(const struct copy_job *job, uint64_t offset, uint6
 
 /* ---- chunks ---- */
 
+static void lengthen(struct copy_job *job, struct copy_chunk *chunk, uint64_t bytes)
+{
+    chunk->bytes += bytes;
+    pass(job, bytes);
+}
+
+/* What is cut off its end is left to the next chunk. */
+static void shorten(struct copy_job *job, struct copy_chunk *chunk, uint64_t bytes)
+{
+    chunk->bytes -= bytes;
+    job->next -= bytes;
+    job->extent.bytes = 0;
+}
+
+/* Adds whatever the next bytes are: they have to be read. */
+static void lengthen_as_data(struct copy_job *job, struct copy_chunk *chunk, uint64_t bytes)
+{
+    chunk->action = COPY_DATA;
+    chunk->host = NULL;
+    chunk->unreadable = false;
+    lengthen(job, chunk, bytes);
+}
+
+/* Leaves the last bytes, which are a part of a cluster, to the next chunk if they can be. */
+static bool leave_part_of_cluster(struct copy_job *job, struct copy_chunk *chunk, uint64_t part)
+{
+    if (chunk->action == COPY_DATA || chunk->bytes <= part)
+        return false;
+    shorten(job, chunk, part);
+    return true;
+}
+
 static uint64_t most_bytes(const struct copy_job *job, const struct copy_chunk *chunk)
 {
     if (chunk->action == COPY_ZERO)
         return ZERO_CHUNK_BYTES;
-    if (job->unit > 1)
-        return job->pieces ? u64_max(PACKED_CHUNK_BYTES, job->unit) : job->unit;
+    if (job->params->compressed)
+        return job->pieces ? u64_max(PACKED_CHUNK_BYTES, job->cluster) : job->cluster;
     if (chunk->host && job->blind_works && !job->rate.bytes_per_second)
         return BLIND_CHUNK_BYTES;
     return COPY_CHUNK_BYTES;
@@ -183,9 +208,7 @@ static void add_extents(struct copy_job *job, struct copy_chunk *chunk, uint64_t
             return;
         if (!goes_on)
             chunk->host = NULL;
-        uint64_t bytes = u64_min(extent->bytes, end - job->next);
-        chunk->bytes += bytes;
-        pass(job, bytes);
+        lengthen(job, chunk, u64_min(extent->bytes, end - job->next));
     }
 }
 
@@ -195,54 +218,35 @@ static void fit_to_block(struct copy_job *job, struct copy_chunk *chunk)
     uint64_t rest = chunk->bytes % BLK_SHARE_BYTES;
     if (!chunk->host || !copy_is_blind(job->params) || !rest || rest == chunk->bytes)
         return;
-    chunk->bytes -= rest;
-    go_back(job, rest);
+    shorten(job, chunk, rest);
 }
 
-/* Compressed writes are whole clusters: a chunk that ends inside one is cut or widened. */
-static void fit_to_unit(struct copy_job *job, struct copy_chunk *chunk)
+/* Compressed writes are whole clusters: a chunk that ends inside one is cut or lengthened. */
+static void fill_cluster(struct copy_job *job, struct copy_chunk *chunk)
 {
-    uint64_t rest = chunk->bytes % job->unit;
-    if (!rest || job->next == job->params->bytes)
-        return;
-    if (chunk->action != COPY_DATA && chunk->bytes > rest) {
-        chunk->bytes -= rest;
-        go_back(job, rest);
-        return;
-    }
-    uint64_t more = u64_min(job->unit - rest, job->params->bytes - job->next);
-    chunk->action = COPY_DATA;
-    chunk->host = NULL;
-    chunk->unreadable = false;
-    chunk->bytes += more;
-    pass(job, more);
+    uint64_t part = chunk->bytes % job->cluster, left = job->params->bytes - job->next;
+
+    if (part && left && !leave_part_of_cluster(job, chunk, part))
+        lengthen_as_data(job, chunk, u64_min(job->cluster - part, left));
 }
 
 /*
  * Others are, as far as the source allows: of a cluster that is partly data, the zeroes are found by
  * the worker that has the data. Otherwise the result would depend on which of two comes first.
  */
-static void fit_to_cluster(struct copy_job *job, struct copy_chunk *chunk, uint64_t marked_end)
+static void try_to_fill_cluster(struct copy_job *job, struct copy_chunk *chunk, uint64_t marked_end)
 {
     const struct blk_copy_params *p = job->params;
-    uint64_t rest = (p->target_offset + job->next) % job->cluster;
+    uint64_t part = (p->target_offset + job->next) % job->cluster;
 
-    if (!rest || job->next == p->bytes || !p->sparse_bytes || (chunk->host && copy_is_blind(p)))
+    if (!part || job->next == p->bytes || !p->sparse_bytes || (chunk->host && copy_is_blind(p)) ||
+        leave_part_of_cluster(job, chunk, part))
         return;
-    if (chunk->action != COPY_DATA && chunk->bytes > rest) {
-        chunk->bytes -= rest;
-        go_back(job, rest);
-        return;
-    }
-    uint64_t end = u64_min(job->next + job->cluster - rest, marked_end);
+    uint64_t end = u64_min(job->next + job->cluster - part, marked_end);
     while (job->next < end && !chunk->unreadable && look_at_source(job, end - job->next)) {
         if (job->unreadable || !is_decided(p, job->extent.flags))
             return;
-        uint64_t bytes = u64_min(job->extent.bytes, end - job->next);
-        chunk->action = COPY_DATA;
-        chunk->host = NULL;
-        chunk->bytes += bytes;
-        pass(job, bytes);
+        lengthen_as_data(job, chunk, u64_min(job->extent.bytes, end - job->next));
     }
 }
 
@@ -255,15 +259,14 @@ static void cut_chunk(struct copy_job *job, struct copy_chunk *chunk, uint64_t m
     uint64_t marked_end = job->next + marked;
     uint64_t end = job->next + u64_min(marked, to_boundary);
 
-    chunk->bytes = u64_min(job->extent.bytes, end - job->next);
-    pass(job, chunk->bytes);
+    lengthen(job, chunk, u64_min(job->extent.bytes, end - job->next));
     if (chunk->action == COPY_DATA && !chunk->unreadable)
         add_extents(job, chunk, end, marked_end);
-    if (job->unit > 1) {
-        fit_to_unit(job, chunk);
+    if (p->compressed) {
+        fill_cluster(job, chunk);
     } else {
         fit_to_block(job, chunk);
-        fit_to_cluster(job, chunk, marked_end);
+        try_to_fill_cluster(job, chunk, marked_end);
     }
 }
 
@@ -272,10 +275,9 @@ static int skip(struct copy_job *job, struct copy_chunk *chunk, struct blk_error
 {
     struct blk_digest *digest = job->params->digest;
 
-    chunk->bytes = job->extent.bytes;
-    pass(job, chunk->bytes);
-    if (job->unit > 1)
-        fit_to_unit(job, chunk);
+    lengthen(job, chunk, job->extent.bytes);
+    if (job->params->compressed)
+        fill_cluster(job, chunk);
     if (chunk->action != COPY_SKIP)
         return 0;
     if (chunk->unreadable)

@@ -93,11 +93,11 @@ static void *copy_work(void *argument)
 
 static bool make_worker(const struct copy_job *job, struct copy_worker *worker)
 {
-    uint64_t bytes = u64_max(COPY_CHUNK_BYTES, job->unit);
+    uint64_t bytes = u64_max(COPY_CHUNK_BYTES, job->cluster);
     *worker = (struct copy_worker){
         .buf = blk_buffer_alloc(bytes),
         .packed = job->pieces ? blk_buffer_alloc(bytes + BLK_PIECE_ROOM) : NULL,
-        .lengths = job->pieces ? blk_calloc(bytes / job->unit, sizeof(*worker->lengths)) : NULL,
+        .lengths = job->pieces ? blk_calloc(bytes / job->cluster, sizeof(*worker->lengths)) : NULL,
         .runs = blk_calloc(COPY_CHUNK_BYTES / BLK_SECTOR_BYTES + 2, sizeof(*worker->runs)),
     };
     bool packs = worker->packed && worker->lengths;
@@ -142,25 +142,23 @@ static void free_workers(struct copy_job *job)
 /* ---- the target ---- */
 
 /* How the target wants to be written. */
-static int find_unit(struct copy_job *job, struct blk_error *err)
+static int look_at_target(struct copy_job *job, struct blk_error *err)
 {
     const struct blk_copy_params *params = job->params;
     struct blk_node *format = blk_skip_filters(params->target);
 
-    job->unit = 1;
     int ret = blk_child_cluster_bytes(format, &job->cluster, err);
     if (ret == 0 && params->compressed)
         ret =
             blk_require(format, BLK_COMPRESSION, err, "compressing to '%s'", params->target->name);
     if (ret < 0)
         return ret;
+    ASSERT(!params->compressed || job->cluster);
     job->cluster = u64_max(job->cluster, 1);
-    if (!params->compressed)
-        return 0;
-    job->unit = job->cluster;
-    job->pieces = blk_has_pieces(params->target);
+    job->pieces = params->compressed && blk_has_pieces(params->target);
     job->source_has_pieces =
-        job->pieces && blk_same_pieces(blk_skip_filters(params->source), params->target);
+        job->pieces &&
+        blk_same_pieces(blk_skip_filters(params->source)->pieces, params->target->pieces);
     return 0;
 }
 
@@ -182,7 +180,7 @@ int blk_copy_run(const struct blk_copy_params *params, struct blk_error *err)
         .rate = { params->bytes_per_second, blk_now_ns() },
         .why = BLK_ERROR_INIT,
     };
-    int ret = find_unit(&job, err);
+    int ret = look_at_target(&job, err);
     find_order(&job);
     if (ret == 0)
         ret = make_workers(&job, err);

@@ -42,7 +42,6 @@ struct copy_chunk {
 struct copy_job {
     const struct blk_copy_params *params;
     uint64_t cluster;           /* the target's cluster size; 1 if it has none */
-    uint64_t unit;              /* compressed writes: the same; else 1 */
     bool pieces;                /* they are packed outside the order */
     bool source_has_pieces;     /* that can be used as they are */
     enum blk_write_order order; /* to be kept to; NONE if nobody asked for it */
@@ -74,7 +73,7 @@ struct copy_job {
 
 /* What a worker works in. */
 struct copy_worker {
-    uint8_t *buf;      /* COPY_CHUNK_BYTES, or a unit if that is longer */
+    uint8_t *buf;      /* COPY_CHUNK_BYTES, or a cluster if that is longer */
     uint8_t *packed;   /* with job->pieces: as much, and BLK_PIECE_ROOM */
     uint32_t *lengths; /* with job->pieces: of the pieces of a chunk */
     uint32_t *runs;    /* bytes of the runs of data and zeroes in `buf`, by turns */

@@ -195,7 +195,7 @@ static int copy_blindly(struct copy_job *job, const struct copy_chunk *chunk, st
 static int read_chunk(struct copy_job *job, const struct copy_chunk *chunk,
                       const struct copy_worker *worker, struct blk_error *err)
 {
-    uint64_t padding = round_up(chunk->bytes, job->unit) - chunk->bytes;
+    uint64_t padding = round_up(chunk->bytes, job->cluster) - chunk->bytes;
     memset(worker->buf + chunk->bytes, 0, padding);
     return copy_read(job, chunk, 0, chunk->bytes, worker->buf, err);
 }
@@ -206,7 +206,7 @@ static int read_packed(struct copy_job *job, const struct copy_chunk *chunk,
                        struct blk_error *err)
 {
     const struct blk_copy_params *p = job->params;
-    uint64_t at = i * job->unit, bytes = u64_min(job->unit, chunk->bytes - at);
+    uint64_t at = i * job->cluster, bytes = u64_min(job->cluster, chunk->bytes - at);
     uint64_t offset = p->source_offset + chunk->offset + at;
     struct blk_piece_read read = {
         .kind = p->target->pieces,
@@ -214,8 +214,8 @@ static int read_packed(struct copy_job *job, const struct copy_chunk *chunk,
         .piece = piece,
     };
 
-    memset(read.cluster + bytes, 0, job->unit - bytes);
-    if (bytes < job->unit || offset % job->unit || chunk->unreadable)
+    memset(read.cluster + bytes, 0, job->cluster - bytes);
+    if (bytes < job->cluster || offset % job->cluster || chunk->unreadable)
         return copy_read(job, chunk, at, bytes, read.cluster, err);
     int ret = blk_read_piece(p->source, offset, &read, err);
     if (ret < 0 && p->salvage) {
@@ -231,19 +231,19 @@ static int pack(struct copy_job *job, const struct copy_chunk *chunk,
                 const struct copy_worker *worker, struct blk_error *err)
 {
     const struct blk_copy_params *p = job->params;
-    unsigned count = (unsigned)div_round_up(chunk->bytes, job->unit);
+    unsigned count = (unsigned)div_round_up(chunk->bytes, job->cluster);
     uint8_t *piece = worker->packed;
     int ret = job->source_has_pieces ? 0 : read_chunk(job, chunk, worker, err);
 
     for (unsigned i = 0; i < count && ret == 0; i++) {
-        const uint8_t *cluster = worker->buf + i * job->unit;
+        const uint8_t *cluster = worker->buf + i * job->cluster;
         uint32_t *length = &worker->lengths[i];
         *length = PACKED_DATA;
         if (job->source_has_pieces)
             ret = read_packed(job, chunk, worker, i, piece, err);
         if (ret < 0)
             return ret;
-        if (p->sparse_bytes && bytes_are_zero(cluster, job->unit)) {
+        if (p->sparse_bytes && bytes_are_zero(cluster, job->cluster)) {
             *length = PACKED_ZERO;
             continue;
         }
@@ -271,12 +271,12 @@ static int write_pieces(struct copy_job *job, const struct copy_chunk *chunk,
                         const struct copy_worker *worker, struct blk_error *err)
 {
     const struct blk_copy_params *p = job->params;
-    unsigned count = (unsigned)div_round_up(chunk->bytes, job->unit);
+    unsigned count = (unsigned)div_round_up(chunk->bytes, job->cluster);
     const uint8_t *piece = worker->packed;
     int ret = 0;
 
     for (unsigned i = 0; i < count && ret == 0;) {
-        uint64_t at = i * job->unit, bytes = u64_min(job->unit, chunk->bytes - at);
+        uint64_t at = i * job->cluster, bytes = u64_min(job->cluster, chunk->bytes - at);
         uint64_t offset = chunk->offset + at;
         const struct blk_pieces row = { piece, worker->lengths + i,
                                         pieces_in_row(worker, i, count) };
@@ -305,9 +305,9 @@ static int copy_packed(struct copy_job *job, struct copy_chunk *chunk,
     ret = write_pieces(job, chunk, worker, err);
     if (ret == 0 && job->order == BLK_ORDER_PLACES)
         copy_end_turn(job, chunk);
-    for (uint64_t at = 0, i = 0; at < chunk->bytes && ret == 0; at += job->unit, i++)
+    for (uint64_t at = 0, i = 0; at < chunk->bytes && ret == 0; at += job->cluster, i++)
         if (worker->lengths[i] == PACKED_DATA)
-            ret = write_target(job, chunk->offset + at, u64_min(job->unit, chunk->bytes - at),
+            ret = write_target(job, chunk->offset + at, u64_min(job->cluster, chunk->bytes - at),
                                worker->buf + at, err);
     return ret;
 }

@@ -193,9 +193,10 @@ void qcow2_check_add_data(struct qcow2_check *check, uint64_t first, uint64_t cl
                           uint64_t times);
 
 /*
- * refs.c: counts `times` references to all clusters that the range touches; one past the end of the file is
- * corruption. False if anything was wrong, which has then been reported. _table is for structures
- * that nothing else may share: if it fails, the caller does not follow what the table says.
+ * refs.c: counts `times` references to all clusters that the range touches; one past the end of the
+ * file is corruption. False if anything was wrong, which has then been reported. _table is for
+ * structures that nothing else may share: if it fails, the caller does not follow what the table
+ * says.
  */
 bool qcow2_check_add_refs(struct qcow2_check *check, uint64_t offset, uint64_t bytes,
                           enum qcow2_use use, uint64_t times, const char *what);

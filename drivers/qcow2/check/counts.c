@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Compares the references found with the refcounts that the image has: they are brought into the form
- * of a refcount block, so that equal blocks are found by comparing bytes.
+ * Compares the references found with the refcounts that the image has: they are brought into the
+ * form of a refcount block, so that equal blocks are found by comparing bytes.
  */
 #include <errno.h>
 #include <inttypes.h>

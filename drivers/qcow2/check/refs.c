@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Follows the L1 tables: every cluster gets as many
- * references as there are paths that lead to it, which is what its refcount should be.
+ * Follows the L1 tables: every cluster gets as many references as there are paths that lead to it,
+ * which is what its refcount should be.
  *
  * A shared L2 table is read at most twice, not once for each snapshot: at its first L1 entry, and
  * at the end for all others together. A table whose place is taken by something else is not

@@ -206,8 +206,7 @@ static int read_piece_held(struct blk_node *node, uint64_t offset, struct blk_pi
         return ret;
     bool wanted = mapping.kind == QCOW2_COMPRESSED &&
                   mapping.compressed_bytes <= read->kind.cluster_bytes + BLK_PIECE_ROOM &&
-                  node->pieces.cluster_bytes == read->kind.cluster_bytes &&
-                  node->pieces.compression == read->kind.compression;
+                  blk_same_pieces(node->pieces, read->kind);
     if (!wanted)
         return read_no_piece(node, offset, &mapping, read, err);
     ret = unpack(node, &mapping, read->piece, read->cluster, &length, err);
